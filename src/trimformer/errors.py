@@ -1,0 +1,38 @@
+"""What goes wrong, said so that a person can mend it: what, where, and the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class TrimformerError(Exception):
+    """Base of every error that trimformer raises on purpose; the command line prints it and exits with 2."""
+
+
+class InvalidOption(TrimformerError, ValueError):
+    """A value outside its range, or a name that is not known."""
+
+
+class UnsupportedModel(TrimformerError):
+    """The model's architecture is not known, or its modules are not where its architecture puts them."""
+
+
+class DataError(TrimformerError):
+    """Rows that are missing, too few, damaged or of the wrong kind."""
+
+
+class CheckpointError(TrimformerError):
+    """A checkpoint that cannot be read or written."""
+
+
+class NumericalError(TrimformerError):
+    """NaN, infinity or a singular system; names the site and the remedy."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> InvalidOption:
+    """An error for a name that is not among the known ones, with the nearest one and the list."""
+    names = sorted(known)
+    nearest = get_close_matches(name, names, n=1)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return InvalidOption(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}")

@@ -1,0 +1,70 @@
+"""Measured time of a forward pass: warm-up, models taken in turn so that a noisy machine is fair, median and spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from trimformer.calibration import frozen
+from trimformer.interfaces import Batch, Progress
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one forward pass: median, and the quarters below and above which a quarter of the runs lie."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    runs: int
+    rows: int
+    length: int
+    device: str
+    threads: int
+
+
+def measure(
+    models: Mapping[str, PreTrainedModel],
+    batch: Batch,
+    *,
+    runs: int = 15,
+    warmup: int = 2,
+    progress: Progress | None = None,
+) -> dict[str, Latency]:
+    """Time of one forward pass over the same batch for several models, interleaved run by run."""
+    times: dict[str, list[float]] = {name: [] for name in models}
+    rounds = range(warmup + runs)
+    for round_ in rounds if progress is None else progress(rounds, "measuring latency"):
+        for name, model in models.items():
+            milliseconds = _one_pass_ms(model, batch)
+            if round_ >= warmup:
+                times[name].append(milliseconds)
+    rows, length = batch["input_ids"].shape
+    device = str(batch["input_ids"].device)
+    return {
+        name: Latency(
+            median_ms=float(np.median(values)),
+            low_ms=float(np.percentile(values, 25)), high_ms=float(np.percentile(values, 75)),
+            runs=runs, rows=rows, length=length, device=device, threads=torch.get_num_threads(),
+        )
+        for name, values in times.items()
+    }  # fmt: skip
+
+
+def _one_pass_ms(model: PreTrainedModel, batch: Batch) -> float:
+    with frozen(model), torch.inference_mode():
+        _synchronise(batch)
+        start = perf_counter()
+        model(**batch)
+        _synchronise(batch)
+        return 1000 * (perf_counter() - start)
+
+
+def _synchronise(batch: Batch) -> None:
+    if batch["input_ids"].is_cuda:
+        torch.cuda.synchronize(batch["input_ids"].device)

@@ -1,0 +1,39 @@
+"""Random: keep units at random. The baseline that every method must beat.
+
+Needs no labels and no gradients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from trimformer.calibration import frozen
+from trimformer.interfaces import Masks
+from trimformer.job import Job, cut_and_refit
+from trimformer.search import keep_best
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random:
+    """Options."""
+
+    tune: bool = False
+    """Refit the output projections afterwards."""
+    ridge: float = 1e-2
+    """Of the refit: pull towards the dense weights, relative to the mean diagonal of the Gram matrix."""
+    intercept: bool = True
+    """Of the refit: also re-solve the bias."""
+
+    def prune(self, job: Job) -> Masks:
+        """Uniform random scores, the same for the same seed."""
+        generator = torch.Generator().manual_seed(job.seed)
+        scores = {site.name: torch.rand(site.units, generator=generator) for site in job.dense}
+        masks = keep_best(scores, job.unit_costs, job.limit)
+        with frozen(job.dense.model), frozen(job.student.model):
+            cut_and_refit(job, masks, tune=self.tune, ridge=self.ridge, intercept=self.intercept)
+        return masks
+
+
+PROVIDES = {"random": Random}

@@ -1,0 +1,131 @@
+"""What a model predicts, in one form for every task head, and how far two models' predictions are apart.
+
+A sequence classifier makes one prediction per sequence, a QA head two (start and end), a masked language model or a
+token classifier one per token, a multi-label classifier one (yes or no) per label. Regression and sentence
+embeddings predict numbers. Everything that compares a pruned model with its dense model works on this form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+from zlib import crc32
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trimformer.errors import UnsupportedModel
+from trimformer.interfaces import Batch
+
+PADDED_LOGIT = -1e4
+"""Low enough that its probability is exactly zero in float32, finite so that differences stay finite."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`values`: `(batch, predictions, classes or dimensions)`; `weights`: `(batch, predictions)`, rows sum to 1."""
+
+    values: Tensor
+    weights: Tensor
+    family: Literal["categorical", "gaussian"]
+
+    def detach(self) -> Predictions:
+        """The same without gradient."""
+        return Predictions(self.values.detach(), self.weights, self.family)
+
+
+def predictions(output: Any, batch: Batch, config: Any) -> Predictions:
+    """Read a model's output.
+
+    Args:
+        output: what the model returned (a transformers `ModelOutput`).
+        batch: its inputs; the attention mask says which tokens count.
+        config: the model's config, for `problem_type` and `num_labels`.
+
+    Raises:
+        UnsupportedModel: an output with neither logits nor hidden states.
+    """
+    token_mask = batch["attention_mask"].to(torch.float32)
+    if "start_logits" in output:
+        logits = torch.stack([output["start_logits"], output["end_logits"]], dim=1).float()
+        return _categorical(logits.masked_fill(token_mask[:, None] == 0, PADDED_LOGIT))
+    if "logits" not in output:
+        if "last_hidden_state" not in output:
+            raise UnsupportedModel(f"cannot compare outputs with {list(output.keys())}: logits or hidden states needed")
+        return _gaussian(embed(output["last_hidden_state"], token_mask)[:, None])
+    logits = output["logits"].float()
+    if logits.ndim == 3:
+        return Predictions(logits, token_mask / token_mask.sum(1, keepdim=True), "categorical")
+    if config.problem_type == "multi_label_classification":
+        return _categorical(torch.stack([torch.zeros_like(logits), logits], dim=-1))
+    if config.problem_type == "regression" or logits.shape[-1] == 1:
+        return _gaussian(logits[:, None])
+    return _categorical(logits[:, None])
+
+
+def embed(hidden: Tensor, token_mask: Tensor) -> Tensor:
+    """Mean over the tokens of each sequence, scaled to length one: `(batch, tokens, width)` -> `(batch, width)`."""
+    mask = token_mask.to(torch.float32)[..., None]
+    return F.normalize((hidden.float() * mask).sum(1) / mask.sum(1), dim=-1)
+
+
+def divergence(teacher: Predictions, student: Predictions, temperature: float = 1.0) -> Tensor:
+    """How far the student is from the teacher, per sequence: `(batch,)`.
+
+    Categorical: `T² KL(softmax(teacher / T) ‖ softmax(student / T))`; numbers: squared distance. Averaged over a
+    sequence's predictions.
+
+    Source: K-prune (arXiv 2308.03449), predictive knowledge.
+    """
+    if student.family == "gaussian":
+        per_prediction = (student.values - teacher.values).square().sum(-1)
+    else:
+        log_student = F.log_softmax(student.values / temperature, dim=-1)
+        log_teacher = F.log_softmax(teacher.values / temperature, dim=-1)
+        per_prediction = temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
+    return (per_prediction * student.weights).sum(1)
+
+
+def agreement(teacher: Predictions, student: Predictions) -> Tensor:
+    """Share of a sequence's categorical predictions that name the same class: `(batch,)`."""
+    same = (teacher.values.argmax(-1) == student.values.argmax(-1)).float()
+    return (same * student.weights).sum(1)
+
+
+def sampled_loss(predicted: Predictions, batch: Batch, seed: int) -> Tensor:
+    """Negative log-likelihood of labels drawn from the model's own prediction, per sequence: `(batch,)`.
+
+    Its mean squared gradient is the true Fisher information; it needs no labels. Numbers are Gaussian with unit
+    variance, so the loss is `⟨ε, prediction⟩` with `ε ~ N(0, I)`. The draw depends on the seed and on the sequence's
+    tokens alone, not on how sequences are batched. Predictions of one sequence are summed, not averaged.
+    """
+    noise = _noise_by_sequence(batch, seed, predicted)
+    counted = predicted.weights > 0
+    if predicted.family == "gaussian":
+        return ((noise * predicted.values).sum(-1) * counted).sum(1)
+    log_probabilities = F.log_softmax(predicted.values, dim=-1)
+    cumulative = log_probabilities.detach().exp().cumsum(-1)
+    labels = torch.searchsorted(cumulative, noise.clamp(max=1 - 1e-6) * cumulative[..., -1:])
+    return -(log_probabilities.gather(-1, labels)[..., 0] * counted).sum(1)
+
+
+def _noise_by_sequence(batch: Batch, seed: int, predicted: Predictions) -> Tensor:
+    """A uniform number per prediction, or a normal one per dimension: `(batch, predictions, 1 or dimensions)`."""
+    normal = predicted.family == "gaussian"
+    predictions_, dimensions = predicted.values.shape[1], predicted.values.shape[2] if normal else 1
+    rows = []
+    for ids, mask in zip(batch["input_ids"].cpu(), batch["attention_mask"].cpu(), strict=True):
+        identity = crc32(ids[mask.bool()].numpy().tobytes(), seed)
+        generator = torch.Generator().manual_seed(identity)
+        draw = torch.randn if normal else torch.rand
+        rows.append(draw(predictions_, dimensions, generator=generator))
+    return torch.stack(rows).to(predicted.values.device)
+
+
+def _categorical(logits: Tensor) -> Predictions:
+    return Predictions(logits, torch.full(logits.shape[:2], 1 / logits.shape[1], device=logits.device), "categorical")
+
+
+def _gaussian(values: Tensor) -> Predictions:
+    return Predictions(values, torch.ones(values.shape[:2], device=values.device), "gaussian")

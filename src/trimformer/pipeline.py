@@ -1,0 +1,225 @@
+"""The story: data and model in, a smaller model and its facts out. One call a stage."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from time import perf_counter
+from typing import Any, TypeAlias, get_args, get_type_hints
+
+import torch
+import transformers
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer import plugins
+from trimformer.batching import make_batches, sample_rows, token_count
+from trimformer.data import encode_texts
+from trimformer.errors import DataError, InvalidOption, TrimformerError, unknown_name
+from trimformer.interfaces import Batch, Budget, Features, Masks, Method, Progress, PruningResult
+from trimformer.job import Job
+from trimformer.search import total_cost
+from trimformer.structure import Structure, check_weights, masks_summary, parameter_count, read_structure
+from trimformer.surgery import describe_cut, pruning_config
+
+DEFAULT_METHOD = "kprune"
+DEFAULT_CALIBRATION_TOKENS = 20_000
+
+Data: TypeAlias = Sequence[str] | Sequence[Features] | Dataset | Iterable[Batch]
+
+
+def prune(
+    model: PreTrainedModel,
+    data: Data,
+    *,
+    budget: Budget,
+    method: str = DEFAULT_METHOD,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    calibration_tokens: int | None = DEFAULT_CALIBRATION_TOKENS,
+    sequence_length: float | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> PruningResult:
+    """Make a model smaller; the model given stays as it is.
+
+    Args:
+        model: a fine-tuned transformers model, dense or already pruned.
+        data: what to calibrate on, never labels: strings (with `tokenizer`), encoded rows (`input_ids`, …), a Dataset
+            with these columns or with a `text` column, or an iterable of padded batches such as a DataLoader.
+        budget: the share of the model's cost to keep, such as `Budget(flops=0.4)`.
+        method: one of `trimformer list`.
+        tokenizer: for strings, and for the padding id.
+        calibration_tokens: rows are drawn until they hold this many tokens; None takes all rows. A DataLoader's
+            batches are all taken.
+        sequence_length: tokens at which FLOPs are counted; None takes the mean of the calibration rows.
+        seed: of all sampling.
+        options: of the method, by name.
+        progress: wraps a sequence to show a bar.
+
+    Raises:
+        TrimformerError: any of its kinds; the message names the value, the range and the next step.
+
+    >>> result = prune(model, texts, budget=Budget(flops=0.4), tokenizer=tokenizer)    # doctest: +SKIP
+    >>> result.model.save_pretrained("smaller")                                        # doctest: +SKIP
+    """
+    chosen = make_method(method, options or {})
+    dense = read_structure(model)
+    check_weights(dense)
+    batches = calibration_batches(data, tokenizer, calibration_tokens, seed, model.device)
+    length = sequence_length or mean_length(batches)
+    unit_costs = plugins.load("costs", budget.cost).per_unit(dense, length)
+    total = total_cost(dense.full_masks(), unit_costs)
+    student = read_structure(copy.deepcopy(model))
+    job = Job(
+        dense, student, batches, unit_costs, budget.keep_fraction * total, seed, progress or (lambda items, _: items)
+    )
+    start = perf_counter()
+    masks = chosen.prune(job)
+    seconds = perf_counter() - start
+    describe_cut(student, masks)
+    _verify_budget(job, masks)
+    facts = {
+        "method": method,
+        "options": asdict(chosen),  # type: ignore[call-overload]  # every method is a dataclass
+        "budget": {
+            "cost": budget.cost, "asked": budget.keep_fraction, "reached": total_cost(masks, unit_costs) / total,
+        },
+        "kept": _kept_by_cost(dense, masks, length),
+        "units": masks_summary(dense, masks),
+        "parameters": {"dense": parameter_count(model), "pruned": parameter_count(student.model)},
+        "already_pruned": bool(pruning_config(dense).kept),
+        "calibration": {
+            "tokens": job.tokens, "sequences": job.sequences, "mean_length": length, "seed": seed,
+            "fingerprint": fingerprint(batches),
+        },
+        "seconds": seconds,
+        "versions": versions(),
+    }  # fmt: skip
+    return PruningResult(student.model, masks, facts)
+
+
+def make_method(name: str, options: Mapping[str, Any]) -> Method:
+    """A method with its options; options given as text are converted to their type.
+
+    Raises:
+        InvalidOption: an unknown method or option, or a value of the wrong type or range.
+    """
+    kind = plugins.load("methods", name)
+    types = get_type_hints(kind)
+    known = [field.name for field in fields(kind)]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of {name}", option, known)
+    method: Method = kind(**{option: _convert(option, value, types[option]) for option, value in options.items()})
+    return method
+
+
+def calibration_batches(
+    data: Data, tokenizer: PreTrainedTokenizerBase | None, tokens: int | None, seed: int, device: torch.device
+) -> list[Batch]:
+    """Whatever the user has -> padded batches on the model's device, without labels."""
+    rows = list(_rows(data))
+    if not rows:
+        raise DataError("no calibration rows: the data is empty; give at least one row")
+    if (
+        isinstance(rows[0], Mapping)
+        and isinstance(rows[0].get("input_ids"), torch.Tensor)
+        and rows[0]["input_ids"].ndim == 2
+    ):
+        return [_model_inputs(batch, device) for batch in rows]
+    if isinstance(rows[0], str):
+        if tokenizer is None:
+            raise DataError("data given as text needs a tokenizer: prune(…, tokenizer=tokenizer)")
+        rows = list(encode_texts([rows], tokenizer))
+    if not isinstance(rows[0], Mapping) or "input_ids" not in rows[0]:
+        raise DataError(
+            f"calibration rows must be text or have input_ids, got {type(rows[0]).__name__}: {rows[0]!r:.80}"
+        )
+    chosen = rows if tokens is None else sample_rows(rows, tokens, seed)
+    return make_batches(chosen, tokenizer, device)
+
+
+def mean_length(batches: Sequence[Batch]) -> float:
+    """Mean number of tokens of a sequence, `T̄`; padding excluded."""
+    return token_count(batches) / sum(len(batch["input_ids"]) for batch in batches)
+
+
+def fingerprint(batches: Sequence[Batch]) -> str:
+    """Digest of the calibration tokens, to tell whether two runs used the same."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        digest.update(batch["input_ids"][batch["attention_mask"].bool()].cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {
+        "trimformer": version("trimformer"), "torch": torch.__version__, "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Type:
+    """How an option's text is read, and what is said when it cannot be."""
+
+    read: Any
+    says: str
+
+
+_TYPES = {
+    bool: _Type(lambda text: {"true": True, "false": False}[str(text).lower()], "true or false"),
+    int: _Type(int, "a whole number"),
+    float: _Type(float, "a number"),
+    str: _Type(str, "text"),
+}
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    choices = get_args(kind)
+    if choices:
+        if value not in choices:
+            raise InvalidOption(f"{name}={value!r} must be one of {', '.join(map(str, choices))}")
+        return value
+    try:
+        return _TYPES[kind].read(value)
+    except (ValueError, KeyError, TypeError):
+        raise InvalidOption(f"{name}={value!r} must be {_TYPES[kind].says}") from None
+
+
+def _rows(data: Data) -> Iterable[Any]:
+    if isinstance(data, Dataset) and "input_ids" not in data.column_names:
+        if "text" not in data.column_names:
+            raise DataError(
+                f"a Dataset needs a text or an input_ids column, this one has: {', '.join(data.column_names)}"
+            )
+        return list(data["text"])
+    return data
+
+
+def _model_inputs(batch: Mapping[str, Any], device: torch.device) -> Batch:
+    names = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+    inputs = {name: batch[name].to(device) for name in names if name in batch}
+    inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+    return inputs
+
+
+def _kept_by_cost(dense: Structure, masks: Masks, length: float) -> dict[str, float]:
+    """Share of every known cost that stays."""
+    shares = {}
+    for name, cost in plugins.provided("costs").items():
+        per_unit = cost.per_unit(dense, length)
+        shares[name] = total_cost(masks, per_unit) / total_cost(dense.full_masks(), per_unit)
+    return shares
+
+
+def _verify_budget(job: Job, masks: Masks) -> None:
+    cost = total_cost(masks, job.unit_costs)
+    if cost > job.limit * (1 + 1e-9):
+        raise TrimformerError(f"the method kept {cost:.4g} of at most {job.limit:.4g}: this is a bug of the method")

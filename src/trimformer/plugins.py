@@ -1,0 +1,54 @@
+"""Finds methods, architectures, tasks and costs: one file in a plug-in folder each, or an entry point from outside.
+
+A plug-in module has a dictionary `PROVIDES` of public names. Nobody registers anything: the file is enough.
+Other packages add theirs with entry points in the groups `trimformer.methods`, `trimformer.tasks`, ….
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from trimformer.errors import unknown_name
+
+Folder = Literal["architectures", "methods", "tasks", "costs"]
+
+
+@cache
+def provided(folder: Folder) -> dict[str, Any]:
+    """Everything a plug-in folder provides, by public name."""
+    package = import_module(f"trimformer.{folder}")
+    modules = [import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)]
+    found = {name: thing for module in modules for name, thing in module.PROVIDES.items()}
+    outside = {point.name: point.load() for point in entry_points(group=f"trimformer.{folder}")}
+    return dict(sorted((outside | found).items()))
+
+
+def names(folder: Folder) -> list[str]:
+    """The public names that a plug-in folder provides."""
+    return list(provided(folder))
+
+
+def load(folder: Folder, name: str) -> Any:
+    """The plug-in of that name.
+
+    Raises:
+        InvalidOption: no plug-in has this name; lists those that exist.
+    """
+    try:
+        return provided(folder)[name]
+    except KeyError:
+        raise unknown_name(folder.removesuffix("s"), name, provided(folder)) from None
+
+
+def descriptions(folder: Folder) -> dict[str, str]:
+    """One line on every plug-in of a folder: its `description`, or the first line of its own or its module's text."""
+    return {name: _describe(thing) for name, thing in provided(folder).items()}
+
+
+def _describe(thing: Any) -> str:
+    described = getattr(thing, "description", None) or import_module(thing.__module__).__doc__ or ""
+    return str(described).strip().partition("\n")[0]

@@ -1,0 +1,106 @@
+"""What a person sees in the terminal: progress bars and plain tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from trimformer.interfaces import Metric, Metrics, Progress
+from trimformer.project import TaskResult
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Progress]:
+    """Within the context, `progress(items, description)` shows a bar while the items are walked."""
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with RichProgress(*columns, console=console) as bars:
+        yield lambda items, description: bars.track(items, description=description)
+
+
+def metrics_table(metrics: Metrics) -> Table:
+    """Metric, value, interval and sample size."""
+    table = _table("metric", "value", "95 % interval", "rows")
+    for name, metric in metrics.items():
+        table.add_row(name, f"{metric.value:.4f}", _interval(metric), str(metric.sample_size))
+    return table
+
+
+def result_table(result: TaskResult) -> Table:
+    """Asked, reached and measured, before and after."""
+    facts = result.pruning.manifest
+    budget = facts["budget"]
+    table = _table("", "dense", "pruned", "kept")
+    for name, before in result.before.items():
+        after = result.after[name]
+        table.add_row(
+            f"{name} (n={after.sample_size})", f"{before.value:.4f} {_interval(before)}",
+            f"{after.value:.4f} {_interval(after)}", f"{after.value - before.value:+.4f}",
+        )  # fmt: skip
+    table.add_section()
+    table.add_row(f"{budget['cost']} asked", "", "", f"{budget['asked']:.1%}")
+    for cost, share in facts["kept"].items():
+        table.add_row(f"{cost} of sublayers, reached", "", "", f"{share:.1%}")
+    parameters = facts["parameters"]
+    table.add_row(
+        "parameters, whole model", f"{parameters['dense'] / 1e6:.2f} M", f"{parameters['pruned'] / 1e6:.2f} M",
+        f"{parameters['pruned'] / parameters['dense']:.1%}",
+    )  # fmt: skip
+    dense, pruned = result.latency["dense"], result.latency["pruned"]
+    table.add_row(
+        f"latency, measured ({dense.device}, {dense.rows} × {dense.length} tokens)",
+        *(f"{t.median_ms:.1f} ms [{t.low_ms:.1f}, {t.high_ms:.1f}]" for t in (dense, pruned)),
+        f"{pruned.median_ms / dense.median_ms:.1%}",
+    )
+    calibration = facts["calibration"]
+    table.caption = (
+        f"{facts['method']}, {facts['seconds']:.0f} s, {calibration['tokens']} calibration tokens in "
+        f"{calibration['sequences']} rows, seed {calibration['seed']}"
+        + ("; the model was pruned before: shares are of what was there" if facts["already_pruned"] else "")
+    )
+    return table
+
+
+def units_table(rows: Sequence[Mapping[str, int]]) -> Table:
+    """Kept heads and neurons, block by block."""
+    table = _table("block", "heads", "", "neurons", "")
+    for row in rows:
+        table.add_row(
+            str(row["block"]), f"{row['head']}/{row['head_of']}", _bar(row["head"], row["head_of"]),
+            f"{row['neuron']}/{row['neuron_of']}", _bar(row["neuron"], row["neuron_of"]),
+        )  # fmt: skip
+    return table
+
+
+def plugins_table(folder: str, described: Mapping[str, str]) -> Table:
+    """Public names of a plug-in folder and what they are."""
+    table = _table(folder, "")
+    for name, description in described.items():
+        table.add_row(name, description)
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 or not column else "right")
+    return table
+
+
+def _interval(metric: Metric) -> str:
+    return f"[{metric.low:.4f}, {metric.high:.4f}]"
+
+
+def _bar(kept: int, of: int, width: int = 20) -> str:
+    filled = round(width * kept / of) if of else 0
+    return "█" * filled + "·" * (width - filled)

@@ -1,0 +1,138 @@
+"""Sentence embeddings, judged on pairs of texts that belong together.
+
+Pairs with a `score` (or `label`): Spearman's correlation of cosine similarity with it. Pairs without: find each
+pair's `second` among all distinct ones from its `first`; recall at 1 and mean reciprocal rank. With the dense model
+given, also the cosine between both models' embeddings of the same text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer.data import choose_columns, encode_texts, numbers, read_split, texts
+from trimformer.errors import DataError, UnsupportedModel
+from trimformer.evaluation import Array, mean, metric, run, spearman
+from trimformer.interfaces import Batch, Features, Metrics, Progress, Split
+from trimformer.objectives import embed
+
+PAIR_COLUMNS = (("first", "second"), ("sentence1", "sentence2"))
+SCORE_COLUMNS = ("score", "label")
+SIMILARITIES_AT_ONCE = 4_000_000
+TIE = 1e-6
+"""Cosines closer than this are equal: float32 rounding must not decide a rank."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """Texts that belong together have embeddings that are close."""
+
+    description: str = "sentence embeddings on pairs: recall@1 and MRR, or Spearman's correlation with a score"
+    auto_class: str = "AutoModel"
+
+    def rows(self, source: str | None, split: Split) -> Dataset:
+        """Pairs of one split from a folder or one file.
+
+        Raises:
+            DataError: no source, or rows that cannot be read or are no pairs of texts.
+        """
+        if source is None:
+            raise DataError("the embedding task has no rows of its own: give a file or folder of pairs with --data")
+        rows = read_split(source, split)
+        choose_columns(rows, PAIR_COLUMNS, source)
+        return rows
+
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+    ) -> list[Features]:
+        """One feature per distinct text of the pairs, truncated to 128 tokens unless said.
+
+        Raises:
+            DataError: a column is missing, or holds something else than text.
+        """
+        first, second = _pairs(rows)
+        return encode_texts([list(dict.fromkeys([*first, *second]))], tokenizer, max_length)
+
+    def evaluate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        dense: PreTrainedModel | None = None,
+        max_length: int | None = None,
+        progress: Progress | None = None,
+    ) -> Metrics:
+        """Metrics over pairs; `cosine_to_dense`, over distinct texts, where `dense` is given.
+
+        Raises:
+            UnsupportedModel: a model that does not return hidden states.
+            DataError: as `encode`, or a score that is no finite number.
+        """
+        first, second = _pairs(rows)
+        position = {text: index for index, text in enumerate(dict.fromkeys([*first, *second]))}
+        scored = [name for name in SCORE_COLUMNS if name in rows.column_names]
+        scores = numbers(rows, scored[0]) if scored else None
+        features = self.encode(rows, tokenizer, max_length)
+        embeddings = _embed(model, tokenizer, features, progress)
+        queries = torch.tensor([position[text] for text in first])
+        targets = torch.tensor([position[text] for text in second])
+        if scores is None:
+            ranks = target_ranks(embeddings, queries, targets)
+            found = {"recall_at_1": metric(mean, ranks == 1), "mrr": metric(mean, 1 / ranks)}
+        else:
+            found = {"spearman": metric(spearman, _cosines(embeddings[queries], embeddings[targets]), scores)}
+        if dense is not None:
+            same_text = _cosines(embeddings, _embed(dense, tokenizer, features, progress))
+            found["cosine_to_dense"] = metric(mean, same_text)
+        return found
+
+
+def target_ranks(embeddings: Tensor, queries: Tensor, targets: Tensor) -> Array:
+    """Rank of each query's target among all distinct targets by cosine, 1 the nearest; ties count against it.
+
+    Args:
+        embeddings: `(texts, width)`, of length one each.
+        queries: `(pairs,)`, indices of texts.
+        targets: `(pairs,)`, indices of texts.
+    """
+    candidates, column = targets.unique(return_inverse=True)
+    ranks = []
+    rows_at_once = max(1, SIMILARITIES_AT_ONCE // len(candidates))
+    for chosen, own in zip(queries.split(rows_at_once), column.split(rows_at_once), strict=True):
+        similarity = embeddings[chosen] @ embeddings[candidates].T
+        ranks.append((similarity >= similarity.gather(1, own[:, None]) - TIE).sum(1))
+    return np.asarray(torch.cat(ranks))
+
+
+def _pairs(rows: Dataset) -> tuple[Sequence[str], Sequence[str]]:
+    first, second = choose_columns(rows, PAIR_COLUMNS)
+    return texts(rows, first), texts(rows, second)
+
+
+def _cosines(first: Tensor, second: Tensor) -> Array:
+    if first.shape != second.shape:
+        raise UnsupportedModel(f"embeddings have {first.shape[1]} and {second.shape[1]} numbers: give the dense model")
+    return np.asarray((first * second).sum(-1))
+
+
+def _embed(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, features: list[Features], progress: Progress | None
+) -> Tensor:
+    return torch.stack(run(model, tokenizer, features, _read, progress=progress)["embedding"])
+
+
+def _read(output: Any, batch: Batch) -> Mapping[str, Tensor]:
+    if "last_hidden_state" not in output:
+        raise UnsupportedModel("the model returns no hidden states: load it with AutoModel, without a task head")
+    return {"embedding": embed(output["last_hidden_state"], batch["attention_mask"])}
+
+
+PROVIDES = {"embedding": Embedding()}

@@ -1,0 +1,273 @@
+"""SQuAD: find the answer to a question in a context, judged by the benchmark's F1 and exact match.
+
+A long context is cut into windows that overlap, each with the whole question; the best answer over a question's
+windows is its answer. In version 2 a question may have none: then the first token's logits say so.
+
+Source: Rajpurkar et al. (arXiv 1606.05250, 1806.03822); windows after Devlin et al. (arXiv 1810.04805).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torchmetrics.functional.text import squad as squad_scores
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer.data import MODEL_INPUTS, length_limit, read_hub, read_split, require_columns, texts
+from trimformer.errors import DataError, InvalidOption, UnsupportedModel
+from trimformer.evaluation import mean, metric, run
+from trimformer.interfaces import Batch, Features, Metrics, Progress, Split
+
+MAX_LENGTH = 384
+SHORTEST_MAX_LENGTH = 16
+STRIDE = 128
+MAX_QUESTION_TOKENS = 64
+MAX_ANSWER_TOKENS = 30
+CANDIDATES = 20
+QUESTIONS_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Window:
+    """A question with one stretch of its context."""
+
+    question: int
+    """Row of the question."""
+    inputs: Features
+    context_start: int
+    """Index of the first context token."""
+    spans: Tensor
+    """`(context tokens, 2)`: where each token begins and ends in the context, in characters."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """An answer in a window: context tokens `first` to `last`, both included."""
+
+    score: float
+    first: int
+    last: int
+
+
+@dataclass
+class Answer:
+    """The best answer found so far to one question."""
+
+    text: str = ""
+    score: float = float("-inf")
+    null_score: float = float("inf")
+    """Lowest score of "no answer" over the windows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squad:
+    """One version of SQuAD."""
+
+    description: str
+    hub_name: str
+    may_lack_answer: bool = False
+    auto_class: str = field(default="AutoModelForQuestionAnswering")
+
+    def rows(self, source: str | None, split: Split) -> Dataset:
+        """One row a question, from a folder, one file (flat or in the official nested form), or (None) the hub.
+
+        Raises:
+            DataError: rows that cannot be read, lack a column, or lack an answer where the version demands one.
+        """
+        name = source or self.hub_name
+        read = read_hub(self.hub_name, None, split) if source is None else read_split(source, split)
+        rows = flatten(read) if "paragraphs" in read.column_names else read
+        require_columns(rows, ["question", "context"], name)
+        if split == "validation":
+            self.accepted_answers(rows, name)
+        return rows
+
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+    ) -> list[Features]:
+        """Rows -> one feature a window of 384 tokens unless said; answers are not needed.
+
+        Raises:
+            DataError: a column is missing or holds something else than text, or a context is empty.
+            InvalidOption: a tokenizer without offsets, or `max_length` out of range.
+        """
+        return [window.inputs for window in windows(rows, tokenizer, max_length)]
+
+    def accepted_answers(self, rows: Dataset, source: str = "the rows") -> list[list[str]]:
+        """The texts that count as right, by row; none where the question has no answer.
+
+        Raises:
+            DataError: answers that are not `{"text": [...], …}`, or none where the version demands one.
+        """
+        require_columns(rows, ["answers"], source)
+        accepted = []
+        for number, answers in enumerate(rows["answers"], start=1):
+            found = answers.get("text") if isinstance(answers, dict) else None
+            if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
+                raise DataError(f'{source}, row {number}: \'answers\' is not {{"text": […], "answer_start": […]}}')
+            if not found and not self.may_lack_answer:
+                raise DataError(f"{source}, row {number} has no answer: give answered questions, or use task squad_v2")
+            accepted.append(found)
+        return accepted
+
+    def evaluate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        dense: PreTrainedModel | None = None,
+        max_length: int | None = None,
+        progress: Progress | None = None,
+    ) -> Metrics:
+        """F1 and exact match over questions, as shares in [0, 1]; `dense` is not needed.
+
+        Raises:
+            UnsupportedModel: a model without start and end logits.
+            DataError: as `accepted_answers` and `encode`.
+        """
+        accepted = self.accepted_answers(rows)
+        found = list(windows(rows, tokenizer, max_length))
+        logits = run(model, tokenizer, [window.inputs for window in found], _read, progress=progress)["logits"]
+        answers = best_answers(found, logits, list(rows["context"]), may_lack_answer=self.may_lack_answer)
+        scores = [score(answer, right) for answer, right in zip(answers, accepted, strict=True)]
+        return {name: metric(mean, [row[name] for row in scores]) for name in ("f1", "exact_match")}
+
+
+def flatten(articles: Dataset) -> Dataset:
+    """The official nested form (articles of paragraphs of questions) -> one row a question."""
+    rows = [
+        {
+            "id": question["id"],
+            "context": paragraph["context"],
+            "question": question["question"],
+            "answers": {
+                name: [answer[name] for answer in question.get("answers") or []] for name in ("text", "answer_start")
+            },
+        }
+        for paragraphs in articles["paragraphs"]
+        for paragraph in paragraphs
+        for question in paragraph["qas"]
+    ]
+    return Dataset.from_list(rows)
+
+
+def windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Iterator[Window]:
+    """Windows of all questions, in order; those of one question overlap by 128 tokens (a third of shorter ones).
+
+    Raises:
+        DataError: a text that is none, or a context without tokens.
+        InvalidOption: a tokenizer without offsets, or `max_length` out of range.
+    """
+    limit = length_limit(tokenizer, max_length, MAX_LENGTH)
+    if limit < SHORTEST_MAX_LENGTH:
+        raise InvalidOption(f"max_length={limit} leaves no room for a context: use {SHORTEST_MAX_LENGTH} or more")
+    if not tokenizer.is_fast:
+        raise InvalidOption(f"{type(tokenizer).__name__} does not tell where its tokens are: use a fast tokenizer")
+    questions = texts(rows, "question")
+    contexts = texts(rows, "context")
+    for first in range(0, len(rows), QUESTIONS_AT_ONCE):
+        chosen = slice(first, first + QUESTIONS_AT_ONCE)
+        yield from _windows_of(questions[chosen], contexts[chosen], tokenizer, limit, first)
+
+
+def _windows_of(
+    questions: list[str], contexts: list[str], tokenizer: PreTrainedTokenizerBase, limit: int, first: int
+) -> Iterator[Window]:
+    encoded = tokenizer(
+        _shortened(questions, tokenizer, min(MAX_QUESTION_TOKENS, limit // 4)),
+        contexts,
+        truncation="only_second",
+        max_length=limit,
+        stride=min(STRIDE, limit // 3),
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    present = [name for name in MODEL_INPUTS if name in encoded]
+    for index, row in enumerate(encoded["overflow_to_sample_mapping"]):
+        parts = encoded.sequence_ids(index)
+        tokens = parts.count(1)
+        if not tokens:
+            raise DataError(f"row {first + row + 1} has an empty context: remove the row")
+        start = parts.index(1)
+        spans = torch.tensor(encoded["offset_mapping"][index][start : start + tokens], dtype=torch.int32)
+        yield Window(first + row, {name: encoded[name][index] for name in present}, start, spans)
+
+
+def _shortened(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, tokens: int) -> list[str]:
+    """Questions without leading blanks, cut after so many tokens, so that the context always has room."""
+    stripped = [question.lstrip() for question in questions]
+    encoded = tokenizer(
+        stripped, truncation=True, max_length=tokens, add_special_tokens=False, return_offsets_mapping=True
+    )
+    ends = [offsets[-1][1] if offsets else 0 for offsets in encoded["offset_mapping"]]
+    return [question[:end] for question, end in zip(stripped, ends, strict=True)]
+
+
+def best_span(start: Tensor, end: Tensor) -> Span:
+    """The pair of the 20 likeliest starts and ends with the highest sum of logits, at most 30 tokens long.
+
+    Args:
+        start: logits of the context's tokens, `(tokens,)`.
+        end: likewise.
+
+    Returns:
+        A span with score minus infinity if no start has an end after it.
+    """
+    starts = start.topk(min(CANDIDATES, len(start)))
+    ends = end.topk(min(CANDIDATES, len(end)))
+    length = ends.indices[None, :] - starts.indices[:, None] + 1
+    total = starts.values[:, None] + ends.values[None, :]
+    allowed = total.masked_fill((length < 1) | (length > MAX_ANSWER_TOKENS), float("-inf"))
+    first, last = divmod(int(allowed.argmax()), len(ends.indices))
+    return Span(float(allowed[first, last]), int(starts.indices[first]), int(ends.indices[last]))
+
+
+def best_answers(
+    found: Sequence[Window], logits: Sequence[Tensor], contexts: Sequence[str], *, may_lack_answer: bool
+) -> list[str]:
+    """The answer to every question, from the `(2, tokens)` start and end logits of its windows; empty for none."""
+    answers = [Answer() for _ in contexts]
+    for window, (start, end) in zip(found, logits, strict=True):
+        context = slice(window.context_start, window.context_start + len(window.spans))
+        span = best_span(start[context], end[context])
+        answer = answers[window.question]
+        answer.null_score = min(answer.null_score, float(start[0] + end[0]))
+        if span.score > answer.score:
+            answer.score = span.score
+            answer.text = contexts[window.question][int(window.spans[span.first, 0]) : int(window.spans[span.last, 1])]
+    return ["" if may_lack_answer and answer.null_score > answer.score else answer.text for answer in answers]
+
+
+def score(answer: str, accepted: Sequence[str]) -> dict[str, float]:
+    """`f1` and `exact_match` of one answer after SQuAD's normalisation, the best over the accepted ones, in [0, 1].
+
+    Where none is accepted, only the empty answer is right.
+    """
+    right = list(accepted) or [""]
+    target: Any = {"id": "", "answers": {"text": right, "answer_start": [0] * len(right)}}
+    result = squad_scores([{"id": "", "prediction_text": answer}], [target])
+    return {name: float(value) / 100 for name, value in result.items()}
+
+
+def _read(output: Any, batch: Batch) -> Mapping[str, list[Tensor]]:
+    if "start_logits" not in output:
+        raise UnsupportedModel("the model does not answer questions: load it with AutoModelForQuestionAnswering")
+    logits = torch.stack([output["start_logits"], output["end_logits"]], dim=1).float()
+    token_masks = batch["attention_mask"].bool()
+    return {"logits": [row[:, tokens] for row, tokens in zip(logits, token_masks, strict=True)]}
+
+
+PROVIDES = {
+    "squad": Squad(description="SQuAD 1.1: find the answer in a context; F1, exact match", hub_name="rajpurkar/squad"),
+    "squad_v2": Squad(
+        description="SQuAD 2.0: find the answer in a context, if there is one; F1, exact match",
+        hub_name="rajpurkar/squad_v2",
+        may_lack_answer=True,
+    ),
+}

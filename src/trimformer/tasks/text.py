@@ -1,0 +1,119 @@
+"""The user's own text, without labels: how closely the pruned model answers as the dense one does.
+
+Works with every head: classifiers, question answering and masked language models by the classes they predict,
+regression by its numbers, encoders without a head by their sentence embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer.data import choose_columns, encode_texts, read_split, texts
+from trimformer.errors import DataError, UnsupportedModel
+from trimformer.evaluation import inference, mean, metric, run
+from trimformer.interfaces import Batch, Features, Metrics, Progress, Split
+from trimformer.objectives import agreement, divergence, predictions
+
+TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"), ("question", "context"))
+MAX_PADDED_TOKENS = 1024
+"""Tokens at once: a language model's logits, once per model, are a whole vocabulary for each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Unlabelled text, judged against the dense model."""
+
+    description: str = "your own unlabelled text: agreement with the dense model, and divergence from it"
+    auto_class: str | None = None
+
+    def rows(self, source: str | None, split: Split) -> Dataset:
+        """Rows of one split from a folder or one file; rows without any text are left out.
+
+        Raises:
+            DataError: no source, rows that cannot be read, have no text column, or are all empty.
+        """
+        if source is None:
+            raise DataError("the text task has no rows of its own: give a file or folder of text with --data")
+        rows = read_split(source, split)
+        columns = [texts(rows, name, source) for name in choose_columns(rows, TEXT_COLUMNS, source)]
+        kept = [index for index, values in enumerate(zip(*columns, strict=True)) if any(map(str.strip, values))]
+        if not kept:
+            raise DataError(f"all rows of {source} are empty: give rows with text")
+        return rows.select(kept)
+
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+    ) -> list[Features]:
+        """Rows -> one feature each, truncated to 128 tokens unless said.
+
+        Raises:
+            DataError: no text column, or one that holds something else than text.
+        """
+        return encode_texts([texts(rows, name) for name in choose_columns(rows, TEXT_COLUMNS)], tokenizer, max_length)
+
+    def evaluate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        dense: PreTrainedModel | None = None,
+        max_length: int | None = None,
+        progress: Progress | None = None,
+    ) -> Metrics:
+        """Mean over rows of what `compare` finds.
+
+        Raises:
+            DataError: `dense` is not given; otherwise as `encode`.
+            UnsupportedModel: the two models' predictions have different shapes.
+        """
+        if dense is None:
+            raise DataError(
+                "text without labels is judged against the dense model: pass the dense model as `dense`, "
+                "or choose a task with labels"
+            )
+        features = self.encode(rows, tokenizer, max_length)
+        read = partial(_read, dense)
+        with inference(dense):
+            found = run(model, tokenizer, features, read, progress=progress, max_padded_tokens=MAX_PADDED_TOKENS)
+        return {name: metric(mean, torch.stack(values).numpy()) for name, values in found.items()}
+
+
+def compare(dense_output: Any, output: Any, batch: Batch, config: Any) -> dict[str, Tensor]:
+    """How near the pruned model's predictions are to the dense model's, `(batch,)` by metric name.
+
+    Encoders without head: `cosine_to_dense`. Classes: `agreement`, and `kl` (lower is better). Numbers:
+    `squared_distance` (lower is better).
+
+    Raises:
+        UnsupportedModel: predictions of different shapes.
+    """
+    teacher, student = predictions(dense_output, batch, config), predictions(output, batch, config)
+    if teacher.values.shape != student.values.shape:
+        raise UnsupportedModel(
+            f"the dense model predicts {tuple(teacher.values.shape)} numbers, the pruned one "
+            f"{tuple(student.values.shape)}: give the dense model that the pruned one was made of"
+        )
+    if "last_hidden_state" in output:
+        return {"cosine_to_dense": (teacher.values * student.values).sum(-1)[:, 0]}
+    if student.family == "gaussian":
+        return {"squared_distance": divergence(teacher, student)}
+    return {"agreement": agreement(teacher, student), "kl": divergence(teacher, student)}
+
+
+def _read(dense: PreTrainedModel, output: Any, batch: Batch) -> Mapping[str, Tensor]:
+    dense_output = dense(**{name: values.to(dense.device) for name, values in batch.items()})
+    device = batch["input_ids"].device
+    here = {name: values.to(device) for name, values in dense_output.items() if torch.is_tensor(values)}
+    return compare(here, output, batch, dense.config)
+
+
+PROVIDES = {"text": Text()}

@@ -1,0 +1,80 @@
+"""Shared by all tests: a small tokenizer and tiny models, built from nothing, offline and seeded."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
+WORDS = "the a of is was in where what who red blue green old new big small cat dog house tree river city built saw"
+CHARACTERS = string.ascii_lowercase + string.digits
+MAX_LENGTH = 64
+
+torch.set_num_threads(1)  # tiny matrices: more threads only wait for each other
+
+TinyBert = Callable[..., PreTrainedModel]
+
+
+def build_tokenizer(**options: Any) -> PreTrainedTokenizerBase:
+    """A lower-case WordPiece tokenizer that knows a few words and spells all others."""
+    pieces = [*SPECIAL.values(), *WORDS.split(), *CHARACTERS, *(f"##{letter}" for letter in CHARACTERS), *".,?!'-"]
+    vocabulary = {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL["unk_token"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
+    )
+    settings = {
+        "model_max_length": MAX_LENGTH,
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        **SPECIAL,
+        **options,
+    }
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerBase:
+    """The small tokenizer: `model_max_length` 64, right padding, token types."""
+    return build_tokenizer()
+
+
+@pytest.fixture
+def tiny_bert(tokenizer: PreTrainedTokenizerBase) -> TinyBert:
+    """A factory of tiny BERT models with random weights: `tiny_bert("QuestionAnswering", num_hidden_layers=3)`.
+
+    `head` is the part of the class name after `BertFor`; None builds the bare encoder. Further arguments go to the
+    config; `seed` chooses the weights.
+    """
+
+    def build(head: str | None = "SequenceClassification", *, seed: int = 0, **config: Any) -> PreTrainedModel:
+        sizes = {
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 48,
+            "max_position_embeddings": MAX_LENGTH,
+            "initializer_range": 0.2,
+        }
+        torch.manual_seed(seed)
+        model_class = getattr(transformers, f"BertFor{head}" if head else "BertModel")
+        return model_class(transformers.BertConfig(**{**sizes, **config})).eval()
+
+    return build

@@ -1,0 +1,127 @@
+"""What every task promises: features without labels, and metrics that depend on the rows alone."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from conftest import TinyBert
+from trimformer import batching, evaluation, plugins
+from trimformer.interfaces import Metrics, Task
+
+SENTENCES = [
+    "the red cat saw a dog",
+    "house",
+    "who built the old city in the river",
+    "a tree",
+    "what is blue?",
+    "the dog was in the small green house " * 6,
+    "where is the big tree",
+]
+OTHERS = [f"the {sentence}" for sentence in reversed(SENTENCES)]
+COLUMNS = {
+    "sentence": SENTENCES,
+    "sentence1": SENTENCES,
+    "sentence2": OTHERS,
+    "question1": SENTENCES,
+    "question2": OTHERS,
+    "premise": SENTENCES,
+    "hypothesis": OTHERS,
+    "question": OTHERS,
+    "context": SENTENCES,
+}
+"""The columns of every task at once; a task takes what it knows."""
+LABELS = {
+    "label": [0, 1, 1, 0, 1, 0, 1],
+    "answers": [{"text": [row.split()[-1]], "answer_start": [0]} for row in SENTENCES],
+}
+
+
+@pytest.fixture(params=plugins.names("tasks"))
+def task(request: pytest.FixtureRequest) -> Task:
+    return plugins.load("tasks", request.param)
+
+
+@pytest.fixture
+def build(task: Task, tiny_bert: TinyBert) -> TinyBert:
+    head = (task.auto_class or "AutoModelForSequenceClassification").partition("For")[2] or None
+    return partial(tiny_bert, head, num_labels=getattr(task, "num_labels", 2))
+
+
+@pytest.fixture
+def labelled() -> Dataset:
+    return Dataset.from_dict({**COLUMNS, **LABELS})
+
+
+@pytest.fixture
+def metrics(task: Task, build: TinyBert, tokenizer: PreTrainedTokenizerBase, labelled: Dataset) -> Metrics:
+    return task.evaluate(build(), tokenizer, labelled, dense=build(seed=1))
+
+
+def test_it_says_what_it_is(task: Task) -> None:
+    assert task.description
+    assert "\n" not in task.description
+
+
+def test_features_need_no_labels(task: Task, tokenizer: PreTrainedTokenizerBase, labelled: Dataset) -> None:
+    features = task.encode(Dataset.from_dict(COLUMNS), tokenizer)
+    assert features == task.encode(labelled, tokenizer)
+    assert len(features) >= len(SENTENCES)
+    for row in features:
+        assert set(row) == {"input_ids", "attention_mask", "token_type_ids"}
+        assert {len(values) for values in row.values()} == {len(row["input_ids"])}
+        assert 0 < len(row["input_ids"]) <= tokenizer.model_max_length
+        assert all(isinstance(token, int) for token in row["input_ids"])
+    assert max(len(row["input_ids"]) for row in task.encode(labelled, tokenizer, max_length=16)) == 16
+
+
+def test_metrics_are_finite_and_inside_their_interval(metrics: Metrics) -> None:
+    assert metrics
+    for metric in metrics.values():
+        assert np.isfinite([metric.value, metric.low, metric.high]).all()
+        assert metric.low <= metric.value <= metric.high
+    assert next(iter(metrics.values())).sample_size == len(SENTENCES)
+
+
+def test_batch_size_does_not_matter(
+    task: Task,
+    build: TinyBert,
+    tokenizer: PreTrainedTokenizerBase,
+    labelled: Dataset,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = partial(batching.length_sorted_indices, max_rows=1)
+    monkeypatch.setattr(evaluation, "length_sorted_indices", alone)
+    assert_same(task.evaluate(build(), tokenizer, labelled, dense=build(seed=1)), metrics, interval=True)
+
+
+def test_row_order_does_not_matter(
+    task: Task, build: TinyBert, tokenizer: PreTrainedTokenizerBase, labelled: Dataset, metrics: Metrics
+) -> None:
+    shuffled = labelled.select(np.random.default_rng(0).permutation(len(labelled)))
+    assert_same(task.evaluate(build(), tokenizer, shuffled, dense=build(seed=1)), metrics, interval=False)
+
+
+def test_evaluation_leaves_the_models_as_they_were(
+    task: Task, build: TinyBert, tokenizer: PreTrainedTokenizerBase, labelled: Dataset
+) -> None:
+    models: list[PreTrainedModel] = [build().train(), build(seed=1).train()]
+    before = [{name: value.clone() for name, value in model.state_dict().items()} for model in models]
+    task.evaluate(models[0], tokenizer, labelled, dense=models[1])
+    for model, weights in zip(models, before, strict=True):
+        assert all(module.training for module in model.modules())
+        assert all(bool((value == weights[name]).all()) for name, value in model.state_dict().items())
+
+
+def assert_same(found: Metrics, expected: Metrics, *, interval: bool) -> None:
+    assert list(found) == list(expected)
+    for name, metric in found.items():
+        assert metric.value == pytest.approx(expected[name].value, abs=1e-5)
+        assert metric.sample_size == expected[name].sample_size
+        if interval:
+            assert (metric.low, metric.high) == pytest.approx((expected[name].low, expected[name].high), abs=1e-5)

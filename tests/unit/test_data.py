@@ -1,0 +1,194 @@
+"""Rows are read whole from every kind of file, splits never share a row, and errors name what to mend."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from trimformer import data
+from trimformer.errors import DataError, InvalidOption
+
+ROWS = [{"sentence": f'row {index}, with a "quote"', "label": index % 2} for index in range(10)]
+
+
+def write_rows(file: Path, rows: list[dict[str, object]] = ROWS) -> str:
+    table = pa.Table.from_pylist(rows)
+    if file.suffix == ".jsonl":
+        file.write_text("\n".join(map(json.dumps, rows)))
+    elif file.suffix == ".json":
+        file.write_text(json.dumps(rows, indent=1))
+    elif file.suffix == ".csv":
+        pa.csv.write_csv(table, file)
+    else:
+        pa.parquet.write_table(table, file)
+    return str(file)
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".json", ".csv", ".parquet", ".JSONL"])
+def test_every_ending_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
+    source = write_rows(tmp_path / f"train{ending.lower()}")
+    if ending.isupper():
+        source = str(Path(source).rename(tmp_path / f"train{ending}"))
+    assert list(data.read_rows(source, "train")) == ROWS
+    assert list(data.read_rows(str(tmp_path), "train")) == ROWS
+
+
+def test_text_file_has_one_row_a_line_without_blank_ones(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("first line\n\n  \nsecond line é\n", encoding="utf-8")
+    rows = data.read_rows(str(tmp_path / "rows.txt"), "validation")
+    assert list(rows["text"]) == ["first line", "second line é"]
+
+
+def test_json_may_hold_rows_in_data_or_be_lines(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"version": "1.1", "data": ROWS}))
+    (tmp_path / "b.json").write_text("\n".join(map(json.dumps, ROWS)))
+    assert list(data.read_rows(str(tmp_path / "a.json"), "train")) == ROWS
+    assert list(data.read_rows(str(tmp_path / "b.json"), "train")) == ROWS
+
+
+def test_columns_that_appear_late_and_rows_beyond_one_parser_block_are_kept(tmp_path: Path) -> None:
+    rows = [{"text": "x" * 3_000_000}, {"text": "y", "label": 1}]
+    assert list(data.read_rows(write_lines(tmp_path, rows), "train")) == [{**rows[0], "label": None}, rows[1]]
+
+
+def write_lines(folder: Path, rows: list[dict[str, object]]) -> str:
+    file = folder / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return str(file)
+
+
+@pytest.mark.parametrize("stem", ["validation", "valid", "dev"])
+def test_validation_file_may_have_three_names(tmp_path: Path, stem: str) -> None:
+    write_rows(tmp_path / "train.jsonl", ROWS[:6])
+    write_rows(tmp_path / f"{stem}.jsonl", ROWS[6:])
+    assert list(data.read_split(str(tmp_path), "validation")) == ROWS[6:]
+    assert list(data.read_split(str(tmp_path), "train")) == ROWS[:6]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.jsonl", b'{"a": 1}\n{"a": 2\n', "line 2 is damaged"),
+        ("rows.jsonl", b'{"a": 1}\n[1]\n', "line 2 is damaged, not an object"),
+        ("rows.jsonl", b'{"a": 1}\n{"a": "x"}\n', "changed from number to string in row 1"),
+        ("rows.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "line 2 is damaged"),
+        ("rows.jsonl", b"\n", "no rows"),
+        ("rows.json", b'[{"a": 1},\n {"a": 2]', "line 2"),
+        ("rows.json", b'[{"a": 1}, 3]', "neither a list of objects"),
+        ("rows.json", b"", "cannot read"),
+        ("rows.csv", b"a,b\n1,2\n3\n", "Row #3"),
+        ("rows.csv", b"", "Empty CSV"),
+        ("rows.csv", b"a,b\n", "no rows"),
+        ("rows.parquet", b"PAR1 cut short", "cannot read"),
+        ("rows.txt", b"good\n\xff\xfe\n", "cannot read"),
+        ("rows.txt", b"", "no rows"),
+        ("rows.pkl", b"x", "unknown ending"),
+    ],
+)
+def test_damaged_files_are_named_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        data.read_rows(str(tmp_path / name), "train")
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_and_ambiguous_files_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no file or folder"):
+        data.read_rows(str(tmp_path / "nothing.jsonl"), "train")
+    with pytest.raises(DataError, match="no train or validation file"):
+        data.read_rows(str(tmp_path), "train")
+    write_rows(tmp_path / "train.jsonl")
+    write_rows(tmp_path / "train.csv")
+    with pytest.raises(DataError, match=r"train\.csv, train\.jsonl"):
+        data.read_rows(str(tmp_path), "train")
+
+
+def test_hub_errors_become_data_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    with pytest.raises(DataError, match=r"no route.*--data"):
+        data.read_hub("some/name", None, "train")
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_one_file_for_both_splits_is_divided_without_overlap(tmp_path: Path, folder: bool) -> None:
+    rows = [{"text": f"row {index % 37}"} for index in range(100)]
+    file = write_rows(tmp_path / "train.jsonl", rows)
+    source = str(tmp_path) if folder else file
+    train, validation = (set(data.read_split(source, split)["text"]) for split in ("train", "validation"))
+    assert not train & validation
+    assert train | validation == {row["text"] for row in rows}
+    assert list(data.read_rows(source, "validation")) == rows
+
+
+def test_split_is_deterministic_and_changes_with_the_seed() -> None:
+    rows = Dataset.from_list([{"text": str(index)} for index in range(50)])
+    first, again, other = (data.split_rows(rows, seed) for seed in (1, 1, 2))
+    assert len(first["validation"]) == 10
+    assert len(first["train"]) == 40
+    assert list(first["train"]) == list(again["train"])
+    assert list(first["validation"]) != list(other["validation"])
+
+
+@pytest.mark.parametrize("texts", [["only"], ["same", "same"]])
+def test_one_distinct_row_cannot_be_divided(texts: list[str]) -> None:
+    with pytest.raises(DataError, match="more rows"):
+        data.split_rows(Dataset.from_dict({"text": texts}))
+
+
+def test_missing_columns_name_those_that_are_there() -> None:
+    rows = Dataset.from_list(ROWS)
+    with pytest.raises(DataError, match=r"rows.csv has no column 'text'.*'sentence', 'label'"):
+        data.require_columns(rows, ["text"], "rows.csv")
+    assert data.choose_columns(rows, [("text",), ("sentence",)]) == ("sentence",)
+
+
+@pytest.mark.parametrize("values", [[1, 2], ["fine", None], [["a"], ["b"]]])
+def test_texts_must_be_text(values: list[object]) -> None:
+    with pytest.raises(DataError, match=r"row [12]: 'text' is .*, not text"):
+        data.texts(Dataset.from_dict({"text": values}), "text")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([0, 2], "row 2: 'label' is 2, outside 0 to 1"),
+        ([0, -1], "row 2: 'label' is -1, the row is unlabelled"),
+        ([None, 1], "row 1: 'label' is None, the row is unlabelled"),
+        ([0.5, 1.0], "row 1: 'label' is 0.5, not a whole number"),
+        (["yes"], "row 1: 'label' is 'yes', not a whole number"),
+        ([True], "row 1: 'label' is True, not a whole number"),
+    ],
+)
+def test_labels_out_of_range_are_named(values: list[object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        data.numbers(Dataset.from_dict({"label": values}), "label", whole=True, low=0, high=1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_must_be_finite(value: float) -> None:
+    with pytest.raises(DataError, match=r"row 2"):
+        data.numbers(Dataset.from_dict({"score": [0.5, value]}), "score")
+
+
+def test_encoding_truncates_and_does_not_pad(tokenizer: PreTrainedTokenizerBase) -> None:
+    short, long = data.encode_texts([["the cat", "a " * 100]], tokenizer)
+    assert len(short["input_ids"]) == 4
+    assert len(long["input_ids"]) == tokenizer.model_max_length
+    assert set(short) == {"input_ids", "attention_mask", "token_type_ids"}
+    assert [len(row["input_ids"]) for row in data.encode_texts([["a " * 100], ["a " * 100]], tokenizer, 20)] == [20]
+
+
+@pytest.mark.parametrize("max_length", [0, 7, 65])
+def test_max_length_out_of_range(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    with pytest.raises(InvalidOption, match=f"max_length={max_length} is outside 8 to 64"):
+        data.length_limit(tokenizer, max_length)
