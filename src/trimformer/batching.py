@@ -53,17 +53,17 @@ def length_sorted_indices(
 
 
 def pad(rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase | None, device: torch.device | str) -> Batch:
-    """Right- or left-padded tensors of some rows, as the tokenizer pads.
+    """Tensors of some rows, padded at the right whatever the tokenizer's own side.
 
+    Encoders count positions from the left and classify by the first token: padding there would change what they say.
     Padding ids come from the tokenizer; without one they are zero, which the attention mask hides from the model.
     """
     fill = {"input_ids": 0 if tokenizer is None else (tokenizer.pad_token_id or 0)}
-    side = "right" if tokenizer is None else tokenizer.padding_side
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids", "position_ids") if name in rows[0]]
     columns = {name: [torch.as_tensor(row[name], dtype=torch.long) for row in rows] for name in names}
     columns.setdefault("attention_mask", [torch.ones_like(ids) for ids in columns["input_ids"]])
     return {
-        name: pad_sequence(values, batch_first=True, padding_value=fill.get(name, 0), padding_side=side).to(device)
+        name: pad_sequence(values, batch_first=True, padding_value=fill.get(name, 0)).to(device)
         for name, values in columns.items()
     }
 

@@ -15,11 +15,9 @@ import transformers
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer import reshaping
-from trimformer.errors import CheckpointError, InvalidOption
+from trimformer.errors import CheckpointError, InvalidOption, TrimformerError
 
 MANIFEST = "trimformer.json"
-REMOTE_FILE = f"{reshaping.REMOTE_MODULE}.py"
 
 
 def load_model(name: str, auto_class: str | None = None) -> PreTrainedModel:
@@ -34,16 +32,11 @@ def load_model(name: str, auto_class: str | None = None) -> PreTrainedModel:
     """
     with _loading(name):
         loader = getattr(transformers, auto_class) if auto_class else _own_class(name)
-        loaded: Any = loader.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-    model: PreTrainedModel = loaded[0]
-    report = loaded[1]
-    absent = sorted(key for key in report["missing_keys"] if "pooler" not in key)
-    if absent:
-        raise CheckpointError(
-            f"{name} has no weights for {absent[0]}{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}: "
-            f"fine-tune it for this task first, or choose the task that it was trained for"
+        loaded: Any = loader.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
-    model.eval()
+    _check_report(name, loaded[1])
+    model: PreTrainedModel = loaded[0].eval()
     return model
 
 
@@ -53,6 +46,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
+    if Path(name).is_dir() and not any(file for kind in _TOKENIZER_FILES for file in Path(name).glob(kind)):
+        raise CheckpointError(f"{name} has no tokenizer: copy that of the model it was made from into it")
     with _loading(name):
         tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(name)
     return tokenizer
@@ -93,17 +88,13 @@ def save(
             model.save_pretrained(new)
             if tokenizer is not None:
                 tokenizer.save_pretrained(new)
-            if getattr(model.config, "auto_map", None):
-                shutil.copyfile(reshaping.__file__, new / REMOTE_FILE)
             if manifest is not None:
                 (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
             for path, source in (extra_files or {}).items():
                 (new / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, new / path)
             _verify(new, model)
-            if target.exists():
-                target.rename(Path(scratch) / "old")
-            new.rename(target)
+            _put_in_place(new, target, Path(scratch) / "old")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {target}: {error}; free some space or choose another --out") from error
     return target
@@ -136,11 +127,39 @@ def sentence_transformers_files(name: str) -> dict[str, Path]:
     return {str(file.relative_to(folder)): file for file in files if file.exists()}
 
 
+def _put_in_place(new: Path, target: Path, old: Path) -> None:
+    """Rename `new` to `target`; what was there becomes `old`, and comes back if that fails."""
+    replaced = target.exists()
+    if replaced:
+        target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:
+        if replaced:
+            old.rename(target)
+        raise
+
+
 def _verify(folder: Path, model: PreTrainedModel) -> None:
-    written = type(model).from_pretrained(folder, dtype=model.dtype).state_dict()
+    loaded: Any = type(model).from_pretrained(folder, dtype=model.dtype, ignore_mismatched_sizes=True)
+    written = loaded.state_dict()
     for name, values in model.state_dict().items():
         if name not in written or not torch.equal(written[name], values.cpu()):
             raise CheckpointError(f"the checkpoint reads back with another {name}: nothing was written; report this")
+
+
+def _check_report(name: str, report: Mapping[str, Any]) -> None:
+    for parameter, stored, expected in sorted(report["mismatched_keys"]):
+        raise CheckpointError(
+            f"{name} is damaged: its weights {parameter} have the shape {tuple(stored)}, but its config.json says "
+            f"{tuple(expected)}; save it again, or load it with the number of labels that it was trained with"
+        )
+    absent = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    if absent:
+        raise CheckpointError(
+            f"{name} has no weights for {absent[0]}{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}: "
+            f"fine-tune it for this task first, or choose the task that it was trained for"
+        )
 
 
 def _own_class(name: str) -> type[PreTrainedModel]:
@@ -152,6 +171,12 @@ def _own_class(name: str) -> type[PreTrainedModel]:
     return found  # type: ignore[no-any-return]
 
 
+_TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model")
+"""Without any of them transformers makes a tokenizer that knows no words."""
+_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError)
+"""What transformers raises on damaged files; the last two but one where valid JSON holds something else."""
+
+
 @contextmanager
 def _loading(name: str) -> Iterator[None]:
     path = Path(name)
@@ -159,7 +184,9 @@ def _loading(name: str) -> Iterator[None]:
         raise CheckpointError(f"{name} is not a checkpoint: a folder with config.json and *.safetensors is needed")
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+    except TrimformerError:
+        raise
+    except _UNREADABLE as error:
         what = str(error).strip().splitlines() or [type(error).__name__]
         known = "is damaged or incomplete" if path.is_dir() else "is no local folder and cannot be had from the hub"
         raise CheckpointError(f"{name} {known}: {what[0]}") from error

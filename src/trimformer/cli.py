@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import transformers
 import typer
 from rich.console import Console
+from rich.text import Text
 
-from trimformer import checkpoint, plugins, tables
+from trimformer import checkpoint, frontier, plugins, tables
+from trimformer.cache import MeasuredCache, default_folder
 from trimformer.demo import demo_model, docstring_pairs
 from trimformer.errors import InvalidOption, TrimformerError
-from trimformer.interfaces import Budget, Task
-from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD
-from trimformer.project import TaskResult, evaluate, plain, prune_for_task
+from trimformer.interfaces import Budget, Progress, Task
+from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, make_method
+from trimformer.project import Project, TaskResult, evaluate, plain
 from trimformer.tables import progress_bars
 
 app = typer.Typer(
@@ -27,6 +28,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+MISTAKE, INTERRUPTED = 2, 130
+"""Exit codes."""
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""Any wrong use of the command line; whether the class is click's or typer's own depends on typer's version."""
+
 out_console = Console()
 error_console = Console(stderr=True)
 
@@ -36,7 +42,7 @@ DataOption = Annotated[
     str | None, typer.Option(help="Folder with train and validation files, or one file; else the hub.")
 ]
 LengthOption = Annotated[int | None, typer.Option(help="Cut rows at this many tokens; else the task's own length.")]
-SeedOption = Annotated[int, typer.Option(help="Of all sampling.")]
+SeedOption = Annotated[int, typer.Option(help="Of all sampling.", min=0, max=2**32 - 1)]
 FlopsOption = Annotated[float | None, typer.Option(help="Share of FLOPs to keep, in (0, 1].")]
 ParamsOption = Annotated[float | None, typer.Option(help="Share of sublayer parameters to keep, in (0, 1].")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print facts as JSON on stdout, everything else on stderr.")]
@@ -54,6 +60,9 @@ def prune_command(
     data: DataOption = None,
     flops: FlopsOption = None,
     params: ParamsOption = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Instead: the smallest model that loses at most this.", min=0)
+    ] = None,
     method: MethodOption = DEFAULT_METHOD,
     calibration_tokens: TokensOption = DEFAULT_CALIBRATION_TOKENS,
     sequence_length: Annotated[float | None, typer.Option(help="Count FLOPs at this length.", min=1)] = None,
@@ -64,19 +73,67 @@ def prune_command(
     as_json: JsonOption = False,
 ) -> None:
     """Make a model smaller for a task, judge it before and after, and save it."""
-    budget = Budget(flops=flops, params=params)
+    budget = None if max_drop is not None else Budget(flops=flops, params=params)
+    if max_drop is not None and (flops is not None or params is not None):
+        raise InvalidOption("--max-drop finds the budget itself: leave out --flops and --params")
+    options = _options(set_)
+    make_method(method, options)
     checkpoint.check_writable(out, overwrite=overwrite)
-    chosen: Task = plugins.load("tasks", task)
-    dense, tokenizer = checkpoint.load_model(model, chosen.auto_class), checkpoint.load_tokenizer(model)
     with progress_bars(error_console) as progress:
-        result = prune_for_task(
-            dense, tokenizer, chosen,
-            calibration_rows=chosen.rows(data, "train"), evaluation_rows=chosen.rows(data, "validation"),
-            budget=budget, method=method, calibration_tokens=calibration_tokens, max_length=max_length,
-            sequence_length=sequence_length, seed=seed, options=_options(set_), progress=progress,
+        project = _project(model, task, data, max_length, progress)
+        pruner = project.pruner(
+            method=method, calibration_tokens=calibration_tokens, sequence_length=sequence_length, seed=seed,
+            options=options,
         )  # fmt: skip
+        pruned = pruner.prune(budget) if budget else project.smallest_within(pruner, max_drop or 0.0)
+        result = project.judge(pruned)
     result.pruning.manifest |= {"source": model, "task": task, "data": data or "hub"}
-    _save_and_report(result, model, tokenizer, out, overwrite=overwrite, as_json=as_json)
+    _save(result, model, project.tokenizer, out, overwrite=overwrite)
+    _report(result, out, as_json=as_json)
+
+
+@app.command("sweep")
+def sweep_command(
+    model: ModelArgument,
+    task: TaskOption,
+    out: Annotated[Path, typer.Option(help="Folder for a checkpoint per budget, the table and the plot.")],
+    flops: Annotated[str, typer.Option(help="Shares of FLOPs to keep, such as 0.8,0.6,0.4,0.2.")] = "0.8,0.6,0.4,0.2",
+    data: DataOption = None,
+    method: MethodOption = DEFAULT_METHOD,
+    calibration_tokens: TokensOption = DEFAULT_CALIBRATION_TOKENS,
+    max_length: LengthOption = None,
+    seed: SeedOption = 0,
+    set_: SetOption = None,
+    cache: Annotated[Path | None, typer.Option(help="Where measurements are kept for later runs.")] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """One calibration, several sizes: a checkpoint each, a table, and a plot of the metric against what is kept."""
+    budgets = [Budget(flops=share) for share in _shares(flops)]
+    options = _options(set_)
+    make_method(method, options)
+    targets = [out / f"flops-{budget.keep_fraction:g}" for budget in budgets]
+    for target in targets:
+        checkpoint.check_writable(target, overwrite=overwrite)
+    measured = MeasuredCache(cache or default_folder(), say=error_console.print)
+    results = []
+    with progress_bars(error_console) as progress:
+        project = _project(model, task, data, max_length, progress)
+        pruner = project.pruner(
+            method=method, calibration_tokens=calibration_tokens, seed=seed, options=options, cache=measured
+        )
+        for budget, target in zip(budgets, targets, strict=True):
+            result = project.judge(pruner.prune(budget))
+            result.pruning.manifest |= {"source": model, "task": task, "data": data or "hub"}
+            _save(result, model, project.tokenizer, target, overwrite=overwrite)
+            results.append(result)
+    frontier.write(results, out)
+    if as_json:
+        _print_json([result.pruning.manifest for result in results])
+        return
+    out_console.print(tables.sweep_table(results))
+    _warn(results)
+    out_console.print(f"checkpoints: [bold]{out}/flops-…[/bold]   plot: [bold]{out / frontier.PLOT}[/bold]")
 
 
 @app.command("evaluate")
@@ -123,48 +180,88 @@ def demo_command(
 ) -> None:
     """The main job with nothing to download: a sentence encoder on the docstrings of Python's standard library."""
     budget = Budget(flops=flops)
+    make_method(method, {})
     checkpoint.check_writable(out, overwrite=overwrite)
     task: Task = plugins.load("tasks", "embedding")
     name = demo_model()
     dense, tokenizer = checkpoint.load_model(name, task.auto_class), checkpoint.load_tokenizer(name)
     with progress_bars(error_console) as progress:
         calibration_rows, evaluation_rows = docstring_pairs(progress)
-        result = prune_for_task(
-            dense, tokenizer, task, calibration_rows=calibration_rows, evaluation_rows=evaluation_rows, budget=budget,
-            method=method, calibration_tokens=calibration_tokens, seed=seed, progress=progress,
-        )  # fmt: skip
-    result.pruning.manifest |= {
-        "source": "all-MiniLM-L6-v2",
-        "task": "embedding",
-        "data": "standard library docstrings",
-    }
-    _save_and_report(result, name, tokenizer, out, overwrite=overwrite, as_json=as_json)
+        project = Project(dense, tokenizer, task, calibration_rows, evaluation_rows, progress=progress)
+        pruner = project.pruner(method=method, calibration_tokens=calibration_tokens, seed=seed)
+        result = project.judge(pruner.prune(budget))
+    result.pruning.manifest |= {"source": "all-MiniLM-L6-v2", "task": "embedding", "data": "library docstrings"}
+    _save(result, name, tokenizer, out, overwrite=overwrite)
+    _report(result, out, as_json=as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    """Run the command line; a user's mistake is one line on stderr and exit code 2, Ctrl-C is exit code 130."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    with _errors_as_one_line():
-        app(arguments)
+    try:
+        ended = app(arguments, prog_name="trimformer", standalone_mode=False)
+    except TrimformerError as error:
+        _end(str(error), MISTAKE)
+    except UsageError as error:
+        _end(_usage(error), MISTAKE)
+    except (typer.Abort, KeyboardInterrupt):
+        ended = INTERRUPTED
+    if ended == INTERRUPTED:  # newer versions of typer return it
+        _end("interrupted", INTERRUPTED)
 
 
-def _save_and_report(
-    result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwrite: bool, as_json: bool
-) -> None:
-    manifest = result.pruning.manifest
+def _usage(error: Any) -> str:
+    command = error.ctx.command_path if error.ctx else "trimformer"
+    if not error.format_message():  # without any argument: the help is already printed
+        raise SystemExit(MISTAKE)
+    return f"{error.format_message()} Usage: {command} --help"
+
+
+def _end(message: str, code: int) -> NoReturn:
+    text = Text.assemble(("Error: ", "bold red"), " ".join(message.split()))
+    error_console.print(text, soft_wrap=True, highlight=False)
+    raise SystemExit(code)
+
+
+def _project(model: str, task: str, data: str | None, max_length: int | None, progress: Progress) -> Project:
+    chosen: Task = plugins.load("tasks", task)
+    train, validation = chosen.rows(data, "train"), chosen.rows(data, "validation")
+    dense, tokenizer = checkpoint.load_model(model, chosen.auto_class), checkpoint.load_tokenizer(model)
+    return Project(dense, tokenizer, chosen, train, validation, max_length=max_length, progress=progress)
+
+
+def _save(result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwrite: bool) -> None:
     checkpoint.save(
-        result.pruning.model, out, tokenizer=tokenizer, manifest=manifest, overwrite=overwrite,
+        result.pruning.model, out, tokenizer=tokenizer, manifest=result.pruning.manifest, overwrite=overwrite,
         extra_files=checkpoint.sentence_transformers_files(source),
     )  # fmt: skip
+
+
+def _report(result: TaskResult, out: Path, *, as_json: bool) -> None:
+    manifest = result.pruning.manifest
     if as_json:
         _print_json(manifest | {"out": str(out)})
         return
     out_console.print(tables.result_table(result))
     out_console.print(tables.units_table(manifest["units"]))
+    _warn([result])
     out_console.print(
         f"checkpoint: [bold]{out}[/bold]   load it with: import trimformer; AutoModel….from_pretrained({str(out)!r})"
     )
+
+
+def _warn(results: Sequence[TaskResult]) -> None:
+    for result in results:
+        if result.warning:
+            error_console.print(Text.assemble(("Warning: ", "bold yellow"), result.warning), soft_wrap=True)
+
+
+def _shares(text: str) -> list[float]:
+    try:
+        return [float(share) for share in text.split(",")]
+    except ValueError:
+        raise InvalidOption(f"--flops {text!r} must be shares with commas, such as 0.8,0.6,0.4") from None
 
 
 def _options(assignments: Sequence[str] | None) -> dict[str, str]:
@@ -177,12 +274,3 @@ def _options(assignments: Sequence[str] | None) -> dict[str, str]:
 
 def _print_json(facts: Any) -> None:
     sys.stdout.write(json.dumps(facts, indent=2) + "\n")
-
-
-@contextmanager
-def _errors_as_one_line() -> Iterator[None]:
-    try:
-        yield
-    except TrimformerError as error:
-        error_console.print(f"[bold red]Error:[/bold red] {error}", soft_wrap=True, highlight=False, markup=True)
-        raise SystemExit(2) from None

@@ -30,6 +30,10 @@ class NumericalError(TrimformerError):
     """NaN, infinity or a singular system; names the site and the remedy."""
 
 
+class UnreachableTarget(TrimformerError):
+    """A target, such as a largest loss of accuracy, that nothing tried can meet; says how near it came."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InvalidOption:
     """An error for a name that is not among the known ones, with the nearest one and the list."""
     names = sorted(known)

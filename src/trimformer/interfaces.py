@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from trimformer.job import Job
+    from trimformer.job import Calibration, Job
     from trimformer.structure import Structure
 
 Kind = Literal["head", "neuron"]
@@ -27,6 +27,8 @@ Scores = dict[str, Tensor]
 """Importance per unit, by site name; higher = keep."""
 Masks = dict[str, Tensor]
 """Bool per unit, by site name; True = keep."""
+Measured = dict[str, Tensor]
+"""What a method measured before any budget was known, by name; safe to store and to reuse for other budgets."""
 Features = Mapping[str, Any]
 """One encoded, unpadded row: `input_ids`, `attention_mask`, … as lists of integers."""
 Batch = dict[str, Tensor]
@@ -137,7 +139,10 @@ class PruningResult:
 class Method(Protocol):
     """A pruning method: a frozen, keyword-only dataclass whose fields are its options."""
 
-    def prune(self, job: Job) -> Masks:
+    def measure(self, calibration: Calibration) -> Measured:
+        """What no budget enters, and so serves every budget; empty if there is nothing."""
+
+    def prune(self, job: Job, measured: Measured) -> Masks:
         """Decide the masks, and cut and tune `job.student` accordingly; `job.dense` stays as it is."""
 
 

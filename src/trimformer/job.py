@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,18 +19,11 @@ from trimformer.surgery import cut_site
 
 
 @dataclass(frozen=True)
-class Job:
-    """One pruning task, with everything decided but the masks.
-
-    `dense` is the model as it was given and is never changed. `student` starts as its copy; the method cuts and tunes
-    it. `limit` is what the kept units may cost, in the unit of `unit_costs`.
-    """
+class Calibration:
+    """What statistics are collected from. `dense` is the model as it was given and is never changed."""
 
     dense: Structure
-    student: Structure
     batches: list[Batch]
-    unit_costs: dict[str, float]
-    limit: float
     seed: int
     progress: Progress
 
@@ -43,38 +37,67 @@ class Job:
         """Calibration sequences."""
         return sum(len(batch["input_ids"]) for batch in self.batches)
 
+    @property
+    def mean_length(self) -> float:
+        """Mean number of tokens of a sequence, `T̄`."""
+        return self.tokens / self.sequences
+
+
+@dataclass(frozen=True)
+class Job(Calibration):
+    """One pruning task, with everything decided but the masks.
+
+    `student` starts as a copy of the dense model; the method cuts and tunes it. `limit` is what the kept units may
+    cost, in the unit of `unit_costs`.
+    """
+
+    student: Structure
+    unit_costs: dict[str, float]
+    limit: float
+
 
 class Walk:
-    """Dense model and student bottom-up in step; every step cuts one site of the student and may refit it."""
+    """Dense model and student bottom-up in step. At every site: `cut`, `regression`, `write`, in any order; `leave`."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.dense = Boundary(job.dense, job.batches)
         self.student = Boundary(job.student, job.batches)
 
-    def step(self, site: Site, mask: Tensor, *, tune: bool, ridge: float = 0.0, intercept: bool = False) -> None:
-        """Cut a site of the student to its mask; with `tune`, refit its consumer so that the student's residual stream
-
-        after the sublayer is nearest to the dense model's. Sites must come in order.
-        """
+    def cut(self, site: Site, mask: Tensor) -> None:
+        """Remove units of the student's site."""
         cut_site(self.job.student, site, mask)
-        if tune:
-            self._refit(site, ridge=ridge, intercept=intercept)
-        if site.kind == "neuron":
-            self.dense.advance()
-            self.student.advance()
 
     @torch.no_grad()
-    def _refit(self, site: Site, *, ridge: float, intercept: bool) -> None:
+    def regression(self, site: Site, weights: Sequence[Tensor] | None = None) -> RegressionSums:
+        """Sums to re-solve the student's consumer from, so that its residual stream is the dense model's.
+
+        Args:
+            site: the one the walk stands at; as much of it enters as is not yet cut.
+            weights: how much each token counts, `(tokens,)` by batch; None counts all alike.
+        """
         consumer = self.job.student.consumer(site)
         sums = RegressionSums(consumer.in_features, consumer.out_features, consumer.weight.device)
         for index in range(len(self.job.batches)):
             residual, inputs = self.student.before(index, site)
-            sums.add(inputs.float(), (self.dense.after(index, site) - residual).float())
+            target = (self.dense.after(index, site) - residual).float()
+            sums.add(inputs.float(), target, None if weights is None else weights[index])
         check_finite(sums.products, site.name)
+        return sums
+
+    def solve(self, site: Site, sums: RegressionSums, *, ridge: float, intercept: bool) -> None:
+        """Write the solution of a regression into the student's consumer."""
+        consumer = self.job.student.consumer(site)
         refit = solve(sums, consumer.weight.T, consumer.bias, ridge=ridge, intercept=intercept, site=site.name)
-        consumer.weight.copy_(refit.weight.T)
-        consumer.bias.copy_(refit.bias)
+        with torch.no_grad():
+            consumer.weight.copy_(refit.weight.T)
+            consumer.bias.copy_(refit.bias)
+
+    def leave(self, site: Site) -> None:
+        """Go on to the next site."""
+        if site.kind == "neuron":
+            self.dense.advance()
+            self.student.advance()
 
 
 def cut_and_refit(job: Job, masks: Masks, *, tune: bool, ridge: float, intercept: bool) -> None:
@@ -85,4 +108,6 @@ def cut_and_refit(job: Job, masks: Masks, *, tune: bool, ridge: float, intercept
         return
     walk = Walk(job)
     for site in job.progress(job.student.sites, "refitting"):
-        walk.step(site, masks[site.name], tune=True, ridge=ridge, intercept=intercept)
+        walk.cut(site, masks[site.name])
+        walk.solve(site, walk.regression(site), ridge=ridge, intercept=intercept)
+        walk.leave(site)

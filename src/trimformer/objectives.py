@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from trimformer.errors import UnsupportedModel
 from trimformer.interfaces import Batch
 
+_BINARY = 2
 PADDED_LOGIT = -1e4
 """Low enough that its probability is exactly zero in float32, finite so that differences stay finite."""
 
@@ -93,33 +94,37 @@ def agreement(teacher: Predictions, student: Predictions) -> Tensor:
     return (same * student.weights).sum(1)
 
 
-def sampled_loss(predicted: Predictions, batch: Batch, seed: int) -> Tensor:
-    """Negative log-likelihood of labels drawn from the model's own prediction, per sequence: `(batch,)`.
+def fisher_loss(predicted: Predictions, batch: Batch, seed: int) -> Tensor:
+    """A loss whose gradients have the Fisher information as second moment, per sequence: `(batch,)`. Needs no labels.
 
-    Its mean squared gradient is the true Fisher information; it needs no labels. Numbers are Gaussian with unit
-    variance, so the loss is `⟨ε, prediction⟩` with `ε ~ N(0, I)`. The draw depends on the seed and on the sequence's
-    tokens alone, not on how sequences are batched. Predictions of one sequence are summed, not averaged.
+    `⟨v, prediction⟩` with a random `v` of covariance `diag(p) − p pᵀ`, the Fisher information of logits; for numbers,
+    of covariance `I` (a Gaussian of unit variance). Signs are drawn, not labels: for two classes and for one number
+    nothing is left to chance, and a confident model does not hang on a few rare draws. The draw depends on the seed
+    and on the sequence's tokens alone, not on how sequences are batched. Predictions of a sequence are summed.
+
+    Differs from K-FAC's usual estimate (arXiv 1503.05671), which draws a label from `p`; the expectation is the same.
     """
-    noise = _noise_by_sequence(batch, seed, predicted)
+    signs = _signs_by_sequence(batch, seed, predicted)
     counted = predicted.weights > 0
-    if predicted.family == "gaussian":
-        return ((noise * predicted.values).sum(-1) * counted).sum(1)
-    log_probabilities = F.log_softmax(predicted.values, dim=-1)
-    cumulative = log_probabilities.detach().exp().cumsum(-1)
-    labels = torch.searchsorted(cumulative, noise.clamp(max=1 - 1e-6) * cumulative[..., -1:])
-    return -(log_probabilities.gather(-1, labels)[..., 0] * counted).sum(1)
+    direction = signs if predicted.family == "gaussian" else _fisher_root(predicted.values.detach(), signs)
+    return ((direction * predicted.values).sum(-1) * counted).sum(1)
 
 
-def _noise_by_sequence(batch: Batch, seed: int, predicted: Predictions) -> Tensor:
-    """A uniform number per prediction, or a normal one per dimension: `(batch, predictions, 1 or dimensions)`."""
-    normal = predicted.family == "gaussian"
-    predictions_, dimensions = predicted.values.shape[1], predicted.values.shape[2] if normal else 1
+def _fisher_root(logits: Tensor, signs: Tensor) -> Tensor:
+    """`R s` with `R Rᵀ = diag(p) − p pᵀ`, `s` the signs: `(…, classes)` each; in closed form for two classes."""
+    root = F.softmax(logits, dim=-1).sqrt()
+    if logits.shape[-1] == _BINARY:
+        return root.prod(-1, keepdim=True) * signs.new_tensor([1.0, -1.0])
+    return root * (signs - root * (root * signs).sum(-1, keepdim=True))
+
+
+def _signs_by_sequence(batch: Batch, seed: int, predicted: Predictions) -> Tensor:
+    """±1 per prediction and class or dimension: `(batch, predictions, classes or dimensions)`."""
+    shape = predicted.values.shape[1:]
     rows = []
     for ids, mask in zip(batch["input_ids"].cpu(), batch["attention_mask"].cpu(), strict=True):
-        identity = crc32(ids[mask.bool()].numpy().tobytes(), seed)
-        generator = torch.Generator().manual_seed(identity)
-        draw = torch.randn if normal else torch.rand
-        rows.append(draw(predictions_, dimensions, generator=generator))
+        generator = torch.Generator().manual_seed(crc32(ids[mask.bool()].numpy().tobytes(), seed))
+        rows.append(torch.randint(2, shape, generator=generator, dtype=torch.float32) * 2 - 1)
     return torch.stack(rows).to(predicted.values.device)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from importlib.metadata import version
 from time import perf_counter
 from typing import Any, TypeAlias, get_args, get_type_hints
@@ -17,16 +17,17 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins
-from trimformer.batching import make_batches, sample_rows, token_count
+from trimformer.batching import make_batches, sample_rows
+from trimformer.cache import MeasuredCache, fingerprint, measured_key
 from trimformer.data import encode_texts
 from trimformer.errors import DataError, InvalidOption, TrimformerError, unknown_name
-from trimformer.interfaces import Batch, Budget, Features, Masks, Method, Progress, PruningResult
-from trimformer.job import Job
+from trimformer.interfaces import Batch, Budget, Features, Masks, Measured, Method, Progress, PruningResult
+from trimformer.job import Calibration, Job
 from trimformer.search import total_cost
 from trimformer.structure import Structure, check_weights, masks_summary, parameter_count, read_structure
 from trimformer.surgery import describe_cut, pruning_config
 
-DEFAULT_METHOD = "kprune"
+DEFAULT_METHOD = "surgeon"
 DEFAULT_CALIBRATION_TOKENS = 20_000
 
 Data: TypeAlias = Sequence[str] | Sequence[Features] | Dataset | Iterable[Batch]
@@ -67,40 +68,100 @@ def prune(
     >>> result = prune(model, texts, budget=Budget(flops=0.4), tokenizer=tokenizer)    # doctest: +SKIP
     >>> result.model.save_pretrained("smaller")                                        # doctest: +SKIP
     """
-    chosen = make_method(method, options or {})
-    dense = read_structure(model)
-    check_weights(dense)
-    batches = calibration_batches(data, tokenizer, calibration_tokens, seed, model.device)
-    length = sequence_length or mean_length(batches)
-    unit_costs = plugins.load("costs", budget.cost).per_unit(dense, length)
-    total = total_cost(dense.full_masks(), unit_costs)
-    student = read_structure(copy.deepcopy(model))
-    job = Job(
-        dense, student, batches, unit_costs, budget.keep_fraction * total, seed, progress or (lambda items, _: items)
-    )
-    start = perf_counter()
-    masks = chosen.prune(job)
-    seconds = perf_counter() - start
-    describe_cut(student, masks)
-    _verify_budget(job, masks)
-    facts = {
-        "method": method,
-        "options": asdict(chosen),  # type: ignore[call-overload]  # every method is a dataclass
-        "budget": {
-            "cost": budget.cost, "asked": budget.keep_fraction, "reached": total_cost(masks, unit_costs) / total,
-        },
-        "kept": _kept_by_cost(dense, masks, length),
-        "units": masks_summary(dense, masks),
-        "parameters": {"dense": parameter_count(model), "pruned": parameter_count(student.model)},
-        "already_pruned": bool(pruning_config(dense).kept),
-        "calibration": {
-            "tokens": job.tokens, "sequences": job.sequences, "mean_length": length, "seed": seed,
-            "fingerprint": fingerprint(batches),
-        },
-        "seconds": seconds,
-        "versions": versions(),
-    }  # fmt: skip
-    return PruningResult(student.model, masks, facts)
+    pruner = Pruner(
+        model, data, method=method, tokenizer=tokenizer, calibration_tokens=calibration_tokens,
+        sequence_length=sequence_length, seed=seed, options=options, progress=progress,
+    )  # fmt: skip
+    return pruner.prune(budget)
+
+
+class Pruner:
+    """One calibration, many sizes: what a method measures once is reused for every budget.
+
+    >>> pruner = Pruner(model, texts, tokenizer=tokenizer)                             # doctest: +SKIP
+    >>> sizes = [pruner.prune(Budget(flops=share)) for share in (0.8, 0.6, 0.4)]       # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        data: Data,
+        *,
+        method: str = DEFAULT_METHOD,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        calibration_tokens: int | None = DEFAULT_CALIBRATION_TOKENS,
+        sequence_length: float | None = None,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+        cache: MeasuredCache | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Arguments as those of `prune`; `cache` keeps what is measured for later runs."""
+        self.name = method
+        self.method = make_method(method, options or {})
+        dense = read_structure(model)
+        check_weights(dense)
+        batches = calibration_batches(data, tokenizer, calibration_tokens, seed, model.device)
+        self.calibration = Calibration(dense, batches, seed, progress or (lambda items, _: items))
+        self.sequence_length = sequence_length or self.calibration.mean_length
+        self.cache = cache
+        self.measuring_seconds = 0.0
+
+    @cached_property
+    def measured(self) -> Measured:
+        """What the method measures before a budget is known; from the cache where it is there."""
+        key = measured_key(self.calibration, self.name, self.method)
+        found = self.cache.read(key) if self.cache else None
+        if found is not None:
+            return found
+        start = perf_counter()
+        measured = self.method.measure(self.calibration)
+        self.measuring_seconds = perf_counter() - start
+        if self.cache and measured:
+            self.cache.write(key, measured)
+        return measured
+
+    def prune(self, budget: Budget) -> PruningResult:
+        """A pruned copy of the model within a budget.
+
+        Raises:
+            TrimformerError: as `prune`.
+        """
+        calibration, dense = self.calibration, self.calibration.dense
+        unit_costs = plugins.load("costs", budget.cost).per_unit(dense, self.sequence_length)
+        total = total_cost(dense.full_masks(), unit_costs)
+        student = read_structure(copy.deepcopy(dense.model))
+        job = Job(
+            dense, calibration.batches, calibration.seed, calibration.progress,
+            student=student, unit_costs=unit_costs, limit=budget.keep_fraction * total,
+        )  # fmt: skip
+        measured = self.measured
+        start = perf_counter()
+        masks = self.method.prune(job, measured)
+        seconds = perf_counter() - start
+        describe_cut(student, masks)
+        _verify_budget(job, masks)
+        reached = total_cost(masks, unit_costs) / total
+        facts = self._facts(job, masks) | {
+            "budget": {"cost": budget.cost, "asked": budget.keep_fraction, "reached": reached},
+            "seconds": {"measuring": self.measuring_seconds, "pruning": seconds},
+        }  # fmt: skip
+        return PruningResult(student.model, masks, facts)
+
+    def _facts(self, job: Job, masks: Masks) -> dict[str, Any]:
+        return {
+            "method": self.name,
+            "options": asdict(self.method),  # type: ignore[call-overload]  # every method is a dataclass
+            "kept": _kept_by_cost(job.dense, masks, self.sequence_length),
+            "units": masks_summary(job.dense, masks),
+            "parameters": {"dense": parameter_count(job.dense.model), "pruned": parameter_count(job.student.model)},
+            "already_pruned": bool(pruning_config(job.dense).kept),
+            "calibration": {
+                "tokens": job.tokens, "sequences": job.sequences, "mean_length": job.mean_length, "seed": job.seed,
+                "fingerprint": fingerprint(job.batches), "counted_at_length": self.sequence_length,
+            },
+            "versions": versions(),
+        }  # fmt: skip
 
 
 def make_method(name: str, options: Mapping[str, Any]) -> Method:
@@ -142,19 +203,6 @@ def calibration_batches(
         )
     chosen = rows if tokens is None else sample_rows(rows, tokens, seed)
     return make_batches(chosen, tokenizer, device)
-
-
-def mean_length(batches: Sequence[Batch]) -> float:
-    """Mean number of tokens of a sequence, `T̄`; padding excluded."""
-    return token_count(batches) / sum(len(batch["input_ids"]) for batch in batches)
-
-
-def fingerprint(batches: Sequence[Batch]) -> str:
-    """Digest of the calibration tokens, to tell whether two runs used the same."""
-    digest = hashlib.sha256()
-    for batch in batches:
-        digest.update(batch["input_ids"][batch["attention_mask"].bool()].cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

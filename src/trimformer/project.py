@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import latency, plugins
-from trimformer.batching import pad
-from trimformer.errors import DataError
+from trimformer.batching import pad, sample_rows
+from trimformer.cache import MeasuredCache
+from trimformer.errors import DataError, UnreachableTarget
 from trimformer.interfaces import Budget, Features, Metrics, Progress, PruningResult, Task
-from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, prune
+from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, Pruner, make_method
+from trimformer.structure import check_weights, read_structure
 
 LATENCY_ROWS = 32
+ENCODE_ROWS = 2048
+GUARD_ROWS = 1000
+GUARD_STEPS = 6
+LOWER_IS_BETTER = ("kl", "squared_distance")
+COLLAPSE = 0.1
+"""A relative loss of the judging metric that deserves a loud warning."""
 
 
 @dataclass(frozen=True)
@@ -27,24 +37,24 @@ class TaskResult:
     after: Metrics
     latency: dict[str, latency.Latency]
 
+    @property
+    def warning(self) -> str | None:
+        """What to say loudly where the accuracy collapsed, with a milder budget to try."""
+        name, before = next(iter(self.before.items()))
+        lost = drop(self.before, self.after) / max(abs(before.value), 1e-12)
+        if name in LOWER_IS_BETTER or lost <= COLLAPSE:
+            return None
+        budget = self.pruning.manifest["budget"]
+        milder = min(1.0, round(1.5 * budget["asked"] + 0.05, 2))
+        return (
+            f"{name} fell from {before.value:.4f} to {self.after[name].value:.4f} ({lost:.0%}): "
+            f"this is too small for the task; try --{budget['cost']} {milder}, or --max-drop 0.02"
+        )
 
-def prune_for_task(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    task: Task,
-    *,
-    calibration_rows: Dataset,
-    evaluation_rows: Dataset,
-    budget: Budget,
-    method: str = DEFAULT_METHOD,
-    calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS,
-    max_length: int | None = None,
-    sequence_length: float | None = None,
-    seed: int = 0,
-    options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
-) -> TaskResult:
-    """Prune a model for a task, and measure what was gained and lost.
+
+@dataclass(frozen=True)
+class Project:
+    """A model, a task, and rows that are kept apart: those to calibrate on and those to judge by.
 
     Calibration rows whose tokens equal those of an evaluation row are left out.
 
@@ -54,36 +64,139 @@ def prune_for_task(
         task: one of `trimformer list`.
         calibration_rows: labels are not looked at.
         evaluation_rows: what the metrics are measured on, before and after.
-        budget: share of cost to keep.
-        method: one of `trimformer list`.
-        calibration_tokens: see `prune`.
         max_length: tokens at which rows are cut; None is the task's own.
-        sequence_length: see `prune`.
-        seed: see `prune`.
-        options: of the method.
         progress: wraps a sequence to show a bar.
-
-    Raises:
-        TrimformerError: any of its kinds.
     """
-    held_out = task.encode(evaluation_rows, tokenizer, max_length)
-    features = without(task.encode(calibration_rows, tokenizer, max_length), held_out)
-    before = task.evaluate(
-        model, tokenizer, evaluation_rows, dense=model, max_length=max_length, progress=progress
-    )  # fmt: skip
-    result = prune(
-        model, features, budget=budget, method=method, tokenizer=tokenizer, calibration_tokens=calibration_tokens,
-        sequence_length=sequence_length, seed=seed, options=options, progress=progress,
-    )  # fmt: skip
-    after = task.evaluate(
-        result.model, tokenizer, evaluation_rows, dense=model, max_length=max_length, progress=progress
-    )  # fmt: skip
-    times = compare_latency({"dense": model, "pruned": result.model}, held_out, tokenizer, progress)
-    result.manifest |= {
-        "metrics": {"dense": plain(before), "pruned": plain(after)},
-        "latency": {name: asdict(measured) for name, measured in times.items()},
-    }
-    return TaskResult(result, before, after, times)
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    calibration_rows: Dataset
+    evaluation_rows: Dataset
+    max_length: int | None = None
+    progress: Progress | None = None
+
+    def pruner(
+        self,
+        *,
+        method: str = DEFAULT_METHOD,
+        calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS,
+        sequence_length: float | None = None,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+        cache: MeasuredCache | None = None,
+    ) -> Pruner:
+        """A `Pruner` on rows drawn from the calibration rows.
+
+        Raises:
+            TrimformerError: wrong options, weights or rows; found before anything is computed.
+        """
+        make_method(method, options or {})
+        check_weights(read_structure(self.model))
+        drawn = self.drawn(calibration_tokens, seed)
+        _ = self.before  # a model that does not fit the task fails here, not after minutes of pruning
+        return Pruner(
+            self.model, drawn, method=method, tokenizer=self.tokenizer,
+            calibration_tokens=None, sequence_length=sequence_length, seed=seed, options=options, cache=cache,
+            progress=self.progress,
+        )  # fmt: skip
+
+    def judge(self, result: PruningResult) -> TaskResult:
+        """Measure what was gained and lost: the task's metrics and the latency, before and after."""
+        after = self._evaluate(result.model, self.evaluation_rows)
+        models = {"dense": self.model, "pruned": result.model}
+        times = compare_latency(models, self._held_out, self.tokenizer, self.progress)
+        result.manifest |= {
+            "metrics": {"dense": plain(self.before), "pruned": plain(after)},
+            "latency": {name: asdict(measured) for name, measured in times.items()},
+        }
+        return TaskResult(result, self.before, after, times)
+
+    def smallest_within(self, pruner: Pruner, max_drop: float, cost: str = "flops") -> PruningResult:
+        """The smallest model that loses at most `max_drop`, found by bisection on rows held out for it.
+
+        Neither calibration nor evaluation rows decide: up to 1000 further rows of the calibration split do. The loss
+        is that of the task's first metric, or the divergence from the dense model where there are no labels.
+
+        Raises:
+            UnreachableTarget: even the mildest budget tried loses more; says how much.
+            DataError: no rows are left to hold out.
+        """
+        rows = self._guard_rows(pruner)
+        before = self._evaluate(self.model, rows)
+        low, high = 0.0, 1.0
+        best: tuple[PruningResult, float] | None = None
+        for _ in range(GUARD_STEPS):
+            share = (low + high) / 2
+            result = pruner.prune(Budget(**{cost: share}))
+            lost = drop(before, self._evaluate(result.model, rows))
+            if lost <= max_drop:
+                best, high = (result, lost), share
+            else:
+                low = share
+        if best is None:
+            raise UnreachableTarget(
+                f"no model within a loss of {max_drop} was found: keeping {low:.1%} of {cost} already loses {lost:.4f} "
+                f"on {len(rows)} held-out rows; allow a larger --max-drop, or give more --calibration-tokens"
+            )
+        best[0].manifest["guard"] = {"max_drop": max_drop, "drop": best[1], "rows": len(rows), "steps": GUARD_STEPS}
+        return best[0]
+
+    @cached_property
+    def before(self) -> Metrics:
+        """The dense model's metrics."""
+        return self._evaluate(self.model, self.evaluation_rows)
+
+    def drawn(self, tokens: int, seed: int) -> list[Features]:
+        """Calibration rows in random order until they hold that many tokens; only as many as needed are encoded.
+
+        Raises:
+            DataError: there are none, or too few.
+        """
+        features: list[Features] = []
+        for chunk in self._chunks(seed):
+            features += without(self.task.encode(chunk, self.tokenizer, self.max_length), self._held_out)
+            if sum(len(row["input_ids"]) for row in features) >= tokens:
+                break
+        if not features:
+            raise DataError("no calibration rows: none, or every row is also an evaluation row; give rows kept apart")
+        return sample_rows(features, tokens, seed)
+
+    def _chunks(self, seed: int) -> Iterator[Dataset]:
+        order = np.random.default_rng(seed).permutation(len(self.calibration_rows))
+        for start in range(0, len(order), ENCODE_ROWS):
+            yield self.calibration_rows.select(order[start : start + ENCODE_ROWS])
+
+    def _guard_rows(self, pruner: Pruner) -> Dataset:
+        used = {ids for batch in pruner.calibration.batches for ids in _identities(batch)}
+        order = np.random.default_rng(pruner.calibration.seed + 1).permutation(len(self.calibration_rows))
+        candidates = self.calibration_rows.select(order[: 4 * GUARD_ROWS])
+        encoded = [
+            self.task.encode(candidates.select([i]), self.tokenizer, self.max_length) for i in range(len(candidates))
+        ]
+        held_out = {tuple(row["input_ids"]) for row in self._held_out} | used
+        free = [i for i, rows in enumerate(encoded) if not any(tuple(row["input_ids"]) in held_out for row in rows)]
+        if not free:
+            raise DataError("no rows are left to check --max-drop on: give more rows, or fewer --calibration-tokens")
+        return candidates.select(free[:GUARD_ROWS])
+
+    @cached_property
+    def _held_out(self) -> list[Features]:
+        return self.task.encode(self.evaluation_rows, self.tokenizer, self.max_length)
+
+    def _evaluate(self, model: PreTrainedModel, rows: Dataset) -> Metrics:
+        return self.task.evaluate(
+            model, self.tokenizer, rows, dense=self.model, max_length=self.max_length, progress=self.progress
+        )  # fmt: skip
+
+
+def drop(before: Metrics, after: Metrics) -> float:
+    """How much was lost: by the divergence from the dense model if there is one, else by the first metric."""
+    for name in LOWER_IS_BETTER:
+        if name in after:
+            return after[name].value
+    name = next(iter(before))
+    return before[name].value - after[name].value
 
 
 def evaluate(
@@ -113,16 +226,9 @@ def evaluate(
 
 
 def without(features: Sequence[Features], held_out: Sequence[Features]) -> list[Features]:
-    """Features whose tokens are not among the held-out ones.
-
-    Raises:
-        DataError: none is left.
-    """
+    """Features whose tokens are not among the held-out ones."""
     seen = {tuple(row["input_ids"]) for row in held_out}
-    left = [row for row in features if tuple(row["input_ids"]) not in seen]
-    if not left:
-        raise DataError("no calibration rows: every row is also an evaluation row; give rows that are kept apart")
-    return left
+    return [row for row in features if tuple(row["input_ids"]) not in seen]
 
 
 def compare_latency(
@@ -142,3 +248,8 @@ def compare_latency(
 def plain(metrics: Metrics) -> dict[str, dict[str, float]]:
     """Metrics as numbers and names, for JSON."""
     return {name: asdict(metric) for name, metric in metrics.items()}
+
+
+def _identities(batch: Mapping[str, Any]) -> Iterator[tuple[int, ...]]:
+    for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
+        yield tuple(ids[mask.bool()].tolist())

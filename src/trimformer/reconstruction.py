@@ -21,14 +21,25 @@ class RegressionSums:
         size = features + 1
         self.products = torch.zeros(size, size + outputs, dtype=torch.float64, device=device)
 
-    def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """Add the rows of a batch, padding already removed."""
+    def add(self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
+        """Add the rows of a batch, padding already removed; each counts once, or `weights` `(tokens,)` times."""
         with_one = torch.cat([inputs, torch.ones_like(targets[:, :1])], dim=1)
-        self.products += with_one.T @ torch.cat([with_one, targets], dim=1)
+        weighted = with_one if weights is None else with_one * weights[:, None]
+        self.products += weighted.T @ torch.cat([with_one, targets], dim=1)
+
+    def select(self, kept: Tensor) -> RegressionSums:
+        """The sums as if only some features had been added: `(kept,)` indices."""
+        chosen = RegressionSums.__new__(RegressionSums)
+        chosen.features = len(kept)
+        size, width = self.products.shape
+        rows = torch.cat([kept, torch.tensor([self.features], device=kept.device)])
+        columns = torch.cat([rows, torch.arange(size, width, device=kept.device)])
+        chosen.products = self.products[rows][:, columns]
+        return chosen
 
     @property
     def tokens(self) -> float:
-        """Number of rows added."""
+        """Number of rows added, or sum of their weights."""
         return float(self.products[-1, self.features])
 
     @property

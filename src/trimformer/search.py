@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from trimformer.curves import RemovalCurve
 from trimformer.interfaces import Masks, Scores
 
 
@@ -51,3 +52,25 @@ def fill(costs: Tensor, limit: float) -> Tensor:
         rest = candidates[count:]
         candidates = rest[costs[rest] <= limit + slack]
     return torch.cat(taken) if taken else candidates
+
+
+def remove_cheapest(curves: Mapping[str, RemovalCurve], unit_costs: Mapping[str, float], limit: float) -> Masks:
+    """Remove units along the curves of all sites, cheapest per saved cost first, until the limit holds.
+
+    Args:
+        curves: order and price of removal, by site; prices do not decrease along a curve.
+        unit_costs: cost of one unit, by site.
+        limit: what the kept units may cost together.
+    """
+    names = [name for name, curve in curves.items() if curve.order.numel()]
+    prices = torch.cat([curves[name].cost / unit_costs[name] for name in names])
+    saved = torch.cat([torch.full_like(curves[name].cost, unit_costs[name]) for name in names])
+    owner = torch.cat([torch.full_like(curves[name].order, index) for index, name in enumerate(names)])
+    order = torch.argsort(prices, stable=True)
+    left = saved.sum() - torch.cat([torch.zeros(1, dtype=torch.float64), saved[order].cumsum(0)])
+    removals = int((left > limit * (1 + 1e-12)).sum())
+    removed = torch.bincount(owner[order[:removals]], minlength=len(names)).tolist()
+    masks = {name: torch.ones(curve.order.numel(), dtype=torch.bool) for name, curve in curves.items()}
+    for name, count in zip(names, removed, strict=True):
+        masks[name][curves[name].order[:count]] = False
+    return masks

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from trimformer.interfaces import Masks, Site
 from trimformer.masking import check_masks, feature_mask
-from trimformer.reshaping import REMOTE_MODULE, EmptyAttention, TrimformerConfig, empty_attention
+from trimformer.modeling_trimformer import EmptyAttention, TrimformerConfig, carry_this_file, empty_attention
 from trimformer.structure import Structure, read_structure
 
 
@@ -43,15 +43,15 @@ def cut_site(structure: Structure, site: Site, mask: Tensor) -> None:
 def keep_rows(linear: nn.Linear, kept: Tensor) -> None:
     """Keep some outputs of a projection."""
     index = kept.to(linear.weight.device)
-    linear.weight = _parameter(linear.weight[index], linear.weight)
+    _replace(linear.weight, linear.weight[index])
     linear.out_features = len(kept)
     if linear.bias is not None:
-        linear.bias = _parameter(linear.bias[index], linear.bias)
+        _replace(linear.bias, linear.bias[index])
 
 
 def keep_columns(linear: nn.Linear, kept: Tensor) -> None:
     """Keep some inputs of a projection."""
-    linear.weight = _parameter(linear.weight[:, kept.to(linear.weight.device)], linear.weight)
+    _replace(linear.weight, linear.weight[:, kept.to(linear.weight.device)])
     linear.in_features = len(kept)
 
 
@@ -93,30 +93,9 @@ def pruning_config(structure: Structure) -> TrimformerConfig:
 
 
 def _write_config(structure: Structure, new: TrimformerConfig) -> None:
-    config = structure.model.config
-    if not new.kept:
-        return
-    config.quantization_config = new
-    name = type(structure.model).__name__
-    base_name = type(structure.base).__name__
-    auto_map = {"AutoModel": f"{REMOTE_MODULE}.{base_name}"}
-    auto_map |= dict.fromkeys(_auto_classes(name), f"{REMOTE_MODULE}.{name}")
-    config.auto_map = auto_map
-
-
-def _auto_classes(model_class: str) -> list[str]:
-    """The transformers auto classes that load a model class, by the ending that they share."""
-    return [
-        auto
-        for auto, ending in (
-            ("AutoModelForSequenceClassification", "ForSequenceClassification"),
-            ("AutoModelForTokenClassification", "ForTokenClassification"),
-            ("AutoModelForQuestionAnswering", "ForQuestionAnswering"),
-            ("AutoModelForMaskedLM", "ForMaskedLM"),
-            ("AutoModelForPreTraining", "ForPreTraining"),
-        )
-        if model_class.endswith(ending)
-    ]
+    if new.kept:
+        structure.model.config.quantization_config = new
+        carry_this_file(structure.model)
 
 
 def _resize_attention(structure: Structure, site: Site, core: str, heads: int) -> None:
@@ -140,5 +119,7 @@ def _owned_output(site: Site) -> str | None:
     return site.consumer.removeprefix(inside) if site.consumer.startswith(inside) else None
 
 
-def _parameter(values: Tensor, like: Tensor) -> nn.Parameter:
-    return nn.Parameter(values.clone(memory_format=torch.contiguous_format), requires_grad=like.requires_grad)
+def _replace(parameter: Tensor, values: Tensor) -> None:
+    """Other values of another size; it stays the same parameter, so that its `requires_grad` can still be restored."""
+    parameter.data = values.contiguous()
+    parameter.grad = None

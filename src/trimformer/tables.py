@@ -16,7 +16,7 @@ from trimformer.project import TaskResult
 
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Progress]:
-    """Within the context, `progress(items, description)` shows a bar while the items are walked."""
+    """Within the context, `progress(items, description)` shows a bar on a terminal while the items are walked."""
     columns = (
         TextColumn("{task.description:<22}"),
         BarColumn(),
@@ -24,7 +24,7 @@ def progress_bars(console: Console) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with RichProgress(*columns, console=console) as bars:
+    with RichProgress(*columns, console=console, disable=not console.is_terminal) as bars:
         yield lambda items, description: bars.track(items, description=description)
 
 
@@ -64,10 +64,29 @@ def result_table(result: TaskResult) -> Table:
     )
     calibration = facts["calibration"]
     table.caption = (
-        f"{facts['method']}, {facts['seconds']:.0f} s, {calibration['tokens']} calibration tokens in "
+        f"{facts['method']}, {sum(facts['seconds'].values()):.0f} s, {calibration['tokens']} calibration tokens in "
         f"{calibration['sequences']} rows, seed {calibration['seed']}"
         + ("; the model was pruned before: shares are of what was there" if facts["already_pruned"] else "")
     )
+    return table
+
+
+def sweep_table(results: Sequence[TaskResult]) -> Table:
+    """One row a budget: asked, reached and measured."""
+    name = next(iter(results[0].before))
+    table = _table("flops asked", "reached", "params", "latency", name, "95 % interval", "drop", "seconds")
+    dense = results[0].before[name]
+    table.add_row("dense", "", "", "100.0%", f"{dense.value:.4f}", _interval(dense), "", "")
+    for result in results:
+        facts, after = result.pruning.manifest, result.after[name]
+        share = result.latency["pruned"].median_ms / result.latency["dense"].median_ms
+        table.add_row(
+            f"{facts['budget']['asked']:.1%}", f"{facts['budget']['reached']:.1%}", f"{facts['kept']['params']:.1%}",
+            f"{share:.1%}", f"{after.value:.4f}", _interval(after), f"{dense.value - after.value:+.4f}",
+            f"{facts['seconds']['pruning']:.0f}",
+        )  # fmt: skip
+    seconds = results[0].pruning.manifest["seconds"]["measuring"]
+    table.caption = f"n={dense.sample_size}; measuring took {seconds:.0f} s, once for all sizes"
     return table
 
 

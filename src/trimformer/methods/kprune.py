@@ -29,9 +29,9 @@ from torch import Tensor
 from trimformer.boundary import Boundary
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.errors import InvalidOption
-from trimformer.interfaces import Masks, Scores, Site
-from trimformer.job import Job, Walk
-from trimformer.objectives import Predictions, divergence, predictions, sampled_loss
+from trimformer.interfaces import Masks, Measured, Scores, Site
+from trimformer.job import Calibration, Job, Walk
+from trimformer.objectives import Predictions, divergence, fisher_loss, predictions
 from trimformer.scoring import mask_gradients, output_energy, unit_second_moments
 from trimformer.search import keep_best
 
@@ -49,7 +49,7 @@ class KPrune:
     lambda_rep: float = 0.256
     """Weight of representational knowledge; at least 0. The authors' 2.5e-4 for gradients squared per batch of 32."""
     predictive: Literal["kl", "fisher"] = "kl"
-    """Loss whose mask gradients are squared: KL to the dense model, or of a label the student itself predicts."""
+    """Loss whose mask gradients are squared: KL to the dense model, or one whose gradients give the Fisher."""
     batch_fisher: bool = False
     """Square the mean gradient of each batch (the authors' code), not each sequence's."""
     one_shot: bool = False
@@ -72,7 +72,11 @@ class KPrune:
         if self.lambda_pred == self.lambda_rep == 0:
             raise InvalidOption("lambda_pred and lambda_rep are both 0: nothing would be measured; set one above 0")
 
-    def prune(self, job: Job) -> Masks:
+    def measure(self, calibration: Calibration) -> Measured:
+        """Nothing: knowledge is measured on the student as pruned so far."""
+        return {}
+
+    def prune(self, job: Job, measured: Measured) -> Masks:
         """Sublayer by sublayer: measure, search, cut, tune."""
         masks: Masks = {}
         left = job.limit
@@ -83,14 +87,17 @@ class KPrune:
             chosen: Masks = {}
             for position, site in enumerate(job.progress(sites, "pruning sublayers")):
                 if not (self.one_shot and chosen):
-                    scores = self.measure(job, walk.student, teacher, sites[position:])
+                    scores = self.knowledge(job, walk.student, teacher, sites[position:])
                     chosen = keep_best(scores, job.unit_costs, left)
                 masks[site.name] = chosen[site.name]
                 left -= int(masks[site.name].sum()) * job.unit_costs.get(site.name, 0.0)
-                walk.step(site, masks[site.name], tune=self.tune, ridge=self.ridge, intercept=self.intercept)
+                walk.cut(site, masks[site.name])
+                if self.tune:
+                    walk.solve(site, walk.regression(site), ridge=self.ridge, intercept=self.intercept)
+                walk.leave(site)
         return masks
 
-    def measure(
+    def knowledge(
         self, job: Job, student: Boundary, teacher: Callable[[int], Predictions], sites: Sequence[Site]
     ) -> Scores:
         """Scores of all units of some sites: `μ_kind / unit_width · (λ_pred K_pred + λ_rep K_rep) / cost`.
@@ -123,7 +130,7 @@ class KPrune:
         target = teacher(index) if self.predictive == "kl" else None
         predicted = predictions(student.tail(index), batch, config)
         if target is None:
-            return sampled_loss(predicted, batch, job.seed).sum()
+            return fisher_loss(predicted, batch, job.seed).sum()
         return divergence(target, predicted, self.gamma).sum()
 
     def _score(self, job: Job, site: Site, squares: Tensor, moments: Tensor) -> Tensor:

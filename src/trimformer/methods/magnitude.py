@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimformer.calibration import frozen
-from trimformer.interfaces import Masks
-from trimformer.job import Job, cut_and_refit
+from trimformer.interfaces import Masks, Measured
+from trimformer.job import Calibration, Job, cut_and_refit
 from trimformer.search import keep_best
 
 
@@ -25,7 +25,11 @@ class Magnitude:
     intercept: bool = True
     """Of the refit: also re-solve the bias."""
 
-    def prune(self, job: Job) -> Masks:
+    def measure(self, calibration: Calibration) -> Measured:
+        """Nothing is measured."""
+        return {}
+
+    def prune(self, job: Job, measured: Measured) -> Masks:
         """Score by squared norm per cost, keep the best, cut."""
         scores = {
             site.name: job.dense.unit_weights(site).double().square().sum((1, 2)) / job.unit_costs.get(site.name, 1.0)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from trimformer.calibration import frozen
-from trimformer.interfaces import Masks
-from trimformer.job import Job, cut_and_refit
+from trimformer.interfaces import Masks, Measured
+from trimformer.job import Calibration, Job, cut_and_refit
 from trimformer.search import keep_best
 
 
@@ -26,7 +26,11 @@ class Random:
     intercept: bool = True
     """Of the refit: also re-solve the bias."""
 
-    def prune(self, job: Job) -> Masks:
+    def measure(self, calibration: Calibration) -> Measured:
+        """Nothing is measured."""
+        return {}
+
+    def prune(self, job: Job, measured: Measured) -> Masks:
         """Uniform random scores, the same for the same seed."""
         generator = torch.Generator().manual_seed(job.seed)
         scores = {site.name: torch.rand(site.units, generator=generator) for site in job.dense}

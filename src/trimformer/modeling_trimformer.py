@@ -5,8 +5,8 @@ projections that differ from the class, the attention modules that are empty, an
 module registers it, and every `AutoModelFor….from_pretrained` then gives the modules their sizes before the weights
 are read.
 
-This file needs torch and transformers only. A copy of it goes into every checkpoint as `modeling_trimformer.py`, for
-people without the package: `from_pretrained(…, trust_remote_code=True)`.
+This file needs torch and transformers only. A copy of it goes into every checkpoint, for people without the package:
+`from_pretrained(…, trust_remote_code=True)`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,15 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 NAME = "trimformer"
 REMOTE_MODULE = "modeling_trimformer"
+AUTO_CLASSES = (
+    "AutoModelForSequenceClassification",
+    "AutoModelForTokenClassification",
+    "AutoModelForQuestionAnswering",
+    "AutoModelForMaskedLM",
+    "AutoModelForPreTraining",
+    "AutoModel",
+)
+"""Each loads the model classes that end as it does."""
 
 
 class TrimformerConfig(QuantizationConfigMixin):
@@ -110,6 +119,12 @@ class TrimformerQuantizer(HfQuantizer):
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
+        """From here on the model is one like any other: transformers refuses to train a quantized one."""
+        for module in model.modules():
+            for mark in ("hf_quantizer", "is_quantized", "quantization_method"):
+                module.__dict__.pop(mark, None)
+        model.config.__dict__.pop("_is_quantized", None)
+        carry_this_file(model)
         return model
 
     def is_serializable(self, *_: Any, **__: Any) -> bool:
@@ -127,11 +142,28 @@ if NAME not in AUTO_QUANTIZER_MAPPING:
     register_quantizer(NAME)(TrimformerQuantizer)
 
 
+def carry_this_file(model: PreTrainedModel) -> None:
+    """Make a model of a transformers class copy this file into every folder that `save_pretrained` writes.
+
+    Transformers does that for models of custom classes; so the model's class becomes one, in name only.
+    """
+    original, base = type(model), type(model.base_model)
+    if getattr(transformers, original.__name__, None) is not original:
+        return
+    model.__class__ = __getattr__(original.__name__)
+    loaders = {auto_class(kind.__name__): f"{REMOTE_MODULE}.{kind.__name__}" for kind in (base, original)}
+    model.config.auto_map = (getattr(model.config, "auto_map", None) or {}) | loaders
+
+
+def auto_class(name: str) -> str:
+    """Name of the auto class that loads a model class."""
+    return next(auto for auto in AUTO_CLASSES if name.endswith(auto.removeprefix("Auto").removeprefix("Model") or name))
+
+
 def __getattr__(name: str) -> type[PreTrainedModel]:
     """The transformers class of that name, as a class of this module, so that saving copies this file along."""
     original = getattr(transformers, name, None)
     if not (isinstance(original, type) and issubclass(original, PreTrainedModel)):
         raise AttributeError(f"module {__name__} has no attribute {name}")
-    copied = type(name, (original,), {"__module__": __name__, "__doc__": original.__doc__})
-    globals()[name] = copied
-    return copied
+    marks = {"__module__": __name__, "__doc__": original.__doc__, "_auto_class": auto_class(name)}
+    return globals().setdefault(name, type(name, (original,), marks))  # type: ignore[no-any-return]

@@ -1,0 +1,154 @@
+"""Accuracy of every method at several sizes on real checkpoints, beside the reference implementations' figures.
+
+    python benchmarks/accuracy.py --methods surgeon kprune --removed 40 60 80 90 --seeds 0 1 2
+
+Every cell is a line of JSON in `benchmarks/results/accuracy.jsonl`; cells that are there are not computed again. The
+table is printed and written beside it. Each method × task × seed runs in a process of its own, so that its peak memory
+is its own. Needs the checkpoints and data of `../shared`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+RESULTS = ROOT / "benchmarks" / "results" / "accuracy.jsonl"
+TABLE = RESULTS.with_suffix(".md")
+LENGTHS = {"stsb": 31.47, "sst2": 25.16, "mrpc": 53.24}
+"""Mean lengths at which the reference implementations count FLOPs."""
+REFERENCE = {
+    "kprune": {"stsb": {40: 0.8641, 60: 0.8535, 80: 0.8200}, "sst2": {40: 0.8796, 60: 0.8578, 80: 0.8337},
+               "mrpc": {40: 0.7786, 60: 0.7757, 80: 0.7629}},
+    "mask_tuning": {"stsb": {40: 0.8606, 60: 0.7462, 80: 0.5410}, "sst2": {60: 0.8360, 80: 0.5092},
+                    "mrpc": {60: 0.7003, 80: 0.6649}},
+}  # fmt: skip
+"""The authors' own code of K-prune and Mask-Tuning on these checkpoints, seed 0 (20,000 tokens; 512 sequences)."""
+
+
+def main() -> None:
+    """Compute what is missing, then print and store the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=["surgeon", "kprune"])
+    parser.add_argument("--tasks", nargs="+", default=list(LENGTHS))
+    parser.add_argument("--removed", nargs="+", type=int, default=[40, 60, 80, 90], help="per cent of FLOPs")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--tokens", type=int, default=20_000)
+    arguments = parser.parse_args()
+    if not SHARED.is_dir():
+        sys.exit(f"{SHARED} is missing: this benchmark needs its checkpoints and data")
+    RESULTS.parent.mkdir(exist_ok=True)
+    for seed in arguments.seeds:
+        for method in arguments.methods:
+            for task in arguments.tasks:
+                _fill_cells(method, task, seed, arguments.removed, arguments.tokens)
+    table = format_table(list(_stored()))
+    TABLE.write_text(table)
+    print(table)
+
+
+def _fill_cells(method: str, task: str, seed: int, removed: list[int], tokens: int) -> None:
+    wanted = {"method": method, "task": task, "seed": seed, "tokens": tokens}
+    done = {cell["removed"] for cell in _stored() if wanted.items() <= cell.items()}
+    missing = [share for share in removed if share not in done]
+    if missing:
+        process = multiprocessing.get_context("spawn").Process(target=_compute, args=(wanted, missing))
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(f"{method} on {task}, seed {seed}, ended with {process.exitcode}")
+
+
+def _compute(wanted: dict[str, Any], removed: list[int]) -> None:
+    import torch  # noqa: PLC0415  # in the cell's own process only
+
+    from trimformer import Budget, Project, load_model, load_tokenizer, plugins  # noqa: PLC0415
+
+    name, task = str(SHARED / "models" / f"minilm-{wanted['task']}"), plugins.load("tasks", wanted["task"])
+    data = str(SHARED / "data" / "glue" / wanted["task"])
+    model, tokenizer = load_model(name, task.auto_class), load_tokenizer(name)
+    project = Project(model, tokenizer, task, task.rows(data, "train"), task.rows(data, "validation"))
+    pruner = project.pruner(
+        method=wanted["method"], calibration_tokens=wanted["tokens"], sequence_length=LENGTHS[wanted["task"]],
+        seed=wanted["seed"],
+    )  # fmt: skip
+    forward_seconds = _forward_seconds(model, pruner.calibration.batches)
+    for share in removed:
+        result = pruner.prune(Budget(flops=1 - share / 100))
+        seconds = result.manifest["seconds"]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        metric_name, metric = next(iter(task.evaluate(result.model, tokenizer, project.evaluation_rows).items()))
+        cell = wanted | {
+            "removed": share, "metric": metric_name, "value": metric.value, "rows": metric.sample_size,
+            "reached": result.manifest["budget"]["reached"], "seconds": seconds, "peak_gib": peak,
+            "forward_seconds": forward_seconds, "threads": torch.get_num_threads(),
+            "options": result.manifest["options"], "versions": result.manifest["versions"],
+        }  # fmt: skip
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
+        print(
+            f"{wanted['method']} {wanted['task']} seed {wanted['seed']} removed {share} %: {metric.value:.4f}",
+            flush=True,
+        )
+
+
+def _forward_seconds(model: Any, batches: list[dict[str, Any]]) -> float:
+    import torch  # noqa: PLC0415  # as above
+
+    with torch.inference_mode():
+        model(**batches[0])
+        start = perf_counter()
+        for batch in batches:
+            model(**batch)
+    return perf_counter() - start
+
+
+def _stored() -> Iterator[dict[str, Any]]:
+    for line in RESULTS.read_text().splitlines() if RESULTS.exists() else ():
+        yield json.loads(line)
+
+
+def format_table(cells: list[dict[str, Any]]) -> str:
+    """Markdown: a row a task and share, a column a method; mean and spread over seeds."""
+    methods = sorted({cell["method"] for cell in cells}, key=lambda name: (name != "surgeon", name))
+    lines = ["| task | FLOPs removed | " + " | ".join(methods) + " | reference K-prune | reference Mask-Tuning |"]
+    lines.append("|---" * (len(methods) + 4) + "|")
+    for task, share in sorted({(cell["task"], cell["removed"]) for cell in cells}):
+        found = [
+            [c["value"] for c in cells if (c["task"], c["removed"], c["method"]) == (task, share, m)] for m in methods
+        ]
+        references = [REFERENCE[name].get(task, {}).get(share) for name in ("kprune", "mask_tuning")]
+        shown = [_spread(values) for values in found] + ["–" if r is None else f"{r:.4f}" for r in references]
+        lines.append(f"| {task} | {share} % | " + " | ".join(shown) + " |")
+    return "\n".join([*lines, "", *_costs(cells, methods)]) + "\n"
+
+
+def _costs(cells: list[dict[str, Any]], methods: list[str]) -> Iterator[str]:
+    yield "| method | first budget ÷ forward pass | further budget ÷ forward pass | seconds, first budget | peak GiB |"
+    yield "|---|---|---|---|---|"
+    for method in methods:
+        own = [cell for cell in cells if cell["method"] == method]
+        pruning = statistics.median(cell["seconds"]["pruning"] / cell["forward_seconds"] for cell in own)
+        measuring = statistics.median(cell["seconds"]["measuring"] / cell["forward_seconds"] for cell in own)
+        seconds = statistics.median(sum(cell["seconds"].values()) for cell in own)
+        peak = max(cell["peak_gib"] for cell in own)
+        yield f"| {method} | {measuring + pruning:.1f} | {pruning:.1f} | {seconds:.0f} | {peak:.1f} |"
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return "–"
+    return f"{statistics.mean(values):.4f}" + (f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    main()

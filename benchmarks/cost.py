@@ -1,0 +1,126 @@
+"""What pruning costs, as ratios: time to passes of the dense model over the same tokens, memory to the hidden states.
+
+    python benchmarks/cost.py [--model FOLDER] [--tokens 20000]
+
+Time: each method at 40 % of FLOPs kept, against a plain forward pass, and against a forward and backward pass with the
+gradients of all parameters, over the same batches. Memory: peak resident size of one K-prune run at 10,000 and at
+100,000 tokens, each in a process of its own. Curves: all removal curves' time for one FFN of BERT-base size.
+The model is random (6 layers, 12 heads, width 384, 1536 neurons) unless one is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+
+import trimformer
+from trimformer import Budget, Pruner
+from trimformer.curves import removal_curve
+
+RESULTS = Path(__file__).parent / "results" / "cost.json"
+KEPT = 0.4
+MEMORY_TOKENS = (10_000, 100_000)
+
+
+def main() -> None:
+    """Measure, print, store."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="checkpoint folder")
+    parser.add_argument("--tokens", type=int, default=20_000)
+    parser.add_argument("--methods", nargs="+", default=["surgeon", "kprune"])
+    arguments = parser.parse_args()
+    model = _model(arguments.model)
+    facts: dict[str, Any] = {"threads": torch.get_num_threads(), "tokens": arguments.tokens, "time": {}}
+    for method in arguments.methods:
+        facts["time"][method] = _time(model, method, arguments.tokens)
+        print(method, json.dumps(facts["time"][method]), flush=True)
+    facts["memory"] = _memory(arguments.model)
+    print("memory", json.dumps(facts["memory"]), flush=True)
+    facts["curves"] = _curves()
+    print("curves", json.dumps(facts["curves"]), flush=True)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _time(model: PreTrainedModel, method: str, tokens: int) -> dict[str, float]:
+    pruner = Pruner(model, _rows(tokens), method=method, calibration_tokens=None)
+    batches, sites = pruner.calibration.batches, len(pruner.calibration.dense.sites)
+    forward = _seconds(lambda: [_forward(model, batch) for batch in batches])
+    both = _seconds(lambda: [_forward_backward(model, batch) for batch in batches])
+    first = _seconds(lambda: pruner.prune(Budget(flops=KEPT)))
+    further = _seconds(lambda: pruner.prune(Budget(flops=KEPT)))
+    return {
+        "forward_seconds": forward, "forward_backward_seconds": both, "first_seconds": first,
+        "first_to_forward": first / forward, "further_to_forward": further / forward,
+        "first_to_sites_times_forward_backward": first / (sites * both),
+    }  # fmt: skip
+
+
+def _memory(folder: str | None) -> dict[str, float]:
+    context = multiprocessing.get_context("spawn")
+    peaks = {}
+    for tokens in MEMORY_TOKENS:
+        with context.Pool(1) as pool:
+            peaks[tokens] = pool.apply(_peak_bytes, (folder, tokens))
+    few, many = peaks[MEMORY_TOKENS[0]], peaks[MEMORY_TOKENS[1]]
+    width = _model(folder).config.hidden_size
+    allowed = 1.15 * few + 2 * MEMORY_TOKENS[1] * width * 4
+    return {"few_gib": few / 2**30, "many_gib": many / 2**30, "allowed_gib": allowed / 2**30}
+
+
+def _peak_bytes(folder: str | None, tokens: int) -> int:
+    trimformer.prune(_model(folder), _rows(tokens), budget=Budget(flops=KEPT), method="kprune", calibration_tokens=None)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _curves() -> dict[str, float]:
+    torch.manual_seed(0)
+    features, width = 3072, 768
+    inputs, outputs = torch.randn(8192, features), torch.randn(4096, width)
+    gram, metric, weight = inputs.T @ inputs / 8192, outputs.T @ outputs / 4096, torch.randn(features, width)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    seconds = _seconds(lambda: removal_curve(gram, metric, weight, features, ridge=1e-4, site="ffn"))
+    torch.set_num_threads(threads)
+    return {"neurons": features, "threads": 1, "seconds": seconds}
+
+
+def _rows(tokens: int, length: int = 32) -> list[dict[str, list[int]]]:
+    ids = torch.randint(1000, 30_000, (tokens // length, length), generator=torch.Generator().manual_seed(0))
+    return [{"input_ids": row, "attention_mask": [1] * length} for row in ids.tolist()]
+
+
+def _model(folder: str | None) -> PreTrainedModel:
+    torch.manual_seed(0)
+    if folder:
+        return trimformer.load_model(folder)
+    config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+    return BertForSequenceClassification(config).eval()
+
+
+@torch.inference_mode()
+def _forward(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
+    model(**batch)
+
+
+def _forward_backward(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
+    model(**batch).logits.square().sum().backward()
+    model.zero_grad()
+
+
+def _seconds(work: Any) -> float:
+    start = perf_counter()
+    work()
+    return perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

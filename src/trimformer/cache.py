@@ -1,0 +1,102 @@
+"""Keeps what a method measured, so that a later run for another budget need not measure again.
+
+One safetensors file a measurement, named after a digest of everything that entered it: the model's weights, the
+calibration tokens, method, options, seed and the package's version. So a file is never taken for other data; one that
+is damaged, or says something else than its name, is left out and written anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from trimformer.interfaces import Batch, Measured
+from trimformer.job import Calibration
+
+DIGEST_CHARACTERS = 16
+ENVIRONMENT_VARIABLE = "TRIMFORMER_CACHE"
+
+
+def default_folder() -> Path:
+    """`$TRIMFORMER_CACHE`, or `trimformer` in the user's cache folder."""
+    return Path(os.environ.get(ENVIRONMENT_VARIABLE) or Path.home() / ".cache" / "trimformer")
+
+
+class MeasuredCache:
+    """A folder of measurements; `say` is told what was found there."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
+        self.folder = folder
+        self.say = say
+
+    def read(self, key: dict[str, Any]) -> Measured | None:
+        """A measurement, or None if there is none to be trusted."""
+        path = self._path(key)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as stored:
+                if (stored.metadata() or {}).get("key") != _text(key):
+                    self.say(f"{path} was written for something else: measuring again")
+                    return None
+                measured = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  # not a dict
+        except (SafetensorError, OSError):
+            self.say(f"{path} is damaged: measuring again")
+            return None
+        self.say(f"reusing what {path} has of this model and data")
+        return measured
+
+    def write(self, key: dict[str, Any], measured: Measured) -> None:
+        """Store a measurement; the file appears whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as scratch:
+            new = Path(scratch) / "new"
+            tensors = {name: values.cpu().contiguous() for name, values in measured.items()}
+            save_file(tensors, new, metadata={"key": _text(key)})
+            new.replace(self._path(key))
+
+    def _path(self, key: dict[str, Any]) -> Path:
+        return self.folder / f"{_digest(_text(key).encode())}.safetensors"
+
+
+def measured_key(calibration: Calibration, name: str, method: Any) -> dict[str, Any]:
+    """Everything that a measurement depends on."""
+    weights = hashlib.sha256()
+    for path, values in calibration.dense.model.state_dict().items():
+        weights.update(path.encode())
+        weights.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return {
+        "model": weights.hexdigest()[:DIGEST_CHARACTERS],
+        "data": fingerprint(calibration.batches),
+        "method": name,
+        "options": asdict(method),
+        "seed": calibration.seed,
+        "version": version("trimformer"),
+    }
+
+
+def fingerprint(batches: Sequence[Batch]) -> str:
+    """Digest of the calibration tokens, to tell whether two runs used the same."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        digest.update(batch["input_ids"][batch["attention_mask"].bool()].cpu().numpy().tobytes())
+    return digest.hexdigest()[:DIGEST_CHARACTERS]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[: 2 * DIGEST_CHARACTERS]
+
+
+def _text(key: dict[str, Any]) -> str:
+    return json.dumps(key, sort_keys=True)

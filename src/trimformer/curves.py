@@ -1,0 +1,136 @@
+"""Removal curves: in which order the units of one site go, and what each costs. Optimal brain surgeon on whole units.
+
+Pure functions of tensors; memory `features²` for one site.
+
+With the inputs' second moment `G` (`features × features`) and the metric `M` of the output (`width × width`), a change
+`ΔW` of the output projection costs `½ tr(ΔWᵀ G ΔW M)`. Removing unit `u` and letting all others make up for it costs
+
+    cost(u) = ½ tr( W_uᵀ (P_uu)⁻¹ W_u M )     then     W ← W − P_:u P_uu⁻¹ W_u,   P ← P − P_:u P_uu⁻¹ P_u:
+
+with `P = G⁻¹`. Greedily the cheapest goes first, until none is left. Since `M = L Lᵀ` enters only through `W L`, the
+elimination runs on `V = W L`, and the cost is a squared norm.
+
+Source: optimal brain surgeon (Hassibi & Stork 1992), for groups as in ZipLM (arXiv 2302.04089). Ours: the metric `M`
+from the model's own Fisher information, and the exact greedy order with updates in blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.optimize import isotonic_regression
+from torch import Tensor
+
+from trimformer.errors import NumericalError
+
+BLOCK = 64
+
+
+@dataclass(frozen=True)
+class RemovalCurve:
+    """Units of one site in the order of their removal, and the cost of each removal, both `(units,)`."""
+
+    order: Tensor
+    cost: Tensor
+
+
+def removal_curve(gram: Tensor, metric: Tensor, weight: Tensor, units: int, *, ridge: float, site: str) -> RemovalCurve:
+    """The greedy removal of all units of a site.
+
+    Args:
+        gram: `(features, features)`, mean over tokens of input times input.
+        metric: `(width, width)`, second moment of the gradient at the output; positive definite.
+        weight: `(features, width)`.
+        units: number of units; each has `features / units` consecutive features.
+        ridge: added to the Gram matrix's diagonal, relative to its mean; above 0.
+        site: name for the error.
+
+    Raises:
+        NumericalError: a matrix is not positive definite.
+    """
+    if units == 0:
+        return RemovalCurve(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.float64))
+    damped = gram.double().clone()
+    damped.diagonal().add_(ridge * float(damped.diagonal().mean()))
+    inverse = torch.cholesky_inverse(_factor(damped, site))
+    values = weight.double() @ _factor(metric.double(), site)
+    eliminate = _eliminate_neurons if units == gram.shape[0] else _eliminate_heads
+    order, cost = eliminate(inverse, values, units)
+    return RemovalCurve(order, torch.from_numpy(isotonic_regression((cost / 2).cpu().numpy()).x.copy()))
+
+
+def _eliminate_heads(inverse: Tensor, values: Tensor, units: int) -> tuple[Tensor, Tensor]:
+    """Units of several features: all costs anew after each removal. Changes its arguments."""
+    size = inverse.shape[0] // units
+    features = torch.arange(inverse.shape[0]).reshape(units, size)
+    left = list(range(units))
+    order, costs = [], []
+    while left:
+        blocks = torch.stack([inverse[features[unit]][:, features[unit]] for unit in left])
+        own = torch.stack([values[features[unit]] for unit in left])
+        candidates = (own * torch.linalg.solve(blocks, own)).sum((1, 2))
+        best = int(candidates.argmin())
+        gone = features[left[best]]
+        share = torch.linalg.solve(blocks[best], inverse[gone]).T
+        values -= share @ values[gone]
+        inverse -= share @ inverse[gone].clone()
+        order.append(left.pop(best))
+        costs.append(float(candidates[best]))
+    return torch.tensor(order), torch.tensor(costs, dtype=torch.float64)
+
+
+def _eliminate_neurons(inverse: Tensor, values: Tensor, units: int) -> tuple[Tensor, Tensor]:
+    """Units of one feature: the greedy order one by one, matrix updates by blocks. Changes its arguments.
+
+    Inside a block the updates since its start are kept as columns `share` and rows `gone`, so that the current
+    matrices are `inverse − share @ gone_inverse` and `values − share @ gone_values`; diagonal and squared norms are
+    updated at once.
+    """
+    left = torch.arange(units, device=inverse.device)
+    order, costs = [], []
+    while left.numel():
+        picked, block_costs = _eliminate_block(inverse, values, min(BLOCK, left.numel()))
+        order.append(left[picked])
+        costs.append(block_costs)
+        keep = torch.ones(left.numel(), dtype=torch.bool, device=left.device)
+        keep[picked] = False
+        inverse, values, left = inverse[keep][:, keep], values[keep], left[keep]
+    return torch.cat(order).cpu(), torch.cat(costs).cpu()
+
+
+def _eliminate_block(inverse: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Remove `count` units and apply all updates at the end: `(count,)` indices and costs."""
+    size, width = values.shape
+    share = inverse.new_zeros(size, count)
+    gone_inverse, gone_values = inverse.new_zeros(count, size), inverse.new_zeros(count, width)
+    diagonal, norms = inverse.diagonal().clone(), values.square().sum(1)
+    picked = torch.zeros(count, dtype=torch.long, device=inverse.device)
+    costs = inverse.new_zeros(count)
+    for step in range(count):
+        unit = (norms / diagonal).argmin()
+        row = inverse[unit] - share[unit, :step] @ gone_inverse[:step]
+        own = values[unit] - share[unit, :step] @ gone_values[:step]
+        picked[step], costs[step] = unit, norms[unit] / diagonal[unit]
+        column = row / row[unit]
+        overlap = values @ own - share[:, :step] @ (gone_values[:step] @ own)
+        norms += column * (column * norms[unit] - 2 * overlap)
+        diagonal -= column * row
+        norms[picked[: step + 1]] = torch.inf
+        diagonal[picked[: step + 1]] = 1.0
+        norms.clamp_(min=0)
+        share[:, step], gone_inverse[step], gone_values[step] = column, row, own
+    values.addmm_(share, gone_values, alpha=-1)
+    inverse.addmm_(share, gone_inverse, alpha=-1)
+    return picked, costs
+
+
+def _factor(matrix: Tensor, site: str) -> Tensor:
+    factor: Tensor
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if int(info):
+        raise NumericalError(
+            f"singular system at site {site} (condition number {float(torch.linalg.cond(matrix)):.1e}): "
+            "use more calibration tokens, or stronger damping (--set damping=0.3 or --set curve_ridge=1e-3)"
+        )
+    return factor

@@ -1,0 +1,48 @@
+"""The accuracy frontier of a sweep: a plot of the metric against what is kept, and the numbers as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from trimformer.project import TaskResult
+
+PLOT = "frontier.svg"
+FACTS = "frontier.json"
+MEASURES = {"flops": "FLOPs kept", "params": "parameters kept", "latency": "latency, measured"}
+
+
+def write(results: Sequence[TaskResult], folder: Path) -> None:
+    """Write `frontier.svg` and `frontier.json` into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FACTS).write_text(json.dumps([result.pruning.manifest for result in results], indent=2) + "\n")
+    plot(results).savefig(folder / PLOT, metadata={"Date": None})
+
+
+def plot(results: Sequence[TaskResult]) -> Figure:
+    """Metric with its interval against the kept share of FLOPs, of parameters, and of the measured latency."""
+    name, dense = next(iter(results[0].before.items()))
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    for axes, (measure, label) in zip(figure.subplots(1, len(MEASURES), sharey=True), MEASURES.items(), strict=True):
+        points = sorted((100 * _share(result, measure), result.after[name]) for result in results)
+        values = [metric.value for _, metric in points]
+        below = [metric.value - metric.low for _, metric in points]
+        above = [metric.high - metric.value for _, metric in points]
+        axes.errorbar(
+            [share for share, _ in points], values, yerr=[below, above], marker="o", capsize=3, label="pruned"
+        )
+        axes.axhline(dense.value, linestyle="--", color="gray", label="dense")
+        axes.set_xlabel(f"{label} (%)")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel(f"{name} (n={dense.sample_size}, 95 % interval)")
+    figure.axes[0].legend()
+    return figure
+
+
+def _share(result: TaskResult, measure: str) -> float:
+    if measure == "latency":
+        return result.latency["pruned"].median_ms / result.latency["dense"].median_ms
+    return float(result.pruning.manifest["kept"][measure])

@@ -1,0 +1,163 @@
+"""Surgeon: optimal brain surgeon on whole units, in the metric of the model's own Fisher information. The default.
+
+One forward and one backward pass of the dense model give, for every sublayer, the second moment of the inputs of its
+output projection and that of the gradient at its output, for labels drawn from the model's own prediction. From them
+come removal curves: in which order units go, and how much each raises the KL divergence to the dense model. All curves
+are merged by cost per saved FLOP (or parameter); one calibration serves every budget. At last every output projection
+is re-solved from the bottom up, so that the residual stream is nearest to the dense model's.
+
+Needs no labels. One backward pass; memory features² for every site, curves for one site at a time.
+
+Source: ours. Nearest relatives: ZipLM (arXiv 2302.04089), SlimGPT (arXiv 2412.18110), LLM Surgeon (arXiv 2312.17244),
+K-prune's residual repair (arXiv 2308.03449). Curvature is K-FAC (arXiv 1503.05671) with the true Fisher.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trimformer.calibration import check_finite, frozen, watching
+from trimformer.curves import RemovalCurve, removal_curve
+from trimformer.errors import InvalidOption
+from trimformer.interfaces import Masks, Measured, Site
+from trimformer.job import Calibration, Job, Walk, cut_and_refit
+from trimformer.masking import feature_mask
+from trimformer.objectives import fisher_loss, predictions
+from trimformer.reconstruction import solve
+from trimformer.search import remove_cheapest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surgeon:
+    """Options of Surgeon; all strengths are relative to the mean diagonal of the matrix they are added to."""
+
+    damping: float = 0.1
+    """Of the gradients' second moment, the metric; above 0."""
+    curve_ridge: float = 1e-4
+    """Of the Gram matrix while units are removed; above 0."""
+    focus: float = 0.0
+    """How much the refit weighs tokens by their squared gradient, from 0 (all alike) to 1."""
+    reselect: bool = True
+    """Choose the units of each site anew on the pruned student's own statistics; how many stay is not changed."""
+    tune: bool = True
+    """Refit the output projections from the bottom up."""
+    ridge: float = 1e-2
+    """Of the refit: pull towards the dense weights; at least 0."""
+    intercept: bool = True
+    """Of the refit: also re-solve the bias."""
+
+    def __post_init__(self) -> None:
+        for name in ("damping", "curve_ridge"):
+            if not getattr(self, name) > 0:
+                raise InvalidOption(f"{name}={getattr(self, name)} is out of range: it must be above 0")
+        if self.ridge < 0:
+            raise InvalidOption(f"ridge={self.ridge} is out of range: it must be at least 0")
+        if not 0 <= self.focus <= 1:
+            raise InvalidOption(f"focus={self.focus} is out of range: it must be from 0 to 1")
+
+    def measure(self, calibration: Calibration) -> Measured:
+        """What no budget enters and a later run can reuse: by site `order` and `cost` of its removal curve, the
+
+        `metric`, and `energy`, the squared gradient of every calibration token at its output.
+        """
+        with frozen(calibration.dense.model):
+            grams, metrics, energies = self._moments(calibration)
+            measured: dict[str, Tensor] = {}
+            for site in calibration.progress(_with_units(calibration), "removal curves"):
+                weight = calibration.dense.consumer(site).weight.T
+                curve = self._curve(site, grams.pop(site.name), metrics[site.name], weight)
+                measured |= {f"{site.name}.order": curve.order, f"{site.name}.cost": curve.cost}
+                measured |= {f"{site.name}.metric": metrics[site.name], f"{site.name}.energy": energies[site.name]}
+        return measured
+
+    def prune(self, job: Job, measured: Measured) -> Masks:
+        """Allocate the budget over the curves; then from the bottom up choose units anew, cut and refit."""
+        curves = {
+            s.name: RemovalCurve(measured[f"{s.name}.order"], measured[f"{s.name}.cost"]) for s in _with_units(job)
+        }
+        masks = job.dense.full_masks() | remove_cheapest(curves, job.unit_costs, job.limit)
+        with frozen(job.dense.model), frozen(job.student.model):
+            if not self.tune:
+                cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
+                return masks
+            walk = Walk(job)
+            for site in job.progress(job.student.sites, "cutting and refitting"):
+                masks[site.name] = self._settle(walk, site, masks[site.name], measured)
+        return masks
+
+    def _settle(self, walk: Walk, site: Site, mask: Tensor, measured: Measured) -> Tensor:
+        """Cut and refit the site the walk stands at; the mask says how many units stay, and which unless `reselect`."""
+        weights = self._token_weights(walk.job, measured.get(f"{site.name}.energy"))
+        anew = self.reselect and bool(mask.any()) and not bool(mask.all())
+        if not anew:
+            walk.cut(site, mask)
+        sums = walk.regression(site, weights)
+        if anew:
+            consumer = walk.job.student.consumer(site)
+            fitted = solve(
+                sums, consumer.weight.T, consumer.bias, ridge=self.ridge, intercept=self.intercept, site=site.name
+            )
+            gram = sums.gram - torch.outer(sums.input_mean, sums.input_mean) if self.intercept else sums.gram
+            curve = self._curve(site, gram, measured[f"{site.name}.metric"], fitted.weight)
+            removed = curve.order[: site.units - int(mask.sum())]
+            mask = torch.ones_like(mask).index_fill(0, removed, value=False)
+            walk.cut(site, mask)
+            sums = sums.select(feature_mask(site, mask).nonzero()[:, 0].to(sums.products.device))
+        walk.solve(site, sums, ridge=self.ridge, intercept=self.intercept)
+        walk.leave(site)
+        return mask
+
+    def _token_weights(self, job: Job, energy: Tensor | None) -> list[Tensor] | None:
+        if not self.focus or energy is None:
+            return None
+        weights = (1 - self.focus) + self.focus * energy / energy.mean().clamp(min=1e-30)
+        return list(weights.split([int(batch["attention_mask"].sum()) for batch in job.batches]))
+
+    def _moments(self, calibration: Calibration) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """By site: mean over tokens of `h hᵀ`, mean over sequences of `Σ_t g gᵀ`, and `‖g_t‖²` of every token."""
+        device, width = calibration.dense.model.device, calibration.dense.width
+        sites = _with_units(calibration)
+        grams = {
+            site.name: torch.zeros(site.features, site.features, dtype=torch.float64, device=device) for site in sites
+        }
+        metrics = {site.name: torch.zeros(width, width, dtype=torch.float64, device=device) for site in sites}
+        energies: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+
+        def see_input(site: Site, hidden: Tensor) -> None:
+            real = hidden[rows].float()
+            grams[site.name] += real.T @ real
+
+        def see_gradient(site: Site, gradient: Tensor) -> None:
+            real = gradient[rows].float()
+            metrics[site.name] += real.T @ real
+            energies[site.name].append(real.square().sum(1))
+
+        for batch in calibration.progress(calibration.batches, "measuring curvature"):
+            rows = batch["attention_mask"].bool()
+            with (
+                torch.enable_grad(),
+                watching(calibration.dense, sites, inputs=see_input, output_gradients=see_gradient),
+            ):
+                predicted = predictions(calibration.dense.model(**batch), batch, calibration.dense.model.config)
+                fisher_loss(predicted, batch, calibration.seed).sum().backward()
+        return (
+            {name: gram / calibration.tokens for name, gram in grams.items()},
+            {name: metric / calibration.sequences for name, metric in metrics.items()},
+            {name: torch.cat(energy) for name, energy in energies.items()},
+        )
+
+    def _curve(self, site: Site, gram: Tensor, metric: Tensor, weight: Tensor) -> RemovalCurve:
+        check_finite(gram, site.name)
+        check_finite(metric, site.name)
+        damped = metric + self.damping * float(metric.diagonal().mean()) * torch.eye(len(metric), device=metric.device)
+        return removal_curve(gram, damped, weight, site.units, ridge=self.curve_ridge, site=site.name)
+
+
+def _with_units(calibration: Calibration) -> list[Site]:
+    return [site for site in calibration.dense if site.units]
+
+
+PROVIDES = {"surgeon": Surgeon}

@@ -1,0 +1,257 @@
+"""What every architecture promises, with every task head: cutting equals masking, and what is saved loads again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+
+import tiny_models
+from conftest import build_tokenizer
+from tiny_models import CONFIGS, HEADS, inputs, outputs, parameters_by_name, random_masks, tiny_model
+from trimformer import checkpoint, plugins
+from trimformer.batching import pad
+from trimformer.errors import InvalidOption, UnsupportedModel
+from trimformer.interfaces import Masks
+from trimformer.masking import masked
+from trimformer.structure import Structure, parameter_count, read_structure
+from trimformer.surgery import cut, pruning_config
+
+
+def empty(*kinds: str, block: int | None = None) -> Callable[[Structure], Masks]:
+    """Random masks with the sites of some kinds empty, in one block or in all."""
+
+    def choose(structure: Structure) -> Masks:
+        emptied = {site.name for site in structure if site.kind in kinds and block in (None, site.block)}
+        masks = random_masks(structure)
+        return {name: mask & (name not in emptied) for name, mask in masks.items()}
+
+    return choose
+
+
+MASKS: dict[str, Callable[[Structure], Masks]] = {
+    "random": random_masks,
+    "other random": lambda structure: random_masks(structure, keep=0.3, seed=1),
+    "all kept": Structure.full_masks,
+    "no heads below": empty("head", block=0),
+    "no heads above": empty("head", block=1),
+    "no neurons below": empty("neuron", block=0),
+    "no heads": empty("head"),
+    "nothing kept": empty("head", "neuron"),
+}
+
+LOADED = ("other random", "all kept", "no heads below", "nothing kept")
+
+every_head = pytest.mark.parametrize("head", HEADS)
+every_mask = pytest.mark.parametrize("choose", MASKS.values(), ids=MASKS)
+some_masks = pytest.mark.parametrize("choose", [MASKS[name] for name in LOADED], ids=LOADED)
+
+
+@pytest.fixture(params=plugins.names("architectures"))
+def architecture(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def dense(architecture: str, head: str) -> PreTrainedModel:
+    return tiny_model(architecture, head)
+
+
+def pruned(model: PreTrainedModel, choose: Callable[[Structure], Masks] = random_masks) -> PreTrainedModel:
+    structure = read_structure(copy.deepcopy(model))
+    cut(structure, choose(structure))
+    return structure.model
+
+
+def aligned(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy whose weights lie in memory of their own.
+
+    Loaded weights are views into the file: the matrix kernels round differently where these are not aligned.
+    """
+    return copy.deepcopy(model)
+
+
+def load(folder: Path, head: str, **options: object) -> PreTrainedModel:
+    return getattr(transformers, HEADS[head][0]).from_pretrained(folder, **options)
+
+
+def padding_tokenizer(model: PreTrainedModel, side: str) -> PreTrainedTokenizerBase:
+    """A tokenizer that pads with the model's own padding id on one side."""
+    tokenizer = build_tokenizer(padding_side=side)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(model.config.pad_token_id)
+    assert tokenizer.pad_token_id == model.config.pad_token_id
+    return tokenizer
+
+
+def test_the_tiny_configs_are_those_of_the_architectures() -> None:
+    assert set(plugins.names("architectures")) == set(CONFIGS), "give each architecture a line in tests/tiny_models.py"
+
+
+def test_an_architecture_without_tiny_config_is_named() -> None:
+    with pytest.raises(AssertionError, match=r"'new' has no tiny config: add one to CONFIGS in tests/tiny_models\.py"):
+        tiny_model("new")
+
+
+@every_head
+def test_sites_are_all_heads_and_neurons_bottom_up(dense: PreTrainedModel) -> None:
+    sites = list(read_structure(dense))
+    assert [(site.kind, site.block, site.units) for site in sites] == [
+        (kind, block, units)
+        for block in range(2)
+        for kind, units in (("head", tiny_models.HEADS_PER_BLOCK), ("neuron", tiny_models.NEURONS))
+    ]
+
+
+@every_mask
+@every_head
+def test_cut_model_computes_what_the_masked_one_does(
+    dense: PreTrainedModel, choose: Callable[[Structure], Masks]
+) -> None:
+    structure, batch = read_structure(dense), inputs(dense)
+    masks, before = choose(structure), parameters_by_name(dense)
+    with masked(structure, masks):
+        expected = outputs(dense, batch)
+    torch.testing.assert_close(outputs(pruned(dense, choose), batch), expected, atol=1e-5, rtol=0)
+    assert all(torch.equal(value, before[name]) for name, value in dense.state_dict().items())
+    changed = not torch.allclose(outputs(dense, batch), expected, atol=1e-5)
+    assert changed != all(bool(mask.all()) for mask in masks.values())
+
+
+@every_mask
+@every_head
+def test_sizes_are_those_of_the_masks(dense: PreTrainedModel, choose: Callable[[Structure], Masks]) -> None:
+    masks = choose(read_structure(dense))
+    small = pruned(dense, choose)
+    sizes = {site.name: site.units for site in read_structure(small)}
+    assert sizes == {name: int(mask.sum()) for name, mask in masks.items()}
+    assert (parameter_count(small) < parameter_count(dense)) != all(bool(mask.all()) for mask in masks.values())
+
+
+@some_masks
+@every_head
+def test_saved_model_loads_bit_equal(
+    dense: PreTrainedModel, head: str, choose: Callable[[Structure], Masks], tmp_path: Path
+) -> None:
+    small, batch = pruned(dense, choose), inputs(dense)
+    small.save_pretrained(tmp_path)
+    loaded = load(tmp_path, head)
+    assert type(loaded) is type(small)
+    assert loaded.state_dict().keys() == small.state_dict().keys()
+    assert all(torch.equal(value, small.state_dict()[name]) for name, value in loaded.state_dict().items())
+    assert torch.equal(outputs(aligned(loaded), batch), outputs(small, batch))
+    assert parameter_count(loaded) == parameter_count(small)
+    assert pruning_config(read_structure(loaded)).kept == pruning_config(read_structure(small)).kept
+
+
+@some_masks
+@every_head
+def test_eager_and_sdpa_attention_agree(
+    dense: PreTrainedModel, head: str, choose: Callable[[Structure], Masks], tmp_path: Path
+) -> None:
+    pruned(dense, choose).save_pretrained(tmp_path)
+    found = {}
+    for implementation in ("eager", "sdpa"):
+        model = load(tmp_path, head, attn_implementation=implementation)
+        assert model.config._attn_implementation == implementation
+        found[implementation] = outputs(model, inputs(dense))
+    torch.testing.assert_close(found["eager"], found["sdpa"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("head", [head for head in HEADS if head != "encoder"])
+def test_the_bare_encoder_loads_from_a_checkpoint_with_head(dense: PreTrainedModel, tmp_path: Path) -> None:
+    small, batch = pruned(dense, MASKS["no heads above"]), inputs(dense)
+    checkpoint.save(small, tmp_path / "small")
+    encoder = aligned(AutoModel.from_pretrained(tmp_path / "small"))
+    with torch.no_grad():
+        expected = small.base_model(**batch).last_hidden_state
+        assert torch.equal(encoder(**batch).last_hidden_state, expected)
+
+
+@pytest.mark.parametrize("head", ["encoder"])
+def test_a_head_can_be_put_on_a_bare_pruned_encoder(dense: PreTrainedModel, tmp_path: Path) -> None:
+    small, batch = pruned(dense, MASKS["no heads above"]), inputs(dense)
+    small.save_pretrained(tmp_path)
+    classifier = aligned(load(tmp_path, "sequence classification", num_labels=2))
+    with torch.no_grad():
+        expected = small(**batch).last_hidden_state
+        assert torch.equal(classifier.base_model(**batch).last_hidden_state, expected)
+
+
+@every_head
+def test_two_cuts_are_one_cut_of_both(dense: PreTrainedModel, head: str, tmp_path: Path) -> None:
+    structure = read_structure(dense)
+    first = random_masks(structure, keep=0.7)
+    once = read_structure(pruned(dense, lambda _: first))
+    checkpoint.save(once.model, tmp_path / "once")
+    reloaded = read_structure(load(tmp_path / "once", head))
+    second = random_masks(reloaded, keep=0.6, seed=2)
+    cut(reloaded, second)
+    both = {name: mask.clone() for name, mask in first.items()}
+    for name, mask in both.items():
+        mask[mask.clone()] = second[name]
+    expected = pruned(dense, lambda _: both)
+    batch = inputs(dense)
+    torch.testing.assert_close(outputs(reloaded.model, batch), outputs(expected, batch), atol=1e-5, rtol=0)
+    found, wanted = pruning_config(reloaded), pruning_config(read_structure(expected))
+    assert found.kept == wanted.kept == {n: m.nonzero()[:, 0].tolist() for n, m in both.items() if not m.all()}
+    assert (found.units, found.linears, found.attributes) == (wanted.units, wanted.linears, wanted.attributes)
+
+
+@every_head
+def test_emptied_sites_stay_empty_through_further_cuts(dense: PreTrainedModel, head: str, tmp_path: Path) -> None:
+    pruned(dense, MASKS["no heads below"]).save_pretrained(tmp_path)
+    again = read_structure(aligned(load(tmp_path, head)))
+    again = cut(again, MASKS["no neurons below"](again))
+    again.model.save_pretrained(tmp_path / "again")
+    loaded = aligned(load(tmp_path / "again", head))
+    assert torch.equal(outputs(loaded, inputs(dense)), outputs(again.model, inputs(dense)))
+    assert [site.units == 0 for site in read_structure(loaded)] == [True, True, False, False]
+    nothing = cut(again, {site.name: torch.zeros(site.units, dtype=torch.bool) for site in again})
+    assert all(site.units == 0 for site in nothing)
+
+
+@pytest.mark.parametrize("head", ["sequence classification"])
+def test_cut_model_trains(dense: PreTrainedModel) -> None:
+    small = pruned(dense, MASKS["no heads below"]).train()
+    small(**inputs(dense), labels=torch.tensor([0, 1, 2])).loss.backward()
+    for name, parameter in small.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.shape == parameter.shape
+
+
+@pytest.mark.parametrize("head", ["sequence classification"])
+def test_padding_changes_nothing(dense: PreTrainedModel) -> None:
+    rows = [{"input_ids": list(range(5, 5 + length))} for length in (12, 3, 7)]
+    small = pruned(dense)
+    alone = [outputs(small, pad([row], None, "cpu")) for row in rows]
+    for tokenizer in (None, *(padding_tokenizer(small, side) for side in ("right", "left"))):
+        together = outputs(small, pad(rows, tokenizer, "cpu"))
+        torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("head", ["encoder"])
+def test_masks_that_do_not_fit_are_refused(dense: PreTrainedModel) -> None:
+    structure = read_structure(dense)
+    masks = structure.full_masks()
+    name = structure.sites[0].name
+    for wrong in (
+        {key: mask for key, mask in masks.items() if key != name},
+        masks | {"no.such.site": torch.ones(4).bool()},
+        masks | {name: torch.ones(5).bool()},
+        masks | {name: torch.ones(4)},
+    ):
+        with pytest.raises(InvalidOption, match=name):
+            cut(structure, wrong)
+    assert structure.sites == read_structure(dense).sites
+
+
+def test_decoders_are_refused(architecture: str) -> None:
+    if architecture == "distilbert":
+        pytest.skip("DistilBERT has no decoder")
+    with pytest.raises(UnsupportedModel, match="used as a decoder"):
+        read_structure(tiny_model(architecture, "encoder", is_decoder=True))

@@ -1,0 +1,120 @@
+"""What every cost promises: its formula equals an independent count on the real model, for uneven and empty sublayers.
+
+A new cost needs one line in `COUNTS`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from tiny_models import CONFIGS, random_masks, tiny_model
+from trimformer import plugins
+from trimformer.interfaces import Cost, Masks
+from trimformer.search import total_cost
+from trimformer.structure import Structure, parameter_count, read_structure
+from trimformer.surgery import cut
+
+LENGTHS = (1, 8, 13)
+
+
+@torch.no_grad()
+def count_flops(model: PreTrainedModel, length: int) -> int:
+    """What PyTorch counts in the blocks alone, on one sequence without padding."""
+    structure = read_structure(model)
+    with FlopCounterMode(display=False) as counter:
+        structure.base(input_ids=torch.arange(5, 5 + length)[None])
+    root = type(structure.base).__name__
+    blocks = f"{root}.{structure.architecture.blocks}"
+    counts = counter.get_flop_counts()
+    return sum(sum(counts.get(f"{blocks}.{index}", {}).values()) for index in range(len(structure.blocks)))
+
+
+def count_parameters(model: PreTrainedModel, _: int) -> int:
+    """All weights; what is not in the sublayers is the same before and after."""
+    return parameter_count(model)
+
+
+COUNTS: dict[str, Callable[[PreTrainedModel, int], int]] = {"flops": count_flops, "params": count_parameters}
+"""An independent count by name of the cost: model, tokens of one sequence -> number."""
+
+MASKS: dict[str, Callable[[Structure], Masks]] = {
+    "uneven": random_masks,
+    "all kept": Structure.full_masks,
+    "no heads in block 0": lambda structure: without(structure, "head", 0),
+    "no neurons in block 1": lambda structure: without(structure, "neuron", 1),
+    "nothing kept": lambda structure: {site.name: torch.zeros(site.units, dtype=torch.bool) for site in structure},
+}
+
+
+def without(structure: Structure, kind: str, block: int) -> Masks:
+    """Random masks, one site empty."""
+    masks = random_masks(structure, seed=3)
+    return {site.name: masks[site.name] & ((site.kind, site.block) != (kind, block)) for site in structure}
+
+
+@pytest.fixture(params=plugins.names("costs"))
+def name(request: pytest.FixtureRequest) -> str:
+    assert request.param in COUNTS, f"cost {request.param!r} has no independent count: add one to COUNTS in {__file__}"
+    return request.param
+
+
+@pytest.fixture
+def cost(name: str) -> Cost:
+    return plugins.load("costs", name)
+
+
+@pytest.fixture
+def structure(architecture: str) -> Structure:
+    return read_structure(tiny_model(architecture, attn_implementation="eager"))
+
+
+every_architecture = pytest.mark.parametrize("architecture", CONFIGS)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("choose", MASKS.values(), ids=MASKS)
+@every_architecture
+def test_formula_equals_an_independent_count(
+    name: str, cost: Cost, structure: Structure, choose: Callable[[Structure], Masks], length: int
+) -> None:
+    masks = choose(structure)
+    small = copy.deepcopy(structure.model)
+    cut(read_structure(small), masks)
+    per_unit = cost.per_unit(structure, length)
+    gone = total_cost({site: ~mask for site, mask in masks.items()}, per_unit)
+    count = COUNTS[name]
+    assert gone == count(structure.model, length) - count(small, length)
+    assert total_cost(masks, per_unit) == total_cost(structure.full_masks(), per_unit) - gone
+
+
+@pytest.mark.parametrize("choose", MASKS.values(), ids=MASKS)
+@every_architecture
+def test_flops_of_the_kept_units_are_those_of_the_cut_blocks(
+    structure: Structure, choose: Callable[[Structure], Masks]
+) -> None:
+    masks = choose(structure)
+    per_unit = plugins.load("costs", "flops").per_unit(structure, 9)
+    cut(structure, masks)
+    assert total_cost(masks, per_unit) == count_flops(structure.model, 9)
+
+
+@every_architecture
+def test_an_already_cut_model_costs_the_same_by_unit(cost: Cost, structure: Structure) -> None:
+    before = cost.per_unit(structure, 7.5)
+    assert before.keys() == {site.name for site in structure}
+    assert all(value > 0 for value in before.values())
+    small = cut(structure, without(structure, "head", 1))
+    now = cost.per_unit(small, 7.5)
+    assert now == {site.name: before[site.name] for site in small if site.units}
+    assert len(now) == len(before) - 1
+
+
+def test_it_says_what_it_is(cost: Cost) -> None:
+    assert cost.description
+    assert "\n" not in cost.description

@@ -1,0 +1,242 @@
+"""What every method promises: the budget holds, nothing but the seed matters, and the user's model stays as it was."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from tiny_models import CONFIGS, HEADS, inputs, outputs, parameters_by_name, random_masks, tiny_model
+from trimformer import plugins
+from trimformer.batching import length_sorted_indices, pad
+from trimformer.errors import InvalidOption, NumericalError
+from trimformer.interfaces import Batch, Budget, Features, PruningResult
+from trimformer.pipeline import prune
+from trimformer.search import total_cost
+from trimformer.structure import check_weights, read_structure
+from trimformer.surgery import cut, pruning_config
+
+BUDGETS = [index / 20 for index in range(1, 20)]
+OVERFLOWING_TOKEN = 7
+WEIGHT_TOLERANCE = 2e-3
+"""Refits differ by rounding: inputs of other batches round differently, and sums are taken in float32 by batch."""
+
+
+@pytest.fixture(params=plugins.names("methods"))
+def method(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Features]:
+    """Rows of 3 to 20 tokens, more tokens together than any site has features."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(3, 21, (30,), generator=generator).tolist()
+    return [{"input_ids": torch.randint(8, 120, (length,), generator=generator).tolist()} for length in lengths]
+
+
+def batches(rows: list[Features], max_rows: int) -> list[Batch]:
+    return [pad([rows[i] for i in indices], None, "cpu") for indices in length_sorted_indices(rows, max_rows=max_rows)]
+
+
+def run(model: PreTrainedModel, data: Any, method: str, flops: float = 0.5, **options: Any) -> PruningResult:
+    return prune(model, data, budget=Budget(flops=flops), method=method, calibration_tokens=None, options=options)
+
+
+def tuned(method: str) -> dict[str, bool]:
+    """The option that makes a method look at data, where it has it."""
+    return {"tune": True} if "tune" in {field.name for field in fields(plugins.load("methods", method))} else {}
+
+
+@pytest.mark.parametrize("cost", plugins.names("costs"))
+@pytest.mark.parametrize("share", BUDGETS)
+def test_budget_is_used_up_but_never_exceeded(method: str, cost: str, share: float, rows: list[Features]) -> None:
+    """What is left of the budget is less than the most expensive unit that was removed.
+
+    A method stops at the first removal that meets the budget, or fills up what a removal left: in both cases giving
+    back one unit of the dearest removed kind would exceed the budget. Nothing tighter holds for all methods, as one
+    that removes along an order does not go back for a cheaper unit.
+    """
+    model = tiny_model("bert")
+    structure = read_structure(model)
+    padded = batches(rows[:12], 12)
+    mean_length = sum(len(row["input_ids"]) for row in rows[:12]) / 12
+    result = prune(model, padded, budget=Budget(**{cost: share}), method=method)
+    per_unit = plugins.load("costs", cost).per_unit(structure, mean_length)
+    total, kept = (total_cost(masks, per_unit) for masks in (structure.full_masks(), result.masks))
+    removed = [per_unit[name] for name, mask in result.masks.items() if not mask.all()]
+    assert kept <= share * total * (1 + 1e-9)
+    assert share * total - kept < max(removed)
+    assert result.manifest["budget"] == {"cost": cost, "asked": share, "reached": pytest.approx(kept / total)}
+    assert {site.name: site.units for site in read_structure(result.model)} == {
+        name: int(mask.sum()) for name, mask in result.masks.items()
+    }
+
+
+def test_same_seed_gives_the_same_model(method: str, rows: list[Features]) -> None:
+    first, second = (run(tiny_model("bert"), rows, method, **tuned(method)) for _ in range(2))
+    assert_same_masks(first, second)
+    assert first.manifest["calibration"] == second.manifest["calibration"]
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(value, second.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_batch_size_does_not_matter(method: str, head: str, rows: list[Features]) -> None:
+    results = [run(tiny_model("bert", head), batches(rows, size), method, **tuned(method)) for size in (1, 7, 30)]
+    for other in results[1:]:
+        assert_same_masks(results[0], other)
+        for name, value in results[0].model.state_dict().items():
+            torch.testing.assert_close(other.model.state_dict()[name], value, atol=WEIGHT_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_every_architecture_and_head_is_pruned(method: str, architecture: str, head: str, rows: list[Features]) -> None:
+    model = tiny_model(architecture, head)
+    result = run(model, batches(rows[:12], 12), method, **tuned(method))
+    found = outputs(result.model, inputs(model))
+    assert torch.isfinite(found).all()
+    assert 0 < sum(int(mask.sum()) for mask in result.masks.values()) < sum(m.numel() for m in result.masks.values())
+
+
+def test_nothing_is_removed_at_the_whole_budget(method: str, rows: list[Features]) -> None:
+    model = tiny_model("bert")
+    result = run(model, rows, method, flops=1.0, **tuned(method))
+    assert all(bool(mask.all()) for mask in result.masks.values())
+    assert not pruning_config(read_structure(result.model)).kept
+    torch.testing.assert_close(
+        outputs(result.model, inputs(model)), outputs(model, inputs(model)), atol=1e-3, rtol=1e-3
+    )
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
+def test_a_pruned_model_is_pruned_further(method: str, architecture: str, rows: list[Features]) -> None:
+    structure = read_structure(tiny_model(architecture))
+    masks = random_masks(structure, keep=0.8)
+    masks = {site.name: masks[site.name] & ((site.kind, site.block) != ("head", 0)) for site in structure}
+    small = cut(structure, masks).model
+    before = pruning_config(read_structure(small)).kept
+    result = run(small, rows, method, **tuned(method))
+    assert result.manifest["already_pruned"] is True
+    assert result.manifest["budget"]["reached"] <= 0.5
+    for site, indices in pruning_config(read_structure(result.model)).kept.items():
+        assert set(indices) <= set(before.get(site, indices))
+    assert torch.isfinite(outputs(result.model, inputs(small))).all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_stays_as_it_was(method: str, training: bool, rows: list[Features]) -> None:
+    model = mixed_up(tiny_model("bert"), training=training)
+    seen = state(model)
+    result = run(model, rows, method, **tuned(method))
+    assert_same_state(state(model), seen)
+    pruned = {name: parameter.requires_grad for name, parameter in result.model.named_parameters()}
+    assert pruned == {name: seen["requires_grad"][name] for name in pruned}
+    assert [module.training for module in result.model.modules()] == seen["training"]
+    assert not hooks(result.model)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_stays_as_it_was_when_a_method_fails(method: str, training: bool, rows: list[Features]) -> None:
+    if not (tuned(method) or method_needs_data(method)):
+        pytest.skip(f"{method} does not look at data")
+    model = overflowing(mixed_up(tiny_model("bert"), training=training))
+    check_weights(read_structure(model))
+    seen = state(model)
+    bad = [*rows[:5], {"input_ids": [5, OVERFLOWING_TOKEN, 6]}, *rows[5:]]
+    with pytest.raises(NumericalError, match=r"at site encoder\.layer\.\d+\.(attention|ffn)"):
+        run(model, bad, method, **tuned(method))
+    assert_same_state(state(model), seen)
+
+
+def test_nan_weights_are_refused_before_any_work(method: str, rows: list[Features]) -> None:
+    model = tiny_model("bert")
+    with torch.no_grad():
+        model.bert.encoder.layer[1].output.dense.weight[0, 0] = float("nan")
+    with pytest.raises(NumericalError, match=r"site encoder\.layer\.1\.ffn"):
+        run(model, rows, method)
+
+
+def test_options_are_checked(method: str, rows: list[Features]) -> None:
+    with pytest.raises(InvalidOption, match=f"unknown option of {method} 'no_such'"):
+        run(tiny_model("bert"), rows, method, no_such=1)
+    for field in fields(plugins.load("methods", method)):
+        assert field.kw_only
+        with pytest.raises(InvalidOption, match=f"{field.name}='wrong' must be"):
+            run(tiny_model("bert"), rows, method, **{field.name: "wrong"})
+
+
+def test_it_says_what_it_is(method: str) -> None:
+    described = plugins.descriptions("methods")[method]
+    assert described
+    assert described.lower().startswith(method.replace("kprune", "k-prune").replace("_", " "))
+
+
+def mixed_up(model: PreTrainedModel, *, training: bool) -> PreTrainedModel:
+    """Some modules in another mode and some parameters frozen: what must be found again afterwards."""
+    model.train(training)
+    model.base_model.embeddings.train(not training)
+    model.bert.encoder.layer[0].output.dense.weight.requires_grad_(requires_grad=False)
+    model.bert.embeddings.requires_grad_(requires_grad=False)
+    return model
+
+
+def overflowing(model: PreTrainedModel) -> PreTrainedModel:
+    """Finite weights that give infinite activations on one token."""
+    with torch.no_grad():
+        model.get_input_embeddings().weight[OVERFLOWING_TOKEN] = torch.finfo(torch.float32).max
+    return model
+
+
+def method_needs_data(method: str) -> bool:
+    """Methods without tuning that measure on data fail on NaN all the same."""
+    return method not in ("magnitude", "random")
+
+
+def state(model: PreTrainedModel) -> dict[str, Any]:
+    """Everything about a model that a method could leave changed."""
+    return {
+        "weights": parameters_by_name(model),
+        "identity": {name: id(value) for name, value in model.named_parameters()},
+        "requires_grad": {name: value.requires_grad for name, value in model.named_parameters()},
+        "grad": {name: value.grad for name, value in model.named_parameters()},
+        "modules": {name: id(module) for name, module in model.named_modules()},
+        "training": [module.training for module in model.modules()],
+        "hooks": hooks(model),
+        "config": copy.deepcopy(model.config.to_dict()),
+        "grad_enabled": torch.is_grad_enabled(),
+        "random": torch.get_rng_state(),
+    }
+
+
+def hooks(model: nn.Module) -> list[Callable[..., Any]]:
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [hook for module in model.modules() for kind in kinds for hook in getattr(module, kind).values()]
+
+
+def assert_same_state(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for what, value in expected.items():
+        if isinstance(value, Tensor):
+            assert torch.equal(found[what], value), what
+        elif what == "weights":
+            assert all(bits_equal(found[what][name], tensor) for name, tensor in value.items())
+        else:
+            assert found[what] == value, what
+    assert expected["hooks"] == []
+
+
+def bits_equal(first: Tensor, second: Tensor) -> bool:
+    return first.dtype == second.dtype and first.shape == second.shape and bool((first == second).all())
+
+
+def assert_same_masks(first: PruningResult, second: PruningResult) -> None:
+    assert first.masks.keys() == second.masks.keys()
+    for name, mask in first.masks.items():
+        assert torch.equal(mask, second.masks[name]), name

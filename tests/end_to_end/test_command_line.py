@@ -1,0 +1,346 @@
+"""The command line does its job on a tiny model, and says a user's mistake in one line, before any work."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from conftest import WORDS, TinyBert
+from trimformer import checkpoint, cli, evaluation, plugins
+from trimformer.pipeline import Pruner
+from trimformer.structure import parameter_count
+
+TOKENS = 150
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> Result:
+        code = 0
+        capsys.readouterr()
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def model(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    return checkpoint.save(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    write(folder / "train.jsonl", rows(60, seed=0))
+    write(folder / "validation.jsonl", rows(12, seed=1))
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "small"
+
+
+def rows(count: int, seed: int) -> list[dict[str, object]]:
+    generator = random.Random(seed)  # noqa: S311  # words for a test
+    return [
+        {"sentence": " ".join(generator.choices(WORDS.split(), k=generator.randint(3, 9))), "label": index % 2}
+        for index in range(count)
+    ]
+
+
+def write(file: Path, values: list[dict[str, object]]) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in values))
+
+
+def prune(model: Path, data: Path, out: Path, /, **changes: object) -> list[object]:
+    """Arguments of a prune command; `changes` replace, add or (None) leave out an option."""
+    given = {"task": "sst2", "data": data, "flops": 0.5, "method": "kprune", "calibration-tokens": TOKENS, "out": out}
+    given |= {name.replace("_", "-"): value for name, value in changes.items()}
+    options = [part for name, value in given.items() if value is not None for part in (f"--{name}", value)]
+    return ["prune", model, *options]
+
+
+def assert_mistake(result: Result, *said: str) -> None:
+    """Exit code 2, and one line that says all of this."""
+    assert result.code == 2, result
+    assert result.out == ""
+    lines = result.err.strip().splitlines()
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("Error: ")
+    for part in said:
+        assert part in lines[0]
+
+
+class TestWorks:
+    def test_prune_prints_tables_and_writes_a_smaller_model(self, run: Run, model: Path, data: Path, out: Path) -> None:
+        result = run(*prune(model, data, out))
+        assert result.code == 0, result.err
+        assert all(line.startswith("Warning: accuracy fell") for line in result.err.splitlines())
+        for part in ("accuracy (n=12)", "flops asked", "50.0%", "parameters, whole model", "latency", "block", "4"):
+            assert part in result.out
+        small = AutoModelForSequenceClassification.from_pretrained(out)
+        assert parameter_count(small) < parameter_count(AutoModelForSequenceClassification.from_pretrained(model))
+        manifest = json.loads((out / "trimformer.json").read_text())
+        assert manifest["budget"]["reached"] <= 0.5
+        assert manifest["source"] == str(model)
+
+    def test_json_is_alone_on_stdout_and_is_the_manifest(self, run: Run, model: Path, data: Path, out: Path) -> None:
+        result = run(*prune(model, data, out, flops=None, params=0.4, set="ridge=0.1"), "--json")
+        assert result.code == 0, result.err
+        facts = json.loads(result.out)
+        assert facts.pop("out") == str(out)
+        assert facts == json.loads((out / "trimformer.json").read_text())
+        assert facts["options"]["ridge"] == 0.1
+        assert facts["budget"]["cost"] == "params"
+        assert facts["already_pruned"] is False
+        assert set(facts["metrics"]) == {"dense", "pruned"}
+
+    @pytest.mark.parametrize("method", plugins.names("methods"))
+    def test_every_method(self, run: Run, model: Path, data: Path, out: Path, method: str) -> None:
+        assert run(*prune(model, data, out, method=method)).code == 0
+        assert json.loads((out / "trimformer.json").read_text())["method"] == method
+
+    def test_a_pruned_model_is_pruned_again_and_told(self, run: Run, model: Path, data: Path, out: Path) -> None:
+        assert run(*prune(model, data, out)).code == 0
+        result = run(*prune(out, data, out.with_name("smaller")))
+        assert result.code == 0, result.err
+        assert "the model was pruned before" in " ".join(result.out.split())
+        facts = json.loads(run(*prune(out, data, out.with_name("third")), "--json").out)
+        assert facts["already_pruned"] is True
+
+    def test_evaluate(self, run: Run, model: Path, data: Path) -> None:
+        result = run("evaluate", model, "--task", "sst2", "--data", data)
+        assert (result.code, result.err) == (0, "")
+        assert "accuracy" in result.out
+        facts = json.loads(run("evaluate", model, "--task", "sst2", "--data", data, "--json").out)
+        assert facts["metrics"]["accuracy"]["sample_size"] == 12
+
+    def test_unlabelled_text(self, run: Run, model: Path, tmp_path: Path, out: Path) -> None:
+        write(tmp_path / "rows.jsonl", [{"text": row["sentence"]} for row in rows(80, seed=3)])
+        result = run(*prune(model, tmp_path / "rows.jsonl", out, task="text"), "--json")
+        assert result.code == 0, result.err
+        assert json.loads(result.out)["metrics"]["dense"]["agreement"]["value"] == 1
+        same = run("evaluate", out, "--task", "text", "--data", tmp_path / "rows.jsonl", "--dense", model, "--json")
+        assert json.loads(same.out)["metrics"] == json.loads(result.out)["metrics"]["pruned"]
+
+    def test_list_names_every_plugin(self, run: Run) -> None:
+        folders = ("methods", "tasks", "architectures", "costs")
+        shown, listed = run("list"), json.loads(run("list", "--json").out)
+        for folder in folders:
+            assert list(listed[folder]) == plugins.names(folder)
+            assert all(name in shown.out for name in plugins.names(folder))
+
+    def test_overwrite(self, run: Run, model: Path, data: Path, out: Path) -> None:
+        for _ in range(2):
+            assert run(*prune(model, data, out, method="random"), "--overwrite").code == 0
+
+    def test_python_m_trimformer(self, tmp_path: Path) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "trimformer", "list", "--json"],
+            cwd=tmp_path, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert "kprune" in json.loads(done.stdout)["methods"]
+        assert done.stderr == ""
+
+
+class TestMistakes:
+    """Each is found before the dense model is evaluated, and nothing is written."""
+
+    @pytest.fixture(autouse=True)
+    def nothing_is_computed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: object, **__: object) -> None:
+            pytest.fail("work was done before the mistake was found")
+
+        monkeypatch.setattr(evaluation, "inference", fail)
+        monkeypatch.setattr(Pruner, "prune", fail)
+
+    @pytest.fixture(autouse=True)
+    def nothing_is_written(self, out: Path, model: Path, data: Path) -> object:
+        yield
+        assert not out.exists()
+        assert {path.name for path in out.parent.iterdir() if path.name.startswith(".")} == set()
+
+    @pytest.mark.parametrize(
+        ("changes", "said"),
+        [
+            ({"task": "sst3"}, ["unknown task 'sst3'", "Did you mean 'sst2'", "mrpc"]),
+            ({"method": "kprun"}, ["unknown method 'kprun'", "Did you mean 'kprune'", "magnitude"]),
+            ({"set": "gama=1"}, ["unknown option of kprune 'gama'", "Did you mean 'gamma'", "lambda_rep"]),
+            ({"set": "gamma=hot"}, ["gamma='hot'", "a number"]),
+            ({"set": "gamma=-1"}, ["gamma=-1", "above 0"]),
+            ({"set": "ridge=nan"}, ["ridge=nan", "at least 0"]),
+            ({"set": "tune=maybe"}, ["tune='maybe'", "true or false"]),
+            ({"set": "predictive=mse"}, ["predictive='mse'", "kl, fisher"]),
+            ({"set": "gamma"}, ["'gamma'", "name=value"]),
+            ({"flops": 0}, ["flops=0", "(0, 1]"]),
+            ({"flops": 1.5}, ["flops=1.5", "(0, 1]"]),
+            ({"flops": -0.1}, ["flops=-0.1", "(0, 1]"]),
+            ({"flops": "nan"}, ["flops=nan", "(0, 1]"]),
+            ({"flops": None}, ["exactly one of flops=… or params=…", "none"]),
+            ({"params": 0.5}, ["exactly one of flops=… or params=…", "0.5"]),
+            ({"calibration_tokens": 100_000}, ["100000 calibration tokens asked", "--calibration-tokens"]),
+            ({"max_length": 4}, ["max_length=4", "8 to 64"]),
+            ({"max_length": 65}, ["max_length=65", "8 to 64"]),
+            ({"data": "/no/such/place"}, ["/no/such/place", "check the path"]),
+            ({"task": "text", "data": None}, ["--data"]),
+            ({"task": "qqp"}, ["no column 'question1'"]),
+            ({"task": "stsb"}, ["sentence1"]),
+        ],
+        ids=str,
+    )
+    def test_options(
+        self, run: Run, model: Path, data: Path, out: Path, changes: dict[str, object], said: list[str]
+    ) -> None:
+        assert_mistake(run(*prune(model, data, out, **changes)), *said)
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["prune"], ["Missing argument", "trimformer prune --help"]),
+            (["prune", "x", "--task", "sst2"], ["Missing option '--out'"]),
+            (["prune", "x", "--no-such"], ["No such option: --no-such"]),
+            (["prune", "x", "--task", "sst2", "--out", "y", "--flops", "many"], ["--flops"]),
+            (["prune", "x", "--task", "sst2", "--out", "y", "--calibration-tokens", "0"], ["--calibration-tokens"]),
+            (["prune", "x", "--task", "sst2", "--out", "y", "--seed", "-1"], ["--seed"]),
+            (["no-such"], ["No such command 'no-such'"]),
+        ],
+        ids=str,
+    )
+    def test_usage(self, run: Run, arguments: list[str], said: list[str]) -> None:
+        assert_mistake(run(*arguments), *said)
+
+    def test_no_calibration_rows(self, run: Run, model: Path, data: Path, out: Path) -> None:
+        (data / "train.jsonl").write_text("")
+        assert_mistake(run(*prune(model, data, out)), "no rows in", "train.jsonl")
+
+    def test_calibration_rows_that_are_all_evaluation_rows(self, run: Run, model: Path, data: Path, out: Path) -> None:
+        (data / "train.jsonl").write_bytes((data / "validation.jsonl").read_bytes())
+        assert_mistake(run(*prune(model, data, out)), "no calibration rows", "kept apart")
+
+    @pytest.mark.parametrize("label", [2, -1, None, "good", 0.5])
+    def test_labels_out_of_range(self, run: Run, model: Path, data: Path, out: Path, label: object) -> None:
+        bad = rows(12, seed=1)
+        for row in bad:
+            row["label"] = label
+        write(data / "validation.jsonl", bad)
+        assert_mistake(run(*prune(model, data, out)), str(data), "row 1: 'label' is", repr(label))
+
+    def test_missing_columns(self, run: Run, model: Path, data: Path, out: Path) -> None:
+        write(data / "train.jsonl", [{"words": "the cat", "label": 0}])
+        assert_mistake(run(*prune(model, data, out)), "no column 'sentence'", "'words'")
+
+    def test_damaged_rows(self, run: Run, model: Path, data: Path, out: Path) -> None:
+        (data / "train.jsonl").write_text('{"sentence": "the cat", "label": 0}\n{"sentence')
+        assert_mistake(run(*prune(model, data, out)), "train.jsonl", "line 2 is damaged")
+
+    def test_damaged_checkpoint(self, run: Run, model: Path, data: Path, out: Path) -> None:
+        weights = model / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:2000])
+        assert_mistake(run(*prune(model, data, out)), "dense is damaged or incomplete")
+
+    def test_not_a_checkpoint(self, run: Run, data: Path, out: Path) -> None:
+        assert_mistake(run(*prune(data, data, out)), "data is not a checkpoint", "config.json")
+
+    def test_neither_folder_nor_reachable_hub(
+        self, run: Run, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        assert_mistake(run(*prune(Path("no/such-model"), data, out)), "no/such-model is no local folder")
+
+    def test_another_number_of_labels(
+        self, run: Run, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, data: Path, out: Path
+    ) -> None:
+        folder = checkpoint.save(tiny_bert(num_labels=3), data.with_name("three"), tokenizer=tokenizer)
+        assert_mistake(run(*prune(folder, data, out)), "3 labels", "needs 2")
+
+    def test_unsupported_architecture(self, run: Run, model: Path, data: Path, out: Path) -> None:
+        config = json.loads((model / "config.json").read_text())
+        (model / "config.json").write_text(json.dumps(config | {"is_decoder": True}))
+        assert_mistake(run(*prune(model, data, out)), "is_decoder", "only encoders")
+
+    def test_nan_weights_name_the_site(
+        self, run: Run, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, data: Path, out: Path
+    ) -> None:
+        bad = tiny_bert(num_labels=2)
+        with torch.no_grad():
+            bad.bert.encoder.layer[1].attention.self.key.weight[3, 3] = float("nan")
+        bad.save_pretrained(data.with_name("nan"))
+        tokenizer.save_pretrained(data.with_name("nan"))
+        assert_mistake(run(*prune(data.with_name("nan"), data, out)), "NaN", "site encoder.layer.1.attention")
+
+    def test_evaluate_too(self, run: Run, model: Path, data: Path) -> None:
+        assert_mistake(run("evaluate", model, "--task", "sst3", "--data", data), "unknown task 'sst3'")
+        assert_mistake(run("evaluate", model, "--task", "text", "--data", data), "dense")
+        assert_mistake(run("evaluate", data, "--task", "sst2", "--data", data), "is not a checkpoint")
+
+
+def test_an_existing_output_folder_stays(run: Run, model: Path, data: Path, out: Path) -> None:
+    out.mkdir()
+    (out / "mine.txt").write_text("x")
+    assert_mistake(run(*prune(model, data, out)), "small exists", "--overwrite")
+    assert_mistake(run(*prune(model, data, out), "--overwrite"), "is not a checkpoint folder")
+    assert [file.name for file in out.iterdir()] == ["mine.txt"]
+
+
+def test_messages_are_printed_as_they_are(run: Run, model: Path, data: Path, out: Path) -> None:
+    result = run(*prune(model, data, out, task="[bold]sst2[/nonsense]"))
+    assert_mistake(result, "'[bold]sst2[/nonsense]'")
+
+
+def test_a_bug_shows_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "descriptions", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("list")
+
+
+def test_an_interrupt_ends_with_130_in_one_line(
+    run: Run, model: Path, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pruner, "prune", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    result = run(*prune(model, data, out))
+    assert result.code == 130
+    assert result.err.strip().splitlines() == ["Error: interrupted"]
+    assert not out.exists()
+
+
+def test_sweep_writes_a_checkpoint_per_budget(run: Run, model: Path, data: Path, out: Path, tmp_path: Path) -> None:
+    arguments = ["sweep", model, "--task", "sst2", "--data", data, "--flops", "0.8,0.4", "--out", out]
+    arguments += ["--calibration-tokens", TOKENS, "--cache", tmp_path / "cache"]
+    result = run(*arguments, "--json")
+    assert result.code == 0, result.err
+    assert [facts["budget"]["asked"] for facts in json.loads(result.out)] == [0.8, 0.4]
+    for share in ("0.8", "0.4"):
+        AutoModelForSequenceClassification.from_pretrained(out / f"flops-{share}")
+    assert_mistake(run(*arguments), "flops-0.8 exists", "--overwrite")
+    assert_mistake(run(*arguments, "--flops", "0.5,much"), "'0.5,much'", "shares with commas")
+
+
+def test_max_drop_excludes_a_budget(run: Run, model: Path, data: Path, out: Path) -> None:
+    assert_mistake(run(*prune(model, data, out, max_drop=0.1)), "--max-drop", "leave out --flops")
+    assert not out.exists()

@@ -1,0 +1,373 @@
+"""A pruned checkpoint loads wherever a dense one does, and is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    pipeline,
+)
+
+from conftest import TinyBert
+from tiny_models import random_masks, tiny_model
+from trimformer import checkpoint
+from trimformer.errors import CheckpointError, TrimformerError
+from trimformer.structure import parameter_count, read_structure
+from trimformer.surgery import cut, pruning_config
+
+TEXTS = ["the red cat saw a dog", "who built the old city?"]
+
+WITH_PACKAGE = """
+import trimformer
+"""
+WITHOUT_PACKAGE = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "trimformer":
+            raise ImportError("trimformer is not installed here")
+sys.meta_path.insert(0, Blocker())
+"""
+USE = """
+import json, sys, torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+results = []
+for source, target in json.loads(sys.argv[1]):
+    model = AutoModelForSequenceClassification.from_pretrained(source, **OPTIONS)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    with torch.no_grad():
+        logits = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
+    classifier = pipeline("text-classification", model=source, device="cpu", **OPTIONS)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    results.append([logits.tolist(), [row["score"] for row in classifier(TEXTS)], count])
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+print(json.dumps(results))
+"""
+
+
+@pytest.fixture
+def small(tiny_bert: TinyBert) -> PreTrainedModel:
+    """Uneven, one attention and one FFN empty."""
+    model = tiny_bert(num_labels=3, num_hidden_layers=3)
+    structure = read_structure(model)
+    masks = random_masks(structure)
+    emptied = {("head", 0), ("neuron", 2)}
+    cut(structure, {site.name: masks[site.name] & ((site.kind, site.block) not in emptied) for site in structure})
+    return model
+
+
+@pytest.fixture
+def saved(small: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    return checkpoint.save(small, tmp_path / "small", tokenizer=tokenizer, manifest={"method": "test"})
+
+
+def logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
+
+
+def use_in_new_process(preamble: str, options: str, jobs: list[tuple[Path, Path]], tmp_path: Path) -> list[list]:
+    program = f"{preamble}\nTEXTS = {TEXTS!r}\nOPTIONS = {options}\n{USE}"
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    arguments = json.dumps([[str(source), str(target)] for source, target in jobs])
+    done = subprocess.run(
+        [sys.executable, "-c", program, arguments],
+        env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_new_processes_load_with_and_without_the_package_and_save_again(
+    small: PreTrainedModel, saved: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    by_package, by_file, last = (tmp_path / name for name in ("by-package", "by-file", "last"))
+    runs = [
+        *use_in_new_process(WITH_PACKAGE, "{}", [(saved, by_package)], tmp_path),
+        *use_in_new_process(
+            WITHOUT_PACKAGE, "{'trust_remote_code': True}",
+            [(saved, by_file), (by_package, last), (by_file, last)], tmp_path,
+        ),
+    ]  # fmt: skip
+    expected = logits(small, tokenizer)
+    for found, scores, count in runs:
+        torch.testing.assert_close(torch.tensor(found), expected, atol=1e-6, rtol=0)
+        torch.testing.assert_close(torch.tensor(scores), expected.softmax(-1).amax(-1), atol=1e-6, rtol=0)
+        assert count == parameter_count(small)
+    for folder in (by_package, by_file, last):
+        again = AutoModelForSequenceClassification.from_pretrained(folder)
+        assert all(torch.equal(value, small.state_dict()[name]) for name, value in again.state_dict().items())
+        assert pruning_config(read_structure(again)).kept == pruning_config(read_structure(small)).kept
+
+
+def test_the_file_for_others_needs_no_package(saved: Path) -> None:
+    assert "trimformer" not in {
+        line.split()[1].split(".")[0]
+        for line in (saved / "modeling_trimformer.py").read_text().splitlines()
+        if line.startswith(("import ", "from "))
+    }
+
+
+def test_a_checkpoint_holds_safetensors_the_manifest_and_the_kept_units(saved: Path, small: PreTrainedModel) -> None:
+    names = {file.name for file in saved.iterdir()}
+    assert {"config.json", "model.safetensors", "modeling_trimformer.py", "trimformer.json"} <= names
+    assert not {name for name in names if name.endswith((".bin", ".pkl", ".pt"))}
+    assert json.loads((saved / "trimformer.json").read_text()) == {"method": "test"}
+    written = json.loads((saved / "config.json").read_text())["quantization_config"]
+    assert written["quant_method"] == "trimformer"
+    assert written["kept"] == pruning_config(read_structure(small)).kept
+
+
+def test_a_dense_checkpoint_has_nothing_added(tiny_bert: TinyBert, tmp_path: Path) -> None:
+    folder = checkpoint.save(tiny_bert(), tmp_path / "dense")
+    assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+
+
+def test_load_model_takes_the_class_of_the_checkpoint(saved: Path, small: PreTrainedModel) -> None:
+    loaded = checkpoint.load_model(str(saved))
+    assert type(loaded) is type(small)
+    assert not loaded.training
+    assert len(checkpoint.load_tokenizer(str(saved))) == small.config.vocab_size
+
+
+def test_half_precision_is_saved_and_verified(small: PreTrainedModel, tmp_path: Path) -> None:
+    folder = checkpoint.save(small.to(torch.bfloat16), tmp_path / "half")
+    loaded = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto")
+    assert loaded.dtype is torch.bfloat16
+    assert all(torch.equal(value, small.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_a_loaded_model_is_no_quantized_one(saved: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(saved)
+    assert not getattr(model, "is_quantized", False)
+    assert not hasattr(model, "hf_quantizer")
+    assert model.to(torch.float64).dtype is torch.float64
+
+
+def test_plain_save_pretrained_takes_the_file_for_others_along(small: PreTrainedModel, tmp_path: Path) -> None:
+    small.save_pretrained(tmp_path / "first")
+    AutoModelForSequenceClassification.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+        assert auto_map == {
+            "AutoModel": "modeling_trimformer.BertModel",
+            "AutoModelForSequenceClassification": "modeling_trimformer.BertForSequenceClassification",
+        }
+        assert (folder / "modeling_trimformer.py").exists()
+
+
+def test_trainer_trains_it_and_saves_it_again(saved: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(saved)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    rows = [{"input_ids": tokenizer(text)["input_ids"][:6], "label": label} for label, text in enumerate(TEXTS)]
+    arguments = TrainingArguments(
+        tmp_path / "runs", max_steps=2, learning_rate=1e-3, report_to="none", use_cpu=True, disable_tqdm=True,
+        per_device_train_batch_size=2, dataloader_pin_memory=False, save_strategy="no",
+    )  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=rows, processing_class=tokenizer)
+    assert trainer.train().training_loss > 0
+    changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert {name for name in before if "key.bias" not in name and before[name].numel()} <= changed
+    trainer.save_model(str(tmp_path / "trained"))
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "trained")
+    torch.testing.assert_close(logits(again, tokenizer), logits(model, tokenizer), atol=1e-6, rtol=0)
+    AutoTokenizer.from_pretrained(tmp_path / "trained")
+
+
+def test_pipeline_in_this_process(saved: Path, small: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    answers = pipeline("text-classification", model=str(saved), device="cpu")(TEXTS)
+    best = logits(small, tokenizer).argmax(-1)
+    assert [answer["label"] for answer in answers] == [small.config.id2label[int(index)] for index in best]
+
+
+class TestDamaged:
+    """What cannot be read is one CheckpointError that names the folder and what is wrong."""
+
+    @pytest.mark.parametrize(
+        ("file", "content"),
+        [
+            ("model.safetensors", None),
+            ("model.safetensors", b""),
+            ("model.safetensors", b"\x10\0\0\0\0\0\0\0not a json head"),
+            ("model.safetensors", "half"),
+            ("config.json", b"{"),
+            ("config.json", b"[]"),
+            ("config.json", b"{}"),
+            ("config.json", b'{"model_type": "bert", "architectures": ["NoSuchModel"]}'),
+            ("config.json", b'{"model_type": "no-such-type", "architectures": ["BertModel"]}'),
+            ("config.json", "other sizes"),
+            ("config.json", "no sizes"),
+            ("config.json", "wrong path"),
+        ],
+    )
+    def test_it_is_named(self, saved: Path, file: str, content: bytes | str | None) -> None:
+        damage(saved / file, content)
+        with pytest.raises(TrimformerError, match="small ") as caught:
+            checkpoint.load_model(str(saved))
+        assert isinstance(caught.value, CheckpointError) or "NoSuchModel" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_no_config(self, saved: Path) -> None:
+        (saved / "config.json").unlink()
+        with pytest.raises(CheckpointError, match=r"is not a checkpoint: a folder with config\.json"):
+            checkpoint.load_model(str(saved))
+
+    def test_a_file(self, saved: Path) -> None:
+        with pytest.raises(CheckpointError, match="is not a checkpoint"):
+            checkpoint.load_model(str(saved / "model.safetensors"))
+
+    def test_no_folder(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(CheckpointError, match="is no local folder"):
+            checkpoint.load_model(str(tmp_path / "nothing"))
+
+    def test_no_tokenizer(self, small: PreTrainedModel, tmp_path: Path) -> None:
+        folder = checkpoint.save(small, tmp_path / "bare")
+        with pytest.raises(CheckpointError, match="bare has no tokenizer: copy"):
+            checkpoint.load_tokenizer(str(folder))
+
+    def test_damaged_tokenizer(self, saved: Path) -> None:
+        (saved / "tokenizer.json").write_text("{")
+        with pytest.raises(CheckpointError, match="is damaged"):
+            checkpoint.load_tokenizer(str(saved))
+
+    def test_weights_of_the_head_are_missing(self, tmp_path: Path) -> None:
+        tiny_model("bert", "masked language model").save_pretrained(tmp_path)
+        with pytest.raises(CheckpointError, match=r"no weights for classifier.*fine-tune it"):
+            checkpoint.load_model(str(tmp_path), "AutoModelForSequenceClassification")
+
+
+def damage(file: Path, content: bytes | str | None) -> None:
+    if content is None:
+        file.unlink()
+    elif content == "half":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        config = json.loads(file.read_text())
+        if content == "other sizes":
+            config["intermediate_size"], config["hidden_size"] = 40, 64
+        elif content == "no sizes":
+            del config["quantization_config"]
+        else:
+            config["quantization_config"]["linears"] = {"encoder.layer.9.output.dense": [1, 1]}
+        file.write_text(json.dumps(config))
+
+
+class TestWriting:
+    """A failed save leaves nothing half-written, and what was there before."""
+
+    def test_an_existing_folder_is_kept_unless_told(self, small: PreTrainedModel, saved: Path) -> None:
+        with pytest.raises(CheckpointError, match=r"small exists: choose another --out, or give --overwrite"):
+            checkpoint.save(small, saved)
+        checkpoint.save(small, saved, overwrite=True)
+        assert not (saved / "trimformer.json").exists()
+        assert [file.name for file in saved.parent.iterdir()] == ["small"]
+
+    def test_something_else_is_never_replaced(self, small: PreTrainedModel, tmp_path: Path) -> None:
+        (tmp_path / "papers").mkdir()
+        (tmp_path / "papers" / "thesis.tex").write_text("all of it")
+        (tmp_path / "file").write_text("x")
+        for name in ("papers", "file"):
+            with pytest.raises(CheckpointError, match="is not a checkpoint folder: it is not replaced"):
+                checkpoint.save(small, tmp_path / name, overwrite=True)
+        assert (tmp_path / "papers" / "thesis.tex").read_text() == "all of it"
+
+    def test_an_empty_folder_can_be_replaced(self, small: PreTrainedModel, tmp_path: Path) -> None:
+        (tmp_path / "out").mkdir()
+        assert (checkpoint.save(small, tmp_path / "out", overwrite=True) / "config.json").exists()
+
+    def test_a_full_disk(self, small: PreTrainedModel, tmp_path: Path) -> None:
+        with largest_file(20_000), pytest.raises(CheckpointError, match=r"cannot write .*out: .*free some space"):
+            checkpoint.save(small, tmp_path / "out")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_full_disk_leaves_what_was_there(
+        self, small: PreTrainedModel, saved: Path, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        before = {file.name: file.read_bytes() for file in saved.iterdir()}
+        with largest_file(20_000), pytest.raises(CheckpointError):
+            checkpoint.save(small, saved, tokenizer=tokenizer, overwrite=True)
+        assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+        assert [file.name for file in saved.parent.iterdir()] == ["small"]
+
+    def test_a_parent_that_is_no_folder(self, small: PreTrainedModel, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(CheckpointError, match="file"):
+            checkpoint.save(small, tmp_path / "file" / "out")
+        assert (tmp_path / "file").read_text() == "x"
+
+    def test_a_failed_last_step_brings_the_old_folder_back(
+        self, small: PreTrainedModel, saved: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = {file.name: file.read_bytes() for file in saved.iterdir()}
+        rename = Path.rename
+
+        def fail_for_new(self: Path, target: Path) -> Path:
+            if self.name == "new":
+                raise OSError("the disk is gone")
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", fail_for_new)
+        with pytest.raises(CheckpointError, match="the disk is gone"):
+            checkpoint.save(small, saved, overwrite=True)
+        assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+
+    def test_a_model_that_does_not_read_back_is_not_written(self, small: PreTrainedModel, tmp_path: Path) -> None:
+        small.config.quantization_config.linears.popitem()
+        with pytest.raises(CheckpointError, match=r"does not read back|reads back with another"):
+            checkpoint.save(small, tmp_path / "out")
+        assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Within the context a write beyond this many bytes of a file fails as on a full disk (Python ignores SIGXFSZ)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_sentence_transformers_loads_it(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    modules = pytest.importorskip("sentence_transformers.models")
+    dense = tiny_model("bert", "encoder", vocab_size=len(tokenizer))
+    checkpoint.save(dense, tmp_path / "bert", tokenizer=tokenizer)
+    transformer = modules.Transformer(str(tmp_path / "bert"))
+    pooling = modules.Pooling(dense.config.hidden_size)
+    sentence_transformers.SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(tmp_path / "st"))
+
+    model, own_tokenizer = checkpoint.load_model(str(tmp_path / "st")), checkpoint.load_tokenizer(str(tmp_path / "st"))
+    structure = read_structure(model)
+    cut(structure, random_masks(structure))
+    files = checkpoint.sentence_transformers_files(str(tmp_path / "st"))
+    checkpoint.save(model, tmp_path / "small", tokenizer=own_tokenizer, extra_files=files)
+
+    encoder = sentence_transformers.SentenceTransformer(str(tmp_path / "small"), device="cpu")
+    batch = own_tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None]
+    expected = (hidden * mask).sum(1) / mask.sum(1)
+    torch.testing.assert_close(torch.tensor(encoder.encode(TEXTS)), expected, atol=1e-5, rtol=0)
