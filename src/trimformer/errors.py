@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -32,6 +33,21 @@ class NumericalError(TrimformerError):
 
 class UnreachableTarget(TrimformerError):
     """A target, such as a largest loss of accuracy, that nothing tried can meet; says how near it came."""
+
+
+def require_range(
+    name: str, value: float, *, low: float = 0.0, high: float = math.inf, low_included: bool = True
+) -> None:
+    """Refuse a number outside `[low, high]`, or `(low, high]`; infinity and NaN are outside every range.
+
+    Raises:
+        InvalidOption: names the option, its value and the range.
+    """
+    if math.isfinite(value) and (low <= value if low_included else low < value) and value <= high:
+        return
+    floor = f"{'at least' if low_included else 'above'} {low:g}"
+    ceiling = "" if high == math.inf else f" and at most {high:g}"
+    raise InvalidOption(f"{name}={value} is out of range: it must be {floor}{ceiling}")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InvalidOption:

@@ -20,7 +20,7 @@ from trimformer import plugins
 from trimformer.batching import make_batches, sample_rows
 from trimformer.cache import MeasuredCache, fingerprint, measured_key
 from trimformer.data import encode_texts
-from trimformer.errors import DataError, InvalidOption, TrimformerError, unknown_name
+from trimformer.errors import DataError, InvalidOption, TrimformerError, require_range, unknown_name
 from trimformer.interfaces import Batch, Budget, Features, Masks, Measured, Method, Progress, PruningResult
 from trimformer.job import Calibration, Job
 from trimformer.search import total_cost
@@ -103,6 +103,8 @@ class Pruner:
         check_weights(dense)
         batches = calibration_batches(data, tokenizer, calibration_tokens, seed, model.device)
         self.calibration = Calibration(dense, batches, seed, progress or (lambda items, _: items))
+        if sequence_length is not None:
+            require_range("sequence_length", sequence_length, low=1)
         self.sequence_length = sequence_length or self.calibration.mean_length
         self.cache = cache
         self.measuring_seconds = 0.0

@@ -95,11 +95,14 @@ def read_structure(model: PreTrainedModel) -> Structure:
 
 
 def check_weights(structure: Structure) -> None:
-    """Refuse a model with NaN or infinite weights.
+    """Refuse a model with NaN or infinite weights, or with nothing left to prune.
 
     Raises:
         NumericalError: names the site or the parameter.
+        UnsupportedModel: every sublayer is empty.
     """
+    if not any(site.units for site in structure):
+        raise UnsupportedModel("nothing is left to prune: no sublayer of this model has a head or neuron")
     for name, parameter in structure.model.named_parameters():
         if parameter.is_floating_point() and not torch.isfinite(parameter).all():
             paths = {path: site.name for site in structure for path in (*site.producers, site.consumer)}

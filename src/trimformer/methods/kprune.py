@@ -28,7 +28,7 @@ from torch import Tensor
 
 from trimformer.boundary import Boundary
 from trimformer.calibration import check_finite, frozen, watching
-from trimformer.errors import InvalidOption
+from trimformer.errors import InvalidOption, require_range
 from trimformer.interfaces import Masks, Measured, Scores, Site
 from trimformer.job import Calibration, Job, Walk
 from trimformer.objectives import Predictions, divergence, fisher_loss, predictions
@@ -62,13 +62,10 @@ class KPrune:
     """Also re-solve the bias of the output projection."""
 
     def __post_init__(self) -> None:
-        for name, low, inclusive in (("gamma", 0, False), ("mu", 0, False), ("lambda_pred", 0, True),
-                                     ("lambda_rep", 0, True), ("ridge", 0, True)):  # fmt: skip
-            value = getattr(self, name)
-            if not (value >= low if inclusive else value > low):
-                raise InvalidOption(
-                    f"{name}={value} is out of range: it must be {'at least' if inclusive else 'above'} {low}"
-                )
+        for name in ("gamma", "mu"):
+            require_range(name, getattr(self, name), low_included=False)
+        for name in ("lambda_pred", "lambda_rep", "ridge"):
+            require_range(name, getattr(self, name))
         if self.lambda_pred == self.lambda_rep == 0:
             raise InvalidOption("lambda_pred and lambda_rep are both 0: nothing would be measured; set one above 0")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimformer.calibration import frozen
+from trimformer.errors import require_range
 from trimformer.interfaces import Masks, Measured
 from trimformer.job import Calibration, Job, cut_and_refit
 from trimformer.search import keep_best
@@ -24,6 +25,9 @@ class Magnitude:
     """Of the refit: pull towards the dense weights, relative to the mean diagonal of the Gram matrix."""
     intercept: bool = True
     """Of the refit: also re-solve the bias."""
+
+    def __post_init__(self) -> None:
+        require_range("ridge", self.ridge)
 
     def measure(self, calibration: Calibration) -> Measured:
         """Nothing is measured."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.curves import RemovalCurve, removal_curve
-from trimformer.errors import InvalidOption
+from trimformer.errors import require_range
 from trimformer.interfaces import Masks, Measured, Site
 from trimformer.job import Calibration, Job, Walk, cut_and_refit
 from trimformer.masking import feature_mask
@@ -51,12 +51,9 @@ class Surgeon:
 
     def __post_init__(self) -> None:
         for name in ("damping", "curve_ridge"):
-            if not getattr(self, name) > 0:
-                raise InvalidOption(f"{name}={getattr(self, name)} is out of range: it must be above 0")
-        if self.ridge < 0:
-            raise InvalidOption(f"ridge={self.ridge} is out of range: it must be at least 0")
-        if not 0 <= self.focus <= 1:
-            raise InvalidOption(f"focus={self.focus} is out of range: it must be from 0 to 1")
+            require_range(name, getattr(self, name), low_included=False)
+        require_range("ridge", self.ridge)
+        require_range("focus", self.focus, high=1.0)
 
     def measure(self, calibration: Calibration) -> Measured:
         """What no budget enters and a later run can reuse: by site `order` and `cost` of its removal curve, the

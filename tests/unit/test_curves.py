@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from trimformer.curves import removal_curve
+from trimformer.errors import NumericalError
+
+RIDGE = 1e-9
+
+
+def system(features: int, width: int = 5, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(4 * features, features, dtype=torch.float64, generator=generator)
+    inputs[:, 1] = inputs[:, 2] + 0.01 * inputs[:, 3]
+    outputs = torch.randn(8 * width, width, dtype=torch.float64, generator=generator)
+    weight = torch.randn(features, width, dtype=torch.float64, generator=generator)
+    return inputs.T @ inputs / len(inputs), outputs.T @ outputs / len(outputs), weight
+
+
+def smallest_cost(gram: Tensor, metric: Tensor, weight: Tensor, kept: list[int]) -> float:
+    """Cost of the best output projection that uses the kept features only, by solving for it."""
+    damped = gram + RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    best = torch.zeros_like(weight)
+    if kept:
+        best[kept] = torch.linalg.solve(damped[kept][:, kept], damped[kept] @ weight)
+    change = weight - best
+    return 0.5 * float(torch.trace(change.T @ damped @ change @ metric))
+
+
+def brute_force(gram: Tensor, metric: Tensor, weight: Tensor, units: int) -> tuple[list[int], list[float]]:
+    size = len(gram) // units
+    left, order, totals = list(range(units)), [], [0.0]
+    while left:
+        costs = {
+            unit: smallest_cost(gram, metric, weight, [u * size + i for u in left if u != unit for i in range(size)])
+            for unit in left
+        }
+        best = min(costs, key=costs.__getitem__)
+        order.append(best)
+        totals.append(costs[best])
+        left.remove(best)
+    return order, totals
+
+
+@pytest.mark.parametrize(("features", "units"), [(30, 30), (130, 130), (24, 6)], ids=["neurons", "two blocks", "heads"])
+def test_curve_is_the_greedy_order_with_every_cost_solved_for(features: int, units: int) -> None:
+    gram, metric, weight = system(features)
+    curve = removal_curve(gram, metric, weight, units, ridge=RIDGE, site="ffn")
+    order, totals = brute_force(gram, metric, weight, units)
+    assert curve.order.tolist() == order
+    assert float(curve.cost.sum()) == pytest.approx(totals[-1], rel=1e-5)
+    assert bool((curve.cost.diff() >= -1e-12).all())
+
+
+def test_one_of_two_like_neurons_is_free_but_not_both() -> None:
+    gram, metric, weight = system(20)
+    gram[1], gram[:, 1] = gram[2].clone(), gram[:, 2].clone()
+    gram[1, 1] = gram[2, 2] * (1 + 1e-9)
+    order = removal_curve(gram, metric, weight, 20, ridge=RIDGE, site="ffn").order.tolist()
+    assert len({1, 2} & set(order[:1])) == 1
+    assert {1, 2} != set(order[:2])
+
+
+def test_no_units_make_an_empty_curve() -> None:
+    empty = torch.zeros(0, 0)
+    assert removal_curve(empty, torch.eye(3), torch.zeros(0, 3), 0, ridge=RIDGE, site="ffn").order.numel() == 0
+
+
+def test_a_singular_metric_names_the_site() -> None:
+    gram, _, weight = system(6)
+    with pytest.raises(NumericalError, match=r"site encoder\.ffn .*damping"):
+        removal_curve(gram, torch.zeros(5, 5), weight, 6, ridge=RIDGE, site="encoder.ffn")
