@@ -17,6 +17,7 @@ from trimformer import checkpoint, frontier, plugins, tables
 from trimformer.cache import MeasuredCache, default_folder
 from trimformer.demo import demo_model, docstring_pairs
 from trimformer.errors import InvalidOption, TrimformerError
+from trimformer.guard import smallest_within
 from trimformer.interfaces import Budget, Progress, Task
 from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, make_method
 from trimformer.project import Project, TaskResult, evaluate, plain
@@ -81,11 +82,12 @@ def prune_command(
     checkpoint.check_writable(out, overwrite=overwrite)
     with progress_bars(error_console) as progress:
         project = _project(model, task, data, max_length, progress)
+        project = project if budget else project.with_guard(seed)
         pruner = project.pruner(
             method=method, calibration_tokens=calibration_tokens, sequence_length=sequence_length, seed=seed,
             options=options,
         )  # fmt: skip
-        pruned = pruner.prune(budget) if budget else project.smallest_within(pruner, max_drop or 0.0)
+        pruned = pruner.prune(budget) if budget else smallest_within(project, pruner, max_drop or 0.0)
         result = project.judge(pruned)
     result.pruning.manifest |= {"source": model, "task": task, "data": data or "hub"}
     _save(result, model, project.tokenizer, out, overwrite=overwrite)

@@ -119,12 +119,19 @@ def _fisher_root(logits: Tensor, signs: Tensor) -> Tensor:
 
 
 def _signs_by_sequence(batch: Batch, seed: int, predicted: Predictions) -> Tensor:
-    """±1 per prediction and class or dimension: `(batch, predictions, classes or dimensions)`."""
-    shape = predicted.values.shape[1:]
+    """±1 per prediction and class or dimension: `(batch, predictions, classes or dimensions)`.
+
+    Token positions come first in the draw, so that a row's signs are the same however far its batch is padded.
+    """
+    count, dimensions = predicted.values.shape[1:]
+    length = batch["input_ids"].shape[1]
+    by_position = dimensions == length != count
+    shape = (dimensions, count) if by_position else (count, dimensions)
     rows = []
     for ids, mask in zip(batch["input_ids"].cpu(), batch["attention_mask"].cpu(), strict=True):
         generator = torch.Generator().manual_seed(crc32(ids[mask.bool()].numpy().tobytes(), seed))
-        rows.append(torch.randint(2, shape, generator=generator, dtype=torch.float32) * 2 - 1)
+        signs = torch.randint(2, shape, generator=generator, dtype=torch.float32) * 2 - 1
+        rows.append(signs.T if by_position else signs)
     return torch.stack(rows).to(predicted.values.device)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,15 +14,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer import latency, plugins
 from trimformer.batching import pad, sample_rows
 from trimformer.cache import MeasuredCache
-from trimformer.errors import DataError, UnreachableTarget
-from trimformer.interfaces import Budget, Features, Metrics, Progress, PruningResult, Task
+from trimformer.errors import DataError
+from trimformer.interfaces import Features, Metrics, Progress, PruningResult, Task
 from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, Pruner, make_method
 from trimformer.structure import check_weights, read_structure
 
 LATENCY_ROWS = 32
 ENCODE_ROWS = 2048
 GUARD_ROWS = 1000
-GUARD_STEPS = 6
 LOWER_IS_BETTER = ("kl", "squared_distance")
 COLLAPSE = 0.1
 """A relative loss of the judging metric that deserves a loud warning."""
@@ -65,6 +64,7 @@ class Project:
         calibration_rows: labels are not looked at.
         evaluation_rows: what the metrics are measured on, before and after.
         max_length: tokens at which rows are cut; None is the task's own.
+        guard_rows: rows to choose a size by (`with_guard`), apart from both others.
         progress: wraps a sequence to show a bar.
     """
 
@@ -74,6 +74,7 @@ class Project:
     calibration_rows: Dataset
     evaluation_rows: Dataset
     max_length: int | None = None
+    guard_rows: Dataset | None = None
     progress: Progress | None = None
 
     def pruner(
@@ -103,7 +104,7 @@ class Project:
 
     def judge(self, result: PruningResult) -> TaskResult:
         """Measure what was gained and lost: the task's metrics and the latency, before and after."""
-        after = self._evaluate(result.model, self.evaluation_rows)
+        after = self.evaluate(result.model, self.evaluation_rows)
         models = {"dense": self.model, "pruned": result.model}
         times = compare_latency(models, self._held_out, self.tokenizer, self.progress)
         result.manifest |= {
@@ -112,40 +113,31 @@ class Project:
         }
         return TaskResult(result, self.before, after, times)
 
-    def smallest_within(self, pruner: Pruner, max_drop: float, cost: str = "flops") -> PruningResult:
-        """The smallest model that loses at most `max_drop`, found by bisection on rows held out for it.
-
-        Neither calibration nor evaluation rows decide: up to 1000 further rows of the calibration split do. The loss
-        is that of the task's first metric, or the divergence from the dense model where there are no labels.
+    def with_guard(self, seed: int = 0) -> Project:
+        """The same project with some calibration rows set aside to decide by: a quarter of them, at most 1000.
 
         Raises:
-            UnreachableTarget: even the mildest budget tried loses more; says how much.
-            DataError: no rows are left to hold out.
+            DataError: fewer than four rows.
         """
-        rows = self._guard_rows(pruner)
-        before = self._evaluate(self.model, rows)
-        low, high = 0.0, 1.0
-        best: tuple[PruningResult, float] | None = None
-        for _ in range(GUARD_STEPS):
-            share = (low + high) / 2
-            result = pruner.prune(Budget(**{cost: share}))
-            lost = drop(before, self._evaluate(result.model, rows))
-            if lost <= max_drop:
-                best, high = (result, lost), share
-            else:
-                low = share
-        if best is None:
-            raise UnreachableTarget(
-                f"no model within a loss of {max_drop} was found: keeping {low:.1%} of {cost} already loses {lost:.4f} "
-                f"on {len(rows)} held-out rows; allow a larger --max-drop, or give more --calibration-tokens"
+        count = min(GUARD_ROWS, len(self.calibration_rows) // 4)
+        if count == 0:
+            raise DataError(
+                f"{len(self.calibration_rows)} calibration rows are too few to set some aside: give more rows"
             )
-        best[0].manifest["guard"] = {"max_drop": max_drop, "drop": best[1], "rows": len(rows), "steps": GUARD_STEPS}
-        return best[0]
+        order = np.random.default_rng(seed).permutation(len(self.calibration_rows))
+        guard, rest = (self.calibration_rows.select(part) for part in (order[:count], order[count:]))
+        return replace(self, calibration_rows=rest, guard_rows=guard)
+
+    def evaluate(self, model: PreTrainedModel, rows: Dataset) -> Metrics:
+        """The task's metrics of a model on some rows."""
+        return self.task.evaluate(
+            model, self.tokenizer, rows, dense=self.model, max_length=self.max_length, progress=self.progress
+        )  # fmt: skip
 
     @cached_property
     def before(self) -> Metrics:
         """The dense model's metrics."""
-        return self._evaluate(self.model, self.evaluation_rows)
+        return self.evaluate(self.model, self.evaluation_rows)
 
     def drawn(self, tokens: int, seed: int) -> list[Features]:
         """Calibration rows in random order until they hold that many tokens; only as many as needed are encoded.
@@ -167,27 +159,10 @@ class Project:
         for start in range(0, len(order), ENCODE_ROWS):
             yield self.calibration_rows.select(order[start : start + ENCODE_ROWS])
 
-    def _guard_rows(self, pruner: Pruner) -> Dataset:
-        used = {ids for batch in pruner.calibration.batches for ids in _identities(batch)}
-        order = np.random.default_rng(pruner.calibration.seed + 1).permutation(len(self.calibration_rows))
-        candidates = self.calibration_rows.select(order[: 4 * GUARD_ROWS])
-        encoded = [
-            self.task.encode(candidates.select([i]), self.tokenizer, self.max_length) for i in range(len(candidates))
-        ]
-        held_out = {tuple(row["input_ids"]) for row in self._held_out} | used
-        free = [i for i, rows in enumerate(encoded) if not any(tuple(row["input_ids"]) in held_out for row in rows)]
-        if not free:
-            raise DataError("no rows are left to check --max-drop on: give more rows, or fewer --calibration-tokens")
-        return candidates.select(free[:GUARD_ROWS])
-
     @cached_property
     def _held_out(self) -> list[Features]:
-        return self.task.encode(self.evaluation_rows, self.tokenizer, self.max_length)
-
-    def _evaluate(self, model: PreTrainedModel, rows: Dataset) -> Metrics:
-        return self.task.evaluate(
-            model, self.tokenizer, rows, dense=self.model, max_length=self.max_length, progress=self.progress
-        )  # fmt: skip
+        kept_apart = [self.evaluation_rows] + ([self.guard_rows] if self.guard_rows else [])
+        return [row for rows in kept_apart for row in self.task.encode(rows, self.tokenizer, self.max_length)]
 
 
 def drop(before: Metrics, after: Metrics) -> float:
@@ -248,8 +223,3 @@ def compare_latency(
 def plain(metrics: Metrics) -> dict[str, dict[str, float]]:
     """Metrics as numbers and names, for JSON."""
     return {name: asdict(metric) for name, metric in metrics.items()}
-
-
-def _identities(batch: Mapping[str, Any]) -> Iterator[tuple[int, ...]]:
-    for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
-        yield tuple(ids[mask.bool()].tolist())

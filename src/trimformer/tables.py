@@ -48,6 +48,11 @@ def result_table(result: TaskResult) -> Table:
             f"{after.value:.4f} {_interval(after)}", f"{after.value - before.value:+.4f}",
         )  # fmt: skip
     table.add_section()
+    if "guard" in facts:
+        guard = facts["guard"]
+        table.add_row(
+            f"drop on {guard['rows']} guard rows", f"at most {guard['max_drop']:.4f}", f"{guard['drop']:.4f}", ""
+        )
     table.add_row(f"{budget['cost']} asked", "", "", f"{budget['asked']:.1%}")
     for cost, share in facts["kept"].items():
         table.add_row(f"{cost} of sublayers, reached", "", "", f"{share:.1%}")

@@ -28,7 +28,7 @@ LAYERS = (
     ("cache",),
     ("pipeline",),
     ("project",),
-    ("demo", "tables", "frontier"),
+    ("demo", "guard", "frontier", "tables"),
     ("cli",),
     ("__init__", "__main__"),
 )

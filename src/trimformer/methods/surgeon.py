@@ -26,7 +26,7 @@ from trimformer.interfaces import Masks, Measured, Site
 from trimformer.job import Calibration, Job, Walk, cut_and_refit
 from trimformer.masking import feature_mask
 from trimformer.objectives import fisher_loss, predictions
-from trimformer.reconstruction import solve
+from trimformer.reconstruction import RegressionSums
 from trimformer.search import remove_cheapest
 
 
@@ -40,8 +40,8 @@ class Surgeon:
     """Of the Gram matrix while units are removed; above 0."""
     focus: float = 0.0
     """How much the refit weighs tokens by their squared gradient, from 0 (all alike) to 1."""
-    reselect: bool = True
-    """Choose the units of each site anew on the pruned student's own statistics; how many stay is not changed."""
+    reconsider: float = 0.25
+    """Share of the units to be removed that are decided anew, on the pruned student's own statistics, from 0 to 1."""
     tune: bool = True
     """Refit the output projections from the bottom up."""
     ridge: float = 1e-2
@@ -53,7 +53,8 @@ class Surgeon:
         for name in ("damping", "curve_ridge"):
             require_range(name, getattr(self, name), low_included=False)
         require_range("ridge", self.ridge)
-        require_range("focus", self.focus, high=1.0)
+        for name in ("focus", "reconsider"):
+            require_range(name, getattr(self, name), high=1.0)
 
     def measure(self, calibration: Calibration) -> Measured:
         """What no budget enters and a later run can reuse: by site `order` and `cost` of its removal curve, the
@@ -71,7 +72,7 @@ class Surgeon:
         return measured
 
     def prune(self, job: Job, measured: Measured) -> Masks:
-        """Allocate the budget over the curves; then from the bottom up choose units anew, cut and refit."""
+        """Allocate the budget over the curves; from the bottom up cut, choose the last units anew, and refit."""
         curves = {
             s.name: RemovalCurve(measured[f"{s.name}.order"], measured[f"{s.name}.cost"]) for s in _with_units(job)
         }
@@ -86,26 +87,30 @@ class Surgeon:
         return masks
 
     def _settle(self, walk: Walk, site: Site, mask: Tensor, measured: Measured) -> Tensor:
-        """Cut and refit the site the walk stands at; the mask says how many units stay, and which unless `reselect`."""
-        weights = self._token_weights(walk.job, measured.get(f"{site.name}.energy"))
-        anew = self.reselect and bool(mask.any()) and not bool(mask.all())
-        if not anew:
-            walk.cut(site, mask)
-        sums = walk.regression(site, weights)
-        if anew:
-            consumer = walk.job.student.consumer(site)
-            fitted = solve(
-                sums, consumer.weight.T, consumer.bias, ridge=self.ridge, intercept=self.intercept, site=site.name
-            )
-            gram = sums.gram - torch.outer(sums.input_mean, sums.input_mean) if self.intercept else sums.gram
-            curve = self._curve(site, gram, measured[f"{site.name}.metric"], fitted.weight)
-            removed = curve.order[: site.units - int(mask.sum())]
-            mask = torch.ones_like(mask).index_fill(0, removed, value=False)
-            walk.cut(site, mask)
-            sums = sums.select(feature_mask(site, mask).nonzero()[:, 0].to(sums.products.device))
+        """Cut and refit the site the walk stands at: as many units as in the mask, the last of them chosen anew."""
+        kept = int(mask.sum())
+        candidates = kept + round(self.reconsider * (site.units - kept)) if kept else 0
+        if candidates > kept:
+            order = measured[f"{site.name}.order"]
+            mask = torch.ones_like(mask).index_fill(0, order[: site.units - candidates], value=False)
+        walk.cut(site, mask)
+        sums = walk.regression(site, self._token_weights(walk.job, measured.get(f"{site.name}.energy")))
+        if candidates > kept:
+            removed = self._least_useful(walk, site, sums, measured[f"{site.name}.metric"], candidates - kept)
+            chosen = torch.ones(candidates, dtype=torch.bool).index_fill(0, removed, value=False)
+            walk.cut(site, chosen)
+            sums = sums.select(feature_mask(site, chosen).nonzero()[:, 0].to(sums.products.device))
+            mask = mask.clone().masked_scatter(mask, chosen)
         walk.solve(site, sums, ridge=self.ridge, intercept=self.intercept)
         walk.leave(site)
         return mask
+
+    def _least_useful(self, walk: Walk, site: Site, sums: RegressionSums, metric: Tensor, count: int) -> Tensor:
+        """The `count` units of the student's site that are missed least, by the student's own statistics."""
+        walk.solve(site, sums, ridge=self.ridge, intercept=self.intercept)
+        gram = sums.gram - torch.outer(sums.input_mean, sums.input_mean) if self.intercept else sums.gram
+        weight = walk.job.student.consumer(site).weight.T
+        return self._curve(site, gram, metric.to(gram.device), weight).order[:count]
 
     def _token_weights(self, job: Job, energy: Tensor | None) -> list[Tensor] | None:
         if not self.focus or energy is None:
@@ -150,7 +155,8 @@ class Surgeon:
         check_finite(gram, site.name)
         check_finite(metric, site.name)
         damped = metric + self.damping * float(metric.diagonal().mean()) * torch.eye(len(metric), device=metric.device)
-        return removal_curve(gram, damped, weight, site.units, ridge=self.curve_ridge, site=site.name)
+        units = gram.shape[0] // site.unit_width
+        return removal_curve(gram, damped, weight, units, ridge=self.curve_ridge, site=site.name)
 
 
 def _with_units(calibration: Calibration) -> list[Site]:

@@ -1,0 +1,49 @@
+"""The accuracy guard: the smallest model that loses at most so much."""
+
+from __future__ import annotations
+
+from trimformer.errors import DataError, UnreachableTarget
+from trimformer.interfaces import Budget, PruningResult
+from trimformer.pipeline import Pruner
+from trimformer.project import Project, drop
+
+STEPS = 6
+"""Of the bisection: the size is found to 1/64 of the dense model's cost."""
+
+
+def smallest_within(project: Project, pruner: Pruner, max_drop: float, *, cost: str = "flops") -> PruningResult:
+    """The smallest model that loses at most `max_drop` on the project's guard rows, found by bisection over budgets.
+
+    The loss is that of the task's first metric, or the divergence from the dense model where there are no labels.
+    Neither calibration nor evaluation rows decide, so that the evaluation stays a fair one.
+
+    Args:
+        project: one made by `with_guard`.
+        pruner: of this project; what it measured serves every step.
+        max_drop: in the metric's own unit, at least 0.
+        cost: what is made small: `flops` or `params`.
+
+    Raises:
+        UnreachableTarget: even the mildest budget tried loses more; says how much.
+        DataError: the project has no guard rows.
+    """
+    if project.guard_rows is None:
+        raise DataError("no rows are set aside to decide by: use project.with_guard()")
+    before = project.evaluate(project.model, project.guard_rows)
+    low, high, lost = 0.0, 1.0, 0.0
+    best: PruningResult | None = None
+    for _ in range(STEPS):
+        share = (low + high) / 2
+        result = pruner.prune(Budget(**{cost: share}))
+        lost = drop(before, project.evaluate(result.model, project.guard_rows))
+        if lost <= max_drop:
+            best, high = result, share
+            best.manifest["guard"] = {"max_drop": max_drop, "drop": lost, "rows": len(project.guard_rows)}
+        else:
+            low = share
+    if best is None:
+        raise UnreachableTarget(
+            f"no model that loses at most {max_drop} was found: keeping {low:.1%} of {cost} loses {lost:.4f} "
+            f"on {len(project.guard_rows)} held-out rows; allow a larger loss, or give more --calibration-tokens"
+        )
+    return best

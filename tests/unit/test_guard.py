@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from datasets import Dataset
+
+from trimformer import Project, plugins
+from trimformer.errors import DataError, UnreachableTarget
+from trimformer.guard import smallest_within
+
+WORDS = ["the", "film", "is", "good", "bad", "a", "long", "story", "of", "love", "and", "war"]
+ROWS = Dataset.from_list(
+    [{"text": " ".join(WORDS[(i * k) % len(WORDS)] for k in range(1, 4 + i % 9))} for i in range(120)]
+)
+
+
+@pytest.fixture
+def project(tiny_bert, tokenizer) -> Project:
+    rows = ROWS.select(range(100)), ROWS.select(range(100, 120))
+    return Project(tiny_bert("SequenceClassification"), tokenizer, plugins.load("tasks", "text"), *rows).with_guard()
+
+
+def test_guard_rows_are_apart_from_calibration(project: Project) -> None:
+    guard, rest = set(project.guard_rows["text"]), project.calibration_rows["text"]
+    assert len(project.guard_rows) == 25
+    assert len(rest) == 75
+    encoded = {tuple(row["input_ids"]) for row in project.task.encode(project.guard_rows, project.tokenizer)}
+    assert not encoded & {tuple(row["input_ids"]) for row in project.drawn(100, seed=0)}
+    assert guard
+
+
+def test_a_larger_allowed_loss_gives_a_smaller_model_within_it(project: Project) -> None:
+    pruner = project.pruner(calibration_tokens=200)
+    sizes = []
+    for max_drop in (1e-4, 1e-1):
+        guard = (result := smallest_within(project, pruner, max_drop)).manifest["guard"]
+        assert guard["drop"] <= max_drop
+        sizes.append(result.manifest["budget"]["reached"])
+    assert sizes[1] < sizes[0]
+
+
+def test_an_unreachable_loss_says_what_was_found(project: Project) -> None:
+    with pytest.raises(UnreachableTarget, match=r"keeping 98\.4% of flops loses"):
+        smallest_within(project, project.pruner(calibration_tokens=200, method="random"), 0.0)
+
+
+def test_too_few_rows_to_set_aside(project: Project) -> None:
+    with pytest.raises(DataError, match="too few to set some aside"):
+        replace(project, calibration_rows=ROWS.select(range(3))).with_guard()
