@@ -254,9 +254,9 @@ def _report(result: TaskResult, out: Path, *, as_json: bool) -> None:
 
 
 def _warn(results: Sequence[TaskResult]) -> None:
-    for result in results:
-        if result.warning:
-            error_console.print(Text.assemble(("Warning: ", "bold yellow"), result.warning), soft_wrap=True)
+    said = [*results[0].pruning.manifest["warnings"], *(result.warning for result in results if result.warning)]
+    for warning in said:
+        error_console.print(Text.assemble(("Warning: ", "bold yellow"), warning), soft_wrap=True)
 
 
 def _shares(text: str) -> list[float]:

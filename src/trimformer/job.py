@@ -86,9 +86,13 @@ class Walk:
         return sums
 
     def solve(self, site: Site, sums: RegressionSums, *, ridge: float, intercept: bool) -> None:
-        """Write the solution of a regression into the student's consumer."""
+        """Write the solution of a regression into the student's consumer.
+
+        With fewer tokens than features the ridge is raised in proportion.
+        """
         consumer = self.job.student.consumer(site)
-        refit = solve(sums, consumer.weight.T, consumer.bias, ridge=ridge, intercept=intercept, site=site.name)
+        raised = ridge * max(1.0, sums.features / self.job.tokens)
+        refit = solve(sums, consumer.weight.T, consumer.bias, ridge=raised, intercept=intercept, site=site.name)
         with torch.no_grad():
             consumer.weight.copy_(refit.weight.T)
             consumer.bias.copy_(refit.bias)

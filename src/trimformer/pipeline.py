@@ -29,6 +29,7 @@ from trimformer.surgery import describe_cut, pruning_config
 
 DEFAULT_METHOD = "surgeon"
 DEFAULT_CALIBRATION_TOKENS = 20_000
+TOKENS_PER_FEATURE = 2
 
 Data: TypeAlias = Sequence[str] | Sequence[Features] | Dataset | Iterable[Batch]
 
@@ -108,6 +109,7 @@ class Pruner:
         self.sequence_length = sequence_length or self.calibration.mean_length
         self.cache = cache
         self.measuring_seconds = 0.0
+        self.warnings = too_few_tokens(self.calibration)
 
     @cached_property
     def measured(self) -> Measured:
@@ -158,12 +160,27 @@ class Pruner:
             "units": masks_summary(job.dense, masks),
             "parameters": {"dense": parameter_count(job.dense.model), "pruned": parameter_count(job.student.model)},
             "already_pruned": bool(pruning_config(job.dense).kept),
+            "warnings": self.warnings,
             "calibration": {
                 "tokens": job.tokens, "sequences": job.sequences, "mean_length": job.mean_length, "seed": job.seed,
                 "fingerprint": fingerprint(job.batches), "counted_at_length": self.sequence_length,
             },
             "versions": versions(),
         }  # fmt: skip
+
+
+def too_few_tokens(calibration: Calibration) -> list[str]:
+    """A warning if the widest site has more than half as many features as there are calibration tokens."""
+    widest = max(calibration.dense.sites, key=lambda site: site.features)
+    enough = TOKENS_PER_FEATURE * widest.features
+    if calibration.tokens >= enough:
+        return []
+    return [
+        (
+            f"{calibration.tokens} calibration tokens are few for the {widest.features} features of {widest.name}: "
+            f"use at least --calibration-tokens {enough}; accuracy may suffer"
+        )
+    ]
 
 
 def make_method(name: str, options: Mapping[str, Any]) -> Method:

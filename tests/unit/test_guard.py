@@ -48,3 +48,11 @@ def test_an_unreachable_loss_says_what_was_found(project: Project) -> None:
 def test_too_few_rows_to_set_aside(project: Project) -> None:
     with pytest.raises(DataError, match="too few to set some aside"):
         replace(project, calibration_rows=ROWS.select(range(3))).with_guard()
+
+
+def test_few_tokens_are_warned_of_with_how_many_would_do(project: Project) -> None:
+    model = project.model
+    features = model.config.intermediate_size
+    assert project.pruner(calibration_tokens=2 * features).warnings == []
+    (warning,) = project.pruner(calibration_tokens=features // 2).warnings
+    assert f"--calibration-tokens {2 * features}" in warning
