@@ -20,24 +20,44 @@ from trimformer.errors import CheckpointError, InvalidOption, TrimformerError
 MANIFEST = "trimformer.json"
 
 
-def load_model(name: str, auto_class: str | None = None) -> PreTrainedModel:
+def load_model(name: str, auto_class: str | None = None, device: str = "cpu") -> PreTrainedModel:
     """Load a model in float32 from a folder or (any other name) the hub.
 
     Args:
         name: a checkpoint folder, dense or pruned, or a hub name.
         auto_class: transformers' auto class; None takes the class that the checkpoint names.
+        device: where to put it, such as `cpu` or `cuda`.
 
     Raises:
+        InvalidOption: there is no such device.
         CheckpointError: not a checkpoint, damaged, or without the weights of its task head.
     """
+    place = find_device(device)
     with _loading(name):
         loader = getattr(transformers, auto_class) if auto_class else _own_class(name)
         loaded: Any = loader.from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     _check_report(name, loaded[1])
-    model: PreTrainedModel = loaded[0].eval()
+    model: PreTrainedModel = loaded[0].eval().to(place)
     return model
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; `auto` is the accelerator if there is one, else the CPU.
+
+    Raises:
+        InvalidOption: there is no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise InvalidOption(f"no device {name!r} on this machine; there is {', '.join(here)}") from None
+    return device
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

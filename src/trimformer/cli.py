@@ -12,6 +12,7 @@ import transformers
 import typer
 from rich.console import Console
 from rich.text import Text
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import checkpoint, frontier, plugins, tables
 from trimformer.cache import MeasuredCache, default_folder
@@ -50,6 +51,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print facts as JSON on
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]
 MethodOption = Annotated[str, typer.Option(help="Pruning method; see `trimformer list`.")]
 TokensOption = Annotated[int, typer.Option(help="Calibrate on rows that hold this many tokens.", min=1)]
+DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, or auto: a GPU if there is one.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Option of the method, name=value; repeatable.")]
 
 
@@ -69,6 +71,7 @@ def prune_command(
     sequence_length: Annotated[float | None, typer.Option(help="Count FLOPs at this length.", min=1)] = None,
     max_length: LengthOption = None,
     seed: SeedOption = 0,
+    device: DeviceOption = "auto",
     set_: SetOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -81,7 +84,7 @@ def prune_command(
     make_method(method, options)
     checkpoint.check_writable(out, overwrite=overwrite)
     with progress_bars(error_console) as progress:
-        project = _project(model, task, data, max_length, progress)
+        project = _project(model, task, data, max_length, device, progress)
         project = project if budget else project.with_guard(seed)
         pruner = project.pruner(
             method=method, calibration_tokens=calibration_tokens, sequence_length=sequence_length, seed=seed,
@@ -98,13 +101,14 @@ def prune_command(
 def sweep_command(
     model: ModelArgument,
     task: TaskOption,
-    out: Annotated[Path, typer.Option(help="Folder for a checkpoint per budget, the table and the plot.")],
+    out: Annotated[Path, typer.Option(help="Folder for a checkpoint per budget, the figures and the plot.")],
     flops: Annotated[str, typer.Option(help="Shares of FLOPs to keep, such as 0.8,0.6,0.4,0.2.")] = "0.8,0.6,0.4,0.2",
     data: DataOption = None,
     method: MethodOption = DEFAULT_METHOD,
     calibration_tokens: TokensOption = DEFAULT_CALIBRATION_TOKENS,
     max_length: LengthOption = None,
     seed: SeedOption = 0,
+    device: DeviceOption = "auto",
     set_: SetOption = None,
     cache: Annotated[Path | None, typer.Option(help="Where measurements are kept for later runs.")] = None,
     overwrite: OverwriteOption = False,
@@ -117,10 +121,11 @@ def sweep_command(
     targets = [out / f"flops-{budget.keep_fraction:g}" for budget in budgets]
     for target in targets:
         checkpoint.check_writable(target, overwrite=overwrite)
+    frontier.check_writable(out, overwrite=overwrite)
     measured = MeasuredCache(cache or default_folder(), say=error_console.print)
     results = []
     with progress_bars(error_console) as progress:
-        project = _project(model, task, data, max_length, progress)
+        project = _project(model, task, data, max_length, device, progress)
         pruner = project.pruner(
             method=method, calibration_tokens=calibration_tokens, seed=seed, options=options, cache=measured
         )
@@ -130,11 +135,11 @@ def sweep_command(
             _save(result, model, project.tokenizer, target, overwrite=overwrite)
             results.append(result)
     frontier.write(results, out)
+    _warn(results)
     if as_json:
         _print_json([result.pruning.manifest for result in results])
         return
     out_console.print(tables.sweep_table(results))
-    _warn(results)
     out_console.print(f"checkpoints: [bold]{out}/flops-…[/bold]   plot: [bold]{out / frontier.PLOT}[/bold]")
 
 
@@ -145,12 +150,13 @@ def evaluate_command(
     data: DataOption = None,
     dense: Annotated[str | None, typer.Option(help="Compare with this model, where the task can.")] = None,
     max_length: LengthOption = None,
+    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Judge a model, dense or pruned, on the validation rows of a task."""
     chosen: Task = plugins.load("tasks", task)
-    judged, tokenizer = checkpoint.load_model(model, chosen.auto_class), checkpoint.load_tokenizer(model)
-    reference = checkpoint.load_model(dense, chosen.auto_class) if dense else None
+    judged, tokenizer = _load(model, chosen, device)
+    reference = checkpoint.load_model(dense, chosen.auto_class, device) if dense else None
     with progress_bars(error_console) as progress:
         metrics = evaluate(judged, tokenizer, task, data, dense=reference, max_length=max_length, progress=progress)
     if as_json:
@@ -177,6 +183,7 @@ def demo_command(
     method: MethodOption = DEFAULT_METHOD,
     calibration_tokens: TokensOption = DEFAULT_CALIBRATION_TOKENS,
     seed: SeedOption = 0,
+    device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -186,7 +193,7 @@ def demo_command(
     checkpoint.check_writable(out, overwrite=overwrite)
     task: Task = plugins.load("tasks", "embedding")
     name = demo_model()
-    dense, tokenizer = checkpoint.load_model(name, task.auto_class), checkpoint.load_tokenizer(name)
+    dense, tokenizer = _load(name, task, device)
     with progress_bars(error_console) as progress:
         calibration_rows, evaluation_rows = docstring_pairs(progress)
         project = Project(dense, tokenizer, task, calibration_rows, evaluation_rows, progress=progress)
@@ -226,10 +233,16 @@ def _end(message: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def _project(model: str, task: str, data: str | None, max_length: int | None, progress: Progress) -> Project:
+def _load(name: str, task: Task, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    return checkpoint.load_model(name, task.auto_class, device), checkpoint.load_tokenizer(name)
+
+
+def _project(
+    model: str, task: str, data: str | None, max_length: int | None, device: str, progress: Progress
+) -> Project:
     chosen: Task = plugins.load("tasks", task)
     train, validation = chosen.rows(data, "train"), chosen.rows(data, "validation")
-    dense, tokenizer = checkpoint.load_model(model, chosen.auto_class), checkpoint.load_tokenizer(model)
+    dense, tokenizer = _load(model, chosen, device)
     return Project(dense, tokenizer, chosen, train, validation, max_length=max_length, progress=progress)
 
 
@@ -242,26 +255,26 @@ def _save(result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwri
 
 def _report(result: TaskResult, out: Path, *, as_json: bool) -> None:
     manifest = result.pruning.manifest
+    _warn([result])
     if as_json:
         _print_json(manifest | {"out": str(out)})
         return
     out_console.print(tables.result_table(result))
     out_console.print(tables.units_table(manifest["units"]))
-    _warn([result])
     out_console.print(
         f"checkpoint: [bold]{out}[/bold]   load it with: import trimformer; AutoModel….from_pretrained({str(out)!r})"
     )
 
 
 def _warn(results: Sequence[TaskResult]) -> None:
-    said = [*results[0].pruning.manifest["warnings"], *(result.warning for result in results if result.warning)]
+    said = dict.fromkeys(warning for result in results for warning in result.pruning.manifest["warnings"])
     for warning in said:
         error_console.print(Text.assemble(("Warning: ", "bold yellow"), warning), soft_wrap=True)
 
 
 def _shares(text: str) -> list[float]:
     try:
-        return [float(share) for share in text.split(",")]
+        return sorted({float(share) for share in text.split(",")}, reverse=True)
     except ValueError:
         raise InvalidOption(f"--flops {text!r} must be shares with commas, such as 0.8,0.6,0.4") from None
 

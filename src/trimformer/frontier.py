@@ -8,11 +8,23 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from trimformer.errors import CheckpointError
 from trimformer.project import TaskResult
 
 PLOT = "frontier.svg"
 FACTS = "frontier.json"
 MEASURES = {"flops": "FLOPs kept", "params": "parameters kept", "latency": "latency, measured"}
+
+
+def check_writable(folder: Path, *, overwrite: bool) -> None:
+    """Refuse to replace the files of an earlier sweep.
+
+    Raises:
+        CheckpointError: one exists and `overwrite` is not set.
+    """
+    for name in (PLOT, FACTS):
+        if (folder / name).exists() and not overwrite:
+            raise CheckpointError(f"{folder / name} exists: choose another --out, or give --overwrite to replace it")
 
 
 def write(results: Sequence[TaskResult], folder: Path) -> None:

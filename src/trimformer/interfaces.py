@@ -124,7 +124,7 @@ class Metric:
 
 
 Metrics = dict[str, Metric]
-"""By metric name; the first is the one the task is judged by. Higher is better unless the name ends in `_kl`."""
+"""By metric name; the first is the one the task is judged by. Higher is better, except `kl` and `squared_distance`."""
 
 
 @dataclass

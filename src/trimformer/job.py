@@ -13,7 +13,7 @@ from trimformer.batching import token_count
 from trimformer.boundary import Boundary
 from trimformer.calibration import check_finite
 from trimformer.interfaces import Batch, Masks, Progress, Site
-from trimformer.reconstruction import RegressionSums, solve
+from trimformer.reconstruction import Refit, RegressionSums, solve
 from trimformer.structure import Structure
 from trimformer.surgery import cut_site
 
@@ -85,14 +85,19 @@ class Walk:
         check_finite(sums.products, site.name)
         return sums
 
-    def solve(self, site: Site, sums: RegressionSums, *, ridge: float, intercept: bool) -> None:
-        """Write the solution of a regression into the student's consumer.
+    def solution(self, site: Site, sums: RegressionSums, *, ridge: float, intercept: bool) -> Refit:
+        """The least-squares solution near the student's present weights; nothing is written.
 
         With fewer tokens than features the ridge is raised in proportion.
         """
         consumer = self.job.student.consumer(site)
         raised = ridge * max(1.0, sums.features / self.job.tokens)
-        refit = solve(sums, consumer.weight.T, consumer.bias, ridge=raised, intercept=intercept, site=site.name)
+        return solve(sums, consumer.weight.T, consumer.bias, ridge=raised, intercept=intercept, site=site.name)
+
+    def solve(self, site: Site, sums: RegressionSums, *, ridge: float, intercept: bool) -> None:
+        """Write the solution of a regression into the student's consumer."""
+        consumer = self.job.student.consumer(site)
+        refit = self.solution(site, sums, ridge=ridge, intercept=intercept)
         with torch.no_grad():
             consumer.weight.copy_(refit.weight.T)
             consumer.bias.copy_(refit.bias)

@@ -61,7 +61,7 @@ class TrimformerConfig(QuantizationConfigMixin):
         self.units = units or {}
 
 
-class EmptyAttention(nn.Module):
+class NoHeads(nn.Module):
     """Attention without heads: hands an input of width zero to the output projection, which adds its bias."""
 
     def __init__(self, output_name: str | None = None, output: nn.Module | None = None) -> None:
@@ -105,7 +105,7 @@ def resize(linear: nn.Linear, in_features: int, out_features: int) -> None:
 def empty_attention(base: nn.Module, path: str, output_name: str | None) -> None:
     """Replace an attention module by one without heads; it keeps the output projection if it owns one."""
     output = None if output_name is None else base.get_submodule(f"{path}.{output_name}")
-    base.set_submodule(path, EmptyAttention(output_name, output))
+    base.set_submodule(path, NoHeads(output_name, output))
 
 
 class TrimformerQuantizer(HfQuantizer):

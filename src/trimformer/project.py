@@ -37,10 +37,10 @@ class TaskResult:
     latency: dict[str, latency.Latency]
 
     @property
-    def warning(self) -> str | None:
+    def collapse(self) -> str | None:
         """What to say loudly where the accuracy collapsed, with a milder budget to try."""
         name, before = next(iter(self.before.items()))
-        lost = drop(self.before, self.after) / max(abs(before.value), 1e-12)
+        lost = (before.value - self.after[name].value) / max(abs(before.value), 1e-12)
         if name in LOWER_IS_BETTER or lost <= COLLAPSE:
             return None
         budget = self.pruning.manifest["budget"]
@@ -106,12 +106,15 @@ class Project:
         """Measure what was gained and lost: the task's metrics and the latency, before and after."""
         after = self.evaluate(result.model, self.evaluation_rows)
         models = {"dense": self.model, "pruned": result.model}
-        times = compare_latency(models, self._held_out, self.tokenizer, self.progress)
+        features = self.task.encode(self.evaluation_rows, self.tokenizer, self.max_length)
+        times = compare_latency(models, features, self.tokenizer, self.progress)
         result.manifest |= {
             "metrics": {"dense": plain(self.before), "pruned": plain(after)},
             "latency": {name: asdict(measured) for name, measured in times.items()},
         }
-        return TaskResult(result, self.before, after, times)
+        judged = TaskResult(result, self.before, after, times)
+        result.manifest["warnings"] = [*result.manifest["warnings"], *filter(None, [judged.collapse])]
+        return judged
 
     def with_guard(self, seed: int = 0) -> Project:
         """The same project with some calibration rows set aside to decide by: a quarter of them, at most 1000.

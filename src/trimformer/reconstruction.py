@@ -23,7 +23,7 @@ class RegressionSums:
 
     def add(self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
         """Add the rows of a batch, padding already removed; each counts once, or `weights` `(tokens,)` times."""
-        with_one = torch.cat([inputs, torch.ones_like(targets[:, :1])], dim=1)
+        with_one = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
         weighted = with_one if weights is None else with_one * weights[:, None]
         self.products += weighted.T @ torch.cat([with_one, targets], dim=1)
 
@@ -46,6 +46,11 @@ class RegressionSums:
     def gram(self) -> Tensor:
         """Mean of input times input: `(features, features)`."""
         return self.products[:-1, : self.features] / self.tokens
+
+    @property
+    def covariance(self) -> Tensor:
+        """Mean of centred input times centred input: `(features, features)`."""
+        return self.gram - torch.outer(self.input_mean, self.input_mean)
 
     @property
     def cross(self) -> Tensor:
@@ -91,9 +96,8 @@ def solve(sums: RegressionSums, prior: Tensor, bias: Tensor, *, ridge: float, in
     """
     if not sums.features:
         return Refit(prior.double(), sums.target_mean if intercept else bias.double())
-    gram, cross = sums.gram, sums.cross
+    gram, cross = (sums.covariance if intercept else sums.gram), sums.cross
     if intercept:
-        gram = gram - torch.outer(sums.input_mean, sums.input_mean)
         cross = cross - torch.outer(sums.input_mean, sums.target_mean)
     else:
         cross = cross - torch.outer(sums.input_mean, bias.double())
@@ -113,6 +117,6 @@ def spd_solve(matrix: Tensor, right: Tensor, site: str) -> Tensor:
     if int(info):
         raise NumericalError(
             f"singular system at site {site} (condition number {float(torch.linalg.cond(matrix)):.1e}): "
-            "use more calibration tokens, or a stronger ridge (--set ridge=1e-3)"
+            "use more calibration tokens, or a stronger ridge (--set ridge=0.1)"
         )
     return torch.cholesky_solve(right, factor)

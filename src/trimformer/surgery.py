@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from trimformer.interfaces import Masks, Site
 from trimformer.masking import check_masks, feature_mask
-from trimformer.modeling_trimformer import EmptyAttention, TrimformerConfig, carry_this_file, empty_attention
+from trimformer.modeling_trimformer import NoHeads, TrimformerConfig, carry_this_file, empty_attention
 from trimformer.structure import Structure, read_structure
 
 
@@ -32,7 +32,7 @@ def cut_site(structure: Structure, site: Site, mask: Tensor) -> None:
     if bool(mask.all()):
         return
     kept = feature_mask(site, mask).nonzero()[:, 0]
-    if not isinstance(site.core and structure.base.get_submodule(site.core), EmptyAttention):
+    if not isinstance(site.core and structure.base.get_submodule(site.core), NoHeads):
         for path in site.producers:
             keep_rows(structure.linear(path), kept)
     keep_columns(structure.consumer(site), kept)

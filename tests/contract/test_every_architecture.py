@@ -159,7 +159,11 @@ def test_eager_and_sdpa_attention_agree(
         model = load(tmp_path, head, attn_implementation=implementation)
         assert model.config._attn_implementation == implementation
         found[implementation] = outputs(model, inputs(dense))
-    torch.testing.assert_close(found["eager"], found["sdpa"], atol=1e-5, rtol=0)
+    model.set_attn_implementation("eager")
+    assert model.config._attn_implementation == "eager"
+    found["switched"] = outputs(model, inputs(dense))
+    for other in ("sdpa", "switched"):
+        torch.testing.assert_close(found["eager"], found[other], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("head", [head for head in HEADS if head != "encoder"])

@@ -107,9 +107,8 @@ class Surgeon:
 
     def _least_useful(self, walk: Walk, site: Site, sums: RegressionSums, metric: Tensor, count: int) -> Tensor:
         """The `count` units of the student's site that are missed least, by the student's own statistics."""
-        walk.solve(site, sums, ridge=self.ridge, intercept=self.intercept)
-        gram = sums.gram - torch.outer(sums.input_mean, sums.input_mean) if self.intercept else sums.gram
-        weight = walk.job.student.consumer(site).weight.T
+        weight = walk.solution(site, sums, ridge=self.ridge, intercept=self.intercept).weight
+        gram = sums.covariance if self.intercept else sums.gram
         return self._curve(site, gram, metric.to(gram.device), weight).order[:count]
 
     def _token_weights(self, job: Job, energy: Tensor | None) -> list[Tensor] | None:
@@ -119,18 +118,18 @@ class Surgeon:
         return list(weights.split([int(batch["attention_mask"].sum()) for batch in job.batches]))
 
     def _moments(self, calibration: Calibration) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """By site: mean over tokens of `h hᵀ`, mean over sequences of `Σ_t g gᵀ`, and `‖g_t‖²` of every token."""
+        """By site: covariance of `h` over tokens, mean over sequences of `Σ_t g gᵀ`, and `‖g_t‖²` of every token.
+
+        Where the refit has no intercept, mean of `h hᵀ` in place of the covariance.
+        """
         device, width = calibration.dense.model.device, calibration.dense.width
         sites = _with_units(calibration)
-        grams = {
-            site.name: torch.zeros(site.features, site.features, dtype=torch.float64, device=device) for site in sites
-        }
+        sums = {site.name: RegressionSums(site.features, 0, device) for site in sites}
         metrics = {site.name: torch.zeros(width, width, dtype=torch.float64, device=device) for site in sites}
         energies: dict[str, list[Tensor]] = {site.name: [] for site in sites}
 
         def see_input(site: Site, hidden: Tensor) -> None:
-            real = hidden[rows].float()
-            grams[site.name] += real.T @ real
+            sums[site.name].add(hidden[rows].float(), nothing)
 
         def see_gradient(site: Site, gradient: Tensor) -> None:
             real = gradient[rows].float()
@@ -139,6 +138,7 @@ class Surgeon:
 
         for batch in calibration.progress(calibration.batches, "measuring curvature"):
             rows = batch["attention_mask"].bool()
+            nothing = torch.empty(int(rows.sum()), 0, device=device)
             with (
                 torch.enable_grad(),
                 watching(calibration.dense, sites, inputs=see_input, output_gradients=see_gradient),
@@ -146,7 +146,7 @@ class Surgeon:
                 predicted = predictions(calibration.dense.model(**batch), batch, calibration.dense.model.config)
                 fisher_loss(predicted, batch, calibration.seed).sum().backward()
         return (
-            {name: gram / calibration.tokens for name, gram in grams.items()},
+            {name: total.covariance if self.intercept else total.gram for name, total in sums.items()},
             {name: metric / calibration.sequences for name, metric in metrics.items()},
             {name: torch.cat(energy) for name, energy in energies.items()},
         )
