@@ -25,6 +25,13 @@ MAX_LENGTH = 64
 
 torch.set_num_threads(1)  # tiny matrices: more threads only wait for each other
 
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("TRIMFORMER_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
 TinyBert = Callable[..., PreTrainedModel]
 
 

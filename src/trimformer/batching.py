@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from trimformer.errors import DataError
-from trimformer.interfaces import Batch, Features
+from trimformer.interfaces import MODEL_INPUTS, Batch, Features
 
 MAX_ROWS = 32
 MAX_PADDED_TOKENS = 8192
@@ -59,7 +59,7 @@ def pad(rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase | None, dev
     Padding ids come from the tokenizer; without one they are zero, which the attention mask hides from the model.
     """
     fill = {"input_ids": 0 if tokenizer is None else (tokenizer.pad_token_id or 0)}
-    names = [name for name in ("input_ids", "attention_mask", "token_type_ids", "position_ids") if name in rows[0]]
+    names = [name for name in MODEL_INPUTS if name in rows[0]]
     columns = {name: [torch.as_tensor(row[name], dtype=torch.long) for row in rows] for name in names}
     columns.setdefault("attention_mask", [torch.ones_like(ids) for ids in columns["input_ids"]])
     return {

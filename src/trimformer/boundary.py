@@ -61,7 +61,7 @@ class Boundary:
 
         with self._residual_kept(index, site, seen), _hook(self.structure.consumer(site), after=keep_output):
             self._run_block(index)
-        return self._rows(index, seen["residual"] + seen["output"])
+        return self._rows(index, seen["residual"].float() + seen["output"].float())
 
     def advance(self) -> None:
         """Move to the entrance of the next block."""

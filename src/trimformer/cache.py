@@ -1,8 +1,8 @@
 """Keeps what a method measured, so that a later run for another budget need not measure again.
 
-One safetensors file a measurement, named after a digest of everything that entered it: the model's weights, the
-calibration tokens, method, options, seed and the package's version. So a file is never taken for other data; one that
-is damaged, or says something else than its name, is left out and written anew.
+One safetensors file a measurement, named after a digest of everything that entered it: the model's weights and config,
+the calibration batches, method, the options that measuring reads, seed and the package's version. So a file is never
+taken for other data; one that is damaged, or says something else than its name, is left out and written anew.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from trimformer.interfaces import Batch, Measured
 from trimformer.job import Calibration
 
 DIGEST_CHARACTERS = 16
+FORMAT = 1
+"""Raised when what a method measures changes its meaning."""
 ENVIRONMENT_VARIABLE = "TRIMFORMER_CACHE"
 
 
@@ -41,9 +43,10 @@ class MeasuredCache:
         self.say = say
 
     def read(self, key: dict[str, Any]) -> Measured | None:
-        """A measurement, or None if there is none to be trusted."""
+        """A measurement, or None if there is none to be trusted; what is found is said."""
         path = self._path(key)
         if not path.exists():
+            self._say_what_differs(path, key)
             return None
         try:
             with safe_open(path, framework="pt") as stored:
@@ -58,21 +61,39 @@ class MeasuredCache:
         return measured
 
     def write(self, key: dict[str, Any], measured: Measured) -> None:
-        """Store a measurement; the file appears whole or not at all."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as scratch:
-            new = Path(scratch) / "new"
-            tensors = {name: values.cpu().contiguous() for name, values in measured.items()}
-            save_file(tensors, new, metadata={"key": _text(key)})
-            new.replace(self._path(key))
+        """Store a measurement, if there is any; the file appears whole or not at all. A failure is said, no error."""
+        if not measured:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as scratch:
+                new = Path(scratch) / "new"
+                tensors = {name: values.cpu().contiguous() for name, values in measured.items()}
+                save_file(tensors, new, metadata={"key": _text(key)})
+                new.replace(self._path(key))
+        except (OSError, SafetensorError) as error:
+            self.say(f"nothing is kept for later runs: {error}")
 
     def _path(self, key: dict[str, Any]) -> Path:
-        return self.folder / f"{_digest(_text(key).encode())}.safetensors"
+        """Files of one model and method share the first part of their name."""
+        about = _digest({name: key[name] for name in ("model", "method")})
+        return self.folder / f"{about}-{_digest(key)}.safetensors"
+
+    def _say_what_differs(self, path: Path, key: dict[str, Any]) -> None:
+        for other in sorted(self.folder.glob(f"{path.name.partition('-')[0]}-*.safetensors")):
+            try:
+                with safe_open(other, framework="pt") as stored:
+                    found = json.loads((stored.metadata() or {}).get("key", "{}"))
+            except (SafetensorError, OSError, ValueError):
+                continue
+            differing = [name for name in key if found.get(name) != key[name]]
+            self.say(f"{other} was measured with other {', '.join(differing)}: measuring again")
+            return
 
 
 def measured_key(calibration: Calibration, name: str, method: Any) -> dict[str, Any]:
     """Everything that a measurement depends on."""
-    weights = hashlib.sha256()
+    weights = hashlib.sha256(calibration.dense.model.config.to_json_string().encode())
     for path, values in calibration.dense.model.state_dict().items():
         weights.update(path.encode())
         weights.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
@@ -80,9 +101,9 @@ def measured_key(calibration: Calibration, name: str, method: Any) -> dict[str, 
         "model": weights.hexdigest()[:DIGEST_CHARACTERS],
         "data": fingerprint(calibration.batches),
         "method": name,
-        "options": asdict(method),
+        "options": {name: value for name, value in asdict(method).items() if name in method.measured_by},
         "seed": calibration.seed,
-        "version": version("trimformer"),
+        "version": f"{version('trimformer')}, format {FORMAT}",
     }
 
 
@@ -90,12 +111,14 @@ def fingerprint(batches: Sequence[Batch]) -> str:
     """Digest of the calibration tokens, to tell whether two runs used the same."""
     digest = hashlib.sha256()
     for batch in batches:
-        digest.update(batch["input_ids"][batch["attention_mask"].bool()].cpu().numpy().tobytes())
+        for name, values in sorted(batch.items()):
+            digest.update(f"{name}{tuple(values.shape)}".encode())
+            digest.update(values.cpu().numpy().tobytes())
     return digest.hexdigest()[:DIGEST_CHARACTERS]
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[: 2 * DIGEST_CHARACTERS]
+def _digest(key: dict[str, Any]) -> str:
+    return hashlib.sha256(_text(key).encode()).hexdigest()[:DIGEST_CHARACTERS]
 
 
 def _text(key: dict[str, Any]) -> str:

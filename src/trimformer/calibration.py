@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimformer.errors import NumericalError
-from trimformer.interfaces import Site
+from trimformer.interfaces import Batch, Site
 from trimformer.structure import Structure
 
 SeeInputs = Callable[[Site, Tensor], None]
@@ -107,6 +107,18 @@ def input_replaced(block: nn.Module, hidden: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def check_activations(structure: Structure, batch: Batch) -> None:
+    """Run one batch and refuse a model that computes NaN or infinity.
+
+    Raises:
+        NumericalError: names the lowest site where it does.
+    """
+    with frozen(structure.model), torch.no_grad(), watching(
+        structure, structure.sites, inputs=lambda site, hidden: check_finite(hidden, site.name)
+    ):  # fmt: skip
+        structure.model(**batch)
 
 
 def check_finite(values: Tensor, site: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.errors import CheckpointError, InvalidOption, TrimformerError
@@ -73,6 +74,25 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def stored_dtype(name: str) -> torch.dtype:
+    """The precision in which a checkpoint folder stores its weights; float32 where that cannot be told."""
+    for file in sorted(Path(name).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            kinds = {stored.get_slice(key).get_dtype() for key in stored.keys()}  # noqa: SIM118  # not a dict
+        return _STORED.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
+    return torch.float32
+
+
+_STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@torch.no_grad()
+def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Round weights in place to what a precision can hold, so that storing in it changes nothing more."""
+    for parameter in model.parameters():
+        parameter.copy_(parameter.to(dtype))
+
+
 def save(
     model: PreTrainedModel,
     out: str | Path,
@@ -80,6 +100,7 @@ def save(
     tokenizer: PreTrainedTokenizerBase | None = None,
     manifest: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    dtype: torch.dtype | None = None,
     extra_files: Mapping[str, Path] | None = None,
 ) -> Path:
     """Write a checkpoint that appears whole or not at all.
@@ -92,6 +113,8 @@ def save(
         tokenizer: saved along.
         manifest: what was done, saved as `trimformer.json`.
         overwrite: replace an existing folder.
+        dtype: store floating-point weights in this precision; None stores them as they are. What loads them decides
+            in which precision it computes: by the config, the model's own.
         extra_files: files to copy along, by their path below `out`.
 
     The new checkpoint is read back and compared with the model, weight by weight, before it takes its place.
@@ -105,7 +128,8 @@ def save(
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
             new = Path(scratch) / "new"
-            model.save_pretrained(new)
+            weights = {name: values.to(dtype) for name, values in model.state_dict().items()} if dtype else None
+            model.save_pretrained(new, state_dict=weights)
             if tokenizer is not None:
                 tokenizer.save_pretrained(new)
             if manifest is not None:
@@ -113,25 +137,34 @@ def save(
             for path, source in (extra_files or {}).items():
                 (new / path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, new / path)
-            _verify(new, model)
+            _verify(new, model, dtype or model.dtype)
             _put_in_place(new, target, Path(scratch) / "old")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {target}: {error}; free some space or choose another --out") from error
     return target
 
 
-def check_writable(out: str | Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that exists, before any work is done.
+def check_writable(out: str | Path, *, overwrite: bool, source: str | None = None) -> None:
+    """Refuse an output folder that exists or cannot be made, before any work is done.
 
     Raises:
-        CheckpointError: it exists and `overwrite` is not set, or it is not a checkpoint folder.
+        CheckpointError: it exists and `overwrite` is not set, it is not a checkpoint folder, it is the `source` that
+            is read from, or its parent cannot be written to.
     """
     target = Path(out)
+    if source is not None and target.exists() and target.resolve() == Path(source).resolve():
+        raise CheckpointError(f"{target} is the model that is pruned: it is never replaced; choose another --out")
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise CheckpointError(
+            f"{target} cannot be made: {parent} is no folder that can be written to; choose another --out"
+        )
     if not target.exists():
         return
     if not overwrite:
         raise CheckpointError(f"{target} exists: choose another --out, or give --overwrite to replace it")
-    if not target.is_dir() or (any(target.iterdir()) and not (target / "config.json").exists()):
+    is_checkpoint = (target / "config.json").exists() and any(target.glob("*.safetensors"))
+    if not target.is_dir() or (any(target.iterdir()) and not is_checkpoint):
         raise CheckpointError(
             f"{target} exists and is not a checkpoint folder: it is not replaced; choose another --out"
         )
@@ -149,22 +182,20 @@ def sentence_transformers_files(name: str) -> dict[str, Path]:
 
 def _put_in_place(new: Path, target: Path, old: Path) -> None:
     """Rename `new` to `target`; what was there becomes `old`, and comes back if that fails."""
-    replaced = target.exists()
-    if replaced:
-        target.rename(old)
     try:
+        if target.exists():
+            target.rename(old)
         new.rename(target)
-    except BaseException:
-        if replaced:
+    finally:
+        if old.exists() and not target.exists():
             old.rename(target)
-        raise
 
 
-def _verify(folder: Path, model: PreTrainedModel) -> None:
+def _verify(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:
     loaded: Any = type(model).from_pretrained(folder, dtype=model.dtype, ignore_mismatched_sizes=True)
     written = loaded.state_dict()
     for name, values in model.state_dict().items():
-        if name not in written or not torch.equal(written[name], values.cpu()):
+        if name not in written or not torch.equal(written[name], values.cpu().to(dtype).to(written[name].dtype)):
             raise CheckpointError(f"the checkpoint reads back with another {name}: nothing was written; report this")
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any, NoReturn
 
 import transformers
 import typer
-from rich.console import Console
 from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,7 +21,7 @@ from trimformer.guard import smallest_within
 from trimformer.interfaces import Budget, Progress, Task
 from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, make_method
 from trimformer.project import Project, TaskResult, evaluate, plain
-from trimformer.tables import progress_bars
+from trimformer.tables import error_console, out_console, progress_bars
 
 app = typer.Typer(
     help="Make a Transformer physically smaller and measurably faster in minutes, without retraining.",
@@ -35,8 +34,6 @@ MISTAKE, INTERRUPTED = 2, 130
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """Any wrong use of the command line; whether the class is click's or typer's own depends on typer's version."""
 
-out_console = Console()
-error_console = Console(stderr=True)
 
 ModelArgument = Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")]
 TaskOption = Annotated[str, typer.Option(help="What to calibrate and judge on; see `trimformer list`.")]
@@ -52,6 +49,7 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the 
 MethodOption = Annotated[str, typer.Option(help="Pruning method; see `trimformer list`.")]
 TokensOption = Annotated[int, typer.Option(help="Calibrate on rows that hold this many tokens.", min=1)]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, or auto: a GPU if there is one.")]
+CacheOption = Annotated[Path | None, typer.Option(help="Folder where measurements are kept for later runs.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Option of the method, name=value; repeatable.")]
 
 
@@ -73,6 +71,7 @@ def prune_command(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     set_: SetOption = None,
+    cache: CacheOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -82,13 +81,14 @@ def prune_command(
         raise InvalidOption("--max-drop finds the budget itself: leave out --flops and --params")
     options = _options(set_)
     make_method(method, options)
-    checkpoint.check_writable(out, overwrite=overwrite)
+    checkpoint.check_writable(out, overwrite=overwrite, source=model)
+    measured = MeasuredCache(cache or default_folder(), say=tables.say)
     with progress_bars(error_console) as progress:
         project = _project(model, task, data, max_length, device, progress)
         project = project if budget else project.with_guard(seed)
         pruner = project.pruner(
             method=method, calibration_tokens=calibration_tokens, sequence_length=sequence_length, seed=seed,
-            options=options,
+            options=options, cache=measured,
         )  # fmt: skip
         pruned = pruner.prune(budget) if budget else smallest_within(project, pruner, max_drop or 0.0)
         result = project.judge(pruned)
@@ -110,7 +110,7 @@ def sweep_command(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     set_: SetOption = None,
-    cache: Annotated[Path | None, typer.Option(help="Where measurements are kept for later runs.")] = None,
+    cache: CacheOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -122,7 +122,7 @@ def sweep_command(
     for target in targets:
         checkpoint.check_writable(target, overwrite=overwrite)
     frontier.check_writable(out, overwrite=overwrite)
-    measured = MeasuredCache(cache or default_folder(), say=error_console.print)
+    measured = MeasuredCache(cache or default_folder(), say=tables.say)
     results = []
     with progress_bars(error_console) as progress:
         project = _project(model, task, data, max_length, device, progress)
@@ -135,7 +135,7 @@ def sweep_command(
             _save(result, model, project.tokenizer, target, overwrite=overwrite)
             results.append(result)
     frontier.write(results, out)
-    _warn(results)
+    tables.warn(results)
     if as_json:
         _print_json([result.pruning.manifest for result in results])
         return
@@ -196,7 +196,10 @@ def demo_command(
     dense, tokenizer = _load(name, task, device)
     with progress_bars(error_console) as progress:
         calibration_rows, evaluation_rows = docstring_pairs(progress)
-        project = Project(dense, tokenizer, task, calibration_rows, evaluation_rows, progress=progress)
+        project = Project(
+            dense, tokenizer, task, calibration_rows, evaluation_rows, progress=progress,
+            stored_dtype=checkpoint.stored_dtype(name),
+        )  # fmt: skip
         pruner = project.pruner(method=method, calibration_tokens=calibration_tokens, seed=seed)
         result = project.judge(pruner.prune(budget))
     result.pruning.manifest |= {"source": "all-MiniLM-L6-v2", "task": "embedding", "data": "library docstrings"}
@@ -243,33 +246,29 @@ def _project(
     chosen: Task = plugins.load("tasks", task)
     train, validation = chosen.rows(data, "train"), chosen.rows(data, "validation")
     dense, tokenizer = _load(model, chosen, device)
-    return Project(dense, tokenizer, chosen, train, validation, max_length=max_length, progress=progress)
+    return Project(
+        dense, tokenizer, chosen, train, validation, max_length=max_length, progress=progress,
+        stored_dtype=checkpoint.stored_dtype(model),
+    )  # fmt: skip
 
 
 def _save(result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwrite: bool) -> None:
     checkpoint.save(
         result.pruning.model, out, tokenizer=tokenizer, manifest=result.pruning.manifest, overwrite=overwrite,
-        extra_files=checkpoint.sentence_transformers_files(source),
+        dtype=checkpoint.stored_dtype(source), extra_files=checkpoint.sentence_transformers_files(source),
     )  # fmt: skip
 
 
 def _report(result: TaskResult, out: Path, *, as_json: bool) -> None:
     manifest = result.pruning.manifest
-    _warn([result])
+    tables.warn([result])
     if as_json:
         _print_json(manifest | {"out": str(out)})
         return
     out_console.print(tables.result_table(result))
     out_console.print(tables.units_table(manifest["units"]))
-    out_console.print(
-        f"checkpoint: [bold]{out}[/bold]   load it with: import trimformer; AutoModel….from_pretrained({str(out)!r})"
-    )
-
-
-def _warn(results: Sequence[TaskResult]) -> None:
-    said = dict.fromkeys(warning for result in results for warning in result.pruning.manifest["warnings"])
-    for warning in said:
-        error_console.print(Text.assemble(("Warning: ", "bold yellow"), warning), soft_wrap=True)
+    how = f"load it with: import trimformer; AutoModel….from_pretrained({str(out)!r})"
+    out_console.print(Text.assemble("checkpoint: ", (str(out), "bold"), "   ", how), soft_wrap=True)
 
 
 def _shares(text: str) -> list[float]:

@@ -28,11 +28,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from trimformer.errors import DataError, InvalidOption
-from trimformer.interfaces import Features, Split
+from trimformer.interfaces import MODEL_INPUTS, Features, Split
 
 FILE_STEMS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "valid", "dev")}
 VALIDATION_SHARE = 0.2
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 DEFAULT_MAX_LENGTH = 128
 SHORTEST_MAX_LENGTH = 8
 

@@ -59,7 +59,8 @@ def _modules() -> Iterator[Path]:
 
 def _pairs(module: Path) -> Iterator[tuple[str, str]]:
     try:
-        with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
             tree = ast.parse(module.read_text(encoding="utf-8"))
     except (SyntaxError, UnicodeDecodeError):
         return

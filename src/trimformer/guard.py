@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from datasets import Dataset
+
+from trimformer import plugins
 from trimformer.errors import DataError, UnreachableTarget
 from trimformer.interfaces import Budget, PruningResult
 from trimformer.pipeline import Pruner
 from trimformer.project import Project, drop
 
+LABEL = "label"
+UNLABELLED = (None, -1)
 STEPS = 6
 """Of the bisection: the size is found to 1/64 of the dense model's cost."""
 
@@ -14,7 +21,7 @@ STEPS = 6
 def smallest_within(project: Project, pruner: Pruner, max_drop: float, *, cost: str = "flops") -> PruningResult:
     """The smallest model that loses at most `max_drop` on the project's guard rows, found by bisection over budgets.
 
-    The loss is that of the task's first metric, or the divergence from the dense model where there are no labels.
+    The loss is that of the task's first metric, or the divergence from the dense model where rows have no labels.
     Neither calibration nor evaluation rows decide, so that the evaluation stays a fair one.
 
     Args:
@@ -29,21 +36,32 @@ def smallest_within(project: Project, pruner: Pruner, max_drop: float, *, cost: 
     """
     if project.guard_rows is None:
         raise DataError("no rows are set aside to decide by: use project.with_guard()")
-    before = project.evaluate(project.model, project.guard_rows)
+    rows = project.guard_rows
+    project = _comparable(project, rows)
+    before = project.evaluate(project.model, rows)
     low, high, lost = 0.0, 1.0, 0.0
     best: PruningResult | None = None
     for _ in range(STEPS):
         share = (low + high) / 2
         result = pruner.prune(Budget(**{cost: share}))
-        lost = drop(before, project.evaluate(result.model, project.guard_rows))
+        lost = drop(before, project.evaluate(result.model, rows))
         if lost <= max_drop:
             best, high = result, share
-            best.manifest["guard"] = {"max_drop": max_drop, "drop": lost, "rows": len(project.guard_rows)}
+            best.manifest["guard"] = {"max_drop": max_drop, "drop": lost, "rows": len(rows)}
         else:
             low = share
     if best is None:
         raise UnreachableTarget(
             f"no model that loses at most {max_drop} was found: keeping {low:.1%} of {cost} loses {lost:.4f} "
-            f"on {len(project.guard_rows)} held-out rows; allow a larger loss, or give more --calibration-tokens"
+            f"on {len(rows)} held-out rows; allow a larger loss, or give more --calibration-tokens"
         )
     return best
+
+
+def _comparable(project: Project, rows: Dataset) -> Project:
+    """The project itself, or with the `text` task in place of one whose guard rows lack the labels it needs."""
+    if LABEL not in project.evaluation_rows.column_names:
+        return project
+    labels = rows[LABEL] if LABEL in rows.column_names else [None]
+    unlabelled = any(label in UNLABELLED for label in labels)
+    return replace(project, task=plugins.load("tasks", "text")) if unlabelled else project

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -29,6 +29,8 @@ Masks = dict[str, Tensor]
 """Bool per unit, by site name; True = keep."""
 Measured = dict[str, Tensor]
 """What a method measured before any budget was known, by name; safe to store and to reuse for other budgets."""
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+"""What a model is given; labels never are."""
 Features = Mapping[str, Any]
 """One encoded, unpadded row: `input_ids`, `attention_mask`, … as lists of integers."""
 Batch = dict[str, Tensor]
@@ -98,7 +100,7 @@ class Budget:
             names = " or ".join(f"{name}=…" for name in vars(self))
             raise InvalidOption(f"a budget needs exactly one of {names}, got {given or 'none'}")
         ((name, value),) = given.items()
-        if not (isinstance(value, (int, float)) and 0 < value <= 1):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
             raise InvalidOption(f"budget {name}={value!r} is outside (0, 1]: it is the share to keep, 0.4 keeps 40 %")
 
     @property
@@ -138,6 +140,9 @@ class PruningResult:
 
 class Method(Protocol):
     """A pruning method: a frozen, keyword-only dataclass whose fields are its options."""
+
+    measured_by: ClassVar[tuple[str, ...]]
+    """Names of the options that `measure` reads: with these the same, what it measured can be reused."""
 
     def measure(self, calibration: Calibration) -> Measured:
         """What no budget enters, and so serves every budget; empty if there is nothing."""

@@ -80,7 +80,7 @@ class Walk:
         sums = RegressionSums(consumer.in_features, consumer.out_features, consumer.weight.device)
         for index in range(len(self.job.batches)):
             residual, inputs = self.student.before(index, site)
-            target = (self.dense.after(index, site) - residual).float()
+            target = self.dense.after(index, site) - residual.float()
             sums.add(inputs.float(), target, None if weights is None else weights[index])
         check_finite(sums.products, site.name)
         return sums

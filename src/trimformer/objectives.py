@@ -55,14 +55,25 @@ def predictions(output: Any, batch: Batch, config: Any) -> Predictions:
         if "last_hidden_state" not in output:
             raise UnsupportedModel(f"cannot compare outputs with {list(output.keys())}: logits or hidden states needed")
         return _gaussian(embed(output["last_hidden_state"], token_mask)[:, None])
-    logits = output["logits"].float()
+    return _classification(output["logits"].float(), batch, config)
+
+
+def _classification(logits: Tensor, batch: Batch, config: Any) -> Predictions:
+    by_token = batch["attention_mask"] / batch["attention_mask"].sum(1, keepdim=True)
     if logits.ndim == 3:
-        return Predictions(logits, token_mask / token_mask.sum(1, keepdim=True), "categorical")
+        return Predictions(logits, by_token, "categorical")
+    if logits.shape == batch["input_ids"].shape and config.num_labels != logits.shape[1]:
+        return Predictions(_yes_or_no(logits), by_token, "categorical")
     if config.problem_type == "multi_label_classification":
-        return _categorical(torch.stack([torch.zeros_like(logits), logits], dim=-1))
+        return _categorical(_yes_or_no(logits))
     if config.problem_type == "regression" or logits.shape[-1] == 1:
         return _gaussian(logits[:, None])
     return _categorical(logits[:, None])
+
+
+def _yes_or_no(logits: Tensor) -> Tensor:
+    """One logit against zero is a choice between two classes: `(…)` -> `(…, 2)`."""
+    return torch.stack([torch.zeros_like(logits), logits], dim=-1)
 
 
 def embed(hidden: Tensor, token_mask: Tensor) -> Tensor:
@@ -98,9 +109,9 @@ def fisher_loss(predicted: Predictions, batch: Batch, seed: int) -> Tensor:
     """A loss whose gradients have the Fisher information as second moment, per sequence: `(batch,)`. Needs no labels.
 
     `⟨v, prediction⟩` with a random `v` of covariance `diag(p) − p pᵀ`, the Fisher information of logits; for numbers,
-    of covariance `I` (a Gaussian of unit variance). Signs are drawn, not labels: for two classes and for one number
-    nothing is left to chance, and a confident model does not hang on a few rare draws. The draw depends on the seed
-    and on the sequence's tokens alone, not on how sequences are batched. Predictions of a sequence are summed.
+    of covariance `I` (a Gaussian of unit variance). Signs are drawn, not labels: for one prediction of two classes, and
+    for one number, nothing is left to chance, and a confident model does not hang on rare draws. The draw depends on
+    the seed and on the sequence's tokens alone, not on how sequences are batched. A sequence's predictions are summed.
 
     Differs from K-FAC's usual estimate (arXiv 1503.05671), which draws a label from `p`; the expectation is the same.
     """
@@ -114,7 +125,7 @@ def _fisher_root(logits: Tensor, signs: Tensor) -> Tensor:
     """`R s` with `R Rᵀ = diag(p) − p pᵀ`, `s` the signs: `(…, classes)` each; in closed form for two classes."""
     root = F.softmax(logits, dim=-1).sqrt()
     if logits.shape[-1] == _BINARY:
-        return root.prod(-1, keepdim=True) * signs.new_tensor([1.0, -1.0])
+        return root.prod(-1, keepdim=True) * signs[..., :1] * signs.new_tensor([1.0, -1.0])
     return root * (signs - root * (root * signs).sum(-1, keepdim=True))
 
 

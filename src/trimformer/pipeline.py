@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import copy
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from importlib.metadata import version
 from time import perf_counter
-from typing import Any, TypeAlias, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
 import transformers
-from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins
-from trimformer.batching import make_batches, sample_rows
 from trimformer.cache import MeasuredCache, fingerprint, measured_key
-from trimformer.data import encode_texts
-from trimformer.errors import DataError, InvalidOption, TrimformerError, require_range, unknown_name
-from trimformer.interfaces import Batch, Budget, Features, Masks, Measured, Method, Progress, PruningResult
+from trimformer.calibration import check_activations
+from trimformer.errors import InvalidOption, TrimformerError, require_range, unknown_name
+from trimformer.inputs import Data, calibration_batches, check_inputs
+from trimformer.interfaces import Budget, Masks, Measured, Method, Progress, PruningResult
 from trimformer.job import Calibration, Job
 from trimformer.search import total_cost
 from trimformer.structure import Structure, check_weights, masks_summary, parameter_count, read_structure
@@ -30,8 +29,6 @@ from trimformer.surgery import describe_cut, pruning_config
 DEFAULT_METHOD = "surgeon"
 DEFAULT_CALIBRATION_TOKENS = 20_000
 TOKENS_PER_FEATURE = 2
-
-Data: TypeAlias = Sequence[str] | Sequence[Features] | Dataset | Iterable[Batch]
 
 
 def prune(
@@ -103,6 +100,8 @@ class Pruner:
         dense = read_structure(model)
         check_weights(dense)
         batches = calibration_batches(data, tokenizer, calibration_tokens, seed, model.device)
+        check_inputs(batches, model.config)
+        check_activations(dense, batches[0])
         self.calibration = Calibration(dense, batches, seed, progress or (lambda items, _: items))
         if sequence_length is not None:
             require_range("sequence_length", sequence_length, low=1)
@@ -114,15 +113,19 @@ class Pruner:
     @cached_property
     def measured(self) -> Measured:
         """What the method measures before a budget is known; from the cache where it is there."""
+        if self.cache is None:
+            return self._measure()
         key = measured_key(self.calibration, self.name, self.method)
-        found = self.cache.read(key) if self.cache else None
-        if found is not None:
-            return found
+        found = self.cache.read(key)
+        if found is None:
+            found = self._measure()
+            self.cache.write(key, found)
+        return found
+
+    def _measure(self) -> Measured:
         start = perf_counter()
         measured = self.method.measure(self.calibration)
         self.measuring_seconds = perf_counter() - start
-        if self.cache and measured:
-            self.cache.write(key, measured)
         return measured
 
     def prune(self, budget: Budget) -> PruningResult:
@@ -199,31 +202,6 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
     return method
 
 
-def calibration_batches(
-    data: Data, tokenizer: PreTrainedTokenizerBase | None, tokens: int | None, seed: int, device: torch.device
-) -> list[Batch]:
-    """Whatever the user has -> padded batches on the model's device, without labels."""
-    rows = list(_rows(data))
-    if not rows:
-        raise DataError("no calibration rows: the data is empty; give at least one row")
-    if (
-        isinstance(rows[0], Mapping)
-        and isinstance(rows[0].get("input_ids"), torch.Tensor)
-        and rows[0]["input_ids"].ndim == 2
-    ):
-        return [_model_inputs(batch, device) for batch in rows]
-    if isinstance(rows[0], str):
-        if tokenizer is None:
-            raise DataError("data given as text needs a tokenizer: prune(…, tokenizer=tokenizer)")
-        rows = list(encode_texts([rows], tokenizer))
-    if not isinstance(rows[0], Mapping) or "input_ids" not in rows[0]:
-        raise DataError(
-            f"calibration rows must be text or have input_ids, got {type(rows[0]).__name__}: {rows[0]!r:.80}"
-        )
-    chosen = rows if tokens is None else sample_rows(rows, tokens, seed)
-    return make_batches(chosen, tokenizer, device)
-
-
 def versions() -> dict[str, str]:
     """Versions that a result depends on."""
     return {
@@ -258,23 +236,6 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         return _TYPES[kind].read(value)
     except (ValueError, KeyError, TypeError):
         raise InvalidOption(f"{name}={value!r} must be {_TYPES[kind].says}") from None
-
-
-def _rows(data: Data) -> Iterable[Any]:
-    if isinstance(data, Dataset) and "input_ids" not in data.column_names:
-        if "text" not in data.column_names:
-            raise DataError(
-                f"a Dataset needs a text or an input_ids column, this one has: {', '.join(data.column_names)}"
-            )
-        return list(data["text"])
-    return data
-
-
-def _model_inputs(batch: Mapping[str, Any], device: torch.device) -> Batch:
-    names = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-    inputs = {name: batch[name].to(device) for name in names if name in batch}
-    inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
-    return inputs
 
 
 def _kept_by_cost(dense: Structure, masks: Masks, length: float) -> dict[str, float]:

@@ -8,12 +8,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import latency, plugins
 from trimformer.batching import pad, sample_rows
 from trimformer.cache import MeasuredCache
+from trimformer.checkpoint import round_weights
 from trimformer.errors import DataError
 from trimformer.interfaces import Features, Metrics, Progress, PruningResult, Task
 from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, Pruner, make_method
@@ -65,6 +67,7 @@ class Project:
         evaluation_rows: what the metrics are measured on, before and after.
         max_length: tokens at which rows are cut; None is the task's own.
         guard_rows: rows to choose a size by (`with_guard`), apart from both others.
+        stored_dtype: precision in which the pruned model will be saved.
         progress: wraps a sequence to show a bar.
     """
 
@@ -75,6 +78,7 @@ class Project:
     evaluation_rows: Dataset
     max_length: int | None = None
     guard_rows: Dataset | None = None
+    stored_dtype: torch.dtype = torch.float32
     progress: Progress | None = None
 
     def pruner(
@@ -103,7 +107,11 @@ class Project:
         )  # fmt: skip
 
     def judge(self, result: PruningResult) -> TaskResult:
-        """Measure what was gained and lost: the task's metrics and the latency, before and after."""
+        """Measure what was gained and lost: the task's metrics and the latency, before and after.
+
+        The pruned weights are first rounded to `stored_dtype`: what is judged is what is saved.
+        """
+        round_weights(result.model, self.stored_dtype)
         after = self.evaluate(result.model, self.evaluation_rows)
         models = {"dense": self.model, "pruned": result.model}
         features = self.task.encode(self.evaluation_rows, self.tokenizer, self.max_length)

@@ -13,28 +13,31 @@ from trimformer.errors import NumericalError
 class RegressionSums:
     """Running float64 sums of a regression of targets `(tokens, outputs)` on inputs `(tokens, features)`.
 
-    One matrix product a batch, in the inputs' own precision; memory `features × (features + outputs)`.
+    One float32 matrix product a batch; memory `features × (features + outputs)`. Inputs are shifted by their mean over
+    the first batch before they are multiplied, so that the covariance does not drown in the rounding of large means.
     """
 
     def __init__(self, features: int, outputs: int, device: torch.device | str) -> None:
         self.features = features
         size = features + 1
         self.products = torch.zeros(size, size + outputs, dtype=torch.float64, device=device)
+        self.shift = torch.zeros(features, dtype=torch.float64, device=device)
 
     def add(self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
         """Add the rows of a batch, padding already removed; each counts once, or `weights` `(tokens,)` times."""
-        with_one = torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
-        weighted = with_one if weights is None else with_one * weights[:, None]
-        self.products += weighted.T @ torch.cat([with_one, targets], dim=1)
+        if not self.tokens:
+            self.shift = inputs.double().mean(0).float().double()
+        shifted = torch.cat([inputs - self.shift.to(inputs), inputs.new_ones(len(inputs), 1)], dim=1)
+        weighted = shifted if weights is None else shifted * weights[:, None]
+        self.products += weighted.T @ torch.cat([shifted, targets], dim=1)
 
     def select(self, kept: Tensor) -> RegressionSums:
         """The sums as if only some features had been added: `(kept,)` indices."""
-        chosen = RegressionSums.__new__(RegressionSums)
-        chosen.features = len(kept)
         size, width = self.products.shape
+        chosen = RegressionSums(len(kept), width - size, self.products.device)
         rows = torch.cat([kept, torch.tensor([self.features], device=kept.device)])
         columns = torch.cat([rows, torch.arange(size, width, device=kept.device)])
-        chosen.products = self.products[rows][:, columns]
+        chosen.products, chosen.shift = self.products[rows][:, columns], self.shift[kept]
         return chosen
 
     @property
@@ -43,29 +46,40 @@ class RegressionSums:
         return float(self.products[-1, self.features])
 
     @property
-    def gram(self) -> Tensor:
-        """Mean of input times input: `(features, features)`."""
-        return self.products[:-1, : self.features] / self.tokens
-
-    @property
     def covariance(self) -> Tensor:
         """Mean of centred input times centred input: `(features, features)`."""
-        return self.gram - torch.outer(self.input_mean, self.input_mean)
+        mean = self._shifted_mean
+        return self.products[:-1, : self.features] / self.tokens - torch.outer(mean, mean)
+
+    @property
+    def gram(self) -> Tensor:
+        """Mean of input times input: `(features, features)`."""
+        return self.covariance + torch.outer(self.input_mean, self.input_mean)
+
+    @property
+    def cross_covariance(self) -> Tensor:
+        """Mean of centred input times centred target: `(features, outputs)`."""
+        cross = self.products[:-1, self.features + 1 :] / self.tokens
+        return cross - torch.outer(self._shifted_mean, self.target_mean)
 
     @property
     def cross(self) -> Tensor:
         """Mean of input times target: `(features, outputs)`."""
-        return self.products[:-1, self.features + 1 :] / self.tokens
+        return self.cross_covariance + torch.outer(self.input_mean, self.target_mean)
 
     @property
     def input_mean(self) -> Tensor:
         """`(features,)`."""
-        return self.products[:-1, self.features] / self.tokens
+        return self._shifted_mean + self.shift
 
     @property
     def target_mean(self) -> Tensor:
         """`(outputs,)`."""
         return self.products[-1, self.features + 1 :] / self.tokens
+
+    @property
+    def _shifted_mean(self) -> Tensor:
+        return self.products[:-1, self.features] / self.tokens
 
 
 @dataclass(frozen=True)
@@ -96,11 +110,10 @@ def solve(sums: RegressionSums, prior: Tensor, bias: Tensor, *, ridge: float, in
     """
     if not sums.features:
         return Refit(prior.double(), sums.target_mean if intercept else bias.double())
-    gram, cross = (sums.covariance if intercept else sums.gram), sums.cross
     if intercept:
-        cross = cross - torch.outer(sums.input_mean, sums.target_mean)
+        gram, cross = sums.covariance, sums.cross_covariance
     else:
-        cross = cross - torch.outer(sums.input_mean, bias.double())
+        gram, cross = sums.gram, sums.cross - torch.outer(sums.input_mean, bias.double())
     strength = ridge * float(sums.gram.diagonal().mean())
     gram.diagonal().add_(strength)
     weight = spd_solve(gram, cross + strength * prior.double(), site)

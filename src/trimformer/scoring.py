@@ -29,5 +29,5 @@ def mask_gradients(inputs: Tensor, gradients: Tensor, units: int) -> Tensor:
 
     `(batch, length, features)` twice -> `(batch, units)`; padded positions have gradient zero.
     """
-    by_feature = (inputs * gradients).sum(1)
+    by_feature = (inputs.float() * gradients.float()).sum(1)
     return by_feature.reshape(len(inputs), units, -1).sum(-1)

@@ -86,6 +86,16 @@ def read_structure(model: PreTrainedModel) -> Structure:
         raise UnsupportedModel(
             f"{config.model_type} is used as a decoder (is_decoder=True): only encoders of it can be pruned"
         )
+    if getattr(config, "chunk_size_feed_forward", 0):
+        raise UnsupportedModel("chunk_size_feed_forward is set: load the model with chunk_size_feed_forward=0")
+    quantization = getattr(config, "quantization_config", None)
+    method = (
+        quantization.get("quant_method")
+        if isinstance(quantization, dict)
+        else getattr(quantization, "quant_method", None)
+    )
+    if method not in (None, "trimformer"):
+        raise UnsupportedModel(f"the model is quantized with {method}: prune it first, then quantize")
     structure = Structure(model, known[config.model_type], ())
     try:
         sites = tuple(site for index in range(len(structure.blocks)) for site in _sites_of_block(structure, index))

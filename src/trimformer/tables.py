@@ -9,9 +9,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 from trimformer.interfaces import Metric, Metrics, Progress
 from trimformer.project import TaskResult
+
+out_console = Console()
+error_console = Console(stderr=True)
+
+
+def say(message: str) -> None:
+    """A line on stderr."""
+    error_console.print(Text(message), soft_wrap=True)
+
+
+def warn(results: Sequence[TaskResult]) -> None:
+    """Every warning of some results, once, on stderr."""
+    said = dict.fromkeys(warning for result in results for warning in result.pruning.manifest["warnings"])
+    for warning in said:
+        error_console.print(Text.assemble(("Warning: ", "bold yellow"), warning), soft_wrap=True)
 
 
 @contextmanager

@@ -38,15 +38,15 @@ def test_a_second_run_reuses_the_measurement_and_prunes_the_same(tiny_bert, cach
     assert all(torch.equal(values, weights[name]) for name, values in first.model.state_dict().items())
 
 
-@pytest.mark.parametrize("what", ["model", "rows", "options"])
+@pytest.mark.parametrize("what", ["model", "data", "options"])
 def test_other_models_rows_and_options_are_measured_anew(tiny_bert, cache, said, what: str) -> None:
     model = tiny_bert()
     prune(model, cache)
     if what == "model":
         with torch.no_grad():
             next(model.parameters()).add_(1e-3)
-    prune(model, cache, ROWS[:-1] if what == "rows" else ROWS, **({"damping": 0.2} if what == "options" else {}))
-    assert said == []
+    prune(model, cache, ROWS[:-1] if what == "data" else ROWS, **({"damping": 0.2} if what == "options" else {}))
+    assert [f"other {what}" in message for message in said] == ([] if what == "model" else [True])
     assert len(list(cache.folder.iterdir())) == 2
 
 
@@ -65,9 +65,22 @@ def test_a_file_written_for_something_else_is_said_and_replaced(tiny_bert, cache
     model = tiny_bert()
     prune(model, cache)
     (file,) = cache.folder.iterdir()
-    foreign = cache.folder / "foreign"
-    cache.write({"other": 1}, {"x": torch.zeros(1)})
-    (other,) = (path for path in cache.folder.iterdir() if path not in {file, foreign})
+    prune(model, cache, damping=0.2)
+    (other,) = (path for path in cache.folder.iterdir() if path != file)
     other.replace(file)
+    said.clear()
     prune(model, cache)
     assert "something else" in said[0]
+
+
+def test_options_that_measuring_does_not_read_are_no_reason_to_measure_anew(tiny_bert, cache, said) -> None:
+    model = tiny_bert()
+    prune(model, cache)
+    prune(model, cache, ridge=0.1)
+    assert "reusing" in said[0]
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_no_error(tiny_bert, tmp_path: Path, said: list[str]) -> None:
+    (tmp_path / "file").touch()
+    prune(tiny_bert(), MeasuredCache(tmp_path / "file" / "cache", say=said.append))
+    assert "nothing is kept" in said[0]

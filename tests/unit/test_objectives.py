@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from tiny_models import HEADS, inputs, tiny_model
-from trimformer.objectives import Predictions, divergence, predictions
+from trimformer.objectives import Predictions, divergence, fisher_loss, predictions
 
 
 def made(seed: int, family: str = "categorical") -> Predictions:
@@ -49,3 +49,17 @@ def test_padding_changes_no_divergence(head: str) -> None:
             alone = {name: values[row : row + 1, :length] for name, values in batch.items()}
             found = divergence(*(predictions(model(**alone), alone, model.config) for model in (dense, other)))
             torch.testing.assert_close(found[0], together[row], atol=1e-4, rtol=1e-4)
+
+
+def test_fisher_directions_of_several_binary_predictions_do_not_mix() -> None:
+    logits = torch.tensor([[[0.0, 1.0], [0.0, -0.5], [0.0, 0.2]]])
+    total, draws = torch.zeros(3, 3), 4000
+    for seed in range(draws):
+        values = logits.clone().requires_grad_()
+        predicted = Predictions(values, torch.full((1, 3), 1 / 3), "categorical")
+        batch = {"input_ids": torch.tensor([[2, 5, 6, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+        fisher_loss(predicted, batch, seed).sum().backward()
+        gradient = values.grad[0, :, 1]
+        total += torch.outer(gradient, gradient) / draws
+    share = logits[0, :, 1].sigmoid()
+    torch.testing.assert_close(total, torch.diag(share * (1 - share)), atol=0.02, rtol=0)

@@ -66,7 +66,8 @@ def test_ridge_in_closed_form(regression: tuple[Tensor, Tensor, Tensor, Tensor],
 def test_batches_do_not_matter(regression: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     inputs, targets, _, _ = regression
     one, many = sums_of(inputs, targets, TOKENS), sums_of(inputs, targets, 1)
-    torch.testing.assert_close(one.products, many.products)
+    for of in ("gram", "covariance", "cross", "cross_covariance", "input_mean", "target_mean"):
+        torch.testing.assert_close(getattr(one, of), getattr(many, of))
     assert one.tokens == TOKENS
     torch.testing.assert_close(one.gram, inputs.T @ inputs / TOKENS)
     torch.testing.assert_close(one.cross, inputs.T @ targets / TOKENS)
@@ -92,3 +93,21 @@ def test_a_singular_system_is_an_error_that_names_the_site(
         solve(sums_of(inputs, targets), prior, bias, ridge=0, intercept=False, site="block.2.ffn")
     refit = solve(sums_of(inputs, targets), prior, bias, ridge=1e-2, intercept=True, site="block.2.ffn")
     torch.testing.assert_close(refit.weight[3], prior[3])
+
+
+def test_covariance_survives_means_that_dwarf_it() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = 1e4 + torch.randn(500, 4, generator=generator)
+    sums = sums_of(inputs, torch.zeros(500, 1))
+    expected = torch.cov(inputs.double().T, correction=0)
+    torch.testing.assert_close(sums.covariance, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_selected_features_are_as_if_only_they_had_been_added(
+    regression: tuple[Tensor, Tensor, Tensor, Tensor],
+) -> None:
+    inputs, targets, _, _ = regression
+    kept = torch.tensor([0, 2, 3])
+    selected, alone = sums_of(inputs, targets).select(kept), sums_of(inputs[:, kept], targets)
+    for of in ("gram", "covariance", "cross", "cross_covariance", "input_mean", "target_mean", "tokens"):
+        torch.testing.assert_close(getattr(selected, of), getattr(alone, of))

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ from trimformer.search import keep_best
 @dataclass(frozen=True, kw_only=True)
 class KPrune:
     """Options of K-prune; symbols as in the paper."""
+
+    measured_by: ClassVar[tuple[str, ...]] = ()
 
     gamma: float = 2.0
     """Temperature of both softmaxes in the KL divergence; above 0."""

@@ -7,6 +7,7 @@ Source: the classic criterion, as structured pruning of Transformers has used it
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from trimformer.calibration import frozen
 from trimformer.errors import require_range
@@ -18,6 +19,8 @@ from trimformer.search import keep_best
 @dataclass(frozen=True, kw_only=True)
 class Magnitude:
     """Options."""
+
+    measured_by: ClassVar[tuple[str, ...]] = ()
 
     tune: bool = False
     """Refit the output projections afterwards."""

@@ -6,6 +6,7 @@ Needs no labels and no gradients.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -19,6 +20,8 @@ from trimformer.search import keep_best
 @dataclass(frozen=True, kw_only=True)
 class Random:
     """Options."""
+
+    measured_by: ClassVar[tuple[str, ...]] = ()
 
     tune: bool = False
     """Refit the output projections afterwards."""

@@ -1,10 +1,12 @@
 """Surgeon: optimal brain surgeon on whole units, in the metric of the model's own Fisher information. The default.
 
-One forward and one backward pass of the dense model give, for every sublayer, the second moment of the inputs of its
-output projection and that of the gradient at its output, for labels drawn from the model's own prediction. From them
-come removal curves: in which order units go, and how much each raises the KL divergence to the dense model. All curves
-are merged by cost per saved FLOP (or parameter); one calibration serves every budget. At last every output projection
-is re-solved from the bottom up, so that the residual stream is nearest to the dense model's.
+One forward and one backward pass of the dense model give, for every sublayer, the covariance of the inputs of its
+output projection (the refit's intercept makes up for their mean) and the second moment of the gradient at its output,
+for directions that have the Fisher information of the model's own prediction. From them come removal curves: in which
+order units go, and how much each raises the KL divergence to the dense model. All curves are merged by cost per saved
+FLOP (or parameter); one calibration serves every budget. At last, from the bottom up, every output projection is
+re-solved so that the residual stream is nearest to the dense model's, and the last units to go at each site are chosen
+anew on the pruned student's own statistics.
 
 Needs no labels. One backward pass; memory features² for every site, curves for one site at a time.
 
@@ -15,6 +17,7 @@ K-prune's residual repair (arXiv 2308.03449). Curvature is K-FAC (arXiv 1503.056
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +36,8 @@ from trimformer.search import remove_cheapest
 @dataclass(frozen=True, kw_only=True)
 class Surgeon:
     """Options of Surgeon; all strengths are relative to the mean diagonal of the matrix they are added to."""
+
+    measured_by: ClassVar[tuple[str, ...]] = ("damping", "curve_ridge", "intercept")
 
     damping: float = 0.1
     """Of the gradients' second moment, the metric; above 0."""
@@ -57,9 +62,9 @@ class Surgeon:
             require_range(name, getattr(self, name), high=1.0)
 
     def measure(self, calibration: Calibration) -> Measured:
-        """What no budget enters and a later run can reuse: by site `order` and `cost` of its removal curve, the
+        """By site: `order` and `cost` of its removal curve, `metric`, and `energy`.
 
-        `metric`, and `energy`, the squared gradient of every calibration token at its output.
+        `metric` is the second moment of the gradient at the site's output, `energy` every token's squared gradient.
         """
         with frozen(calibration.dense.model):
             grams, metrics, energies = self._moments(calibration)
@@ -114,6 +119,7 @@ class Surgeon:
     def _token_weights(self, job: Job, energy: Tensor | None) -> list[Tensor] | None:
         if not self.focus or energy is None:
             return None
+        energy = energy.to(job.dense.model.device)
         weights = (1 - self.focus) + self.focus * energy / energy.mean().clamp(min=1e-30)
         return list(weights.split([int(batch["attention_mask"].sum()) for batch in job.batches]))
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from torchmetrics.functional.text import squad as squad_scores
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data import MODEL_INPUTS, length_limit, read_hub, read_split, require_columns, texts
+from trimformer.data import length_limit, read_hub, read_split, require_columns, texts
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
 from trimformer.evaluation import mean, metric, run
-from trimformer.interfaces import Batch, Features, Metrics, Progress, Split
+from trimformer.interfaces import MODEL_INPUTS, Batch, Features, Metrics, Progress, Split
 
 MAX_LENGTH = 384
 SHORTEST_MAX_LENGTH = 16

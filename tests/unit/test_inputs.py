@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trimformer import Budget, prune
+from trimformer.errors import DataError, NumericalError
+from trimformer.inputs import calibration_batches
+
+CPU = torch.device("cpu")
+
+
+def test_padding_of_given_rows_is_neither_counted_nor_computed() -> None:
+    rows = [{"input_ids": [2, 7, 8, 3, 0, 0], "attention_mask": [1, 1, 1, 1, 0, 0], "label": 1} for _ in range(4)]
+    batches = calibration_batches(rows, None, 12, 0, CPU)
+    assert sum(len(batch["input_ids"]) for batch in batches) == 3
+    assert all(batch["input_ids"].shape[1] == 4 for batch in batches)
+    assert all("label" not in batch for batch in batches)
+
+
+def test_one_string_is_refused() -> None:
+    with pytest.raises(DataError, match="give a list of texts"):
+        calibration_batches("rows.jsonl", None, None, 0, CPU)
+
+
+def test_a_batch_row_of_padding_is_refused() -> None:
+    batch = {"input_ids": torch.ones(2, 3, dtype=torch.long), "attention_mask": torch.tensor([[1, 1, 1], [0, 0, 0]])}
+    with pytest.raises(DataError, match="all padding"):
+        calibration_batches([batch], None, None, 0, CPU)
+
+
+@pytest.mark.parametrize(("ids", "message"), [([2, 10**6, 3], "vocabulary"), ([2, *[5] * 2000, 3], "reads at most")])
+def test_rows_that_the_model_cannot_read_are_refused(tiny_bert, ids: list[int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        prune(tiny_bert(), [{"input_ids": ids}], budget=Budget(flops=0.5), calibration_tokens=None)
+
+
+def test_nan_in_a_block_names_the_site_where_it_shows_first(tiny_bert) -> None:
+    model = tiny_bert()
+    norm = model.base_model.encoder.layer[1].attention.output.LayerNorm
+    norm.eps = -1e9
+    with pytest.raises(NumericalError, match=r"encoder\.layer\.1\.ffn"):
+        prune(model, [{"input_ids": [2, 5, 6, 3]}], budget=Budget(flops=0.5), calibration_tokens=None)
+
+
+@pytest.mark.parametrize("method", ["surgeon", "kprune"])
+def test_a_single_short_row_is_enough_not_to_crash(tiny_bert, method: str) -> None:
+    for seed in range(8):
+        torch.manual_seed(seed)
+        rows = [{"input_ids": [2, *torch.randint(5, 40, (5,)).tolist(), 3]}]
+        result = prune(tiny_bert(), rows, budget=Budget(flops=0.5), method=method, calibration_tokens=None)
+        assert result.manifest["warnings"]
