@@ -53,6 +53,7 @@ def main() -> None:
 def _time(model: PreTrainedModel, method: str, tokens: int) -> dict[str, float]:
     pruner = Pruner(model, _rows(tokens), method=method, calibration_tokens=None)
     batches, sites = pruner.calibration.batches, len(pruner.calibration.dense.sites)
+    _forward_backward(model, batches[0])
     forward = _seconds(lambda: [_forward(model, batch) for batch in batches])
     both = _seconds(lambda: [_forward_backward(model, batch) for batch in batches])
     first = _seconds(lambda: pruner.prune(Budget(flops=KEPT)))

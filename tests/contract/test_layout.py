@@ -34,6 +34,7 @@ LAYERS = (
     ),
     ("calibration", "boundary", "checkpoint", "evaluation", "latency"),
     ("job",),
+    ("baseline",),
     PLUGIN_FOLDERS,
     ("cache",),
     ("pipeline",),

@@ -7,45 +7,22 @@ Source: the classic criterion, as structured pruning of Transformers has used it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from trimformer.calibration import frozen
-from trimformer.errors import require_range
-from trimformer.interfaces import Masks, Measured
-from trimformer.job import Calibration, Job, cut_and_refit
-from trimformer.search import keep_best
+from trimformer.baseline import Baseline
+from trimformer.interfaces import Scores
+from trimformer.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)
-class Magnitude:
-    """Options."""
+class Magnitude(Baseline):
+    """Options are those of every baseline."""
 
-    measured_by: ClassVar[tuple[str, ...]] = ()
-
-    tune: bool = False
-    """Refit the output projections afterwards."""
-    ridge: float = 1e-2
-    """Of the refit: pull towards the dense weights, relative to the mean diagonal of the Gram matrix."""
-    intercept: bool = True
-    """Of the refit: also re-solve the bias."""
-
-    def __post_init__(self) -> None:
-        require_range("ridge", self.ridge)
-
-    def measure(self, calibration: Calibration) -> Measured:
-        """Nothing is measured."""
-        return {}
-
-    def prune(self, job: Job, measured: Measured) -> Masks:
-        """Score by squared norm per cost, keep the best, cut."""
-        scores = {
+    def scores(self, job: Job) -> Scores:
+        """Squared norm per cost."""
+        return {
             site.name: job.dense.unit_weights(site).double().square().sum((1, 2)) / job.unit_costs.get(site.name, 1.0)
             for site in job.dense
         }
-        masks = keep_best(scores, job.unit_costs, job.limit)
-        with frozen(job.dense.model), frozen(job.student.model):
-            cut_and_refit(job, masks, tune=self.tune, ridge=self.ridge, intercept=self.intercept)
-        return masks
 
 
 PROVIDES = {"magnitude": Magnitude}
