@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -53,36 +54,22 @@ def metrics_table(metrics: Metrics) -> Table:
 
 
 def result_table(result: TaskResult) -> Table:
-    """Asked, reached and measured, before and after."""
+    """Asked, reached and measured, before and after; fits 80 columns."""
     facts = result.pruning.manifest
-    budget = facts["budget"]
-    table = _table("", "dense", "pruned", "kept")
+    table = _table("", "dense", "pruned", "")
     for name, before in result.before.items():
         after = result.after[name]
-        table.add_row(
-            f"{name} (n={after.sample_size})", f"{before.value:.4f} {_interval(before)}",
-            f"{after.value:.4f} {_interval(after)}", f"{after.value - before.value:+.4f}",
-        )  # fmt: skip
+        change = f"{after.value - before.value:+.4f}"
+        table.add_row(f"{name}, {after.sample_size} rows", f"{before.value:.4f}", f"{after.value:.4f}", change)
+        table.add_row("  95 % interval", _interval(before), _interval(after), "")
     table.add_section()
-    if "guard" in facts:
-        guard = facts["guard"]
-        table.add_row(
-            f"drop on {guard['rows']} guard rows", f"at most {guard['max_drop']:.4f}", f"{guard['drop']:.4f}", ""
-        )
-    table.add_row(f"{budget['cost']} asked", "", "", f"{budget['asked']:.1%}")
-    for cost, share in facts["kept"].items():
-        table.add_row(f"{cost} of sublayers, reached", "", "", f"{share:.1%}")
-    parameters = facts["parameters"]
-    table.add_row(
-        "parameters, whole model", f"{parameters['dense'] / 1e6:.2f} M", f"{parameters['pruned'] / 1e6:.2f} M",
-        f"{parameters['pruned'] / parameters['dense']:.1%}",
-    )  # fmt: skip
+    _add_guard(table, facts)
+    _add_costs(table, facts)
     dense, pruned = result.latency["dense"], result.latency["pruned"]
-    table.add_row(
-        f"latency, measured ({dense.device}, {dense.rows} × {dense.length} tokens)",
-        *(f"{t.median_ms:.1f} ms [{t.low_ms:.1f}, {t.high_ms:.1f}]" for t in (dense, pruned)),
-        f"{pruned.median_ms / dense.median_ms:.1%}",
-    )
+    share = f"{pruned.median_ms / dense.median_ms:.1%} measured"
+    where = f"latency, {dense.device}, {dense.rows} × {dense.length}"
+    table.add_row(where, f"{dense.median_ms:.1f} ms", f"{pruned.median_ms:.1f} ms", share)
+    table.add_row("  quartiles", *(f"[{time.low_ms:.1f}, {time.high_ms:.1f}]" for time in (dense, pruned)), "")
     calibration = facts["calibration"]
     table.caption = (
         f"{facts['method']}, {sum(facts['seconds'].values()):.0f} s, {calibration['tokens']} calibration tokens in "
@@ -90,6 +77,25 @@ def result_table(result: TaskResult) -> Table:
         + ("; the model was pruned before: shares are of what was there" if facts["already_pruned"] else "")
     )
     return table
+
+
+def _add_guard(table: Table, facts: Mapping[str, Any]) -> None:
+    if "guard" in facts:
+        guard = facts["guard"]
+        table.add_row(
+            f"loss on {guard['rows']} guard rows", "", f"{guard['drop']:.4f}", f"{guard['max_drop']:.4f} asked"
+        )
+
+
+def _add_costs(table: Table, facts: Mapping[str, Any]) -> None:
+    budget, parameters = facts["budget"], facts["parameters"]
+    for cost, share in facts["kept"].items():
+        asked = f"{budget['asked']:.1%} asked" if cost == budget["cost"] else ""
+        table.add_row(f"{cost} of sublayers", asked, f"{share:.1%} reached", "")
+    table.add_row(
+        "parameters, whole model", f"{parameters['dense'] / 1e6:.2f} M", f"{parameters['pruned'] / 1e6:.2f} M",
+        f"{parameters['pruned'] / parameters['dense']:.1%} kept",
+    )  # fmt: skip
 
 
 def sweep_table(results: Sequence[TaskResult]) -> Table:
