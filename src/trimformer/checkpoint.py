@@ -192,7 +192,12 @@ def _put_in_place(new: Path, target: Path, old: Path) -> None:
 
 
 def _verify(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:
-    loaded: Any = type(model).from_pretrained(folder, dtype=model.dtype, ignore_mismatched_sizes=True)
+    try:
+        loaded: Any = type(model).from_pretrained(folder, dtype=model.dtype, ignore_mismatched_sizes=True)
+    except ValueError as error:
+        raise CheckpointError(
+            f"the checkpoint does not read back, nothing was written: {error}; report this"
+        ) from error
     written = loaded.state_dict()
     for name, values in model.state_dict().items():
         if name not in written or not torch.equal(written[name], values.cpu().to(dtype).to(written[name].dtype)):

@@ -119,7 +119,15 @@ class TrimformerQuantizer(HfQuantizer):
         return model
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> PreTrainedModel:
-        """From here on the model is one like any other: transformers refuses to train a quantized one."""
+        """From here on the model is one like any other: transformers refuses to train a quantized one.
+
+        Raises:
+            ValueError: weights of another shape than config.json says, which not every version of transformers checks.
+        """
+        for path, module in model.named_modules():
+            expected = (module.out_features, module.in_features) if isinstance(module, nn.Linear) else None
+            if expected and module.weight.shape != expected:
+                raise ValueError(f"weights of {path} have the shape {tuple(module.weight.shape)}, not {expected}")
         for module in model.modules():
             for mark in ("hf_quantizer", "is_quantized", "quantization_method"):
                 module.__dict__.pop(mark, None)

@@ -45,7 +45,7 @@ def test_model_mode_is_restored_even_after_an_error(tiny_bert: TinyBert) -> None
         assert not any(module.training for module in model.modules())
         assert torch.is_inference_mode_enabled()
     assert [module.training for module in model.modules()] == before
-    with pytest.raises(ValueError, match="unpack"), evaluation.inference(model):
+    with pytest.raises((ValueError, IndexError)), evaluation.inference(model):
         model(input_ids=torch.tensor([1.5]))
     assert [module.training for module in model.modules()] == before
 
