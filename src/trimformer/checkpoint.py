@@ -162,7 +162,9 @@ def check_writable(out: str | Path, *, overwrite: bool, source: str | None = Non
     if not target.exists():
         return
     if not overwrite:
-        raise CheckpointError(f"{target} exists: choose another --out, or give --overwrite to replace it")
+        raise CheckpointError(
+            f"{target} exists: choose another folder, or allow --overwrite (in Python, overwrite=True)"
+        )
     is_checkpoint = (target / "config.json").exists() and any(target.glob("*.safetensors"))
     if not target.is_dir() or (any(target.iterdir()) and not is_checkpoint):
         raise CheckpointError(

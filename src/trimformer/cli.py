@@ -76,9 +76,9 @@ def prune_command(
     as_json: JsonOption = False,
 ) -> None:
     """Make a model smaller for a task, judge it before and after, and save it."""
-    budget = None if max_drop is not None else Budget(flops=flops, params=params)
-    if max_drop is not None and (flops is not None or params is not None):
-        raise InvalidOption("--max-drop finds the budget itself: leave out --flops and --params")
+    if sum(option is not None for option in (flops, params, max_drop)) != 1:
+        raise InvalidOption("say how small: exactly one of --flops 0.4, --params 0.4 and --max-drop 0.01")
+    budget = Budget(flops=flops, params=params) if max_drop is None else None
     options = _options(set_)
     make_method(method, options)
     checkpoint.check_writable(out, overwrite=overwrite, source=model)
@@ -179,9 +179,9 @@ def list_command(as_json: JsonOption = False) -> None:
 @app.command("demo")
 def demo_command(
     out: Annotated[Path, typer.Option(help="Folder for the smaller checkpoint.")] = Path("demo-model"),
-    flops: Annotated[float, typer.Option(help="Share of FLOPs to keep, in (0, 1].")] = 0.5,
+    flops: Annotated[float, typer.Option(help="Share of FLOPs to keep, in (0, 1].")] = 0.7,
     method: MethodOption = DEFAULT_METHOD,
-    calibration_tokens: TokensOption = DEFAULT_CALIBRATION_TOKENS,
+    calibration_tokens: TokensOption = 40_000,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
@@ -267,7 +267,8 @@ def _report(result: TaskResult, out: Path, *, as_json: bool) -> None:
         return
     out_console.print(tables.result_table(result))
     out_console.print(tables.units_table(manifest["units"]))
-    how = f"load it with: import trimformer; AutoModel….from_pretrained({str(out)!r})"
+    name = type(result.pruning.model).__name__
+    how = f"load it: import trimformer, transformers; model = transformers.{name}.from_pretrained({str(out)!r})"
     out_console.print(Text.assemble("checkpoint: ", (str(out), "bold"), "   ", how), soft_wrap=True)
 
 

@@ -53,6 +53,6 @@ def require_range(
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InvalidOption:
     """An error for a name that is not among the known ones, with the nearest one and the list."""
     names = sorted(known)
-    nearest = get_close_matches(name, names, n=1)
+    nearest = get_close_matches(name.lower(), names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return InvalidOption(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}")

@@ -13,7 +13,7 @@ from trimformer.project import TaskResult
 
 PLOT = "frontier.svg"
 FACTS = "frontier.json"
-MEASURES = {"flops": "FLOPs kept", "params": "parameters kept", "latency": "latency, measured"}
+MEASURES = {"flops": "FLOPs kept", "parameters": "parameters of the whole model", "latency": "latency, measured"}
 
 
 def check_writable(folder: Path, *, overwrite: bool) -> None:
@@ -35,7 +35,7 @@ def write(results: Sequence[TaskResult], folder: Path) -> None:
 
 
 def plot(results: Sequence[TaskResult]) -> Figure:
-    """Metric with its interval against the kept share of FLOPs, of parameters, and of the measured latency."""
+    """Metric with its interval against what is left of FLOPs, of all parameters, and of the measured latency."""
     name, dense = next(iter(results[0].before.items()))
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     for axes, (measure, label) in zip(figure.subplots(1, len(MEASURES), sharey=True), MEASURES.items(), strict=True):
@@ -48,13 +48,16 @@ def plot(results: Sequence[TaskResult]) -> Figure:
         )
         axes.axhline(dense.value, linestyle="--", color="gray", label="dense")
         axes.set_xlabel(f"{label} (%)")
+        axes.set_xlim(0, 105)
         axes.grid(alpha=0.3)
+    facts = results[0].pruning.manifest
+    figure.suptitle(f"{facts['method']}, {facts['calibration']['tokens']} calibration tokens")
     figure.axes[0].set_ylabel(f"{name} (n={dense.sample_size}, 95 % interval)")
     figure.axes[0].legend()
     return figure
 
 
 def _share(result: TaskResult, measure: str) -> float:
-    if measure == "latency":
-        return result.latency["pruned"].median_ms / result.latency["dense"].median_ms
-    return float(result.pruning.manifest["kept"][measure])
+    """Share of the dense model's, from 0 to 1."""
+    shares = {"parameters": result.parameter_share, "latency": result.latency_share}
+    return shares[measure] if measure in shares else float(result.pruning.manifest["kept"][measure])

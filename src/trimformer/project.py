@@ -25,6 +25,7 @@ LATENCY_ROWS = 32
 ENCODE_ROWS = 2048
 GUARD_ROWS = 1000
 LOWER_IS_BETTER = ("kl", "squared_distance")
+FEW_ROWS = 50
 COLLAPSE = 0.1
 """A relative loss of the judging metric that deserves a loud warning."""
 
@@ -39,6 +40,23 @@ class TaskResult:
     latency: dict[str, latency.Latency]
 
     @property
+    def parameter_share(self) -> float:
+        """Parameters of the whole pruned model against those of the dense one."""
+        parameters = self.pruning.manifest["parameters"]
+        return float(parameters["pruned"] / parameters["dense"])
+
+    @property
+    def latency_share(self) -> float:
+        """Measured median latency of the pruned model against that of the dense one."""
+        return self.latency["pruned"].median_ms / self.latency["dense"].median_ms
+
+    @property
+    def few_rows(self) -> str | None:
+        """What to say where there are too few evaluation rows for an interval to mean much."""
+        rows = next(iter(self.after.values())).sample_size
+        return f"only {rows} evaluation rows: metrics and intervals tell little" if rows < FEW_ROWS else None
+
+    @property
     def collapse(self) -> str | None:
         """What to say loudly where the accuracy collapsed, with a milder budget to try."""
         name, before = next(iter(self.before.items()))
@@ -49,7 +67,7 @@ class TaskResult:
         milder = min(1.0, round(1.5 * budget["asked"] + 0.05, 2))
         return (
             f"{name} fell from {before.value:.4f} to {self.after[name].value:.4f} ({lost:.0%}): "
-            f"this is too small for the task; try --{budget['cost']} {milder}, or --max-drop 0.02"
+            f"this is too small for the task; try --{budget['cost']} {milder}, or `prune --max-drop 0.02`"
         )
 
 
@@ -121,7 +139,7 @@ class Project:
             "latency": {name: asdict(measured) for name, measured in times.items()},
         }
         judged = TaskResult(result, self.before, after, times)
-        result.manifest["warnings"] = [*result.manifest["warnings"], *filter(None, [judged.collapse])]
+        result.manifest["warnings"] = [*result.manifest["warnings"], *filter(None, [judged.collapse, judged.few_rows])]
         return judged
 
     def with_guard(self, seed: int = 0) -> Project:

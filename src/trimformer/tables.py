@@ -33,7 +33,7 @@ def warn(results: Sequence[TaskResult]) -> None:
 
 @contextmanager
 def progress_bars(console: Console) -> Iterator[Progress]:
-    """Within the context, `progress(items, description)` shows a bar on a terminal while the items are walked."""
+    """Within the context, `progress(items, description)` shows a bar; a line where there is no terminal."""
     columns = (
         TextColumn("{task.description:<22}"),
         BarColumn(),
@@ -41,8 +41,16 @@ def progress_bars(console: Console) -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with RichProgress(*columns, console=console, disable=not console.is_terminal) as bars:
+    if not console.is_terminal:
+        yield _announced
+        return
+    with RichProgress(*columns, console=console) as bars:
         yield lambda items, description: bars.track(items, description=description)
+
+
+def _announced(items: Sequence[Any], description: str) -> Sequence[Any]:
+    say(f"{description} …")
+    return items
 
 
 def metrics_table(metrics: Metrics) -> Table:
@@ -99,21 +107,19 @@ def _add_costs(table: Table, facts: Mapping[str, Any]) -> None:
 
 
 def sweep_table(results: Sequence[TaskResult]) -> Table:
-    """One row a budget: asked, reached and measured."""
-    name = next(iter(results[0].before))
-    table = _table("flops asked", "reached", "params", "latency", name, "95 % interval", "drop", "seconds")
-    dense = results[0].before[name]
-    table.add_row("dense", "", "", "100.0%", f"{dense.value:.4f}", _interval(dense), "", "")
+    """One row a budget: asked, reached and measured; fits 80 columns."""
+    name, dense = next(iter(results[0].before.items()))
+    table = _table("flops asked", "reached", "parameters", "latency", name, "95 % interval")
+    table.add_row("dense", "", "100.0%", "100.0%", f"{dense.value:.4f}", _interval(dense))
     for result in results:
         facts, after = result.pruning.manifest, result.after[name]
-        share = result.latency["pruned"].median_ms / result.latency["dense"].median_ms
         table.add_row(
-            f"{facts['budget']['asked']:.1%}", f"{facts['budget']['reached']:.1%}", f"{facts['kept']['params']:.1%}",
-            f"{share:.1%}", f"{after.value:.4f}", _interval(after), f"{dense.value - after.value:+.4f}",
-            f"{facts['seconds']['pruning']:.0f}",
+            f"{facts['budget']['asked']:.1%}", f"{facts['budget']['reached']:.1%}", f"{result.parameter_share:.1%}",
+            f"{result.latency_share:.1%}", f"{after.value:.4f}", _interval(after),
         )  # fmt: skip
     seconds = results[0].pruning.manifest["seconds"]["measuring"]
-    table.caption = f"n={dense.sample_size}; measuring took {seconds:.0f} s, once for all sizes"
+    measuring = f"measured once, in {seconds:.0f} s" if seconds else "measured by an earlier run"
+    table.caption = f"{dense.sample_size} rows; parameters of the whole model; latency as measured; {measuring}"
     return table
 
 
