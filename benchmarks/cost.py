@@ -1,8 +1,8 @@
 """What pruning costs, as ratios: time to passes of the dense model over the same tokens, memory to the hidden states.
 
-    python benchmarks/cost.py [--model FOLDER] [--tokens 20000]
+    python benchmarks/cost.py [--model FOLDER] [--tokens 20000] [--parts time memory curves]
 
-Time: each method at 40 % of FLOPs kept, against a plain forward pass, and against a forward and backward pass with the
+Parts that are not asked for keep what they were in `benchmarks/results/cost.json`. Time: each method at 40 % of FLOPs kept, against a plain forward pass, and against a forward and backward pass with the
 gradients of all parameters, over the same batches. Memory: peak resident size of one K-prune run at 10,000 and at
 100,000 tokens, each in a process of its own. Curves: all removal curves' time for one FFN of BERT-base size.
 The model is random (6 layers, 12 heads, width 384, 1536 neurons) unless one is given.
@@ -35,17 +35,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="checkpoint folder")
     parser.add_argument("--tokens", type=int, default=20_000)
+    parser.add_argument(
+        "--parts", nargs="+", choices=["time", "memory", "curves"], default=["time", "memory", "curves"]
+    )
     parser.add_argument("--methods", nargs="+", default=["surgeon", "kprune"])
     arguments = parser.parse_args()
-    model = _model(arguments.model)
-    facts: dict[str, Any] = {"threads": torch.get_num_threads(), "tokens": arguments.tokens, "time": {}}
-    for method in arguments.methods:
-        facts["time"][method] = _time(model, method, arguments.tokens)
-        print(method, json.dumps(facts["time"][method]), flush=True)
-    facts["memory"] = _memory(arguments.model)
-    print("memory", json.dumps(facts["memory"]), flush=True)
-    facts["curves"] = _curves()
-    print("curves", json.dumps(facts["curves"]), flush=True)
+    parts: dict[str, Any] = {
+        "time": lambda: {
+            method: _time(_model(arguments.model), method, arguments.tokens) for method in arguments.methods
+        },
+        "memory": lambda: _memory(arguments.model),
+        "curves": _curves,
+    }  # fmt: skip
+    facts: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    for part in arguments.parts:
+        facts[part] = parts[part]() | {"threads": torch.get_num_threads()}
+        print(part, json.dumps(facts[part]), flush=True)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(facts, indent=2) + "\n")
 
@@ -91,7 +96,7 @@ def _curves() -> dict[str, float]:
     torch.set_num_threads(1)
     seconds = _seconds(lambda: removal_curve(gram, metric, weight, features, ridge=1e-4, site="ffn"))
     torch.set_num_threads(threads)
-    return {"neurons": features, "threads": 1, "seconds": seconds}
+    return {"neurons": features, "seconds_on_one_thread": seconds}
 
 
 def _rows(tokens: int, length: int = 32) -> list[dict[str, list[int]]]:
