@@ -15,6 +15,7 @@ import multiprocessing
 import resource
 import statistics
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
@@ -147,13 +148,14 @@ def format_table(cells: list[dict[str, Any]]) -> str:
             shown = [_spread(values) for values in found] + ["–" if r is None else f"{r:.4f}" for r in references]
             lines.append(f"| {task} ({metric}) | {share} % | {' | '.join(shown)} |")
     dense = ", ".join(f"{task} {value:.4f}" for task, value in DENSE.items())
-    seeds = "\n".join((
-        f"MiniLM-L6 fine-tuned on each task, 20,000 calibration tokens, whole validation files. Dense models: {dense}.",
-        "Mean ± standard deviation over the seeds whose number is in brackets. Reference columns: the authors' own code of",
-        "K-prune and Mask-Tuning on the same checkpoints, and a prototype of Surgeon. Times with one thread, beside other",
-        "work on the machine.",
-    ))  # fmt: skip
-    return "\n".join([*lines, "", seeds, "", *_costs(cells, methods)]) + "\n"
+    note = textwrap.fill(
+        f"MiniLM-L6 fine-tuned on each task, 20,000 calibration tokens, whole validation files. Dense models: {dense}. "
+        "Mean ± standard deviation over the seeds whose number is in brackets. Reference columns: the authors' own code "
+        "of K-prune and Mask-Tuning on the same checkpoints, and a prototype of Surgeon. Times with one thread, beside "
+        "other work on the machine.",
+        width=130,
+    )
+    return "\n".join([*lines, "", note, "", *_costs(cells, methods)]) + "\n"
 
 
 def _costs(cells: list[dict[str, Any]], methods: list[str]) -> Iterator[str]:

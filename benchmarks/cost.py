@@ -2,10 +2,11 @@
 
     python benchmarks/cost.py [--model FOLDER] [--tokens 20000] [--parts time memory curves]
 
-Parts that are not asked for keep what they were in `benchmarks/results/cost.json`. Time: each method at 40 % of FLOPs kept, against a plain forward pass, and against a forward and backward pass with the
-gradients of all parameters, over the same batches. Memory: peak resident size of one K-prune run at 10,000 and at
-100,000 tokens, each in a process of its own. Curves: all removal curves' time for one FFN of BERT-base size.
-The model is random (6 layers, 12 heads, width 384, 1536 neurons) unless one is given.
+Parts that are not asked for keep what they were in `benchmarks/results/cost.json`. Time: each method at 40 % of
+FLOPs kept, against a plain forward pass, and against a forward and backward pass with the gradients of all
+parameters, over the same batches. Memory: peak resident size of one K-prune run at 10,000 and at 100,000 tokens,
+each in a process of its own. Curves: all removal curves' time for one FFN of BERT-base size. The model is random (6
+layers, 12 heads, width 384, 1536 neurons) unless one is given.
 """
 
 from __future__ import annotations
