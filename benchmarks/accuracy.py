@@ -149,8 +149,8 @@ def format_table(cells: list[dict[str, Any]]) -> str:
             lines.append(f"| {task} ({metric}) | {share} % | {' | '.join(shown)} |")
     dense = ", ".join(f"{task} {value:.4f}" for task, value in DENSE.items())
     note = textwrap.fill(
-        f"MiniLM-L6 fine-tuned on each task, 20,000 calibration tokens, whole validation files. Dense models: {dense}. "
-        "Mean ± standard deviation over the seeds whose number is in brackets. Reference columns: the authors' own code "
+        f"MiniLM-L6 fine-tuned on each task, 20,000 calibration tokens, all validation rows. Dense: {dense}. "
+        "Mean ± standard deviation over the seeds whose number is in brackets. Reference columns: the authors' code "
         "of K-prune and Mask-Tuning on the same checkpoints, and a prototype of Surgeon. Times with one thread, beside "
         "other work on the machine.",
         width=130,
