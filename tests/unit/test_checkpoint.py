@@ -276,7 +276,7 @@ class TestWriting:
     """A failed save leaves nothing half-written, and what was there before."""
 
     def test_an_existing_folder_is_kept_unless_told(self, small: PreTrainedModel, saved: Path) -> None:
-        with pytest.raises(CheckpointError, match=r"small exists: choose another --out, or give --overwrite"):
+        with pytest.raises(CheckpointError, match=r"small exists: choose another folder, or allow --overwrite"):
             checkpoint.save(small, saved)
         checkpoint.save(small, saved, overwrite=True)
         assert not (saved / "trimformer.json").exists()
