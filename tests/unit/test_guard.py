@@ -56,3 +56,13 @@ def test_few_tokens_are_warned_of_with_how_many_would_do(project: Project) -> No
     assert project.pruner(calibration_tokens=2 * features).warnings == []
     (warning,) = project.pruner(calibration_tokens=features // 2).warnings
     assert f"--calibration-tokens {2 * features}" in warning
+
+
+def test_guard_rows_without_labels_are_compared_with_the_dense_model(tiny_bert, tokenizer) -> None:
+    unlabelled = Dataset.from_dict({"sentence": ROWS["text"][:100]})
+    labelled = Dataset.from_dict({"sentence": ROWS["text"][100:], "label": [0, 1] * 10})
+    model = tiny_bert("SequenceClassification", num_labels=2)
+    project = Project(model, tokenizer, plugins.load("tasks", "sst2"), unlabelled, labelled).with_guard()
+    result = smallest_within(project, project.pruner(calibration_tokens=200), 1e-3)
+    assert 0 < result.manifest["guard"]["drop"] <= 1e-3
+    assert result.manifest["budget"]["reached"] < 1
