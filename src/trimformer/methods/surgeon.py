@@ -39,13 +39,13 @@ class Surgeon:
 
     measured_by: ClassVar[tuple[str, ...]] = ("damping", "curve_ridge", "intercept")
 
-    damping: float = 0.1
+    damping: float = 0.3
     """Of the gradients' second moment, the metric; above 0."""
     curve_ridge: float = 1e-4
     """Of the Gram matrix while units are removed; above 0."""
     focus: float = 0.0
     """How much the refit weighs tokens by their squared gradient, from 0 (all alike) to 1."""
-    reconsider: float = 0.25
+    reconsider: float = 0.5
     """Share of the units to be removed that are decided anew, on the pruned student's own statistics, from 0 to 1."""
     tune: bool = True
     """Refit the output projections from the bottom up."""
