@@ -18,8 +18,7 @@ from trimformer.cache import MeasuredCache
 from trimformer.checkpoint import round_weights
 from trimformer.errors import DataError
 from trimformer.interfaces import Features, Metrics, Progress, PruningResult, Task
-from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, Pruner, make_method
-from trimformer.structure import check_weights, read_structure
+from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, Pruner
 
 LATENCY_ROWS = 32
 ENCODE_ROWS = 2048
@@ -112,17 +111,15 @@ class Project:
         """A `Pruner` on rows drawn from the calibration rows.
 
         Raises:
-            TrimformerError: wrong options, weights or rows; found before anything is computed.
+            TrimformerError: wrong options, weights or rows, or a model that does not fit the task; before pruning.
         """
-        make_method(method, options or {})
-        check_weights(read_structure(self.model))
-        drawn = self.drawn(calibration_tokens, seed)
-        _ = self.before  # a model that does not fit the task fails here, not after minutes of pruning
-        return Pruner(
-            self.model, drawn, method=method, tokenizer=self.tokenizer,
+        pruner = Pruner(
+            self.model, self.drawn(calibration_tokens, seed), method=method, tokenizer=self.tokenizer,
             calibration_tokens=None, sequence_length=sequence_length, seed=seed, options=options, cache=cache,
             progress=self.progress,
         )  # fmt: skip
+        _ = self.before  # a model that does not fit the task fails here, not after minutes of pruning
+        return pruner
 
     def judge(self, result: PruningResult) -> TaskResult:
         """Measure what was gained and lost: the task's metrics and the latency, before and after.

@@ -6,7 +6,7 @@ import pytest
 from datasets import Dataset
 
 from trimformer import Project, plugins
-from trimformer.errors import DataError, UnreachableTarget
+from trimformer.errors import DataError, NumericalError, UnreachableTarget
 from trimformer.guard import smallest_within
 
 WORDS = ["the", "film", "is", "good", "bad", "a", "long", "story", "of", "love", "and", "war"]
@@ -66,3 +66,9 @@ def test_guard_rows_without_labels_are_compared_with_the_dense_model(tiny_bert, 
     result = smallest_within(project, project.pruner(calibration_tokens=200), 1e-3)
     assert 0 < result.manifest["guard"]["drop"] <= 1e-3
     assert result.manifest["budget"]["reached"] < 1
+
+
+def test_activations_that_are_no_numbers_name_the_site(project: Project) -> None:
+    project.model.base_model.encoder.layer[1].attention.output.LayerNorm.eps = -1e9
+    with pytest.raises(NumericalError, match=r"encoder\.layer\.1\.ffn"):
+        project.pruner(calibration_tokens=200)
