@@ -18,7 +18,7 @@ demo: $(STAMPS)/demo ## prune a real encoder, write it to demo-model, compare be
 	@$(BIN)/trimformer demo --out demo-model --overwrite
 
 test: $(STAMPS)/test ## run the tests that need neither network nor GPU
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 check: $(STAMPS)/lint ## ruff check, ruff format --check, mypy
 	@$(BIN)/ruff check
@@ -50,8 +50,8 @@ $(STAMPS)/demo: $(STAMPS)/package
 	@touch $@
 
 $(STAMPS)/test: $(STAMPS)/package
-	@echo "installing the test tools into $(VENV) (a few seconds, once)"
-	@$(INSTALL) --group test
+	@echo "installing the test tools and the ONNX extra into $(VENV) (a few seconds, once)"
+	@$(INSTALL) --group test -e ".[onnx]"
 	@touch $@
 
 $(STAMPS)/lint: $(STAMPS)/package

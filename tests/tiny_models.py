@@ -10,10 +10,10 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from conftest import MAX_LENGTH
-from trimformer.interfaces import Batch, Masks
+from trimformer.interfaces import Batch, Features, Masks
 from trimformer.structure import Structure
 
 VOCABULARY = 120
@@ -37,6 +37,9 @@ _ROBERTA = {
     "bos_token_id": 0,
     "eos_token_id": 2,
 }
+_DECODER = {**_COMMON, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_LLAMA = {**_BERT, **_DECODER, "num_attention_heads": 2 * HEADS_PER_BLOCK, "num_key_value_heads": HEADS_PER_BLOCK}
+_OPT = {**_BERT, **_DECODER, "ffn_dim": NEURONS, "init_std": 0.2, "word_embed_proj_dim": WIDTH}
 CONFIGS: dict[str, dict[str, Any]] = {
     "bert": _BERT,
     "roberta": _ROBERTA,
@@ -51,8 +54,26 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "hidden_dim": NEURONS,
         "max_position_embeddings": MAX_LENGTH,
     },
+    "gpt2": {
+        **_DECODER,
+        "n_embd": WIDTH,
+        "n_layer": 2,
+        "n_head": HEADS_PER_BLOCK,
+        "n_inner": NEURONS,
+        "n_positions": MAX_LENGTH,
+    },
+    "llama": _LLAMA,
+    "llama without groups": {**_LLAMA, "num_attention_heads": 4, "attention_bias": True, "mlp_bias": True},
+    "mistral": {**_LLAMA, "sliding_window": 6},
+    "qwen2": {**_LLAMA, "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
+    "qwen3": {**_LLAMA, "head_dim": 8},
+    "gemma": {**_LLAMA, "head_dim": 8},
+    "opt": _OPT,
+    "opt with post-norm": {**_OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 16},
+    "gpt_neox": {**_BERT, **_DECODER, "num_attention_heads": HEADS_PER_BLOCK},
+    "gpt_neox in sequence": {**_BERT, **_DECODER, "use_parallel_residual": False},
 }
-"""By `model_type`; 2 blocks of 4 heads and 24 neurons each, residual stream 32 wide."""
+"""By `model_type`, or that and a variant; 2 blocks of 4 units of heads and 24 neurons each, residual stream 32 wide."""
 
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "encoder": ("AutoModel", {}),
@@ -62,7 +83,38 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "question answering": ("AutoModelForQuestionAnswering", {}),
     "masked language model": ("AutoModelForMaskedLM", {}),
 }
-"""By name: the auto class and what its config needs."""
+"""Of encoders, by name: the auto class and what its config needs."""
+ALL_HEADS = {**HEADS, "language model": ("AutoModelForCausalLM", {})}
+
+
+def is_causal(name: str) -> bool:
+    """Whether a tiny model is a decoder."""
+    return CONFIGS[name].items() >= _DECODER.items()
+
+
+def heads_of(name: str) -> list[str]:
+    """The heads that transformers has for a tiny model: language models are masked in encoders, causal in decoders."""
+    config, left_out = config_of(name), "masked language model" if is_causal(name) else "language model"
+    return [
+        head
+        for head, (auto_class, _) in ALL_HEADS.items()
+        if head != left_out and type(config) in getattr(transformers, auto_class)._model_mapping
+    ]
+
+
+def config_of(name: str, **options: Any) -> PreTrainedConfig:
+    """The config of a tiny model."""
+    return AutoConfig.for_model(name.partition(" ")[0], **{**CONFIGS[name], **options})
+
+
+ARCHITECTURES_AND_HEADS = [(name, head) for name in CONFIGS for head in heads_of(name)]
+
+UNITS_KEPT = {"kcm": "head"}
+"""By method, the kind of unit that it never removes: a budget must leave room for it."""
+SHARES = {"kcm": 0.9}
+"""By method, the budget in tests of something else, where half of the FLOPs is too small."""
+SETTINGS: dict[str, dict[str, Any]] = {"dual_cp": {"lambda_": 0.32}}
+"""By method, options without which it refuses models as small as these: their neurons cost less than their heads."""
 
 
 def tiny_model(
@@ -72,8 +124,8 @@ def tiny_model(
     assert architecture in CONFIGS, (
         f"architecture {architecture!r} has no tiny config: add one to CONFIGS in tests/tiny_models.py"
     )
-    auto_class, options = HEADS[head]
-    settings = AutoConfig.for_model(architecture, **{**CONFIGS[architecture], **options, **config})
+    auto_class, options = ALL_HEADS[head]
+    settings = config_of(architecture, **{**options, **config})
     torch.manual_seed(seed)
     model: PreTrainedModel = getattr(transformers, auto_class).from_config(settings)
     with torch.no_grad():
@@ -95,17 +147,30 @@ def inputs(model: PreTrainedModel, lengths: tuple[int, ...] = (11, 4, 7), seed: 
     return {"input_ids": ids, "attention_mask": attention_mask}
 
 
+def labelled(rows: list[Features], head: str) -> list[Features]:
+    """Rows with made-up labels of the kind that a head is trained on; without, where it is trained on none."""
+    given: list[Features] = []
+    for index, row in enumerate(rows):
+        ids = row["input_ids"]
+        of_tokens = [token % 5 for token in ids] if head == "token classification" else ids
+        kinds = {
+            "encoder": {},
+            "sequence classification": {"labels": index % 3},
+            "regression": {"labels": index % 7 / 3},
+            "question answering": {"start_positions": index % len(ids), "end_positions": len(ids) - 1},
+        }
+        given.append({"input_ids": ids, **kinds.get(head, {"labels": of_tokens})})
+    return given
+
+
 @torch.no_grad()
 def outputs(model: PreTrainedModel, batch: Batch) -> Tensor:
     """What the model predicts at tokens that are no padding, all of its output tensors in one row of numbers."""
-    found = model(**batch)
+    found = [value for value in model(**batch).values() if torch.is_tensor(value)]
     real = batch["attention_mask"].bool()
-    per_token = (value.dim() > 1 and value.shape[:2] == real.shape for value in found.values())
+    per_token = (value.dim() > 1 and value.shape[:2] == real.shape for value in found)
     return torch.cat(
-        [
-            (value[real] if by_token else value).flatten()
-            for value, by_token in zip(found.values(), per_token, strict=True)
-        ]
+        [(value[real] if by_token else value).flatten() for value, by_token in zip(found, per_token, strict=True)]
     )
 
 

@@ -18,6 +18,7 @@ class Baseline(ABC):
     """Options, and everything but the scores."""
 
     measured_by: ClassVar[tuple[str, ...]] = ()
+    needs_labels: ClassVar[bool] = False
 
     tune: bool = False
     """Refit the output projections afterwards."""
@@ -39,7 +40,7 @@ class Baseline(ABC):
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Score, keep the best, cut."""
-        masks = keep_best(self.scores(job), job.unit_costs, job.limit)
+        masks = keep_best(self.scores(job), job.costs, job.limit)
         with frozen(job.dense.model), frozen(job.student.model):
             cut_and_refit(job, masks, tune=self.tune, ridge=self.ridge, intercept=self.intercept)
         return masks

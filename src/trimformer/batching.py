@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.errors import DataError
-from trimformer.interfaces import MODEL_INPUTS, Batch, Features
+from trimformer.interfaces import MODEL_INPUTS, Batch, Features, Workload
+from trimformer.labels import pad_labels
 
 MAX_ROWS = 32
 MAX_PADDED_TOKENS = 8192
+LOGITS_AT_ONCE = 2**27
 
 
 def sample_rows(features: Sequence[Features], tokens: int, seed: int) -> list[Features]:
@@ -68,13 +71,47 @@ def pad(rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase | None, dev
     }
 
 
+def tokens_at_once(model: PreTrainedModel) -> int:
+    """How many padded tokens a batch may have: fewer in language models, which give a vocabulary of logits for each."""
+    if model.get_output_embeddings() is None:
+        return MAX_PADDED_TOKENS
+    return max(1, min(MAX_PADDED_TOKENS, LOGITS_AT_ONCE // int(model.config.vocab_size)))
+
+
+def split_batches(batches: Sequence[Batch], max_padded_tokens: int) -> list[Batch]:
+    """The same rows in batches of no more padded tokens than that, or of one row."""
+    parts: list[Batch] = []
+    for batch in batches:
+        rows, length = batch["input_ids"].shape
+        size = max(1, max_padded_tokens // length)
+        parts += [{n: values[start : start + size] for n, values in batch.items()} for start in range(0, rows, size)]
+    return parts
+
+
 def make_batches(
-    features: Sequence[Features], tokenizer: PreTrainedTokenizerBase | None, device: torch.device | str
+    features: Sequence[Features],
+    tokenizer: PreTrainedTokenizerBase | None,
+    device: torch.device | str,
+    *,
+    labels: bool = False,
 ) -> list[Batch]:
-    """Length-sorted, padded batches of all rows."""
-    return [pad([features[i] for i in indices], tokenizer, device) for indices in length_sorted_indices(features)]
+    """Length-sorted, padded batches of all rows; with `labels`, their labels are among the tensors."""
+    chosen = [[features[index] for index in indices] for indices in length_sorted_indices(features)]
+    return [pad(rows, tokenizer, device) | (pad_labels(rows, device) if labels else {}) for rows in chosen]
+
+
+def only(batches: Sequence[Batch], names: Sequence[str]) -> list[Batch]:
+    """The same batches with no other tensors than those named."""
+    return [{name: batch[name] for name in names if name in batch} for batch in batches]
 
 
 def token_count(batches: Sequence[Batch]) -> int:
     """Tokens without padding."""
     return int(sum(batch["attention_mask"].sum() for batch in batches))
+
+
+def random_batch(config: Any, workload: Workload, device: torch.device | str) -> Batch:
+    """Random tokens without padding, to measure time on: `(batch_size, sequence_length)` each."""
+    shape = (workload.batch_size, round(workload.sequence_length))
+    ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

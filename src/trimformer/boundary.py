@@ -7,14 +7,15 @@ Memory: tokens × width numbers, whatever the depth.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from trimformer.calibration import input_replaced, only_blocks
-from trimformer.interfaces import Batch, Site
+from trimformer.interfaces import Batch
+from trimformer.sites import Site
 from trimformer.structure import Structure
 
 
@@ -30,11 +31,24 @@ class Boundary:
         self.batches = batches
         self.block = 0
         self.hidden = [self._embedded(batch) for batch in batches]
+        self._ahead: set[int] = set()
 
     def tail(self, index: int) -> Any:
         """Output of the whole model on a batch, run from the current block on."""
         with self._from_here(index, stop=None):
             return self.structure.model(**self.batches[index])
+
+    def entering(self, index: int, site: Site) -> Tensor:
+        """What a sublayer of the current block reads, its producers' input: `(tokens, width)` of one batch."""
+        seen: dict[str, Tensor] = {}
+
+        def keep_input(_: nn.Module, args: tuple[Tensor, ...]) -> NoReturn:
+            seen["entering"] = args[0]
+            raise _Reached
+
+        with _hook(self.structure.projection(site.producers[0].path), before=keep_input):
+            self._run_block(index)
+        return self._rows(index, seen["entering"])
 
     def before(self, index: int, site: Site) -> tuple[Tensor, Tensor]:
         """The residual stream that a sublayer of the current block adds to, and its consumer's input.
@@ -51,22 +65,41 @@ class Boundary:
             self._run_block(index)
         return self._rows(index, seen["residual"]), self._rows(index, seen["inputs"])
 
-    def after(self, index: int, site: Site) -> Tensor:
-        """The residual stream with what a sublayer of the current block added to it: `(tokens, width)` of one batch."""
+    def across(self, index: int, site: Site) -> tuple[Tensor, Tensor]:
+        """What a sublayer of the current block reads, and the residual stream with what it added.
+
+        `(tokens, width)` each, of one batch. A sublayer without units reads nothing; the stream it adds to stands for
+        that. The FFN being the block's last sublayer, the batch then moves on: until `advance`, nothing more is asked.
+        """
+        last = site.kind == "neuron"
         seen: dict[str, Tensor] = {}
 
-        def keep_output(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> NoReturn:
-            seen["output"] = output
-            raise _Reached
+        def keep_input(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            seen["entering"] = args[0]
 
-        with self._residual_kept(index, site, seen), _hook(self.structure.consumer(site), after=keep_output):
-            self._run_block(index)
-        return self._rows(index, seen["residual"].float() + seen["output"].float())
+        def keep_output(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+            seen["output"] = output
+            if not last:
+                raise _Reached
+
+        reading = (
+            _hook(self.structure.projection(site.producers[0].path), before=keep_input) if site.units else nullcontext()
+        )
+        consuming = _hook(self.structure.consumer(site), after=keep_output)
+        with self._residual_kept(index, site, seen), reading, consuming:
+            output = self._run_block(index)
+        after = self._rows(index, seen["residual"]).float() + self._rows(index, seen["output"]).float()
+        if last:
+            self.hidden[index] = output
+            self._ahead.add(index)
+        return self._rows(index, seen.get("entering", seen["residual"])), after
 
     def advance(self) -> None:
-        """Move to the entrance of the next block."""
+        """Move to the entrance of the next block; batches that moved on already do not run again."""
         for index in range(len(self.batches)):
-            self.hidden[index] = self._run_block(index)
+            if index not in self._ahead:
+                self.hidden[index] = self._run_block(index)
+        self._ahead.clear()
         self.block += 1
 
     @torch.no_grad()
@@ -97,21 +130,35 @@ class Boundary:
         return seen
 
     def _rows(self, index: int, values: Tensor) -> Tensor:
-        mask = self.batches[index]["attention_mask"].bool()
-        return values.flatten(0, 1) if bool(mask.all()) else values[mask]
+        mask = self.batches[index]["attention_mask"].bool().flatten()
+        rows = values.reshape(len(mask), values.shape[-1])
+        return rows if bool(mask.all()) else rows[mask]
 
     @contextmanager
     def _residual_kept(self, index: int, site: Site, seen: dict[str, Tensor]) -> Iterator[None]:
-        """Post-norm: attention adds to the block's input, the FFN to its own."""
+        """Attention adds to the block's input. With post-norm the FFN adds to its own input.
+
+        With pre-norm it adds to what attention left. Where both read the block's input (parallel residual) their sum is
+        the same, so that the FFN, refitted second, makes up for what attention lacks.
+        """
+        hidden = self.hidden[index]
         if site.kind == "head":
-            seen["residual"] = self.hidden[index]
+            seen["residual"] = hidden
             yield
             return
 
-        def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        def keep_input(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             seen["residual"] = args[0]
 
-        with _hook(self.structure.linear(site.producers[0]), before=keep):
+        def keep_sum(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+            seen["residual"] = hidden + output
+
+        if self.structure.pre_norm:
+            attention = self.structure.consumer(self.structure.attention_beside(site))
+            hook = _hook(attention, after=keep_sum)
+        else:
+            hook = _hook(self.structure.projection(site.producers[0].path), before=keep_input)
+        with hook:
             yield
 
     @contextmanager

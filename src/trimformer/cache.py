@@ -1,8 +1,7 @@
-"""Keeps what a method measured, so that a later run for another budget need not measure again.
+"""Keeps what was measured, so that a later run need not measure again.
 
-One safetensors file a measurement, named after a digest of everything that entered it: the model's weights and config,
-the calibration batches, method, the options that measuring reads, seed and the package's version. So a file is never
-taken for other data; one that is damaged, or says something else than its name, is left out and written anew.
+One safetensors file a measurement, named after a digest of its key, which holds everything that entered it. So a file
+is never taken for other data; one that is damaged, or says something else than its name, is left out and written anew.
 """
 
 from __future__ import annotations
@@ -11,22 +10,16 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from trimformer.interfaces import Batch, Measured
-from trimformer.job import Calibration
+from trimformer.interfaces import Measured
 
 DIGEST_CHARACTERS = 16
-FORMAT = 1
-"""Raised when what a method measures changes its meaning."""
 ENVIRONMENT_VARIABLE = "TRIMFORMER_CACHE"
 
 
@@ -36,7 +29,10 @@ def default_folder() -> Path:
 
 
 class MeasuredCache:
-    """A folder of measurements; `say` is told what was found there."""
+    """A folder of measurements; `say` is told what was found there.
+
+    Every key has `model` and `measured`, which say what of what; the rest is what else it depends on.
+    """
 
     def __init__(self, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
         self.folder = folder
@@ -75,8 +71,8 @@ class MeasuredCache:
             self.say(f"nothing is kept for later runs: {error}")
 
     def _path(self, key: dict[str, Any]) -> Path:
-        """Files of one model and method share the first part of their name."""
-        about = _digest({name: key[name] for name in ("model", "method")})
+        """Files of the same measurement of one model share the first part of their name."""
+        about = _digest({name: key[name] for name in ("model", "measured")})
         return self.folder / f"{about}-{_digest(key)}.safetensors"
 
     def _say_what_differs(self, path: Path, key: dict[str, Any]) -> None:
@@ -89,32 +85,6 @@ class MeasuredCache:
             differing = [name for name in key if found.get(name) != key[name]]
             self.say(f"{other} was measured with other {', '.join(differing)}: measuring again")
             return
-
-
-def measured_key(calibration: Calibration, name: str, method: Any) -> dict[str, Any]:
-    """Everything that a measurement depends on."""
-    weights = hashlib.sha256(calibration.dense.model.config.to_json_string().encode())
-    for path, values in calibration.dense.model.state_dict().items():
-        weights.update(path.encode())
-        weights.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return {
-        "model": weights.hexdigest()[:DIGEST_CHARACTERS],
-        "data": fingerprint(calibration.batches),
-        "method": name,
-        "options": {name: value for name, value in asdict(method).items() if name in method.measured_by},
-        "seed": calibration.seed,
-        "version": f"{version('trimformer')}, format {FORMAT}",
-    }
-
-
-def fingerprint(batches: Sequence[Batch]) -> str:
-    """Digest of the calibration tokens, to tell whether two runs used the same."""
-    digest = hashlib.sha256()
-    for batch in batches:
-        for name, values in sorted(batch.items()):
-            digest.update(f"{name}{tuple(values.shape)}".encode())
-            digest.update(values.cpu().numpy().tobytes())
-    return digest.hexdigest()[:DIGEST_CHARACTERS]
 
 
 def _digest(key: dict[str, Any]) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from trimformer.errors import NumericalError
-from trimformer.interfaces import Batch, Site
+from trimformer.interfaces import Batch
+from trimformer.sites import Site
 from trimformer.structure import Structure
 
 SeeInputs = Callable[[Site, Tensor], None]
@@ -26,10 +26,10 @@ SeeOutputGradients = Callable[[Site, Tensor], None]
 
 
 @contextmanager
-def frozen(model: PreTrainedModel) -> Iterator[None]:
+def frozen(model: nn.Module) -> Iterator[None]:
     """Eval mode, no gradients of parameters; restored at the end, per module and parameter."""
     training = [(module, module.training) for module in model.modules()]
-    learning = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    learning = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.eval()
     model.requires_grad_(requires_grad=False)
     try:
@@ -37,8 +37,8 @@ def frozen(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module, mode in training:
             module.training = mode
-        for parameter, requires_grad in learning:
-            parameter.requires_grad_(requires_grad)
+        for parameter in model.parameters():
+            parameter.requires_grad_(learning.get(parameter, True))
 
 
 @contextmanager
@@ -56,25 +56,28 @@ def watching(
     begins: nothing below it is differentiated, and no parameter needs a gradient.
     """
     backward = input_gradients is not None or output_gradients is not None
+    by_sequence = _BySequence()
 
     def before(site: Site, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         hidden = arguments[0]
         if inputs is not None:
-            inputs(site, hidden.detach())
+            inputs(site, by_sequence(hidden.detach()))
         if not backward:
             return None
         if not hidden.requires_grad:
             hidden = hidden.detach().requires_grad_()
         if input_gradients is not None:
-            seen = hidden.detach()
-            hidden.register_hook(lambda gradient: input_gradients(site, seen, gradient))
+            seen = by_sequence(hidden.detach())
+            hidden.register_hook(lambda gradient: input_gradients(site, seen, by_sequence(gradient)))
         return (hidden, *arguments[1:])
 
     def after(site: Site, output: Tensor) -> None:
         if output_gradients is not None:
-            output.register_hook(lambda gradient: output_gradients(site, gradient))
+            output.register_hook(lambda gradient: output_gradients(site, by_sequence(gradient)))
 
     with ExitStack() as stack:
+        for block in structure.blocks:
+            stack.callback(block.register_forward_pre_hook(by_sequence.note, with_kwargs=True).remove)
         for site in sites:
             consumer = structure.consumer(site)
             stack.callback(consumer.register_forward_pre_hook(lambda _, args, s=site: before(s, args)).remove)
@@ -82,17 +85,33 @@ def watching(
         yield
 
 
+class _BySequence:
+    """Gives back `(batch, length, …)` where a block dropped it: OPT runs its FFN on tokens in one row."""
+
+    shape: torch.Size
+
+    def note(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.shape = (args[0] if args else kwargs["hidden_states"]).shape[:2]
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return values.reshape(*self.shape, values.shape[-1])
+
+
 @contextmanager
 def only_blocks(structure: Structure, start: int, stop: int | None = None) -> Iterator[None]:
-    """Within the context the model consists of blocks `start … stop − 1`."""
+    """Within the context the model consists of blocks `start … stop − 1`, and keeps no keys and values."""
     path = structure.architecture.blocks
     owner_path, _, name = path.rpartition(".")
-    owner, blocks = structure.base.get_submodule(owner_path), structure.blocks
+    owner, blocks, config = structure.base.get_submodule(owner_path), structure.blocks, structure.base.config
+    before = {key: config.__dict__[key] for key in ("layer_types", "use_cache") if config.__dict__.get(key)}
+    changed = {key: before[key][start:stop] if key == "layer_types" else False for key in before}
     setattr(owner, name, blocks[start:stop])
+    vars(config).update(changed)
     try:
         yield
     finally:
         setattr(owner, name, blocks)
+        vars(config).update(before)
 
 
 @contextmanager

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.errors import CheckpointError, InvalidOption, TrimformerError
+from trimformer.folders import whole_folder
+from trimformer.manifest import as_text
+from trimformer.report.model_card import README, model_card
 
 MANIFEST = "trimformer.json"
 
@@ -34,14 +35,45 @@ def load_model(name: str, auto_class: str | None = None, device: str = "cpu") ->
         CheckpointError: not a checkpoint, damaged, or without the weights of its task head.
     """
     place = find_device(device)
-    with _loading(name):
+    model, report = load_with_report(name, auto_class)
+    check_report(name, report)
+    model.to(place)  # type: ignore[arg-type]  # a device is one
+    return model
+
+
+def load_with_report(name: str, auto_class: str | None, **settings: Any) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """A model in float32 on the CPU, and what its checkpoint lacked; `settings` are of its config.
+
+    Raises:
+        CheckpointError: not a checkpoint, or damaged.
+    """
+    with _loading(name), _silent_transformers():
         loader = getattr(transformers, auto_class) if auto_class else _own_class(name)
         loaded: Any = loader.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **settings
         )
-    _check_report(name, loaded[1])
-    model: PreTrainedModel = loaded[0].eval().to(place)
-    return model
+    return loaded[0].eval(), loaded[1]
+
+
+def load_config(name: str) -> Any:
+    """The config of a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    with _loading(name):
+        return transformers.AutoConfig.from_pretrained(name)
+
+
+@contextmanager
+def _silent_transformers() -> Iterator[None]:
+    """Within the context transformers does not write down what is missing: the load report is read instead."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 def find_device(name: str) -> torch.device:
@@ -111,7 +143,7 @@ def save(
         model: dense or pruned.
         out: the folder to make.
         tokenizer: saved along.
-        manifest: what was done, saved as `trimformer.json`.
+        manifest: what was done, saved as `trimformer.json`; that of a pruning result as a model card too.
         overwrite: replace an existing folder.
         dtype: store floating-point weights in this precision; None stores them as they are. What loads them decides
             in which precision it computes: by the config, the model's own.
@@ -124,28 +156,28 @@ def save(
     """
     target = Path(out)
     check_writable(target, overwrite=overwrite)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            new = Path(scratch) / "new"
-            weights = {name: values.to(dtype) for name, values in model.state_dict().items()} if dtype else None
-            model.save_pretrained(new, state_dict=weights)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(new)
-            if manifest is not None:
-                (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-            for path, source in (extra_files or {}).items():
-                (new / path).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, new / path)
-            _verify(new, model, dtype or model.dtype)
-            _put_in_place(new, target, Path(scratch) / "old")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write {target}: {error}; free some space or choose another --out") from error
+    with whole_folder(target) as new:
+        weights = {name: values.to(dtype) for name, values in model.state_dict().items()} if dtype else None
+        model.save_pretrained(new, state_dict=weights)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(new)
+        if manifest is not None:
+            (new / MANIFEST).write_text(as_text(manifest), encoding="utf-8")
+        if manifest is not None and "budget" in manifest:
+            (new / README).write_text(model_card(manifest), encoding="utf-8")
+        for path, source in (extra_files or {}).items():
+            (new / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, new / path)
+        _verify(new, model, dtype or model.dtype)
     return target
 
 
-def check_writable(out: str | Path, *, overwrite: bool, source: str | None = None) -> None:
+def check_writable(
+    out: str | Path, *, overwrite: bool, source: str | None = None, weights: str = "*.safetensors"
+) -> None:
     """Refuse an output folder that exists or cannot be made, before any work is done.
+
+    A folder is replaced only if it holds a config and files as `weights` says, or nothing.
 
     Raises:
         CheckpointError: it exists and `overwrite` is not set, it is not a checkpoint folder, it is the `source` that
@@ -165,7 +197,7 @@ def check_writable(out: str | Path, *, overwrite: bool, source: str | None = Non
         raise CheckpointError(
             f"{target} exists: choose another folder, or allow --overwrite (in Python, overwrite=True)"
         )
-    is_checkpoint = (target / "config.json").exists() and any(target.glob("*.safetensors"))
+    is_checkpoint = (target / "config.json").exists() and any(target.glob(weights))
     if not target.is_dir() or (any(target.iterdir()) and not is_checkpoint):
         raise CheckpointError(
             f"{target} exists and is not a checkpoint folder: it is not replaced; choose another --out"
@@ -182,17 +214,6 @@ def sentence_transformers_files(name: str) -> dict[str, Path]:
     return {str(file.relative_to(folder)): file for file in files if file.exists()}
 
 
-def _put_in_place(new: Path, target: Path, old: Path) -> None:
-    """Rename `new` to `target`; what was there becomes `old`, and comes back if that fails."""
-    try:
-        if target.exists():
-            target.rename(old)
-        new.rename(target)
-    finally:
-        if old.exists() and not target.exists():
-            old.rename(target)
-
-
 def _verify(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:
     try:
         loaded: Any = type(model).from_pretrained(folder, dtype=model.dtype, ignore_mismatched_sizes=True)
@@ -206,7 +227,12 @@ def _verify(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:
             raise CheckpointError(f"the checkpoint reads back with another {name}: nothing was written; report this")
 
 
-def _check_report(name: str, report: Mapping[str, Any]) -> None:
+def check_report(name: str, report: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that lacks weights, or has some of another shape.
+
+    Raises:
+        CheckpointError: names the first of them.
+    """
     for parameter, stored, expected in sorted(report["mismatched_keys"]):
         raise CheckpointError(
             f"{name} is damaged: its weights {parameter} have the shape {tuple(stored)}, but its config.json says "

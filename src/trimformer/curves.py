@@ -35,38 +35,46 @@ class RemovalCurve:
     cost: Tensor
 
 
-def removal_curve(gram: Tensor, metric: Tensor, weight: Tensor, units: int, *, ridge: float, site: str) -> RemovalCurve:
-    """The greedy removal of all units of a site.
+def damped(matrix: Tensor, strength: float) -> Tensor:
+    """A symmetric matrix in float64 with `strength` times the mean of its diagonal added to the diagonal."""
+    raised = matrix.double().clone()
+    raised.diagonal().add_(strength * float(raised.diagonal().mean()))
+    return raised
+
+
+def removal_curve(
+    gram: Tensor, metric: Tensor, weight: Tensor, units: int, *, site: str, removals: int | None = None
+) -> RemovalCurve:
+    """The greedy removal of all units of a site, or of the first that go.
 
     Args:
-        gram: `(features, features)`, mean over tokens of input times input.
+        gram: `(features, features)`, mean over tokens of input times input; positive definite, see `damped`.
         metric: `(width, width)`, second moment of the gradient at the output; positive definite.
         weight: `(features, width)`.
         units: number of units; each has `features / units` consecutive features.
-        ridge: added to the Gram matrix's diagonal, relative to its mean; above 0.
         site: name for the error.
+        removals: where the curve ends; None goes on until no unit is left.
 
     Raises:
         NumericalError: a matrix is not positive definite.
     """
     if units == 0:
         return RemovalCurve(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.float64))
-    damped = gram.double().clone()
-    damped.diagonal().add_(ridge * float(damped.diagonal().mean()))
-    inverse = torch.cholesky_inverse(_factor(damped, site))
+    inverse = torch.cholesky_inverse(_factor(gram.double(), site))
     values = weight.double() @ _factor(metric.double(), site)
     eliminate = _eliminate_neurons if units == gram.shape[0] else _eliminate_heads
-    order, cost = eliminate(inverse, values, units)
+    order, cost = eliminate(inverse, values, units, units if removals is None else removals)
     return RemovalCurve(order, torch.from_numpy(isotonic_regression((cost / 2).cpu().numpy()).x.copy()))
 
 
-def _eliminate_heads(inverse: Tensor, values: Tensor, units: int) -> tuple[Tensor, Tensor]:
+def _eliminate_heads(inverse: Tensor, values: Tensor, units: int, removals: int) -> tuple[Tensor, Tensor]:
     """Units of several features: all costs anew after each removal. Changes its arguments."""
     size = inverse.shape[0] // units
     features = torch.arange(inverse.shape[0]).reshape(units, size)
     left = list(range(units))
-    order, costs = [], []
-    while left:
+    order: list[int] = []
+    costs: list[float] = []
+    while len(order) < removals:
         blocks = torch.stack([inverse[features[unit]][:, features[unit]] for unit in left])
         own = torch.stack([values[features[unit]] for unit in left])
         candidates = (own * torch.linalg.solve(blocks, own)).sum((1, 2))
@@ -77,10 +85,10 @@ def _eliminate_heads(inverse: Tensor, values: Tensor, units: int) -> tuple[Tenso
         inverse -= share @ inverse[gone].clone()
         order.append(left.pop(best))
         costs.append(float(candidates[best]))
-    return torch.tensor(order), torch.tensor(costs, dtype=torch.float64)
+    return torch.tensor(order, dtype=torch.long), torch.tensor(costs, dtype=torch.float64)
 
 
-def _eliminate_neurons(inverse: Tensor, values: Tensor, units: int) -> tuple[Tensor, Tensor]:
+def _eliminate_neurons(inverse: Tensor, values: Tensor, units: int, removals: int) -> tuple[Tensor, Tensor]:
     """Units of one feature: the greedy order one by one, matrix updates by blocks. Changes its arguments.
 
     Inside a block the updates since its start are kept as columns `share` and rows `gone`, so that the current
@@ -88,9 +96,9 @@ def _eliminate_neurons(inverse: Tensor, values: Tensor, units: int) -> tuple[Ten
     updated at once.
     """
     left = torch.arange(units, device=inverse.device)
-    order, costs = [], []
-    while left.numel():
-        picked, block_costs = _eliminate_block(inverse, values, min(BLOCK, left.numel()))
+    order, costs = [left[:0]], [inverse.new_zeros(0)]
+    for start in range(0, removals, BLOCK):
+        picked, block_costs = _eliminate_block(inverse, values, min(BLOCK, removals - start))
         order.append(left[picked])
         costs.append(block_costs)
         keep = torch.ones(left.numel(), dtype=torch.bool, device=left.device)

@@ -1,8 +1,8 @@
-"""Rows: from a file, a folder or the hub, checked on the way in, and encoded as model inputs.
+"""Rows: from a file or a folder, checked on the way in, and encoded as model inputs.
 
 A folder holds one file a split, named `train` and `validation` (or `valid`, `dev`). A single file, or a folder with
 only one of the two, serves both splits: then `read_split` cuts it so that no calibration row is an evaluation row.
-Files are parsed as plain data; nothing in them is executed, nothing is cached, and only `read_hub` uses the network.
+Files are parsed as plain data; nothing in them is executed, nothing is cached, and the network is not used.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import codecs
 import io
 import json
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
-import datasets
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow ships no types
 import pyarrow.csv  # type: ignore[import-untyped]
@@ -27,7 +25,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from trimformer.errors import DataError, InvalidOption
+from trimformer.errors import DataError, InvalidOption, first_line
 from trimformer.interfaces import MODEL_INPUTS, Features, Split
 
 FILE_STEMS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "valid", "dev")}
@@ -46,7 +44,7 @@ def read_rows(source: str, split: Split) -> Dataset:
     try:
         table = READERS[file.suffix.lower()](file)
     except (ValueError, OSError) as error:
-        raise DataError(f"cannot read {file}: {_first_line(error)}; mend or re-create the file") from error
+        raise DataError(f"cannot read {file}: {first_line(error)}; mend or re-create the file") from error
     if table.num_rows == 0:
         raise DataError(f"no rows in {file}: give a file with at least one row")
     return Dataset(table)
@@ -68,22 +66,6 @@ def read_split(source: str, split: Split, seed: int = 0) -> Dataset:
         return split_rows(rows, seed)[split]
     except DataError as error:
         raise DataError(f"{source}: {error}") from error
-
-
-def read_hub(name: str, config: str | None, split: str) -> Dataset:
-    """Rows of one split of a dataset on the Hugging Face hub (or of its local cache).
-
-    Raises:
-        DataError: the dataset cannot be reached, or does not exist.
-    """
-    try:
-        with _silent_datasets():
-            return cast("Dataset", datasets.load_dataset(name, config, split=split))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"cannot load split {split!r} of dataset {name!r}: {_first_line(error)}; "
-            "check the connection, or give a local file or folder with --data"
-        ) from error
 
 
 def split_rows(rows: Dataset, seed: int = 0) -> dict[Split, Dataset]:
@@ -281,18 +263,3 @@ def _file_of_split(source: Path, split: Split) -> Path:
         if files:
             return files[0]
     raise DataError(f"{source} has no train or validation file ending in {', '.join(READERS)}: add one, or name a file")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".;")
-
-
-@contextmanager
-def _silent_datasets() -> Iterator[None]:
-    shown = datasets.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()

@@ -23,6 +23,10 @@ class DataError(TrimformerError):
     """Rows that are missing, too few, damaged or of the wrong kind."""
 
 
+class LabelError(DataError):
+    """Rows without the labels that were asked for, or with wrong ones."""
+
+
 class CheckpointError(TrimformerError):
     """A checkpoint that cannot be read or written."""
 
@@ -56,3 +60,8 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InvalidOption:
     nearest = get_close_matches(name.lower(), names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return InvalidOption(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text, or its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".;")

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.batching import MAX_PADDED_TOKENS, length_sorted_indices, pad
 from trimformer.errors import DataError, NumericalError
+from trimformer.inputs import check_padding
 from trimformer.interfaces import Batch, Features, Metric, Progress
 
 Array = NDArray[Any]
@@ -60,7 +61,7 @@ def run(
     """What `read` takes from the model's output, by name, one CPU tensor a row, in the order of `features`.
 
     Raises:
-        DataError: no rows.
+        DataError: no rows, or padding that the model does not know.
         NumericalError: the model's output is NaN or infinite.
     """
     if not features:
@@ -70,6 +71,7 @@ def run(
     with inference(model):
         for indices in batches if progress is None else progress(batches, "evaluating"):
             batch = pad([features[index] for index in indices], tokenizer, model.device)
+            check_padding(model, [batch])
             for name, values in read(model(**batch), batch).items():
                 found.setdefault(name, {}).update(zip(indices, (value.cpu() for value in values), strict=True))
     return {name: [_finite(values[index], name) for index in range(len(features))] for name, values in found.items()}

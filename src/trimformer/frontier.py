@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from trimformer.errors import CheckpointError
+from trimformer.manifest import as_text
 from trimformer.project import TaskResult
 
 PLOT = "frontier.svg"
@@ -30,7 +30,7 @@ def check_writable(folder: Path, *, overwrite: bool) -> None:
 def write(results: Sequence[TaskResult], folder: Path) -> None:
     """Write `frontier.svg` and `frontier.json` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FACTS).write_text(json.dumps([result.pruning.manifest for result in results], indent=2) + "\n")
+    (folder / FACTS).write_text(as_text([result.pruning.manifest for result in results]))
     plot(results).savefig(folder / PLOT, metadata={"Date": None})
 
 

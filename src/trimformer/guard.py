@@ -28,7 +28,7 @@ def smallest_within(project: Project, pruner: Pruner, max_drop: float, *, cost: 
         project: one made by `with_guard`.
         pruner: of this project; what it measured serves every step.
         max_drop: in the metric's own unit, at least 0.
-        cost: what is made small: `flops` or `params`.
+        cost: what is made small: `flops`, `params` or `latency`.
 
     Raises:
         UnreachableTarget: even the mildest budget tried loses more; says how much.
@@ -43,7 +43,7 @@ def smallest_within(project: Project, pruner: Pruner, max_drop: float, *, cost: 
     best: PruningResult | None = None
     for _ in range(STEPS):
         share = (low + high) / 2
-        result = pruner.prune(Budget(**{cost: share}))
+        result = pruner.prune(Budget.of(cost, share))
         lost = drop(before, project.evaluate(result.model, rows))
         if lost <= max_drop:
             best, high = result, share

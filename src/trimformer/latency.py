@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from torch import nn
 
 from trimformer.calibration import frozen
 from trimformer.interfaces import Batch, Progress
@@ -27,16 +30,29 @@ class Latency:
     device: str
     threads: int
 
+    @property
+    def sequences_per_second(self) -> float:
+        """Rows of the batch by the median time."""
+        return 1000 * self.rows / self.median_ms
+
 
 def measure(
-    models: Mapping[str, PreTrainedModel],
+    models: Mapping[str, nn.Module],
     batch: Batch,
     *,
     runs: int = 15,
     warmup: int = 2,
     progress: Progress | None = None,
 ) -> dict[str, Latency]:
-    """Time of one forward pass over the same batch for several models, interleaved run by run."""
+    """Time of one forward pass over the same batch for several models, interleaved run by run.
+
+    Args:
+        models: whatever is called as `model(**batch)`: a transformers model, one that is compiled, an `OnnxModel`.
+        batch: on the device of the models.
+        runs: passes that count, of each model.
+        warmup: passes before these.
+        progress: wraps a sequence to show a bar.
+    """
     times: dict[str, list[float]] = {name: [] for name in models}
     rounds = range(warmup + runs)
     for round_ in rounds if progress is None else progress(rounds, "measuring latency"):
@@ -56,7 +72,25 @@ def measure(
     }  # fmt: skip
 
 
-def _one_pass_ms(model: PreTrainedModel, batch: Batch) -> float:
+def device_name(device: torch.device) -> str:
+    """What the device is, for a person who reads the figures elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{os.cpu_count()} x {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+@contextmanager
+def using_threads(count: int | None) -> Iterator[None]:
+    """Within the context PyTorch computes with so many CPU threads; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _one_pass_ms(model: nn.Module, batch: Batch) -> float:
     with frozen(model), torch.inference_mode():
         _synchronise(batch)
         start = perf_counter()

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from trimformer.errors import InvalidOption
-from trimformer.interfaces import Masks, Site
+from trimformer.interfaces import Masks
+from trimformer.modeling_trimformer import Projection
+from trimformer.sites import Site
 from trimformer.structure import Structure
 
 
@@ -25,8 +27,10 @@ def check_masks(structure: Structure, masks: Masks) -> None:
     for site in structure:
         mask = masks[site.name]
         if mask.dtype is not torch.bool or mask.shape != (site.units,):
+            by_group = f", one entry for every {site.query_heads} query heads that share a key and value head"
             raise InvalidOption(
-                f"mask of {site.name} must be bool of shape ({site.units},), got {mask.dtype} {tuple(mask.shape)}"
+                f"mask of {site.name} must be bool of shape ({site.units},){by_group if site.query_heads > 1 else ''}, "
+                f"got {mask.dtype} {tuple(mask.shape)}"
             )
 
 
@@ -45,7 +49,7 @@ def feature_mask(site: Site, mask: Tensor) -> Tensor:
     return mask.repeat_interleave(site.unit_width)
 
 
-def _multiply_input(consumer: nn.Linear, site: Site, mask: Tensor) -> RemovableHandle:
+def _multiply_input(consumer: Projection, site: Site, mask: Tensor) -> RemovableHandle:
     factor = feature_mask(site, mask).to(consumer.weight)
 
     def multiply(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:

@@ -132,7 +132,7 @@ def _fisher_root(logits: Tensor, signs: Tensor) -> Tensor:
 def _signs_by_sequence(batch: Batch, seed: int, predicted: Predictions) -> Tensor:
     """±1 per prediction and class or dimension: `(batch, predictions, classes or dimensions)`.
 
-    Token positions come first in the draw, so that a row's signs are the same however far its batch is padded.
+    Tokens that are no padding come first in the draw, so that a row's signs are the same however its batch is padded.
     """
     count, dimensions = predicted.values.shape[1:]
     length = batch["input_ids"].shape[1]
@@ -142,6 +142,8 @@ def _signs_by_sequence(batch: Batch, seed: int, predicted: Predictions) -> Tenso
     for ids, mask in zip(batch["input_ids"].cpu(), batch["attention_mask"].cpu(), strict=True):
         generator = torch.Generator().manual_seed(crc32(ids[mask.bool()].numpy().tobytes(), seed))
         signs = torch.randint(2, shape, generator=generator, dtype=torch.float32) * 2 - 1
+        if shape[0] == length:
+            signs = signs[(mask.cumsum(0) - 1).clamp(min=0)]
         rows.append(signs.T if by_position else signs)
     return torch.stack(rows).to(predicted.values.device)
 

@@ -5,26 +5,43 @@ from __future__ import annotations
 import copy
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
-from time import perf_counter
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins
-from trimformer.cache import MeasuredCache, fingerprint, measured_key
+from trimformer.batching import only, split_batches, tokens_at_once
+from trimformer.cache import MeasuredCache
 from trimformer.calibration import check_activations
-from trimformer.errors import InvalidOption, TrimformerError, require_range, unknown_name
-from trimformer.inputs import Data, calibration_batches, check_inputs
-from trimformer.interfaces import Budget, Masks, Measured, Method, Progress, PruningResult
+from trimformer.errors import TrimformerError, require_range
+from trimformer.fingerprint import fingerprint, measured_key
+from trimformer.inputs import Data, calibration_batches, check_inputs, check_padding
+from trimformer.interfaces import (
+    LABELS,
+    MODEL_INPUTS,
+    Budget,
+    CostTables,
+    Masks,
+    Measured,
+    Prices,
+    Progress,
+    PruningResult,
+    Workload,
+)
 from trimformer.job import Calibration, Job
-from trimformer.search import total_cost
+from trimformer.labels import asked_by, of_next_tokens
+from trimformer.manifest import compact_curves, patterns
+from trimformer.method_options import make_method
+from trimformer.resources import Used, watching_resources
+from trimformer.search import rounded_table, total_cost
 from trimformer.structure import Structure, check_weights, masks_summary, parameter_count, read_structure
-from trimformer.surgery import describe_cut, pruning_config
+from trimformer.surgery import describe_cut, describe_stock, pruning_config
+from trimformer.uniform import check_uniform, prune_uniformly, uniform_job
 
 DEFAULT_METHOD = "surgeon"
 DEFAULT_CALIBRATION_TOKENS = 20_000
@@ -40,6 +57,7 @@ def prune(
     tokenizer: PreTrainedTokenizerBase | None = None,
     calibration_tokens: int | None = DEFAULT_CALIBRATION_TOKENS,
     sequence_length: float | None = None,
+    batch_size: int = 32,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -48,14 +66,17 @@ def prune(
 
     Args:
         model: a fine-tuned transformers model, dense or already pruned.
-        data: what to calibrate on, never labels: strings (with `tokenizer`), encoded rows (`input_ids`, …), a Dataset
-            with these columns or with a `text` column, or an iterable of padded batches such as a DataLoader.
+        data: what to calibrate on: strings (with `tokenizer`), encoded rows (`input_ids`, …), a Dataset with these
+            columns or with a `text` column, or an iterable of padded batches such as a DataLoader. Labels (`labels`,
+            or `start_positions` and `end_positions`) are read only for methods that need them.
         budget: the share of the model's cost to keep, such as `Budget(flops=0.4)`.
         method: one of `trimformer list`.
         tokenizer: for strings, and for the padding id.
         calibration_tokens: rows are drawn until they hold this many tokens; None takes all rows. A DataLoader's
             batches are all taken.
-        sequence_length: tokens at which FLOPs are counted; None takes the mean of the calibration rows.
+        sequence_length: tokens at which FLOPs are counted and latency is measured; None takes the mean of the
+            calibration rows.
+        batch_size: rows at which latency is measured.
         seed: of all sampling.
         options: of the method, by name.
         progress: wraps a sequence to show a bar.
@@ -68,7 +89,7 @@ def prune(
     """
     pruner = Pruner(
         model, data, method=method, tokenizer=tokenizer, calibration_tokens=calibration_tokens,
-        sequence_length=sequence_length, seed=seed, options=options, progress=progress,
+        sequence_length=sequence_length, batch_size=batch_size, seed=seed, options=options, progress=progress,
     )  # fmt: skip
     return pruner.prune(budget)
 
@@ -89,6 +110,7 @@ class Pruner:
         tokenizer: PreTrainedTokenizerBase | None = None,
         calibration_tokens: int | None = DEFAULT_CALIBRATION_TOKENS,
         sequence_length: float | None = None,
+        batch_size: int = 32,
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
@@ -99,15 +121,24 @@ class Pruner:
         self.method = make_method(method, options or {})
         dense = read_structure(model)
         check_weights(dense)
-        batches = calibration_batches(data, tokenizer, calibration_tokens, seed, model.device)
+        needed = self.method.needs_labels
+        with asked_by(method):
+            given = calibration_batches(data, tokenizer, calibration_tokens, seed, model.device, labels=needed)
+        given = split_batches(given, tokens_at_once(model))
+        batches, labels = only(given, MODEL_INPUTS), only(given, LABELS) if needed else None
+        if labels and dense.predicts_next_tokens:
+            labels = of_next_tokens(labels)
         check_inputs(batches, model.config)
+        check_padding(model, batches)
         check_activations(dense, batches[0])
-        self.calibration = Calibration(dense, batches, seed, progress or (lambda items, _: items))
+        self.calibration = Calibration(dense, batches, seed, progress or (lambda items, _: items), labels=labels)
         if sequence_length is not None:
             require_range("sequence_length", sequence_length, low=1)
-        self.sequence_length = sequence_length or self.calibration.mean_length
+        require_range("batch_size", batch_size, low=1)
+        self.workload = Workload(sequence_length or self.calibration.mean_length, batch_size)
         self.cache = cache
-        self.measuring_seconds = 0.0
+        self.measuring = Used()
+        self._prices: dict[str, Prices] = {}
         self.warnings = too_few_tokens(self.calibration)
 
     @cached_property
@@ -123,10 +154,8 @@ class Pruner:
         return found
 
     def _measure(self) -> Measured:
-        start = perf_counter()
-        measured = self.method.measure(self.calibration)
-        self.measuring_seconds = perf_counter() - start
-        return measured
+        with watching_resources(self.calibration.dense.model.device) as self.measuring:
+            return self.method.measure(self.calibration)
 
     def prune(self, budget: Budget) -> PruningResult:
         """A pruned copy of the model within a budget.
@@ -135,39 +164,69 @@ class Pruner:
             TrimformerError: as `prune`.
         """
         calibration, dense = self.calibration, self.calibration.dense
-        unit_costs = plugins.load("costs", budget.cost).per_unit(dense, self.sequence_length)
-        total = total_cost(dense.full_masks(), unit_costs)
+        if budget.uniform:
+            check_uniform(dense)
+        prices = self.prices(budget.cost)
         student = read_structure(copy.deepcopy(dense.model))
         job = Job(
-            dense, calibration.batches, calibration.seed, calibration.progress,
-            student=student, unit_costs=unit_costs, limit=budget.keep_fraction * total,
+            dense, calibration.batches, calibration.seed, calibration.progress, labels=calibration.labels,
+            student=student, limit=prices.limit(budget.keep_fraction),
+            costs=_rounded(dense, prices.tables, budget.round_to),
         )  # fmt: skip
         measured = self.measured
-        start = perf_counter()
-        masks = self.method.prune(job, measured)
-        seconds = perf_counter() - start
-        describe_cut(student, masks)
+        with watching_resources(dense.model.device) as pruning:
+            masks = self.method.prune(job, measured)
+            if budget.uniform:
+                job = uniform_job(job, masks)
+                masks = prune_uniformly(self.method, job, measured)
+        (describe_stock if budget.uniform else describe_cut)(job.student, masks)
         _verify_budget(job, masks)
-        reached = total_cost(masks, unit_costs) / total
+        reached = prices.of_sum(total_cost(masks, prices.tables)) / prices.total
         facts = self._facts(job, masks) | {
-            "budget": {"cost": budget.cost, "asked": budget.keep_fraction, "reached": reached},
-            "seconds": {"measuring": self.measuring_seconds, "pruning": seconds},
+            "budget": {
+                "cost": budget.cost, "asked": budget.keep_fraction, "reached": reached, "round_to": budget.round_to,
+                "uniform": budget.uniform,
+            },
+            "seconds": {"measuring": self.measuring.seconds, "pruning": pruning.seconds},
+            "memory_mb": {"measuring": self.measuring.memory_mb, "pruning": pruning.memory_mb},
+            "curves": compact_curves(measured),
         }  # fmt: skip
-        return PruningResult(student.model, masks, facts)
+        return PruningResult(job.student.model, masks, facts)
+
+    def prices(self, cost: str) -> Prices:
+        """What the dense model's units cost; measured or counted once."""
+        if cost not in self._prices:
+            self._prices[cost] = plugins.load("costs", cost).prices(
+                self.calibration.dense, self.workload, cache=self.cache, progress=self.calibration.progress
+            )
+        return self._prices[cost]
+
+    def _kept_by_cost(self, masks: Masks) -> dict[str, float]:
+        """Share of every cost that stays; of those that must be measured, where they are."""
+        costs = plugins.provided("costs")
+        counted = [name for name, cost in costs.items() if name in self._prices or not cost.measured]
+        shares = {}
+        for name in counted:
+            prices = self.prices(name)
+            shares[name] = prices.of_sum(total_cost(masks, prices.tables)) / prices.total
+        return shares
 
     def _facts(self, job: Job, masks: Masks) -> dict[str, Any]:
         return {
             "method": self.name,
             "options": asdict(self.method),  # type: ignore[call-overload]  # every method is a dataclass
-            "kept": _kept_by_cost(job.dense, masks, self.sequence_length),
+            "kept": self._kept_by_cost(masks),
+            "model_class": type(job.student.model).__name__,
             "units": masks_summary(job.dense, masks),
+            "patterns": patterns(masks),
             "parameters": {"dense": parameter_count(job.dense.model), "pruned": parameter_count(job.student.model)},
             "already_pruned": bool(pruning_config(job.dense).kept),
             "warnings": self.warnings,
             "calibration": {
                 "tokens": job.tokens, "sequences": job.sequences, "mean_length": job.mean_length, "seed": job.seed,
-                "fingerprint": fingerprint(job.batches), "counted_at_length": self.sequence_length,
+                "fingerprint": fingerprint(job.batches),
             },
+            "workload": asdict(self.workload),
             "versions": versions(),
         }  # fmt: skip
 
@@ -186,22 +245,6 @@ def too_few_tokens(calibration: Calibration) -> list[str]:
     ]
 
 
-def make_method(name: str, options: Mapping[str, Any]) -> Method:
-    """A method with its options; options given as text are converted to their type.
-
-    Raises:
-        InvalidOption: an unknown method or option, or a value of the wrong type or range.
-    """
-    kind = plugins.load("methods", name)
-    types = get_type_hints(kind)
-    known = [field.name for field in fields(kind)]
-    for option in options:
-        if option not in known:
-            raise unknown_name(f"option of {name}", option, known)
-    method: Method = kind(**{option: _convert(option, value, types[option]) for option, value in options.items()})
-    return method
-
-
 def versions() -> dict[str, str]:
     """Versions that a result depends on."""
     return {
@@ -210,44 +253,13 @@ def versions() -> dict[str, str]:
     }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Type:
-    """How an option's text is read, and what is said when it cannot be."""
-
-    read: Any
-    says: str
-
-
-_TYPES = {
-    bool: _Type(lambda text: {"true": True, "false": False}[str(text).lower()], "true or false"),
-    int: _Type(int, "a whole number"),
-    float: _Type(float, "a number"),
-    str: _Type(str, "text"),
-}
-
-
-def _convert(name: str, value: Any, kind: Any) -> Any:
-    choices = get_args(kind)
-    if choices:
-        if value not in choices:
-            raise InvalidOption(f"{name}={value!r} must be one of {', '.join(map(str, choices))}")
-        return value
-    try:
-        return _TYPES[kind].read(value)
-    except (ValueError, KeyError, TypeError):
-        raise InvalidOption(f"{name}={value!r} must be {_TYPES[kind].says}") from None
-
-
-def _kept_by_cost(dense: Structure, masks: Masks, length: float) -> dict[str, float]:
-    """Share of every known cost that stays."""
-    shares = {}
-    for name, cost in plugins.provided("costs").items():
-        per_unit = cost.per_unit(dense, length)
-        shares[name] = total_cost(masks, per_unit) / total_cost(dense.full_masks(), per_unit)
-    return shares
+def _rounded(dense: Structure, tables: CostTables, multiple: int) -> CostTables:
+    """The tables with neurons bought by the `multiple`, so that every search keeps whole multiples."""
+    neurons = {site.name for site in dense if site.kind == "neuron"}
+    return {name: rounded_table(table, multiple) if name in neurons else table for name, table in tables.items()}
 
 
 def _verify_budget(job: Job, masks: Masks) -> None:
-    cost = total_cost(masks, job.unit_costs)
+    cost = total_cost(masks, job.costs)
     if cost > job.limit * (1 + 1e-9):
         raise TrimformerError(f"the method kept {cost:.4g} of at most {job.limit:.4g}: this is a bug of the method")

@@ -13,20 +13,24 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import latency, plugins
-from trimformer.batching import pad, sample_rows
+from trimformer.batching import random_batch, sample_rows
 from trimformer.cache import MeasuredCache
 from trimformer.checkpoint import round_weights
-from trimformer.errors import DataError
-from trimformer.interfaces import Features, Metrics, Progress, PruningResult, Task
+from trimformer.errors import DataError, LabelError
+from trimformer.interfaces import Features, Metrics, Progress, PruningResult, Task, Workload
+from trimformer.labels import asked_by, in_model_order
 from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, Pruner
+from trimformer.resources import watching_resources
 
-LATENCY_ROWS = 32
 ENCODE_ROWS = 2048
 GUARD_ROWS = 1000
-LOWER_IS_BETTER = ("kl", "squared_distance")
+DISTANCES = ("kl", "squared_distance")
+LOWER_IS_BETTER = (*DISTANCES, "perplexity")
 FEW_ROWS = 50
 COLLAPSE = 0.1
 """A relative loss of the judging metric that deserves a loud warning."""
+DOUBLED = 1.0
+"""A relative rise of it that does, where lower is better."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +63,14 @@ class TaskResult:
     def collapse(self) -> str | None:
         """What to say loudly where the accuracy collapsed, with a milder budget to try."""
         name, before = next(iter(self.before.items()))
-        lost = (before.value - self.after[name].value) / max(abs(before.value), 1e-12)
-        if name in LOWER_IS_BETTER or lost <= COLLAPSE:
+        change = (self.after[name].value - before.value) / max(abs(before.value), 1e-12)
+        if name in DISTANCES or -COLLAPSE <= change <= (DOUBLED if name in LOWER_IS_BETTER else change):
             return None
         budget = self.pruning.manifest["budget"]
         milder = min(1.0, round(1.5 * budget["asked"] + 0.05, 2))
         return (
-            f"{name} fell from {before.value:.4f} to {self.after[name].value:.4f} ({lost:.0%}): "
+            f"{name} {'rose' if change > 0 else 'fell'} from {before.value:.4f} to {self.after[name].value:.4f} "
+            f"({abs(change):.0%}): "
             f"this is too small for the task; try --{budget['cost']} {milder}, or `prune --max-drop 0.02`"
         )
 
@@ -80,7 +85,7 @@ class Project:
         model: fine-tuned for the task; stays as it is.
         tokenizer: of the model.
         task: one of `trimformer list`.
-        calibration_rows: labels are not looked at.
+        calibration_rows: labels are looked at only for a method that needs them.
         evaluation_rows: what the metrics are measured on, before and after.
         max_length: tokens at which rows are cut; None is the task's own.
         guard_rows: rows to choose a size by (`with_guard`), apart from both others.
@@ -104,6 +109,7 @@ class Project:
         method: str = DEFAULT_METHOD,
         calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS,
         sequence_length: float | None = None,
+        batch_size: int = 32,
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
@@ -113,10 +119,12 @@ class Project:
         Raises:
             TrimformerError: wrong options, weights or rows, or a model that does not fit the task; before pruning.
         """
+        with asked_by(method):
+            rows = self.drawn(calibration_tokens, seed, labels=plugins.load("methods", method).needs_labels)
         pruner = Pruner(
-            self.model, self.drawn(calibration_tokens, seed), method=method, tokenizer=self.tokenizer,
-            calibration_tokens=None, sequence_length=sequence_length, seed=seed, options=options, cache=cache,
-            progress=self.progress,
+            self.model, rows, method=method, tokenizer=self.tokenizer,
+            calibration_tokens=None, sequence_length=sequence_length, batch_size=batch_size, seed=seed,
+            options=options, cache=cache, progress=self.progress,
         )  # fmt: skip
         _ = self.before  # a model that does not fit the task fails here, not after minutes of pruning
         return pruner
@@ -127,10 +135,13 @@ class Project:
         The pruned weights are first rounded to `stored_dtype`: what is judged is what is saved.
         """
         round_weights(result.model, self.stored_dtype)
-        after = self.evaluate(result.model, self.evaluation_rows)
-        models = {"dense": self.model, "pruned": result.model}
-        features = self.task.encode(self.evaluation_rows, self.tokenizer, self.max_length)
-        times = compare_latency(models, features, self.tokenizer, self.progress)
+        with watching_resources(self.model.device) as judging:
+            after = self.evaluate(result.model, self.evaluation_rows)
+            models = {"dense": self.model, "pruned": result.model}
+            batch = random_batch(self.model.config, Workload(**result.manifest["workload"]), self.model.device)
+            times = latency.measure(models, batch, progress=self.progress)
+        result.manifest["seconds"]["judging"] = judging.seconds
+        result.manifest["memory_mb"]["judging"] = judging.memory_mb
         result.manifest |= {
             "metrics": {"dense": plain(self.before), "pruned": plain(after)},
             "latency": {name: asdict(measured) for name, measured in times.items()},
@@ -165,20 +176,32 @@ class Project:
         """The dense model's metrics."""
         return self.evaluate(self.model, self.evaluation_rows)
 
-    def drawn(self, tokens: int, seed: int) -> list[Features]:
+    def drawn(self, tokens: int, seed: int, *, labels: bool = False) -> list[Features]:
         """Calibration rows in random order until they hold that many tokens; only as many as needed are encoded.
+
+        With `labels`, each has its own, classes in the model's order.
 
         Raises:
             DataError: there are none, or too few.
+            LabelError: labels were asked for, and a row has none.
         """
         features: list[Features] = []
         for chunk in self._chunks(seed):
-            features += without(self.task.encode(chunk, self.tokenizer, self.max_length), self._held_out)
+            encoded = self._labelled(chunk) if labels else self.task.encode(chunk, self.tokenizer, self.max_length)
+            features += without(encoded, self.held_out)
             if sum(len(row["input_ids"]) for row in features) >= tokens:
                 break
         if not features:
             raise DataError("no calibration rows: none, or every row is also an evaluation row; give rows kept apart")
         return sample_rows(features, tokens, seed)
+
+    def _labelled(self, chunk: Dataset) -> list[Features]:
+        try:
+            features = self.task.encode(chunk, self.tokenizer, self.max_length, labels=True)
+        except LabelError:
+            self.task.encode(self.calibration_rows, self.tokenizer, self.max_length, labels=True)  # to name the row
+            raise
+        return in_model_order(features, getattr(self.task, "classes", ()), self.model.config)
 
     def _chunks(self, seed: int) -> Iterator[Dataset]:
         order = np.random.default_rng(seed).permutation(len(self.calibration_rows))
@@ -186,17 +209,23 @@ class Project:
             yield self.calibration_rows.select(order[start : start + ENCODE_ROWS])
 
     @cached_property
-    def _held_out(self) -> list[Features]:
+    def held_out(self) -> list[Features]:
+        """What is neither calibrated nor trained on: the evaluation rows and the guard rows, encoded."""
         kept_apart = [self.evaluation_rows] + ([self.guard_rows] if self.guard_rows else [])
         return [row for rows in kept_apart for row in self.task.encode(rows, self.tokenizer, self.max_length)]
 
 
 def drop(before: Metrics, after: Metrics) -> float:
-    """How much was lost: by the divergence from the dense model if there is one, else by the first metric."""
-    for name in LOWER_IS_BETTER:
+    """How much was lost: by the divergence from the dense model if there is one, else by the first metric.
+
+    Of a perplexity, the share by which it rose.
+    """
+    for name in DISTANCES:
         if name in after:
             return after[name].value
     name = next(iter(before))
+    if name in LOWER_IS_BETTER:
+        return after[name].value / before[name].value - 1
     return before[name].value - after[name].value
 
 
@@ -230,20 +259,6 @@ def without(features: Sequence[Features], held_out: Sequence[Features]) -> list[
     """Features whose tokens are not among the held-out ones."""
     seen = {tuple(row["input_ids"]) for row in held_out}
     return [row for row in features if tuple(row["input_ids"]) not in seen]
-
-
-def compare_latency(
-    models: Mapping[str, PreTrainedModel],
-    features: Sequence[Features],
-    tokenizer: PreTrainedTokenizerBase,
-    progress: Progress | None = None,
-) -> dict[str, latency.Latency]:
-    """Time several models on the same batch of up to 32 typical rows: those of middle length."""
-    by_length = sorted(features, key=lambda row: len(row["input_ids"]))
-    start = max(0, len(by_length) // 2 - LATENCY_ROWS // 2)
-    device = next(iter(models.values())).device
-    batch = pad(by_length[start : start + LATENCY_ROWS], tokenizer, device)
-    return latency.measure(models, batch, progress=progress)
 
 
 def plain(metrics: Metrics) -> dict[str, dict[str, float]]:

@@ -9,12 +9,16 @@ from torch import Tensor
 
 from trimformer.errors import NumericalError
 
+BLOCK = 256
+"""Rows of the products that are computed at once."""
+
 
 class RegressionSums:
     """Running float64 sums of a regression of targets `(tokens, outputs)` on inputs `(tokens, features)`.
 
-    One float32 matrix product a batch; memory `features × (features + outputs)`. Inputs are shifted by their mean over
-    the first batch before they are multiplied, so that the covariance does not drown in the rounding of large means.
+    Float32 matrix products, of the symmetric part little more than half; memory `features × (features + outputs)`.
+    Inputs are shifted by their mean over the first batch before they are multiplied, so that the covariance does not
+    drown in the rounding of large means.
     """
 
     def __init__(self, features: int, outputs: int, device: torch.device | str) -> None:
@@ -29,7 +33,13 @@ class RegressionSums:
             self.shift = inputs.double().mean(0).float().double()
         shifted = torch.cat([inputs - self.shift.to(inputs), inputs.new_ones(len(inputs), 1)], dim=1)
         weighted = shifted if weights is None else shifted * weights[:, None]
-        self.products += weighted.T @ torch.cat([shifted, targets], dim=1)
+        right = torch.cat([shifted, targets], dim=1)
+        size = self.features + 1
+        for start in range(0, size, BLOCK):
+            stop = min(start + BLOCK, size)
+            block = weighted[:, start:stop].T @ right[:, start:]
+            self.products[start:stop, start:] += block
+            self.products[stop:, start:stop] += block[:, stop - start : size - start].T
 
     def select(self, kept: Tensor) -> RegressionSums:
         """The sums as if only some features had been added: `(kept,)` indices."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from trimformer.errors import NumericalError
+
+MAX_ITERATIONS = 1000
 
 
 def unit_second_moments(inputs: Tensor, units: int) -> Tensor:
@@ -31,3 +36,28 @@ def mask_gradients(inputs: Tensor, gradients: Tensor, units: int) -> Tensor:
     """
     by_feature = (inputs.float() * gradients.float()).sum(1)
     return by_feature.reshape(len(inputs), units, -1).sum(-1)
+
+
+def convex_representation(vectors: Tensor, sigma: float, tolerance: float) -> Tensor:
+    """How much each vector is needed to represent all of them as convex combinations: `(units, width)` -> `(units,)`.
+
+    With `K_ij = exp(−‖w_i − w_j‖² / σ²)` of the vectors at length 1, `C ← C ∘ (K / (K C))^½` is iterated from
+    `C = 1 / units` until `‖ΔC‖ < tolerance · ‖C‖`; the result is `diag(C)`.
+
+    Raises:
+        NumericalError: no convergence; a larger tolerance is the remedy.
+
+    Source: KCM (arXiv 2303.04185), the representative ranking R2.
+    """
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    kernel = ((unit @ unit.T - 1) * (2 / sigma**2)).clamp(max=0).exp()
+    coefficients = torch.full_like(kernel, 1 / len(kernel))
+    for _ in range(MAX_ITERATIONS):
+        updated = coefficients * (kernel / (kernel @ coefficients)).sqrt()
+        change = float((updated - coefficients).norm())
+        coefficients = updated
+        if change < tolerance * float(coefficients.norm()):
+            return coefficients.diagonal()
+    raise NumericalError(
+        f"R2 does not settle within {MAX_ITERATIONS} iterations: use --set tolerance={10 * tolerance:g}"
+    )

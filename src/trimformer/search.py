@@ -1,76 +1,114 @@
-"""Which units stay: scores and costs and a limit -> masks. Pure functions of tensors."""
+"""Which units stay: scores or curves, what units cost, and a limit -> masks. Pure functions of tensors.
+
+What units cost is a table by site: the cost of keeping 0, 1, … units. FLOPs and parameters grow by the same step with
+every unit; measured time has flat stretches and steps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
+from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from trimformer.curves import RemovalCurve
-from trimformer.interfaces import Masks, Scores
+from trimformer.interfaces import CostTables, Masks, Scores
+
+ROUNDING = 1e-12
+"""Relative error of sums of costs that no unit is lost for."""
 
 
-def total_cost(masks: Masks, unit_costs: Mapping[str, float]) -> float:
+def linear_table(units: int, unit_cost: float) -> Tensor:
+    """The table of a cost that every unit adds alike: `(units + 1,)`."""
+    return torch.arange(units + 1, dtype=torch.float64) * unit_cost
+
+
+def rounded_table(table: Tensor, multiple: int) -> Tensor:
+    """The table where any count of units costs as much as the next multiple, or as all: `(units + 1,)` both."""
+    counts = torch.arange(len(table))
+    return table[((counts + multiple - 1) // multiple * multiple).clamp(max=len(table) - 1)]
+
+
+def total_cost(masks: Masks, tables: CostTables) -> float:
     """Cost of the kept units."""
-    return sum(int(mask.sum()) * unit_costs[name] for name, mask in masks.items() if mask.numel())
+    return sum(float(tables[name][int(mask.sum())]) for name, mask in masks.items())
 
 
-def keep_best(scores: Scores, unit_costs: Mapping[str, float], limit: float) -> Masks:
+def keep_best(scores: Scores, tables: CostTables, limit: float) -> Masks:
     """Keep the units of highest score whose costs together stay within the limit.
 
     Units are taken in order of falling score, over all sites at once; one that no longer fits is passed over, and a
-    cheaper one below it may still be taken. So what is left of the limit is less than the cheapest removed unit.
+    cheaper one below it may still be taken. So what is left of the limit is less than the next step of any table.
 
     Args:
         scores: per site, one number a unit; ties keep the order of sites and units.
-        unit_costs: cost of one unit, by site.
+        tables: cost of keeping 0, 1, … units, by site.
         limit: what the kept units may cost together.
     """
-    filled = [name for name, values in scores.items() if values.numel()]
-    flat = torch.cat([scores[name].double().cpu() for name in filled])
-    costs = torch.cat([torch.full((scores[n].numel(),), float(unit_costs[n]), dtype=torch.float64) for n in filled])
-    order = torch.argsort(flat, descending=True, stable=True)
-    kept = torch.zeros(flat.numel(), dtype=torch.bool)
-    kept[order[fill(costs[order], limit)]] = True
-    sizes = [scores[name].numel() for name in filled]
-    masks = dict(zip(filled, kept.split(sizes), strict=True))
-    return {name: masks.get(name, torch.ones(0, dtype=torch.bool)) for name in scores}
+    owners = [name for name, values in scores.items() for _ in range(values.numel())]
+    flat = torch.cat([values.double().cpu() for values in scores.values()])
+    kept = torch.zeros(len(owners), dtype=torch.bool)
+    steps = {name: iter(tables[name].diff().tolist()) for name in scores}
+    following = {name: next(steps[name], 0.0) for name in scores}
+    left, slack = limit, limit * ROUNDING
+    for index in torch.argsort(flat, descending=True, stable=True).tolist():
+        name = owners[index]
+        if following[name] <= left + slack:
+            left -= following[name]
+            following[name] = next(steps[name], 0.0)
+            kept[index] = True
+    return dict(zip(scores, kept.split([values.numel() for values in scores.values()]), strict=True))
 
 
-def fill(costs: Tensor, limit: float) -> Tensor:
-    """Indices of the items taken first-come first-served within a limit: `(items,)` costs -> `(taken,)`."""
-    slack = limit * 1e-12
-    taken: list[Tensor] = []
-    candidates = torch.arange(costs.numel())
-    while candidates.numel():
-        running = costs[candidates].cumsum(0)
-        fits = running <= limit + slack
-        count = int(fits.sum())
-        taken.append(candidates[:count])
-        limit -= float(running[count - 1]) if count else 0.0
-        rest = candidates[count:]
-        candidates = rest[costs[rest] <= limit + slack]
-    return torch.cat(taken) if taken else candidates
-
-
-def remove_cheapest(curves: Mapping[str, RemovalCurve], unit_costs: Mapping[str, float], limit: float) -> Masks:
+def remove_cheapest(curves: dict[str, RemovalCurve], tables: CostTables, limit: float) -> Masks:
     """Remove units along the curves of all sites, cheapest per saved cost first, until the limit holds.
+
+    Where a table has steps, units that save nothing alone are priced together with those that complete the step; what
+    was removed last comes back where there is room for it.
 
     Args:
         curves: order and price of removal, by site; prices do not decrease along a curve.
-        unit_costs: cost of one unit, by site.
+        tables: cost of keeping 0, 1, … units, by site.
         limit: what the kept units may cost together.
     """
-    names = [name for name, curve in curves.items() if curve.order.numel()]
-    prices = torch.cat([curves[name].cost / unit_costs[name] for name in names])
-    saved = torch.cat([torch.full_like(curves[name].cost, unit_costs[name]) for name in names])
-    owner = torch.cat([torch.full_like(curves[name].order, index) for index, name in enumerate(names)])
-    order = torch.argsort(prices, stable=True)
-    left = saved.sum() - torch.cat([torch.zeros(1, dtype=torch.float64), saved[order].cumsum(0)])
-    removals = int((left > limit * (1 + 1e-12)).sum())
-    removed = torch.bincount(owner[order[:removals]], minlength=len(names)).tolist()
-    masks = {name: torch.ones(curve.order.numel(), dtype=torch.bool) for name, curve in curves.items()}
-    for name, count in zip(names, removed, strict=True):
-        masks[name][curves[name].order[:count]] = False
+    saved = {name: tables[name].diff().flip(0) for name in curves}
+    least = ROUNDING * max(float(tables[name][-1]) for name in curves)
+    prices = {name: _price(curve.cost, saved[name].clamp(min=least)) for name, curve in curves.items()}
+    return remove_in_order({name: curve.order for name, curve in curves.items()}, prices, tables, limit)
+
+
+def remove_in_order(orders: dict[str, Tensor], prices: dict[str, Tensor], tables: CostTables, limit: float) -> Masks:
+    """Remove units of all sites by rising price until the limit holds; the last come back where there is room.
+
+    Args:
+        orders: in which order the units of a site go.
+        prices: of each of these removals, by site; do not decrease. Ties keep the order of sites.
+        tables: cost of keeping 0, 1, … units, by site.
+        limit: what the kept units may cost together.
+    """
+    saved = {name: tables[name].diff().flip(0) for name in orders}
+    left = sum(float(tables[name][-1]) for name in orders)
+    allowed = limit * (1 + ROUNDING)
+    removed = dict.fromkeys(orders, 0)
+    gone: list[str] = []
+    removals = [(price, name) for name in orders for price in prices[name].tolist()]
+    for _, name in sorted(removals, key=lambda removal: removal[0]):
+        if left <= allowed:
+            break
+        left -= float(saved[name][removed[name]])
+        removed[name] += 1
+        gone.append(name)
+    for name in dict.fromkeys(reversed(gone)):
+        while removed[name] and left + float(saved[name][removed[name] - 1]) <= allowed:
+            removed[name] -= 1
+            left += float(saved[name][removed[name]])
+    masks = {name: torch.ones(order.numel(), dtype=torch.bool) for name, order in orders.items()}
+    for name, count in removed.items():
+        masks[name][orders[name][:count]] = False
     return masks
+
+
+def _price(cost: Tensor, saved: Tensor) -> Tensor:
+    """Price of each removal per saved cost, never falling: the slopes of the lower hull of price against saving."""
+    if not cost.numel():
+        return cost
+    return torch.from_numpy(isotonic_regression((cost / saved).numpy(), weights=saved.numpy()).x.copy())

@@ -9,10 +9,13 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from trimformer import plugins
 from trimformer.errors import NumericalError, UnsupportedModel
-from trimformer.interfaces import Architecture, Masks, Site
+from trimformer.interfaces import Masks
+from trimformer.modeling_trimformer import NoHeads, Projection, auto_class
+from trimformer.sites import Architecture, Producer, Site
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Structure:
 
     @property
     def base(self) -> PreTrainedModel:
-        """The encoder without its task head; the paths of sites are relative to it."""
+        """The model without its task head; the paths of sites are relative to it."""
         return self.model.base_model  # type: ignore[return-value]  # typed as any module
 
     @property
@@ -41,21 +44,52 @@ class Structure:
         """Width of the residual stream."""
         return int(self.model.config.hidden_size)
 
-    def linear(self, path: str) -> nn.Linear:
+    @property
+    def pre_norm(self) -> bool:
+        """Whether the FFN adds to what attention left, and not to its own, normalised, input."""
+        flag = self.architecture.pre_norm
+        return bool(getattr(self.model.config, flag)) if isinstance(flag, str) else flag
+
+    @property
+    def predicts_next_tokens(self) -> bool:
+        """Whether it is a causal language model: what it predicts at a token is the token after it."""
+        return auto_class(type(self.model).__name__) == "AutoModelForCausalLM"
+
+    def projection(self, path: str) -> Projection:
         """A projection by its path."""
         module = self.base.get_submodule(path)
-        if not isinstance(module, nn.Linear):
+        if not isinstance(module, Projection):
             raise UnsupportedModel(f"{path} is a {type(module).__name__}, not a Linear: {_FOR_ANOTHER_LAYOUT}")
         return module
 
-    def consumer(self, site: Site) -> nn.Linear:
-        """The output projection of a site; its weight is `(width, features)`."""
-        return self.linear(site.consumer)
+    def consumer(self, site: Site) -> Projection:
+        """The module of a site's output projection."""
+        return self.projection(site.consumer)
+
+    def consumer_weight(self, site: Site) -> Tensor:
+        """The consumer's weight as a view `(features, width)`: what is written to it is written to the model."""
+        return _features_first(self.consumer(site))
+
+    def producer_weights(self, site: Site) -> list[Tensor]:
+        """The producers' weights as views `(width, outputs)`: what is written to them is written to the model."""
+        return [_features_first(self.projection(producer.path)) for producer in site.producers]
+
+    def producer_biases(self, site: Site) -> list[Tensor]:
+        """The producers' biases, `(outputs,)` each; none for those that have none."""
+        return [self.projection(producer.path).bias for producer in site.producers if producer.bias]
+
+    def consumer_bias(self, site: Site) -> Tensor | None:
+        """The consumer's bias `(width,)`, if it has one."""
+        bias: Tensor | None = self.consumer(site).bias
+        return bias
 
     def unit_weights(self, site: Site) -> Tensor:
         """The consumer's weight by unit: `(units, unit_width, width)`."""
-        weight = self.consumer(site).weight.detach()
-        return weight.T.reshape(site.units, site.unit_width, weight.shape[0])
+        return self.consumer_weight(site).reshape(site.units, site.unit_width, self.width)
+
+    def attention_beside(self, site: Site) -> Site:
+        """The attention site of the same block."""
+        return next(other for other in self.sites if other.block == site.block and other.kind == "head")
 
     def full_masks(self) -> Masks:
         """Masks that keep every unit."""
@@ -66,6 +100,11 @@ class Structure:
 
     def __getitem__(self, name: str) -> Site:
         return next(site for site in self.sites if site.name == name)
+
+
+def _features_first(projection: Projection) -> Tensor:
+    weight: Tensor = projection.weight.detach()
+    return weight if isinstance(projection, Conv1D) else weight.T
 
 
 _FOR_ANOTHER_LAYOUT = "describe this layout in a file of trimformer/architectures"
@@ -82,10 +121,13 @@ def read_structure(model: PreTrainedModel) -> Structure:
     known = plugins.provided("architectures")
     if config.model_type not in known:
         raise UnsupportedModel(f"architecture {config.model_type!r} is not supported. Supported: {', '.join(known)}")
-    if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+    architecture: Architecture = known[config.model_type]
+    if getattr(config, "is_decoder", False) and not architecture.causal:
         raise UnsupportedModel(
             f"{config.model_type} is used as a decoder (is_decoder=True): only encoders of it can be pruned"
         )
+    if getattr(config, "add_cross_attention", False):
+        raise UnsupportedModel("the model has cross-attention: only encoders, and decoders without it, can be pruned")
     if getattr(config, "chunk_size_feed_forward", 0):
         raise UnsupportedModel("chunk_size_feed_forward is set: load the model with chunk_size_feed_forward=0")
     quantization = getattr(config, "quantization_config", None)
@@ -96,12 +138,12 @@ def read_structure(model: PreTrainedModel) -> Structure:
     )
     if method not in (None, "trimformer"):
         raise UnsupportedModel(f"the model is quantized with {method}: prune it first, then quantize")
-    structure = Structure(model, known[config.model_type], ())
+    structure = Structure(model, architecture, ())
     try:
         sites = tuple(site for index in range(len(structure.blocks)) for site in _sites_of_block(structure, index))
     except AttributeError as error:
         raise UnsupportedModel(f"{type(model).__name__} differs from its architecture: {error}") from error
-    return Structure(model, structure.architecture, sites)
+    return Structure(model, architecture, sites)
 
 
 def check_weights(structure: Structure) -> None:
@@ -115,7 +157,7 @@ def check_weights(structure: Structure) -> None:
         raise UnsupportedModel("nothing is left to prune: no sublayer of this model has a head or neuron")
     for name, parameter in structure.model.named_parameters():
         if parameter.is_floating_point() and not torch.isfinite(parameter).all():
-            paths = {path: site.name for site in structure for path in (*site.producers, site.consumer)}
+            paths = {path: site.name for site in structure for path in (*_produced_by(site), site.consumer)}
             sites = [site for path, site in paths.items() if f"{path}." in name]
             where = f"site {sites[0]} ({name})" if sites else name
             raise NumericalError(f"NaN or infinite weights at {where}: repair or re-download the checkpoint")
@@ -126,28 +168,57 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def _produced_by(site: Site) -> list[str]:
+    return [producer.path for producer in site.producers]
+
+
 def _sites_of_block(structure: Structure, index: int) -> tuple[Site, Site]:
-    architecture, config = structure.architecture, structure.model.config
+    architecture = structure.architecture
     block = f"{architecture.blocks}.{index}"
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    attention_output = f"{block}.{architecture.attention_output}"
-    feed_forward_output = f"{block}.{architecture.feed_forward_output}"
-    heads, rest = divmod(structure.linear(attention_output).in_features, head_width)
-    if rest:
-        raise UnsupportedModel(f"{attention_output}: input is not a whole number of heads of {head_width}")
-    return (
-        Site(
-            name=f"{block}.attention", kind="head", block=index, units=heads, unit_width=head_width,
-            producers=tuple(f"{block}.{path}" for path in architecture.query_key_value),
-            consumer=attention_output, core=f"{block}.{architecture.attention}",
-        ),
-        Site(
-            name=f"{block}.ffn", kind="neuron", block=index,
-            units=structure.linear(feed_forward_output).in_features, unit_width=1,
-            producers=tuple(f"{block}.{path}" for path in architecture.feed_forward),
-            consumer=feed_forward_output,
-        ),
+    attention, feed_forward = _attention_site(structure, index, block), f"{block}.{architecture.feed_forward_output}"
+    consumer = structure.projection(feed_forward)
+    units = len(_features_first(consumer))
+    paths = [f"{block}.{path}" for path in architecture.feed_forward]
+    return attention, Site(
+        name=f"{block}.ffn", kind="neuron", block=index, units=units, unit_width=1,
+        producers=tuple(_producer(structure, path, units, 1) for path in paths),
+        consumer=feed_forward, consumer_bias=consumer.bias is not None,
     )  # fmt: skip
+
+
+def _attention_site(structure: Structure, index: int, block: str) -> Site:
+    architecture, config = structure.architecture, structure.model.config
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    group = config.num_attention_heads // (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    core, path = f"{block}.{architecture.attention}", f"{block}.{architecture.attention_output}"
+    consumer = structure.projection(path)
+    units, rest = divmod(len(_features_first(consumer)), group * head)
+    if rest:
+        raise UnsupportedModel(f"{path}: input is not a whole number of {group} x {head} (heads by their width)")
+    paths = [f"{block}.{producer}" for producer in architecture.query_key_value]
+    widths = {"thirds": [(head, 3)], "by head": [(3 * head, 1)]}.get(
+        architecture.fused or "", [(group * head, 1), (head, 1), (head, 1)]
+    )
+    is_empty = isinstance(structure.base.get_submodule(core), NoHeads)
+    return Site(
+        name=f"{block}.attention", kind="head", block=index, units=units, unit_width=group * head,
+        producers=() if is_empty else tuple(
+            _producer(structure, path, units, width, parts)
+            for path, (width, parts) in zip(paths, widths, strict=True)
+        ),
+        consumer=path, consumer_bias=consumer.bias is not None, core=core, query_heads=group,
+    )  # fmt: skip
+
+
+def _producer(structure: Structure, path: str, units: int, width: int, parts: int = 1) -> Producer:
+    projection = structure.projection(path)
+    outputs = _features_first(projection).shape[1]
+    if outputs != parts * units * width:
+        raise UnsupportedModel(
+            f"{path} has {outputs} outputs, not {parts} x {units} x {width} (parts, units, width): "
+            f"{_FOR_ANOTHER_LAYOUT}"
+        )
+    return Producer(path, width, parts, bias=projection.bias is not None)
 
 
 def masks_summary(structure: Structure, masks: Masks) -> list[dict[str, int]]:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
-from trimformer.interfaces import Masks, Site
+from trimformer.interfaces import Masks
 from trimformer.masking import check_masks, feature_mask
-from trimformer.modeling_trimformer import NoHeads, TrimformerConfig, carry_this_file, empty_attention
+from trimformer.modeling_trimformer import (
+    Projection,
+    TrimformerConfig,
+    add_bias,
+    carry_this_file,
+    empty_attention,
+    note_sizes,
+)
+from trimformer.sites import Producer, Site
 from trimformer.structure import Structure, read_structure
 
 
@@ -31,28 +40,44 @@ def cut_site(structure: Structure, site: Site, mask: Tensor) -> None:
     """Remove units from the weights of one site: rows of its producers, columns of its consumer."""
     if bool(mask.all()):
         return
-    kept = feature_mask(site, mask).nonzero()[:, 0]
-    if not isinstance(site.core and structure.base.get_submodule(site.core), NoHeads):
-        for path in site.producers:
-            keep_rows(structure.linear(path), kept)
-    keep_columns(structure.consumer(site), kept)
+    for producer in site.producers:
+        keep(structure.projection(producer.path), producer_mask(producer, mask), outputs=True)
+    keep(structure.consumer(site), feature_mask(site, mask), outputs=False)
     if site.core is not None:
         _resize_attention(structure, site, site.core, int(mask.sum()))
 
 
-def keep_rows(linear: nn.Linear, kept: Tensor) -> None:
-    """Keep some outputs of a projection."""
-    index = kept.to(linear.weight.device)
-    _replace(linear.weight, linear.weight[index])
-    linear.out_features = len(kept)
-    if linear.bias is not None:
-        _replace(linear.bias, linear.bias[index])
+def producer_mask(producer: Producer, mask: Tensor) -> Tensor:
+    """The mask of a producer's outputs: `(units,)` -> `(parts * units * width,)`."""
+    return mask.repeat_interleave(producer.width).repeat(producer.parts)
 
 
-def keep_columns(linear: nn.Linear, kept: Tensor) -> None:
-    """Keep some inputs of a projection."""
-    _replace(linear.weight, linear.weight[:, kept.to(linear.weight.device)])
-    linear.in_features = len(kept)
+def keep(projection: Projection, mask: Tensor, *, outputs: bool) -> None:
+    """Keep some outputs, or some inputs, of a projection."""
+    index = mask.nonzero()[:, 0].to(projection.weight.device)
+    outputs_first = not isinstance(projection, Conv1D)
+    _replace(projection.weight, projection.weight.index_select(0 if outputs == outputs_first else 1, index))
+    if outputs and projection.bias is not None:
+        _replace(projection.bias, projection.bias[index])
+    note_sizes(projection)
+
+
+@torch.no_grad()
+def write_consumer(structure: Structure, site: Site, weight: Tensor, bias: Tensor | None) -> None:
+    """Give a consumer another weight, `(features, width)`, and bias, `(width,)`; it gets a bias where it has none.
+
+    Args:
+        structure: of the model to change.
+        site: whose consumer it is.
+        weight: as many features as the consumer has inputs.
+        bias: None leaves the bias as it is.
+    """
+    structure.consumer_weight(site).copy_(weight)
+    if bias is None:
+        return
+    if structure.consumer_bias(site) is None:
+        add_bias(structure.consumer(site))
+    structure.consumer(site).bias.copy_(bias)
 
 
 def describe_cut(structure: Structure, masks: Masks) -> Structure:
@@ -63,24 +88,45 @@ def describe_cut(structure: Structure, masks: Masks) -> Structure:
         masks: what was kept, in units of that structure.
     """
     before = pruning_config(structure)
-    new = TrimformerConfig()
     cut_structure = read_structure(structure.model)
+    new = TrimformerConfig(biases=before.biases)
     for site, now in zip(structure, cut_structure, strict=True):
+        if now.consumer_bias and not site.consumer_bias:
+            new.biases.append(now.consumer)
         original = torch.tensor(before.kept.get(site.name, range(site.units)), dtype=torch.long)
         units = before.units.get(site.name, site.units)
         if now.units == units:
             continue
         new.kept[site.name] = original[masks[site.name]].tolist()
         new.units[site.name] = units
-        paths = [now.consumer] if now.core and now.units == 0 else [*now.producers, now.consumer]
-        for path in paths:
-            linear = structure.linear(path)
-            new.linears[path] = [linear.in_features, linear.out_features]
+        new.linears[now.consumer] = [now.features, structure.width]
+        for producer in now.producers:
+            new.linears[producer.path] = [structure.width, producer.parts * now.units * producer.width]
         if now.core and now.units == 0:
             new.empty[now.core] = _owned_output(now)
         elif now.core:
             new.attributes |= _head_counts(structure, now)
     _write_config(structure, new)
+    return cut_structure
+
+
+def describe_stock(structure: Structure, masks: Masks) -> Structure:
+    """Write sizes that all layers share into the config of a cut model, as its own class reads them.
+
+    Args:
+        structure: the model's structure before the cut, its weights already cut, to as many units in every layer.
+        masks: what was kept.
+    """
+    stock, config = structure.architecture.stock, structure.model.config
+    cut_structure = read_structure(structure.model)
+    if all(bool(mask.all()) for mask in masks.values()):
+        return cut_structure
+    head, neuron = cut_structure.sites[:2]
+    sizes = {"neuron": neuron.units, "head": head.units, "query head": head.units * head.query_heads}
+    if "head" in stock.values():  # or else it would follow from the number of heads
+        config.head_dim = head.unit_width // head.query_heads
+    for name, what in stock.items():
+        setattr(config, name, sizes[what])
     return cut_structure
 
 
@@ -93,7 +139,7 @@ def pruning_config(structure: Structure) -> TrimformerConfig:
 
 
 def _write_config(structure: Structure, new: TrimformerConfig) -> None:
-    if new.kept:
+    if new.kept or new.biases:
         structure.model.config.quantization_config = new
         carry_this_file(structure.model)
 

@@ -15,7 +15,8 @@ import typer
 from trimformer import cli, plugins
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+METHOD_PAGES = ROOT / "docs" / "methods"
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 OPTION_ROW = re.compile(r"^\| `(\w+)` \| (\S+) \|", re.MULTILINE)
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -74,16 +75,22 @@ def test_every_option_is_described(command: str) -> None:
 
 @pytest.mark.parametrize("folder", ["methods", "tasks", "architectures", "costs"])
 def test_every_plugin_is_described(folder: Any) -> None:
-    docs = "\n".join(read(page) for page in PAGES if page.parent.name == "docs").lower()
+    docs = "\n".join(read(page) for page in PAGES if page.is_relative_to(ROOT / "docs")).lower()
     missing = [name for name in plugins.names(folder) if not re.search(rf"\b{name}\b", docs)]
     assert not missing, f"docs/ says nothing of {folder}: {', '.join(missing)}"
 
 
 @pytest.mark.parametrize("method", plugins.names("methods"))
 def test_options_of_methods_are_described_with_their_defaults(method: str) -> None:
-    section = read(ROOT / "docs" / "methods.md").partition(f"\n## {method}\n")[2].partition("\n## ")[0]
-    shown = dict(OPTION_ROW.findall(section))
+    page = METHOD_PAGES / f"{method}.md"
+    assert page.is_file(), f"method {method} has no page: write docs/methods/{method}.md, as its neighbours are"
+    shown = dict(OPTION_ROW.findall(read(page)))
     assert shown == {field.name: str(field.default).lower() for field in fields(plugins.load("methods", method))}
+
+
+def test_the_overview_links_every_page_of_a_method() -> None:
+    linked = set(re.findall(r"\]\(methods/(\w+)\.md\)", read(ROOT / "docs" / "methods.md")))
+    assert linked == {page.stem for page in METHOD_PAGES.glob("*.md")} == set(plugins.names("methods"))
 
 
 @every_page

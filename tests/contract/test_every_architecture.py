@@ -13,7 +13,17 @@ from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
 import tiny_models
 from conftest import build_tokenizer
-from tiny_models import CONFIGS, HEADS, inputs, outputs, parameters_by_name, random_masks, tiny_model
+from tiny_models import (
+    ALL_HEADS,
+    ARCHITECTURES_AND_HEADS,
+    CONFIGS,
+    inputs,
+    is_causal,
+    outputs,
+    parameters_by_name,
+    random_masks,
+    tiny_model,
+)
 from trimformer import checkpoint, plugins
 from trimformer.batching import pad
 from trimformer.errors import InvalidOption, UnsupportedModel
@@ -47,12 +57,12 @@ MASKS: dict[str, Callable[[Structure], Masks]] = {
 
 LOADED = ("other random", "all kept", "no heads below", "nothing kept")
 
-every_head = pytest.mark.parametrize("head", HEADS)
+every_head = pytest.mark.parametrize(("architecture", "head"), ARCHITECTURES_AND_HEADS)
 every_mask = pytest.mark.parametrize("choose", MASKS.values(), ids=MASKS)
 some_masks = pytest.mark.parametrize("choose", [MASKS[name] for name in LOADED], ids=LOADED)
 
 
-@pytest.fixture(params=plugins.names("architectures"))
+@pytest.fixture(params=CONFIGS)
 def architecture(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -77,7 +87,7 @@ def aligned(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def load(folder: Path, head: str, **options: object) -> PreTrainedModel:
-    return getattr(transformers, HEADS[head][0]).from_pretrained(folder, **options)
+    return getattr(transformers, ALL_HEADS[head][0]).from_pretrained(folder, **options)
 
 
 def padding_tokenizer(model: PreTrainedModel, side: str) -> PreTrainedTokenizerBase:
@@ -89,7 +99,8 @@ def padding_tokenizer(model: PreTrainedModel, side: str) -> PreTrainedTokenizerB
 
 
 def test_the_tiny_configs_are_those_of_the_architectures() -> None:
-    assert set(plugins.names("architectures")) == set(CONFIGS), "give each architecture a line in tests/tiny_models.py"
+    model_types = {name.partition(" ")[0] for name in CONFIGS}
+    assert set(plugins.names("architectures")) == model_types, "give each architecture a line in tests/tiny_models.py"
 
 
 def test_an_architecture_without_tiny_config_is_named() -> None:
@@ -166,7 +177,15 @@ def test_eager_and_sdpa_attention_agree(
         torch.testing.assert_close(found["eager"], found[other], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("head", [head for head in HEADS if head != "encoder"])
+@pytest.mark.parametrize(
+    ("architecture", "head"),
+    [
+        (name, head)
+        for name, head in ARCHITECTURES_AND_HEADS
+        # transformers itself cannot read a bare Llama from one with a question-answering head: other parameter names
+        if head != "encoder" and not (is_causal(name) and head == "question answering")
+    ],
+)
 def test_the_bare_encoder_loads_from_a_checkpoint_with_head(dense: PreTrainedModel, tmp_path: Path) -> None:
     small, batch = pruned(dense, MASKS["no heads above"]), inputs(dense)
     checkpoint.save(small, tmp_path / "small")
@@ -254,8 +273,7 @@ def test_masks_that_do_not_fit_are_refused(dense: PreTrainedModel) -> None:
     assert structure.sites == read_structure(dense).sites
 
 
-def test_decoders_are_refused(architecture: str) -> None:
-    if architecture == "distilbert":
-        pytest.skip("DistilBERT has no decoder")
+@pytest.mark.parametrize("architecture", [name for name in CONFIGS if not is_causal(name) and name != "distilbert"])
+def test_encoders_used_as_decoders_are_refused(architecture: str) -> None:
     with pytest.raises(UnsupportedModel, match="used as a decoder"):
         read_structure(tiny_model(architecture, "encoder", is_decoder=True))

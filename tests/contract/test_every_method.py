@@ -12,17 +12,31 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from tiny_models import CONFIGS, HEADS, inputs, outputs, parameters_by_name, random_masks, tiny_model
+from tiny_models import (
+    ARCHITECTURES_AND_HEADS,
+    HEADS,
+    SETTINGS,
+    SHARES,
+    UNITS_KEPT,
+    inputs,
+    labelled,
+    outputs,
+    parameters_by_name,
+    random_masks,
+    tiny_model,
+)
 from trimformer import plugins
 from trimformer.batching import length_sorted_indices, pad
-from trimformer.errors import InvalidOption, NumericalError
-from trimformer.interfaces import Batch, Budget, Features, PruningResult
-from trimformer.pipeline import prune
+from trimformer.errors import InvalidOption, LabelError, NumericalError, UnreachableTarget
+from trimformer.interfaces import Batch, Budget, Features, PruningResult, Workload
+from trimformer.labels import pad_labels
+from trimformer.pipeline import Pruner, prune
 from trimformer.search import total_cost
 from trimformer.structure import check_weights, read_structure
 from trimformer.surgery import cut, pruning_config
 
 BUDGETS = [index / 20 for index in range(1, 20)]
+FORMULAS = [name for name, cost in plugins.provided("costs").items() if not cost.measured]
 OVERFLOWING_TOKEN = 7
 WEIGHT_TOLERANCE = 2e-3
 """Refits differ by rounding: inputs of other batches round differently, and sums are taken in float32 by batch."""
@@ -38,15 +52,23 @@ def rows() -> list[Features]:
     """Rows of 3 to 20 tokens, more tokens together than any site has features."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(3, 21, (30,), generator=generator).tolist()
-    return [{"input_ids": torch.randint(8, 120, (length,), generator=generator).tolist()} for length in lengths]
+    unlabelled = [{"input_ids": torch.randint(8, 120, (length,), generator=generator).tolist()} for length in lengths]
+    return labelled(unlabelled, "sequence classification")
 
 
 def batches(rows: list[Features], max_rows: int) -> list[Batch]:
-    return [pad([rows[i] for i in indices], None, "cpu") for indices in length_sorted_indices(rows, max_rows=max_rows)]
+    chosen = [[rows[i] for i in indices] for indices in length_sorted_indices(rows, max_rows=max_rows)]
+    return [pad(part, None, "cpu") | pad_labels(part, "cpu") for part in chosen]
 
 
-def run(model: PreTrainedModel, data: Any, method: str, flops: float = 0.5, **options: Any) -> PruningResult:
-    return prune(model, data, budget=Budget(flops=flops), method=method, calibration_tokens=None, options=options)
+def run(model: PreTrainedModel, data: Any, method: str, flops: float | None = None, **options: Any) -> PruningResult:
+    settings = SETTINGS.get(method, {}) | options
+    budget = Budget(flops=SHARES.get(method, 0.5) if flops is None else flops)
+    return prune(model, data, budget=budget, method=method, calibration_tokens=None, options=settings)
+
+
+def needs_labels(method: str) -> bool:
+    return bool(plugins.load("methods", method).needs_labels)
 
 
 def tuned(method: str) -> dict[str, bool]:
@@ -54,7 +76,7 @@ def tuned(method: str) -> dict[str, bool]:
     return {"tune": True} if "tune" in {field.name for field in fields(plugins.load("methods", method))} else {}
 
 
-@pytest.mark.parametrize("cost", plugins.names("costs"))
+@pytest.mark.parametrize("cost", FORMULAS)
 @pytest.mark.parametrize("share", BUDGETS)
 def test_budget_is_used_up_but_never_exceeded(method: str, cost: str, share: float, rows: list[Features]) -> None:
     """What is left of the budget is less than the most expensive unit that was removed.
@@ -67,13 +89,22 @@ def test_budget_is_used_up_but_never_exceeded(method: str, cost: str, share: flo
     structure = read_structure(model)
     padded = batches(rows[:12], 12)
     mean_length = sum(len(row["input_ids"]) for row in rows[:12]) / 12
-    result = prune(model, padded, budget=Budget(**{cost: share}), method=method)
-    per_unit = plugins.load("costs", cost).per_unit(structure, mean_length)
-    total, kept = (total_cost(masks, per_unit) for masks in (structure.full_masks(), result.masks))
-    removed = [per_unit[name] for name, mask in result.masks.items() if not mask.all()]
+    tables = plugins.load("costs", cost).prices(structure, Workload(mean_length)).tables
+    total = total_cost(structure.full_masks(), tables)
+    budget, settings = Budget(**{cost: share}), SETTINGS.get(method)
+    if share * total < sum(float(tables[site.name][-1]) for site in structure if site.kind == UNITS_KEPT.get(method)):
+        with pytest.raises(UnreachableTarget, match="was asked for"):
+            prune(model, padded, budget=budget, method=method, options=settings)
+        return
+    result = prune(model, padded, budget=budget, method=method, options=settings)
+    kept = total_cost(result.masks, tables)
+    removed = [float(tables[name][1]) for name, mask in result.masks.items() if not mask.all()]
     assert kept <= share * total * (1 + 1e-9)
     assert share * total - kept < max(removed)
-    assert result.manifest["budget"] == {"cost": cost, "asked": share, "reached": pytest.approx(kept / total)}
+    assert result.manifest["budget"] == {
+        "cost": cost, "asked": share, "reached": pytest.approx(kept / total), "round_to": 1,
+        "uniform": False,
+    }  # fmt: skip
     assert {site.name: site.units for site in read_structure(result.model)} == {
         name: int(mask.sum()) for name, mask in result.masks.items()
     }
@@ -89,6 +120,9 @@ def test_same_seed_gives_the_same_model(method: str, rows: list[Features]) -> No
 
 @pytest.mark.parametrize("head", HEADS)
 def test_batch_size_does_not_matter(method: str, head: str, rows: list[Features]) -> None:
+    if head == "encoder" and needs_labels(method):
+        pytest.skip("without a task head there is nothing to label")
+    rows = labelled(rows, head)
     results = [run(tiny_model("bert", head), batches(rows, size), method, **tuned(method)) for size in (1, 7, 30)]
     for other in results[1:]:
         assert_same_masks(results[0], other)
@@ -96,11 +130,12 @@ def test_batch_size_does_not_matter(method: str, head: str, rows: list[Features]
             torch.testing.assert_close(other.model.state_dict()[name], value, atol=WEIGHT_TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize(("architecture", "head"), ARCHITECTURES_AND_HEADS)
 def test_every_architecture_and_head_is_pruned(method: str, architecture: str, head: str, rows: list[Features]) -> None:
-    model = tiny_model(architecture, head)
-    result = run(model, batches(rows[:12], 12), method, **tuned(method))
+    model, rows = tiny_model(architecture, head), labelled(rows[:12], head)
+    if head == "encoder" and needs_labels(method):
+        pytest.skip("without a task head there is nothing to label")
+    result = run(model, batches(rows, 12), method, **tuned(method))
     found = outputs(result.model, inputs(model))
     assert torch.isfinite(found).all()
     assert 0 < sum(int(mask.sum()) for mask in result.masks.values()) < sum(m.numel() for m in result.masks.values())
@@ -125,7 +160,7 @@ def test_a_pruned_model_is_pruned_further(method: str, architecture: str, rows: 
     before = pruning_config(read_structure(small)).kept
     result = run(small, rows, method, **tuned(method))
     assert result.manifest["already_pruned"] is True
-    assert result.manifest["budget"]["reached"] <= 0.5
+    assert result.manifest["budget"]["reached"] <= SHARES.get(method, 0.5)
     for site, indices in pruning_config(read_structure(result.model)).kept.items():
         assert set(indices) <= set(before.get(site, indices))
     assert torch.isfinite(outputs(result.model, inputs(small))).all()
@@ -150,7 +185,7 @@ def test_the_model_stays_as_it_was_when_a_method_fails(method: str, training: bo
     model = overflowing(mixed_up(tiny_model("bert"), training=training))
     check_weights(read_structure(model))
     seen = state(model)
-    bad = [*rows[:5], {"input_ids": [5, OVERFLOWING_TOKEN, 6]}, *rows[5:]]
+    bad = [*rows[:5], {"input_ids": [5, OVERFLOWING_TOKEN, 6], "labels": 0}, *rows[5:]]
     with pytest.raises(NumericalError, match=r"at site encoder\.layer\.\d+\.(attention|ffn)"):
         run(model, bad, method, **tuned(method))
     assert_same_state(state(model), seen)
@@ -162,6 +197,23 @@ def test_nan_weights_are_refused_before_any_work(method: str, rows: list[Feature
         model.bert.encoder.layer[1].output.dense.weight[0, 0] = float("nan")
     with pytest.raises(NumericalError, match=r"site encoder\.layer\.1\.ffn"):
         run(model, rows, method)
+
+
+def test_labels_are_given_to_those_only_who_need_them(method: str, rows: list[Features]) -> None:
+    unlabelled = [{"input_ids": row["input_ids"]} for row in rows]
+    other = [{**row, "labels": (row["labels"] + 1) % 3} for row in rows]
+    model = tiny_model("bert")
+    assert (Pruner(model, rows, method=method, calibration_tokens=None).calibration.labels is not None) == needs_labels(
+        method
+    )
+    if needs_labels(method):
+        free = ", ".join(name for name in plugins.names("methods") if not needs_labels(name))
+        with pytest.raises(LabelError, match=f"{method} needs labels, but row 1 is unlabelled.*need none: {free}$"):
+            run(model, unlabelled, method)
+        return
+    results = [run(model, data, method) for data in (unlabelled, rows, other)]
+    for result in results[1:]:
+        assert_same_masks(results[0], result)
 
 
 def test_options_are_checked(method: str, rows: list[Features]) -> None:

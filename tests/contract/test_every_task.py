@@ -10,8 +10,11 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from conftest import TinyBert
+from tiny_models import tiny_model
 from trimformer import batching, evaluation, plugins
-from trimformer.interfaces import Metrics, Task
+from trimformer.errors import LabelError
+from trimformer.interfaces import LABELS as LABEL_NAMES
+from trimformer.interfaces import MODEL_INPUTS, Metrics, Task
 
 SENTENCES = [
     "the red cat saw a dog",
@@ -24,6 +27,7 @@ SENTENCES = [
 ]
 OTHERS = [f"the {sentence}" for sentence in reversed(SENTENCES)]
 COLUMNS = {
+    "text": SENTENCES,
     "sentence": SENTENCES,
     "sentence1": SENTENCES,
     "sentence2": OTHERS,
@@ -35,6 +39,7 @@ COLUMNS = {
     "context": SENTENCES,
 }
 """The columns of every task at once; a task takes what it knows."""
+UNLABELLED = [plugins.load("tasks", name) for name in ("text", "embedding")]
 LABELS = {
     "label": [0, 1, 1, 0, 1, 0, 1],
     "answers": [{"text": [row.split()[-1]], "answer_start": [0]} for row in SENTENCES],
@@ -48,8 +53,15 @@ def task(request: pytest.FixtureRequest) -> Task:
 
 @pytest.fixture
 def build(task: Task, tiny_bert: TinyBert) -> TinyBert:
+    if reads_one_text(task):
+        return lambda **options: tiny_model("gpt2", "language model", **options)
     head = (task.auto_class or "AutoModelForSequenceClassification").partition("For")[2] or None
     return partial(tiny_bert, head, num_labels=getattr(task, "num_labels", 2))
+
+
+def reads_one_text(task: Task) -> bool:
+    """Whether its rows are parts of one text, which a language model goes on with token by token."""
+    return task.auto_class == "AutoModelForCausalLM"
 
 
 @pytest.fixture
@@ -72,19 +84,42 @@ def test_features_need_no_labels(task: Task, tokenizer: PreTrainedTokenizerBase,
     assert features == task.encode(labelled, tokenizer)
     assert len(features) >= len(SENTENCES)
     for row in features:
-        assert set(row) == {"input_ids", "attention_mask", "token_type_ids"}
+        assert set(row) == {"input_ids", "attention_mask"} | (set() if reads_one_text(task) else {"token_type_ids"})
         assert {len(values) for values in row.values()} == {len(row["input_ids"])}
         assert 0 < len(row["input_ids"]) <= tokenizer.model_max_length
         assert all(isinstance(token, int) for token in row["input_ids"])
     assert max(len(row["input_ids"]) for row in task.encode(labelled, tokenizer, max_length=16)) == 16
 
 
-def test_metrics_are_finite_and_inside_their_interval(metrics: Metrics) -> None:
+def test_labels_come_only_where_asked_for(task: Task, tokenizer: PreTrainedTokenizerBase, labelled: Dataset) -> None:
+    if reads_one_text(task):
+        assert all(row["labels"] == row["input_ids"] for row in task.encode(labelled, tokenizer, labels=True))
+        return
+    unlabelled = Dataset.from_dict({**COLUMNS, "label": [-1] * 7, "answers": [None] * 7})
+    for rows in (Dataset.from_dict(COLUMNS), unlabelled):
+        with pytest.raises(LabelError):
+            task.encode(rows, tokenizer, labels=True)
+    if task in UNLABELLED:
+        with pytest.raises(LabelError, match="choose a task that has"):
+            task.encode(labelled, tokenizer, labels=True)
+        return
+    features = task.encode(labelled, tokenizer, labels=True)
+    assert [{name: row[name] for name in MODEL_INPUTS if name in row} for row in features] == task.encode(
+        labelled, tokenizer
+    )
+    assert all(set(row) & set(LABEL_NAMES) for row in features)
+
+
+def test_metrics_are_finite_and_inside_their_interval(
+    task: Task, metrics: Metrics, tokenizer: PreTrainedTokenizerBase
+) -> None:
     assert metrics
     for metric in metrics.values():
         assert np.isfinite([metric.value, metric.low, metric.high]).all()
         assert metric.low <= metric.value <= metric.high
-    assert next(iter(metrics.values())).sample_size == len(SENTENCES)
+    text = tokenizer("".join(SENTENCES), add_special_tokens=False, verbose=False)["input_ids"]
+    predicted = len(text) - -(-len(text) // tokenizer.model_max_length)  # all but the first token of each window
+    assert next(iter(metrics.values())).sample_size == (predicted if reads_one_text(task) else len(SENTENCES))
 
 
 def test_batch_size_does_not_matter(
@@ -103,6 +138,8 @@ def test_batch_size_does_not_matter(
 def test_row_order_does_not_matter(
     task: Task, build: TinyBert, tokenizer: PreTrainedTokenizerBase, labelled: Dataset, metrics: Metrics
 ) -> None:
+    if reads_one_text(task):
+        pytest.skip("in another order it is another text")
     shuffled = labelled.select(np.random.default_rng(0).permutation(len(labelled)))
     assert_same(task.evaluate(build(), tokenizer, shuffled, dense=build(seed=1)), metrics, interval=False)
 

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from conftest import WORDS, TinyBert
+from tiny_models import SETTINGS
 from trimformer import checkpoint, cli, evaluation, plugins
 from trimformer.pipeline import Pruner
 from trimformer.structure import parameter_count
@@ -124,7 +125,8 @@ class TestWorks:
 
     @pytest.mark.parametrize("method", plugins.names("methods"))
     def test_every_method(self, run: Run, model: Path, data: Path, out: Path, method: str) -> None:
-        assert run(*prune(model, data, out, method=method)).code == 0
+        settings = [f"--set={name}={value}" for name, value in SETTINGS.get(method, {}).items()]
+        assert run(*prune(model, data, out, method=method, flops=0.8), *settings).code == 0
         assert json.loads((out / "trimformer.json").read_text())["method"] == method
 
     def test_a_pruned_model_is_pruned_again_and_told(self, run: Run, model: Path, data: Path, out: Path) -> None:

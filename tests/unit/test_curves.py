@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trimformer.curves import removal_curve
+from trimformer.curves import damped, removal_curve
 from trimformer.errors import NumericalError
 
 RIDGE = 1e-9
@@ -47,7 +47,7 @@ def brute_force(gram: Tensor, metric: Tensor, weight: Tensor, units: int) -> tup
 @pytest.mark.parametrize(("features", "units"), [(30, 30), (130, 130), (24, 6)], ids=["neurons", "two blocks", "heads"])
 def test_curve_is_the_greedy_order_with_every_cost_solved_for(features: int, units: int) -> None:
     gram, metric, weight = system(features)
-    curve = removal_curve(gram, metric, weight, units, ridge=RIDGE, site="ffn")
+    curve = removal_curve(damped(gram, RIDGE), metric, weight, units, site="ffn")
     order, totals = brute_force(gram, metric, weight, units)
     assert curve.order.tolist() == order
     assert float(curve.cost.sum()) == pytest.approx(totals[-1], rel=1e-5)
@@ -58,17 +58,27 @@ def test_one_of_two_like_neurons_is_free_but_not_both() -> None:
     gram, metric, weight = system(20)
     gram[1], gram[:, 1] = gram[2].clone(), gram[:, 2].clone()
     gram[1, 1] = gram[2, 2] * (1 + 1e-9)
-    order = removal_curve(gram, metric, weight, 20, ridge=RIDGE, site="ffn").order.tolist()
+    order = removal_curve(damped(gram, RIDGE), metric, weight, 20, site="ffn").order.tolist()
     assert len({1, 2} & set(order[:1])) == 1
     assert {1, 2} != set(order[:2])
 
 
+@pytest.mark.parametrize(("features", "units"), [(130, 130), (24, 6)], ids=["neurons", "heads"])
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.8])
+def test_a_curve_that_ends_early_is_the_beginning_of_the_whole_one(features: int, units: int, share: float) -> None:
+    gram, metric, weight = system(features)
+    removals = int(share * units)
+    whole = removal_curve(damped(gram, RIDGE), metric, weight, units, site="ffn")
+    begun = removal_curve(damped(gram, RIDGE), metric, weight, units, site="ffn", removals=removals)
+    assert begun.order.tolist() == whole.order[:removals].tolist()
+
+
 def test_no_units_make_an_empty_curve() -> None:
     empty = torch.zeros(0, 0)
-    assert removal_curve(empty, torch.eye(3), torch.zeros(0, 3), 0, ridge=RIDGE, site="ffn").order.numel() == 0
+    assert removal_curve(empty, torch.eye(3), torch.zeros(0, 3), 0, site="ffn").order.numel() == 0
 
 
 def test_a_singular_metric_names_the_site() -> None:
     gram, _, weight = system(6)
     with pytest.raises(NumericalError, match=r"site encoder\.ffn .*damping"):
-        removal_curve(gram, torch.zeros(5, 5), weight, 6, ridge=RIDGE, site="encoder.ffn")
+        removal_curve(gram, torch.zeros(5, 5), weight, 6, site="encoder.ffn")

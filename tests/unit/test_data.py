@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from trimformer import data
+from trimformer import data, hub
 from trimformer.errors import DataError, InvalidOption
 
 ROWS = [{"sentence": f'row {index}, with a "quote"', "label": index % 2} for index in range(10)]
@@ -116,7 +116,7 @@ def test_hub_errors_become_data_errors(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("datasets.load_dataset", unreachable)
     with pytest.raises(DataError, match=r"no route.*--data"):
-        data.read_hub("some/name", None, "train")
+        hub.read_hub("some/name", None, "train")
 
 
 @pytest.mark.parametrize("folder", [False, True])

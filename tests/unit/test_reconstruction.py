@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trimformer.errors import NumericalError
-from trimformer.reconstruction import RegressionSums, solve
+from trimformer.reconstruction import BLOCK, RegressionSums, solve
 
 TOKENS, FEATURES, OUTPUTS = 200, 7, 5
 
@@ -111,3 +111,17 @@ def test_selected_features_are_as_if_only_they_had_been_added(
     selected, alone = sums_of(inputs, targets).select(kept), sums_of(inputs[:, kept], targets)
     for of in ("gram", "covariance", "cross", "cross_covariance", "input_mean", "target_mean", "tokens"):
         torch.testing.assert_close(getattr(selected, of), getattr(alone, of))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_products_in_blocks_are_the_products(weighted: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs, targets = torch.randn(90, 2 * BLOCK + 9, generator=generator), torch.randn(90, 3, generator=generator)
+    weights = torch.rand(90, generator=generator) if weighted else None
+    sums = RegressionSums(inputs.shape[1], 3, "cpu")
+    for part in torch.arange(90).split(40):
+        sums.add(inputs[part], targets[part], None if weights is None else weights[part])
+    counted = torch.ones(90) if weights is None else weights
+    scaled = inputs.double() * counted[:, None].double() / counted.double().sum()
+    torch.testing.assert_close(sums.gram, scaled.T @ inputs.double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(sums.cross, scaled.T @ targets.double(), atol=1e-5, rtol=0)

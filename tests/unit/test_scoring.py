@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from tiny_models import inputs, tiny_model
 from trimformer.calibration import watching
-from trimformer.interfaces import Site
 from trimformer.scoring import mask_gradients, output_energy, unit_second_moments
+from trimformer.sites import Site
 from trimformer.structure import Structure, read_structure
 
 

@@ -1,58 +1,118 @@
-"""Filling a budget equals the plain loop that it replaces."""
+"""Filling a budget and removing along curves equal the plain search, with linear and with uneven costs."""
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
+from torch import Tensor
 
-from trimformer.search import fill, keep_best, total_cost
+from trimformer.curves import RemovalCurve
+from trimformer.interfaces import CostTables, Scores
+from trimformer.search import keep_best, linear_table, remove_cheapest, rounded_table, total_cost
 
-
-def fill_one_by_one(costs: list[float], limit: float) -> list[int]:
-    taken, left = [], limit
-    for index, cost in enumerate(costs):
-        if cost <= left + limit * 1e-12:
-            taken.append(index)
-            left -= cost
-    return taken
+SIZES = {"a": 4, "b": 9, "c": 4, "d": 0}
+STEPS = torch.tensor([0.0, 5, 5, 5, 9, 9, 9, 9, 20, 20], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("seed", range(50))
-def test_fill_equals_the_plain_loop(seed: int) -> None:
+def keep_one_by_one(scores: Scores, tables: CostTables, limit: float) -> set[tuple[str, int]]:
+    ranked = sorted(
+        ((-float(score), name, index) for name, values in scores.items() for index, score in enumerate(values)),
+        key=lambda unit: unit[0],
+    )
+    kept: set[tuple[str, int]] = set()
+    for _, name, index in ranked:
+        counts = {site: sum(owner == site for owner, _ in kept) for site in scores}
+        counts[name] += 1
+        if sum(float(tables[site][count]) for site, count in counts.items()) <= limit * (1 + 1e-12):
+            kept.add((name, index))
+    return kept
+
+
+def linear(costs: dict[str, float]) -> CostTables:
+    return {name: linear_table(units, costs.get(name, 1.0)) for name, units in SIZES.items()}
+
+
+def random_scores(seed: int) -> tuple[Scores, float]:
     generator = torch.Generator().manual_seed(seed)
-    costs = torch.randint(1, 40, (60,), generator=generator).double()
-    limit = float(torch.randint(0, 900, (), generator=generator))
-    assert fill(costs, limit).tolist() == fill_one_by_one(costs.tolist(), limit)
-
-
-@pytest.mark.parametrize(("limit", "taken"), [(0, []), (1, [2]), (5, [0]), (6, [0, 2]), (100, [0, 1, 2])])
-def test_fill_passes_over_what_no_longer_fits(limit: float, taken: list[int]) -> None:
-    assert fill(torch.tensor([5.0, 4.0, 1.0]), limit).tolist() == taken
-
-
-def test_rounding_does_not_lose_a_unit() -> None:
-    costs = torch.full((10,), 0.1, dtype=torch.float64)
-    assert len(fill(costs, 1.0)) == 10
+    scores = {name: torch.rand(units, generator=generator) for name, units in SIZES.items()}
+    return scores, 60.0 * float(torch.rand((), generator=generator))
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_keep_best_takes_units_by_score_over_all_sites(seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    scores = {name: torch.rand(units, generator=generator) for name, units in (("a", 4), ("b", 9), ("c", 4), ("d", 0))}
-    unit_costs = {"a": 7.0, "b": 1.0, "c": 7.0}
-    limit = 30.0 * float(torch.rand((), generator=generator))
-    masks = keep_best(scores, unit_costs, limit)
-    ranked = sorted(
-        ((float(score), name, index) for name in unit_costs for index, score in enumerate(scores[name])),
-        key=lambda unit: -unit[0],
-    )
-    taken = {ranked[i][1:] for i in fill_one_by_one([unit_costs[name] for _, name, _ in ranked], limit)}
-    assert {(name, i) for name, mask in masks.items() for i in mask.nonzero()[:, 0].tolist()} == taken
-    assert total_cost(masks, unit_costs) <= limit
+@pytest.mark.parametrize("tables", [linear({"a": 7, "b": 1, "c": 7}), linear({"a": 1, "c": 1}) | {"b": STEPS}])
+def test_keep_best_equals_the_plain_loop(tables: CostTables, seed: int) -> None:
+    scores, limit = random_scores(seed)
+    masks = keep_best(scores, tables, limit)
+    kept = {(name, i) for name, mask in masks.items() for i in mask.nonzero()[:, 0].tolist()}
+    assert kept == keep_one_by_one(scores, tables, limit)
+    assert total_cost(masks, tables) <= limit
     assert masks["d"].shape == (0,)
 
 
+@pytest.mark.parametrize(("limit", "kept"), [(0, []), (1, ["c"]), (5, ["a"]), (6, ["a", "c"]), (100, ["a", "b", "c"])])
+def test_keep_best_passes_over_what_no_longer_fits(limit: float, kept: list[str]) -> None:
+    scores = {"a": torch.tensor([3.0]), "b": torch.tensor([2.0]), "c": torch.tensor([1.0])}
+    tables = {"a": linear_table(1, 5), "b": linear_table(1, 4), "c": linear_table(1, 1)}
+    assert [name for name, mask in keep_best(scores, tables, limit).items() if mask.all()] == kept
+
+
+def test_rounding_does_not_lose_a_unit() -> None:
+    assert keep_best({"a": torch.rand(10)}, {"a": linear_table(10, 0.1)}, 1.0)["a"].all()
+
+
 def test_ties_keep_the_order_of_sites_and_units() -> None:
-    masks = keep_best({"a": torch.ones(3), "b": torch.ones(3)}, {"a": 1.0, "b": 1.0}, 4)
+    masks = keep_best({"a": torch.ones(3), "b": torch.ones(3)}, dict.fromkeys("ab", linear_table(3, 1.0)), 4)
     assert masks["a"].tolist() == [True, True, True]
     assert masks["b"].tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("limit", [0, 3, 8, 17, 30, 41.9, 100])
+@pytest.mark.parametrize("seed", range(5))
+def test_remove_cheapest_keeps_whole_multiples_within_the_limit(seed: int, limit: float) -> None:
+    curves = {name: random_curve(units, seed + index) for index, (name, units) in enumerate(SIZES.items())}
+    tables = {name: rounded_table(table, 3) for name, table in linear({"a": 7, "b": 1, "c": 7}).items()}
+    masks = remove_cheapest(curves, tables, limit)
+    assert total_cost(masks, tables) <= limit
+    for name, mask in masks.items():
+        assert int(mask.sum()) % 3 == 0 or mask.all()
+        assert not mask[curves[name].order[: int((~mask).sum())]].any()
+
+
+def random_curve(units: int, seed: int) -> RemovalCurve:
+    generator = torch.Generator().manual_seed(seed)
+    cost = torch.rand(units, generator=generator, dtype=torch.float64).sort().values
+    return RemovalCurve(torch.randperm(units, generator=generator), cost)
+
+
+@pytest.mark.parametrize("limit", [6.0, 11.5, 16.0, 21.0])
+def test_remove_cheapest_is_optimal_where_prices_rise_and_all_units_cost_the_same(limit: float) -> None:
+    curves = {name: random_curve(7, seed) for seed, name in enumerate("xyz")}
+    tables = dict.fromkeys("xyz", linear_table(7, 1.0))
+    masks = remove_cheapest(curves, tables, limit)
+
+    def loss(removed: tuple[int, ...]) -> float:
+        return sum(float(curves[name].cost[:count].sum()) for name, count in zip("xyz", removed, strict=True))
+
+    best = min(loss(removed) for removed in product(range(8), repeat=3) if 21 - sum(removed) <= limit)
+    assert loss(tuple(int((~masks[name]).sum()) for name in "xyz")) == pytest.approx(best)
+
+
+def test_units_that_save_nothing_alone_stay_or_go_together() -> None:
+    curves = {
+        "steps": RemovalCurve(torch.arange(9), torch.full((9,), 0.1, dtype=torch.float64)),
+        "even": RemovalCurve(torch.arange(4), torch.full((4,), 10.0, dtype=torch.float64)),
+    }
+    masks = remove_cheapest(curves, {"steps": STEPS, "even": linear_table(4, 1.0)}, 15.0)
+    assert int(masks["steps"].sum()) == 7
+    assert masks["even"].all()
+
+
+def test_rounded_table_charges_the_next_multiple() -> None:
+    assert rounded_table(linear_table(10, 1.0), 4).tolist() == [0, 4, 4, 4, 4, 8, 8, 8, 8, 10, 10]
+
+
+def test_total_cost_reads_the_tables() -> None:
+    masks: dict[str, Tensor] = {"b": torch.arange(9) < 4, "d": torch.zeros(0, dtype=torch.bool)}
+    assert total_cost(masks, {"b": STEPS, "d": linear_table(0, 1.0)}) == 9

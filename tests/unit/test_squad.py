@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from conftest import TinyBert
 from trimformer import plugins
-from trimformer.errors import DataError, InvalidOption, UnsupportedModel
+from trimformer.errors import DataError, InvalidOption, LabelError, UnsupportedModel
 from trimformer.tasks import squad
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -148,3 +148,46 @@ def test_real_questions_have_their_answers_in_their_windows() -> None:
         [squad.score(answer, accepted)["exact_match"] for answer, accepted in zip(answers, right, strict=True)]
     )
     assert exact > 0.97
+
+
+class TestLabels:
+    TASK = plugins.load("tasks", "squad")
+    ROWS = Dataset.from_dict(
+        {
+            "question": [*QUESTIONS, "who was big?"],
+            "context": [*CONTEXTS, "a dog"],
+            "answers": [
+                {"text": ["a tree"], "answer_start": [CONTEXTS[0].index("a tree")]},
+                {"text": ["the house", "house"], "answer_start": [13, 17]},
+                {"text": [], "answer_start": []},
+            ],
+        }
+    )
+
+    def test_positions_are_those_of_the_answer_where_it_is_and_zero_elsewhere(
+        self, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        rows = self.ROWS.select([0, 1])
+        found = list(squad.windows(rows, tokenizer))
+        features = self.TASK.encode(rows, tokenizer, labels=True)
+        answers = []
+        for window, feature in zip(found, features, strict=True):
+            first, last = feature["start_positions"], feature["end_positions"]
+            assert {**window.inputs, "start_positions": first, "end_positions": last} == feature
+            answers.append(tokenizer.decode(feature["input_ids"][first : last + 1]) if last else None)
+        assert len(found) > 3
+        assert answers[:-2] == [None] * (len(found) - 2)
+        assert answers[-2:] == ["a tree", "the house"]
+
+    def test_a_question_without_answer_points_at_the_first_token(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        feature = plugins.load("tasks", "squad_v2").encode(self.ROWS.select([2]), tokenizer, labels=True)[0]
+        assert (feature["start_positions"], feature["end_positions"]) == (0, 0)
+        with pytest.raises(LabelError, match="row 1 has no answer"):
+            self.TASK.encode(self.ROWS.select([2]), tokenizer, labels=True)
+
+    @pytest.mark.parametrize("start", [-1, 15, 100])
+    def test_an_answer_outside_its_context_is_refused(self, tokenizer: PreTrainedTokenizerBase, start: int) -> None:
+        rows = self.ROWS.select([0, 1]).to_list()
+        rows[1]["answers"]["answer_start"] = [start]
+        with pytest.raises(LabelError, match=f"row 2: the answer 'the house' does not begin at {start}"):
+            self.TASK.encode(Dataset.from_list(rows), tokenizer, labels=True)

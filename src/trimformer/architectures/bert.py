@@ -1,6 +1,6 @@
 """BERT and the encoders that share its modules: RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA."""
 
-from trimformer.interfaces import Architecture
+from trimformer.sites import Architecture
 
 BERT = Architecture(
     description="post-norm encoder with BERT's module names",
@@ -11,6 +11,7 @@ BERT = Architecture(
     feed_forward=("intermediate.dense",),
     feed_forward_output="output.dense",
     head_counts={"num_attention_heads": "heads", "all_head_size": "features"},
+    stock={"intermediate_size": "neuron"},
 )
 
 PROVIDES = dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), BERT)

@@ -1,6 +1,6 @@
 """DistilBERT: BERT's sublayers under other names; the attention module holds its own output projection."""
 
-from trimformer.interfaces import Architecture
+from trimformer.sites import Architecture
 
 DISTILBERT = Architecture(
     description="post-norm encoder with DistilBERT's module names",
@@ -11,6 +11,7 @@ DISTILBERT = Architecture(
     feed_forward=("ffn.lin1",),
     feed_forward_output="ffn.lin2",
     head_counts={"n_heads": "heads"},
+    stock={"hidden_dim": "neuron"},
 )
 
 PROVIDES = {"distilbert": DISTILBERT}

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from trimformer.interfaces import Site
+from typing import Any
+
+from trimformer.interfaces import Prices, Workload
+from trimformer.search import linear_table
+from trimformer.sites import Site
 from trimformer.structure import Structure
 
 
 class Flops:
     """FLOPs of one sequence of mean length `T`.
 
-    head: `2·T·4·d·w + 4·T²·w` (query, key, value, output projections; scores and weighted sum);
-    neuron: `2·T·(producers + 1)·d`; `d` the width of the residual stream, `w` that of a head.
+    Projections of a unit: `2·T·d·(p + w)`; of heads also scores and weighted sum: `4·T²·w`. `d` is the width of the
+    residual stream, `w` that of the unit, `p` its query, key and value features, or its projections before the
+    activation. Causal attention is counted as if every token saw all others.
     """
 
     description = "floating-point operations of attention and FFN at the mean sequence length"
 
-    def per_unit(self, structure: Structure, sequence_length: float) -> dict[str, float]:
-        """FLOPs that cutting one unit saves, by site name, for sites that have any."""
-        return {site.name: _unit_flops(site, structure.width, sequence_length) for site in structure if site.units}
+    measured = False
+
+    def prices(self, structure: Structure, workload: Workload, **_: Any) -> Prices:
+        """FLOPs that a unit adds, the same for every unit of a site."""
+        length, width = workload.sequence_length, structure.width
+        return Prices({site.name: linear_table(site.units, _unit_flops(site, width, length)) for site in structure})
 
 
 def _unit_flops(site: Site, width: int, length: float) -> float:
-    projections = 2 * length * (len(site.producers) + 1) * width * site.unit_width
+    projections = 2 * length * width * (site.produced + site.unit_width)
     return projections + (4 * length**2 * site.unit_width if site.kind == "head" else 0)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from trimformer.interfaces import Site
+from typing import Any
+
+from trimformer.interfaces import Prices, Workload
+from trimformer.search import linear_table
+from trimformer.sites import Site
 from trimformer.structure import Structure
 
 
@@ -11,14 +15,18 @@ class Parameters:
 
     description = "weights and biases of attention and FFN that go when a unit is cut"
 
-    def per_unit(self, structure: Structure, sequence_length: float) -> dict[str, float]:
-        """Parameters that cutting one unit removes, by site name, for sites that have any; at any length."""
-        return {site.name: float(_unit_parameters(structure, site)) for site in structure if site.units}
+    measured = False
+
+    def prices(self, structure: Structure, workload: Workload, **_: Any) -> Prices:
+        """Parameters that a unit adds, the same for every unit of a site and for any workload."""
+        return Prices({site.name: linear_table(site.units, _unit_parameters(structure, site)) for site in structure})
 
 
 def _unit_parameters(structure: Structure, site: Site) -> int:
-    biases = sum(structure.linear(path).bias is not None for path in site.producers)
-    return site.unit_width * ((len(site.producers) + 1) * structure.width + biases)
+    if not site.units:  # the producers are gone
+        return 0
+    biases = sum(producer.parts * producer.width for producer in site.producers if producer.bias)
+    return structure.width * (site.produced + site.unit_width) + biases
 
 
 PROVIDES = {"params": Parameters()}

@@ -29,11 +29,12 @@ from torch import Tensor
 from trimformer.boundary import Boundary
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.errors import InvalidOption, require_range
-from trimformer.interfaces import Masks, Measured, Scores, Site
+from trimformer.interfaces import Masks, Measured, Scores
 from trimformer.job import Calibration, Job, Walk
 from trimformer.objectives import Predictions, divergence, fisher_loss, predictions
 from trimformer.scoring import mask_gradients, output_energy, unit_second_moments
-from trimformer.search import keep_best
+from trimformer.search import keep_best, total_cost
+from trimformer.sites import Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class KPrune:
     """Options of K-prune; symbols as in the paper."""
 
     measured_by: ClassVar[tuple[str, ...]] = ()
+    needs_labels: ClassVar[bool] = False
 
     gamma: float = 2.0
     """Temperature of both softmaxes in the KL divergence; above 0."""
@@ -87,9 +89,9 @@ class KPrune:
             for position, site in enumerate(job.progress(sites, "pruning sublayers")):
                 if not (self.one_shot and chosen):
                     scores = self.knowledge(job, walk.student, teacher, sites[position:])
-                    chosen = keep_best(scores, job.unit_costs, left)
+                    chosen = keep_best(scores, job.costs, left)
                 masks[site.name] = chosen[site.name]
-                left -= int(masks[site.name].sum()) * job.unit_costs.get(site.name, 0.0)
+                left -= total_cost({site.name: masks[site.name]}, job.costs)
                 walk.cut(site, masks[site.name])
                 if self.tune:
                     walk.solve(site, walk.regression(site), ridge=self.ridge, intercept=self.intercept)
@@ -140,7 +142,7 @@ class KPrune:
         representational = energy / job.tokens / job.student.width
         knowledge = self.lambda_pred * predictive + self.lambda_rep * representational
         weight = self.mu / site.unit_width if site.kind == "head" else 1.0
-        return weight * knowledge / job.unit_costs[site.name]
+        return weight * knowledge / job.unit_cost(site)
 
 
 class _Teacher:

@@ -20,7 +20,7 @@ class Magnitude(Baseline):
     def scores(self, job: Job) -> Scores:
         """Squared norm per cost."""
         return {
-            site.name: job.dense.unit_weights(site).double().square().sum((1, 2)) / job.unit_costs.get(site.name, 1.0)
+            site.name: job.dense.unit_weights(site).double().square().sum((1, 2)) / job.unit_cost(site)
             for site in job.dense
         }
 

@@ -4,9 +4,10 @@ One forward and one backward pass of the dense model give, for every sublayer, t
 output projection (the refit's intercept makes up for their mean) and the second moment of the gradient at its output,
 for directions that have the Fisher information of the model's own prediction. From them come removal curves: in which
 order units go, and how much each raises the KL divergence to the dense model. All curves are merged by cost per saved
-FLOP (or parameter); one calibration serves every budget. At last, from the bottom up, every output projection is
-re-solved so that the residual stream is nearest to the dense model's, and the last units to go at each site are chosen
-anew on the pruned student's own statistics.
+FLOP (or parameter); one calibration serves every budget. At last, from the bottom up, the projections into every
+sublayer are re-solved to read from the student's residual stream what the dense ones read from theirs, the last units
+to go are chosen anew on the student's own statistics, and the output projection is re-solved so that the residual
+stream is nearest to the dense model's.
 
 Needs no labels. One backward pass; memory features² for every site, curves for one site at a time.
 
@@ -23,14 +24,15 @@ import torch
 from torch import Tensor
 
 from trimformer.calibration import check_finite, frozen, watching
-from trimformer.curves import RemovalCurve, removal_curve
+from trimformer.curves import RemovalCurve, damped, removal_curve
 from trimformer.errors import require_range
-from trimformer.interfaces import Masks, Measured, Site
+from trimformer.interfaces import Masks, Measured
 from trimformer.job import Calibration, Job, Walk, cut_and_refit
 from trimformer.masking import feature_mask
 from trimformer.objectives import fisher_loss, predictions
 from trimformer.reconstruction import RegressionSums
 from trimformer.search import remove_cheapest
+from trimformer.sites import Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class Surgeon:
     """Options of Surgeon; all strengths are relative to the mean diagonal of the matrix they are added to."""
 
     measured_by: ClassVar[tuple[str, ...]] = ("damping", "curve_ridge", "intercept")
+    needs_labels: ClassVar[bool] = False
 
     damping: float = 0.3
     """Of the gradients' second moment, the metric; above 0."""
@@ -47,10 +50,12 @@ class Surgeon:
     """How much the refit weighs tokens by their squared gradient, from 0 (all alike) to 1."""
     reconsider: float = 0.5
     """Share of the units to be removed that are decided anew, on the pruned student's own statistics, from 0 to 1."""
+    align: bool = True
+    """Re-solve the projections into every sublayer for what enters it in the student."""
     tune: bool = True
-    """Refit the output projections from the bottom up."""
+    """Align, and refit the output projections, from the bottom up; without it, units are only cut."""
     ridge: float = 1e-2
-    """Of the refit: pull towards the dense weights; at least 0."""
+    """Of the refit, a pull towards the dense weights, and of `align`, towards the identity; at least 0."""
     intercept: bool = True
     """Of the refit: also re-solve the bias."""
 
@@ -70,7 +75,7 @@ class Surgeon:
             grams, metrics, energies = self._moments(calibration)
             measured: dict[str, Tensor] = {}
             for site in calibration.progress(_with_units(calibration), "removal curves"):
-                weight = calibration.dense.consumer(site).weight.T
+                weight = calibration.dense.consumer_weight(site)
                 curve = self._curve(site, grams.pop(site.name), metrics[site.name], weight)
                 measured |= {f"{site.name}.order": curve.order, f"{site.name}.cost": curve.cost}
                 measured |= {f"{site.name}.metric": metrics[site.name], f"{site.name}.energy": energies[site.name]}
@@ -81,7 +86,7 @@ class Surgeon:
         curves = {
             s.name: RemovalCurve(measured[f"{s.name}.order"], measured[f"{s.name}.cost"]) for s in _with_units(job)
         }
-        masks = job.dense.full_masks() | remove_cheapest(curves, job.unit_costs, job.limit)
+        masks = job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit)
         with frozen(job.dense.model), frozen(job.student.model):
             if not self.tune:
                 cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
@@ -98,6 +103,8 @@ class Surgeon:
         if candidates > kept:
             order = measured[f"{site.name}.order"]
             mask = torch.ones_like(mask).index_fill(0, order[: site.units - candidates], value=False)
+        if self.align and kept:
+            walk.align(site, ridge=self.ridge, intercept=self.intercept)
         walk.cut(site, mask)
         sums = walk.regression(site, self._token_weights(walk.job, measured.get(f"{site.name}.energy")))
         if candidates > kept:
@@ -114,7 +121,7 @@ class Surgeon:
         """The `count` units of the student's site that are missed least, by the student's own statistics."""
         weight = walk.solution(site, sums, ridge=self.ridge, intercept=self.intercept).weight
         gram = sums.covariance if self.intercept else sums.gram
-        return self._curve(site, gram, metric.to(gram.device), weight).order[:count]
+        return self._curve(site, gram, metric.to(gram.device), weight, removals=count).order
 
     def _token_weights(self, job: Job, energy: Tensor | None) -> list[Tensor] | None:
         if not self.focus or energy is None:
@@ -157,12 +164,16 @@ class Surgeon:
             {name: torch.cat(energy) for name, energy in energies.items()},
         )
 
-    def _curve(self, site: Site, gram: Tensor, metric: Tensor, weight: Tensor) -> RemovalCurve:
+    def _curve(
+        self, site: Site, gram: Tensor, metric: Tensor, weight: Tensor, removals: int | None = None
+    ) -> RemovalCurve:
         check_finite(gram, site.name)
         check_finite(metric, site.name)
-        damped = metric + self.damping * float(metric.diagonal().mean()) * torch.eye(len(metric), device=metric.device)
         units = gram.shape[0] // site.unit_width
-        return removal_curve(gram, damped, weight, units, ridge=self.curve_ridge, site=site.name)
+        return removal_curve(
+            damped(gram, self.curve_ridge), damped(metric, self.damping), weight, units, site=site.name,
+            removals=removals,
+        )  # fmt: skip
 
 
 def _with_units(calibration: Calibration) -> list[Site]:

@@ -17,10 +17,13 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trimformer.batching import pad
 from trimformer.data import choose_columns, encode_texts, numbers, read_split, texts
-from trimformer.errors import DataError, UnsupportedModel
+from trimformer.errors import DataError, LabelError, UnsupportedModel
 from trimformer.evaluation import Array, mean, metric, run, spearman
-from trimformer.interfaces import Batch, Features, Metrics, Progress, Split
+from trimformer.interfaces import LABELS, Batch, Features, Metrics, Progress, Split
+from trimformer.labels import pad_labels
+from trimformer.losses import contrastive_loss, ranking_loss
 from trimformer.objectives import embed
 
 PAIR_COLUMNS = (("first", "second"), ("sentence1", "sentence2"))
@@ -50,15 +53,50 @@ class Embedding:
         return rows
 
     def encode(
-        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
     ) -> list[Features]:
         """One feature per distinct text of the pairs, truncated to 128 tokens unless said.
 
         Raises:
             DataError: a column is missing, or holds something else than text.
+            LabelError: `labels` is set; a text alone has none.
         """
+        if labels:
+            raise LabelError("the embedding task has no labels for single texts: choose a task that has")
         first, second = _pairs(rows)
         return encode_texts([list(dict.fromkeys([*first, *second]))], tokenizer, max_length)
+
+    def training_rows(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+    ) -> list[Features]:
+        """One feature per pair: the first text's, with the second's under `second` and the score, if any, as `labels`.
+
+        Raises:
+            DataError: as `evaluate`.
+        """
+        features = [encode_texts([list(side)], tokenizer, max_length) for side in _pairs(rows)]
+        scores = _scores(rows)
+        pairs: list[Features] = [{**first, "second": second} for first, second in zip(*features, strict=True)]
+        if scores is None:
+            return pairs
+        return [{**pair, "labels": score} for pair, score in zip(pairs, scores.tolist(), strict=True)]
+
+    def training_batch(self, features: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
+        """First texts, then second ones, in one batch of `(2 * pairs, length)`; and `labels`, `(pairs,)`."""
+        inputs = pad([*features, *(row["second"] for row in features)], tokenizer, "cpu")
+        return inputs | pad_labels(features, "cpu")
+
+    def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """Pairs against the other pairs of the batch; where they have scores, the order of these.
+
+        Raises:
+            UnsupportedModel: a model that does not return hidden states.
+        """
+        inputs = {name: values for name, values in batch.items() if name not in LABELS}
+        first, second = _read(model(**inputs), inputs)["embedding"].chunk(2)
+        if "labels" in batch:
+            return ranking_loss(first, second, batch["labels"])
+        return contrastive_loss(first, second)
 
     def evaluate(
         self,
@@ -78,8 +116,7 @@ class Embedding:
         """
         first, second = _pairs(rows)
         position = {text: index for index, text in enumerate(dict.fromkeys([*first, *second]))}
-        scored = [name for name in SCORE_COLUMNS if name in rows.column_names]
-        scores = numbers(rows, scored[0]) if scored else None
+        scores = _scores(rows)
         features = self.encode(rows, tokenizer, max_length)
         embeddings = _embed(model, tokenizer, features, progress)
         queries = torch.tensor([position[text] for text in first])
@@ -115,6 +152,11 @@ def target_ranks(embeddings: Tensor, queries: Tensor, targets: Tensor) -> Array:
 def _pairs(rows: Dataset) -> tuple[Sequence[str], Sequence[str]]:
     first, second = choose_columns(rows, PAIR_COLUMNS)
     return texts(rows, first), texts(rows, second)
+
+
+def _scores(rows: Dataset) -> Array | None:
+    scored = [name for name in SCORE_COLUMNS if name in rows.column_names]
+    return numbers(rows, scored[0]) if scored else None
 
 
 def _cosines(first: Tensor, second: Tensor) -> Array:

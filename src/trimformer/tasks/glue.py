@@ -18,10 +18,12 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import evaluation
-from trimformer.data import choose_columns, encode_texts, numbers, read_hub, read_split, require_columns, texts
+from trimformer.data import choose_columns, encode_texts, numbers, read_split, require_columns, texts
 from trimformer.errors import UnsupportedModel
 from trimformer.evaluation import Array, Statistic, metric, run
+from trimformer.hub import read_hub
 from trimformer.interfaces import Batch, Features, Metrics, Progress, Split
+from trimformer.labels import about_labels, class_order
 
 HUB_NAME = "nyu-mll/glue"
 HIGHEST_SIMILARITY = 5.0
@@ -45,6 +47,14 @@ class Glue:
         """Outputs a model needs: one per class, or one number."""
         return len(self.classes) or 1
 
+    @property
+    def head_config(self) -> dict[str, Any]:
+        """What the config of a new head says: its number of outputs, and the names of the classes."""
+        if not self.classes:
+            return {"num_labels": 1, "problem_type": "regression"}
+        names = dict(enumerate(self.classes))
+        return {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+
     def rows(self, source: str | None, split: Split) -> Dataset:
         """Rows of one split from a folder, one file, or (None) the hub; validation rows are labelled.
 
@@ -60,14 +70,20 @@ class Glue:
         return rows
 
     def encode(
-        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
     ) -> list[Features]:
         """Rows -> one feature each, truncated to 128 tokens unless said; labels are not needed.
 
+        With `labels`, a feature's `labels` is its class number in the benchmark's order, or its similarity.
+
         Raises:
             DataError: a text column is missing or holds something else than text.
+            LabelError: `labels` is set, and a row has none or a wrong one.
         """
-        return encode_texts([texts(rows, column) for column in self._columns(rows)], tokenizer, max_length)
+        with about_labels():
+            values = self.labels(rows).tolist() if labels else []
+        features = encode_texts([texts(rows, column) for column in self._columns(rows)], tokenizer, max_length)
+        return [{**row, "labels": value} for row, value in zip(features, values, strict=True)] if labels else features
 
     def labels(self, rows: Dataset, source: str = "the rows") -> Array:
         """Labels as `(rows,)`: class numbers, or similarities from 0 to 5.
@@ -110,9 +126,7 @@ class Glue:
         """Similarities, or class numbers in the benchmark's order even where the model names its classes in another."""
         if not self.classes:
             return np.asarray(logits[:, 0].double())
-        own = [name.lower() for _, name in sorted((names or {}).items())]
-        order = [own.index(name) for name in self.classes] if set(own) == set(self.classes) else range(self.num_labels)
-        return np.asarray(logits[:, list(order)].argmax(-1))
+        return np.asarray(logits[:, class_order(self.classes, names)].argmax(-1))
 
     def _columns(self, rows: Dataset, source: str = "the rows") -> tuple[str, ...]:
         pair = [("sentence1", "sentence2")] if len(self.text_columns) > 1 else []

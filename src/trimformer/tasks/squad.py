@@ -18,10 +18,12 @@ from torch import Tensor
 from torchmetrics.functional.text import squad as squad_scores
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data import length_limit, read_hub, read_split, require_columns, texts
+from trimformer.data import length_limit, read_split, require_columns, texts
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
 from trimformer.evaluation import mean, metric, run
+from trimformer.hub import read_hub
 from trimformer.interfaces import MODEL_INPUTS, Batch, Features, Metrics, Progress, Split
+from trimformer.labels import about_labels
 
 MAX_LENGTH = 384
 SHORTEST_MAX_LENGTH = 16
@@ -43,6 +45,14 @@ class Window:
     """Index of the first context token."""
     spans: Tensor
     """`(context tokens, 2)`: where each token begins and ends in the context, in characters."""
+
+    def positions(self, place: tuple[int, int] | None) -> dict[str, int]:
+        """First and last token of the answer between two characters of the context; 0 unless all of it is here."""
+        first = last = 0
+        if place is not None and self.spans[0, 0] <= place[0] and place[1] <= self.spans[-1, 1]:
+            inside = ((self.spans[:, 1] > place[0]) & (self.spans[:, 0] < place[1])).nonzero()[:, 0]
+            first, last = (self.context_start + int(inside[index]) for index in (0, -1))
+        return {"start_positions": first, "end_positions": last}
 
 
 @dataclass(frozen=True)
@@ -88,15 +98,32 @@ class Squad:
         return rows
 
     def encode(
-        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
     ) -> list[Features]:
         """Rows -> one feature a window of 384 tokens unless said; answers are not needed.
+
+        With `labels` also first and last token of the row's first answer; both 0 in a window that lacks part of it.
 
         Raises:
             DataError: a column is missing or holds something else than text, or a context is empty.
             InvalidOption: a tokenizer without offsets, or `max_length` out of range.
+            LabelError: `labels` is set, and a row's answer is missing or outside its context.
         """
-        return [window.inputs for window in windows(rows, tokenizer, max_length)]
+        places = self._answer_places(rows) if labels else None
+        found = windows(rows, tokenizer, max_length)
+        return [{**window.inputs, **(window.positions(places[window.question]) if places else {})} for window in found]
+
+    @about_labels()
+    def _answer_places(self, rows: Dataset) -> list[tuple[int, int] | None]:
+        """Where each row's first answer begins and ends in its context, in characters; None where there is none."""
+        places: list[tuple[int, int] | None] = []
+        for number, (accepted, row) in enumerate(zip(self.accepted_answers(rows), rows, strict=True), start=1):
+            start = (row["answers"].get("answer_start") or [-1])[0]
+            end = start + len(accepted[0]) if accepted else start
+            if accepted and not 0 <= start < end <= len(row["context"]):
+                raise DataError(f"row {number}: the answer {accepted[0]!r:.40} does not begin at {start}")
+            places.append((start, end) if accepted else None)
+        return places
 
     def accepted_answers(self, rows: Dataset, source: str = "the rows") -> list[list[str]]:
         """The texts that count as right, by row; none where the question has no answer.

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data import choose_columns, encode_texts, read_split, texts
-from trimformer.errors import DataError, UnsupportedModel
+from trimformer.errors import DataError, LabelError, UnsupportedModel
 from trimformer.evaluation import inference, mean, metric, run
 from trimformer.interfaces import Batch, Features, Metrics, Progress, Split
 from trimformer.objectives import agreement, divergence, predictions
@@ -50,13 +50,16 @@ class Text:
         return rows.select(kept)
 
     def encode(
-        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
     ) -> list[Features]:
         """Rows -> one feature each, truncated to 128 tokens unless said.
 
         Raises:
             DataError: no text column, or one that holds something else than text.
+            LabelError: `labels` is set; text has none.
         """
+        if labels:
+            raise LabelError("rows of the text task have no labels: choose a task that has")
         return encode_texts([texts(rows, name) for name in choose_columns(rows, TEXT_COLUMNS)], tokenizer, max_length)
 
     def evaluate(

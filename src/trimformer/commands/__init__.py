@@ -1,0 +1,1 @@
+"""The commands of `trimformer`, one file each."""

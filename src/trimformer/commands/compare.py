@@ -1,0 +1,68 @@
+"""`trimformer compare`: methods × budgets × tasks × seeds, from one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markdown import Markdown
+
+from trimformer import steps, tables
+from trimformer.compare import markdown, plots
+from trimformer.compare.plan import read_plan
+from trimformer.compare.rows import Row, as_facts
+from trimformer.compare.run import run, stored
+from trimformer.errors import InvalidOption
+from trimformer.options import JsonOption, ReportOption
+from trimformer.report.page import comparison_page
+from trimformer.tables import error_console, out_console, progress_bars
+
+HELP_PLACE = ("Measure", 3)
+
+
+def compare_command(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="YAML file: tasks, methods, budgets, seeds.")],
+    out: Annotated[Path, typer.Option(help="Folder for the results; cells that it has are not run again.")],
+    show: Annotated[
+        bool, typer.Option("--show", help="Run nothing: tables and plots of the results there are.")
+    ] = False,
+    report: ReportOption = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report if it exists.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare methods on tasks at several sizes: results, tables and plots; goes on where it was interrupted."""
+    plan = read_plan(file)
+    steps.check_asked(report, overwrite=overwrite)
+    if show:
+        rows = stored(plan, out, tables.say)
+        if not rows:
+            raise InvalidOption(f"{out} has no results of {file}: run it without --show")
+    else:
+        rows = run(plan, out, tables.say, lambda: progress_bars(error_console))
+    text = markdown.document(plan, rows)
+    (out / markdown.FILE).write_text(text, encoding="utf-8")
+    files = plots.write(plan, rows, out)
+    if report is not None:
+        steps.write_report(_page(file, rows, context.obj), report)
+    if as_json:
+        steps.print_json([as_facts(row) for row in rows])
+        return
+    out_console.print(Markdown(text))
+    written = ", ".join(path.name for path in [out / markdown.FILE, *files])
+    out_console.print(f"in {out}: {written}", soft_wrap=True)
+
+
+def _page(file: Path, rows: Sequence[Row], command: str) -> str:
+    runs = [{**row.outcome, "task": row.task, "method": row.method, "seed": row.seed} for row in rows if row.outcome]
+    failures = [
+        f"{row.method} on {row.task} at {row.share:g} of {row.cost}, seed {row.seed}, failed: {row.failure}"
+        for row in rows
+        if not row.outcome
+    ]
+    return comparison_page(f"Comparison: {file.stem}", runs, failures=failures, command=command)
+
+
+PROVIDES = {"compare": compare_command}

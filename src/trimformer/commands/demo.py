@@ -1,0 +1,68 @@
+"""`trimformer demo`: the main job with nothing to download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimformer import checkpoint, plugins, steps
+from trimformer.demo import demo_model, docstring_pairs
+from trimformer.interfaces import Budget, Task
+from trimformer.method_options import make_method
+from trimformer.options import (
+    DeviceOption,
+    JsonOption,
+    MethodOption,
+    OverwriteOption,
+    ReportOption,
+    SeedOption,
+    TokensOption,
+)
+from trimformer.pipeline import DEFAULT_METHOD
+from trimformer.project import Project
+from trimformer.report.page import checkpoint_page
+from trimformer.tables import error_console, progress_bars
+
+HELP_PLACE = ("About", 2)
+
+
+def demo_command(
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder for the smaller checkpoint.")] = Path("demo-model"),
+    flops: Annotated[float, typer.Option(help="Share of FLOPs to keep, in (0, 1].")] = 0.7,
+    method: MethodOption = DEFAULT_METHOD,
+    calibration_tokens: TokensOption = 40_000,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    report: ReportOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The main job with nothing to download: a sentence encoder on the docstrings of Python's standard library."""
+    budget = Budget(flops=flops)
+    make_method(method, {})
+    checkpoint.check_writable(out, overwrite=overwrite)
+    steps.check_asked(report, overwrite=overwrite)
+    task: Task = plugins.load("tasks", "embedding")
+    name = demo_model()
+    dense, tokenizer = steps.load(name, task, device)
+    with progress_bars(error_console) as progress:
+        calibration_rows, evaluation_rows = docstring_pairs(progress)
+        project = Project(
+            dense, tokenizer, task, calibration_rows, evaluation_rows, progress=progress,
+            stored_dtype=checkpoint.stored_dtype(name),
+        )  # fmt: skip
+        pruner = project.pruner(method=method, calibration_tokens=calibration_tokens, seed=seed)
+        result = project.judge(pruner.prune(budget))
+    result.pruning.manifest |= {
+        "source": "all-MiniLM-L6-v2", "task": "embedding", "data": "library docstrings", "command": context.obj,
+    }  # fmt: skip
+    steps.save(result, name, tokenizer, out, overwrite=overwrite)
+    if report is not None:
+        steps.write_report(checkpoint_page(result.pruning.manifest, str(out)), report)
+    steps.report(result, out, as_json=as_json)
+
+
+PROVIDES = {"demo": demo_command}

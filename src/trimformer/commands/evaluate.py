@@ -1,0 +1,39 @@
+"""`trimformer evaluate`: how good a model is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from trimformer import checkpoint, plugins, steps, tables
+from trimformer.interfaces import Task
+from trimformer.options import DataOption, DeviceOption, JsonOption, LengthOption, ModelArgument, TaskOption
+from trimformer.project import evaluate, plain
+from trimformer.tables import error_console, out_console, progress_bars
+
+HELP_PLACE = ("Measure", 1)
+
+
+def evaluate_command(
+    model: ModelArgument,
+    task: TaskOption,
+    data: DataOption = None,
+    dense: Annotated[str | None, typer.Option(help="Compare with this model, where the task can.")] = None,
+    max_length: LengthOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a model, dense or pruned, on the validation rows of a task."""
+    chosen: Task = plugins.load("tasks", task)
+    judged, tokenizer = steps.load(model, chosen, device)
+    reference = checkpoint.load_model(dense, chosen.auto_class, device) if dense else None
+    with progress_bars(error_console) as progress:
+        metrics = evaluate(judged, tokenizer, task, data, dense=reference, max_length=max_length, progress=progress)
+    if as_json:
+        steps.print_json({"model": model, "task": task, "metrics": plain(metrics)})
+    else:
+        out_console.print(tables.metrics_table(metrics))
+
+
+PROVIDES = {"evaluate": evaluate_command}

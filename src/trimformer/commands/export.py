@@ -1,0 +1,78 @@
+"""`trimformer export`: a checkpoint for other runtimes."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimformer import checkpoint, plugins, steps, tables
+from trimformer.data import encode_texts
+from trimformer.errors import InvalidOption
+from trimformer.export import CHECK_TEXTS, export, spread
+from trimformer.interfaces import Task
+from trimformer.onnx.model import require_onnx
+from trimformer.onnx.pooling import read_pooling
+from trimformer.options import DataOption, JsonOption, LengthOption, ModelArgument, OverwriteOption
+from trimformer.tables import error_console, out_console, progress_bars
+
+HELP_PLACE = ("Take it along", 1)
+
+
+def export_command(
+    model: ModelArgument,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Write model.int8.onnx as well.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; else MODEL-onnx.")] = None,
+    task: Annotated[str | None, typer.Option(help="Compare and judge on this; else what MODEL was pruned for.")] = None,
+    data: DataOption = None,
+    max_length: LengthOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model, dense or pruned, as ONNX; compared with PyTorch, and judged by the task's metrics."""
+    if not onnx:
+        raise InvalidOption("say what to write: --onnx, and --int8 as well where int8 is wanted")
+    require_onnx()
+    target = out or Path(f"{model.rstrip('/')}-onnx" if Path(model).is_dir() else f"{Path(model).name}-onnx")
+    checkpoint.check_writable(target, overwrite=overwrite, source=model, weights="*.onnx")
+    task, data = (task, data) if task else _pruned_for(model)
+    if int8 and task is None:
+        raise InvalidOption("--int8 changes what the model answers: say how to measure that, with --task and --data")
+    pooling = read_pooling(model)
+    chosen: Task | None = plugins.load("tasks", task) if task else None
+    rows = chosen.rows(data, "validation") if chosen else None
+    dense = checkpoint.load_model(model, chosen.auto_class if chosen else None)
+    tokenizer = checkpoint.load_tokenizer(model)
+    with progress_bars(error_console) as progress:
+        if chosen and rows is not None:
+            features = spread(chosen.encode(rows, tokenizer, max_length))
+            judge = partial(
+                chosen.evaluate, tokenizer=tokenizer, rows=rows, dense=dense, max_length=max_length, progress=progress
+            )
+        else:
+            features, judge = encode_texts([CHECK_TEXTS], tokenizer, max_length), None
+        facts = export(
+            dense, tokenizer, target, features, int8=int8, judge=judge, pooling=pooling, overwrite=overwrite,
+            facts={"source": model, "task": task, "data": data}, progress=progress,
+            extra_files=checkpoint.sentence_transformers_files(model),
+        )  # fmt: skip
+    if as_json:
+        steps.print_json(facts | {"out": str(target)})
+        return
+    out_console.print(tables.export_table(facts))
+    out_console.print(f"export: [bold]{target}[/bold]   opset {facts['opset']}, outputs {', '.join(facts['outputs'])}")
+
+
+def _pruned_for(model: str) -> tuple[str | None, str | None]:
+    """Task and rows of the manifest, where there is one and its rows are still on this machine."""
+    manifest = Path(model) / checkpoint.MANIFEST
+    facts = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+    data = str(facts.get("data", ""))
+    return (facts.get("task"), data) if Path(data).exists() and data else (None, None)
+
+
+PROVIDES = {"export": export_command}

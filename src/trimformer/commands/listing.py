@@ -1,0 +1,22 @@
+"""`trimformer list`: what there is to choose from."""
+
+from __future__ import annotations
+
+from trimformer import plugins, steps, tables
+from trimformer.options import JsonOption
+from trimformer.tables import out_console
+
+HELP_PLACE = ("About", 1)
+
+
+def list_command(as_json: JsonOption = False) -> None:
+    """List methods, tasks, architectures and costs."""
+    listed = {folder: plugins.descriptions(folder) for folder in ("methods", "tasks", "architectures", "costs")}
+    if as_json:
+        steps.print_json(listed)
+    else:
+        for folder, described in listed.items():
+            out_console.print(tables.plugins_table(folder, described))
+
+
+PROVIDES = {"list": list_command}

@@ -1,0 +1,133 @@
+"""`trimformer prune`: one smaller model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimformer import checkpoint, steps, tables
+from trimformer.cache import MeasuredCache, default_folder
+from trimformer.errors import InvalidOption
+from trimformer.guard import smallest_within
+from trimformer.interfaces import Budget
+from trimformer.method_options import make_method
+from trimformer.options import (
+    BatchOption,
+    CacheOption,
+    CountedLengthOption,
+    DataOption,
+    DenseTooOption,
+    DeviceOption,
+    FlopsOption,
+    JsonOption,
+    LatencyOption,
+    LengthOption,
+    MethodOption,
+    ModelArgument,
+    OverwriteOption,
+    ParamsOption,
+    PushOption,
+    ReportOption,
+    ResumeOption,
+    RoundOption,
+    SeedOption,
+    SetOption,
+    TaskOption,
+    TokensOption,
+    TrainOption,
+    UniformOption,
+    assignments,
+)
+from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD
+from trimformer.report.page import checkpoint_page
+from trimformer.tables import error_console, progress_bars
+from trimformer.training import run as training_run
+
+HELP_PLACE = ("Make it smaller", 1)
+TOGETHER = (
+    "--train, --dense-too and --resume belong to --then-finetune, which takes --flops, --params or --latency and goes "
+    "with neither --report nor --push-to-hub"
+)
+
+
+def prune_command(
+    context: typer.Context,
+    model: ModelArgument,
+    task: TaskOption,
+    out: Annotated[Path, typer.Option(help="Folder for the smaller checkpoint.")],
+    data: DataOption = None,
+    flops: FlopsOption = None,
+    params: ParamsOption = None,
+    latency: LatencyOption = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Instead: the smallest model that loses at most this.", min=0)
+    ] = None,
+    method: MethodOption = DEFAULT_METHOD,
+    calibration_tokens: TokensOption = DEFAULT_CALIBRATION_TOKENS,
+    sequence_length: CountedLengthOption = None,
+    batch_size: BatchOption = 32,
+    round_to: RoundOption = 1,
+    uniform: UniformOption = False,
+    max_length: LengthOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    set_: SetOption = None,
+    cache: CacheOption = None,
+    report: ReportOption = None,
+    push_to_hub: PushOption = None,
+    then_finetune: Annotated[
+        bool,
+        typer.Option("--then-finetune", help="P-pruning: prune a pre-trained model, then fine-tune it."),
+    ] = False,
+    train: TrainOption = None,
+    dense_too: DenseTooOption = False,
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a model smaller for a task, judge it before and after, and save it."""
+    if sum(option is not None for option in (flops, params, latency, max_drop)) != 1:
+        raise InvalidOption("say how small: exactly one of --flops 0.4, --params 0.4, --latency 0.5, --max-drop 0.01")
+    if uniform and max_drop is not None:
+        raise InvalidOption("--uniform goes with --flops, --params or --latency, not with --max-drop")
+    shares = {"flops": flops, "params": params, "latency": latency}
+    budget = Budget(**shares, round_to=round_to, uniform=uniform) if max_drop is None else None
+    options = assignments(set_)
+    make_method(method, options)
+    checkpoint.check_writable(out, overwrite=overwrite, source=model)
+    steps.check_asked(report, push_to_hub, overwrite=overwrite)
+    if then_finetune or train or dense_too or resume:
+        if not then_finetune or budget is None or report is not None or push_to_hub is not None:
+            raise InvalidOption(TOGETHER)
+        run = training_run.Run(
+            model=model, task=task, data=data, out=out, options=training_run.tuning(train), max_length=max_length,
+            seed=seed, device=device, dense=model, dense_too=dense_too, command=context.obj, pruning={
+                "budget": asdict(budget), "method": method, "options": options, "sequence_length": sequence_length,
+                "calibration_tokens": calibration_tokens, "batch_size": batch_size, "seed": seed,
+            },
+        )  # fmt: skip
+        training_run.report(run, training_run.carry_out(run, resume=resume, overwrite=overwrite), as_json=as_json)
+        return
+    measured = MeasuredCache(cache or default_folder(), say=tables.say)
+    with progress_bars(error_console) as progress:
+        project = steps.gather(model, task, data, max_length, device, progress)
+        project = project if budget else project.with_guard(seed)
+        pruner = project.pruner(
+            method=method, calibration_tokens=calibration_tokens, sequence_length=sequence_length,
+            batch_size=batch_size, seed=seed, options=options, cache=measured,
+        )  # fmt: skip
+        pruned = pruner.prune(budget) if budget else smallest_within(project, pruner, max_drop or 0.0)
+        result = project.judge(pruned)
+    result.pruning.manifest |= {"source": model, "task": task, "data": data or "hub", "command": context.obj}
+    steps.save(result, model, project.tokenizer, out, overwrite=overwrite)
+    if report is not None:
+        steps.write_report(checkpoint_page(result.pruning.manifest, str(out)), report)
+    steps.report(result, out, as_json=as_json)
+    if push_to_hub is not None:
+        steps.push(out, push_to_hub)
+
+
+PROVIDES = {"prune": prune_command}

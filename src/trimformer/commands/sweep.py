@@ -1,0 +1,100 @@
+"""`trimformer sweep`: one calibration, several sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimformer import checkpoint, frontier, steps, tables
+from trimformer.cache import MeasuredCache, default_folder
+from trimformer.method_options import make_method
+from trimformer.options import (
+    BatchOption,
+    CacheOption,
+    CountedLengthOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    LengthOption,
+    MethodOption,
+    ModelArgument,
+    OverwriteOption,
+    ReportOption,
+    RoundOption,
+    SeedOption,
+    SetOption,
+    TaskOption,
+    TokensOption,
+    assignments,
+    budgets,
+)
+from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD
+from trimformer.report.page import sweep_page
+from trimformer.tables import error_console, out_console, progress_bars
+
+HELP_PLACE = ("Make it smaller", 2)
+DEFAULT_SHARES = "0.8,0.6,0.4,0.2"
+
+
+def sweep_command(
+    context: typer.Context,
+    model: ModelArgument,
+    task: TaskOption,
+    out: Annotated[Path, typer.Option(help="Folder for a checkpoint per budget, the figures and the plot.")],
+    flops: Annotated[
+        str | None, typer.Option(help="Shares of FLOPs to keep, such as 0.8,0.6; 0.8,0.6,0.4,0.2 where none are named.")
+    ] = None,
+    params: Annotated[str | None, typer.Option(help="Shares of sublayer parameters to keep.")] = None,
+    latency: Annotated[str | None, typer.Option(help="Shares of the measured time to keep.")] = None,
+    data: DataOption = None,
+    method: MethodOption = DEFAULT_METHOD,
+    calibration_tokens: TokensOption = DEFAULT_CALIBRATION_TOKENS,
+    sequence_length: CountedLengthOption = None,
+    batch_size: BatchOption = 32,
+    round_to: RoundOption = 1,
+    max_length: LengthOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    set_: SetOption = None,
+    cache: CacheOption = None,
+    report: ReportOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """One calibration, several sizes: a checkpoint each, a table, and a plot of the metric against what is kept."""
+    texts = {"flops": flops, "params": params, "latency": latency}
+    asked = budgets(texts if any(texts.values()) else {"flops": DEFAULT_SHARES}, round_to)
+    options = assignments(set_)
+    make_method(method, options)
+    targets = [out / f"{budget.cost}-{budget.keep_fraction:g}" for budget in asked]
+    for target in targets:
+        checkpoint.check_writable(target, overwrite=overwrite)
+    frontier.check_writable(out, overwrite=overwrite)
+    steps.check_asked(report, overwrite=overwrite)
+    measured = MeasuredCache(cache or default_folder(), say=tables.say)
+    results = []
+    with progress_bars(error_console) as progress:
+        project = steps.gather(model, task, data, max_length, device, progress)
+        pruner = project.pruner(
+            method=method, calibration_tokens=calibration_tokens, sequence_length=sequence_length,
+            batch_size=batch_size, seed=seed, options=options, cache=measured,
+        )  # fmt: skip
+        for budget, target in zip(asked, targets, strict=True):
+            result = project.judge(pruner.prune(budget))
+            result.pruning.manifest |= {"source": model, "task": task, "data": data or "hub", "command": context.obj}
+            steps.save(result, model, project.tokenizer, target, overwrite=overwrite)
+            results.append(result)
+    frontier.write(results, out)
+    if report is not None:
+        steps.write_report(sweep_page([result.pruning.manifest for result in results]), report)
+    tables.warn(results)
+    if as_json:
+        steps.print_json([result.pruning.manifest for result in results])
+        return
+    out_console.print(tables.sweep_table(results))
+    out_console.print(f"checkpoints: [bold]{out}/…[/bold]   plot: [bold]{out / frontier.PLOT}[/bold]")
+
+
+PROVIDES = {"sweep": sweep_command}

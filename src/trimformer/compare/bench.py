@@ -1,0 +1,230 @@
+"""One task of a comparison at work: its models, loaded or fine-tuned once, and the cells run on them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from trimformer import checkpoint, plugins
+from trimformer.compare.plan import Cell, Contender, Source, Subject
+from trimformer.compare.rows import Row
+from trimformer.compare.sources import data_digest, model_digest
+from trimformer.errors import CheckpointError, TrimformerError
+from trimformer.hub import hub_revision, model_folder
+from trimformer.interfaces import Masks, Progress, PruningResult, Task
+from trimformer.labels import asked_by
+from trimformer.pipeline import Pruner, versions
+from trimformer.project import Project
+from trimformer.resources import watching_resources
+from trimformer.training.finetune import FineTuned, finetune
+from trimformer.training.heads import load_to_train, put_on
+
+DENSE_SEED = 0
+"""Of the fine-tuning of a dense model: all seeds of a comparison prune the same one."""
+DETERMINING_VERSIONS = ("trimformer", "torch", "transformers")
+
+
+class Bench:
+    """A subject's models and rows; nothing is loaded before it is needed.
+
+    Args:
+        subject: the task.
+        device: as `checkpoint.find_device` has it.
+        folder: for fine-tuned models and the Trainer's checkpoints.
+    """
+
+    def __init__(self, subject: Subject, device: str, folder: Path) -> None:
+        self.subject, self.device, self.folder = subject, device, folder
+        self.task: Task = plugins.load("tasks", subject.task)
+        self.show: Progress = lambda items, _: items
+        """Shows progress; may be changed at any time."""
+
+    def identity(self, cell: Cell) -> dict[str, Any]:
+        """Everything that decides a cell's outcome."""
+        subject, contender, budget = cell.subject, cell.contender, cell.budget
+        return _as_json({
+            "task": subject.task, **self._content, "max_length": subject.max_length,
+            "method": contender.method, "options": dict(contender.options),
+            "before_finetuning": contender.before_finetuning,
+            "finetuning": self._finetuning if contender.before_finetuning or subject.model is None else None,
+            "budget": {"cost": budget.cost, "share": budget.keep_fraction, "round_to": budget.round_to},
+            "calibration_tokens": contender.calibration_tokens, "sequence_length": subject.sequence_length,
+            "seed": cell.seed, "device": checkpoint.find_device(self.device).type,
+            "versions": {name: versions()[name] for name in DETERMINING_VERSIONS},
+        })  # fmt: skip
+
+    def progress(self, items: Sequence[Any], description: str) -> Any:
+        """Shows progress as `show` does at the time."""
+        return self.show(items, description)
+
+    def free(self) -> None:
+        """Let go of the models and rows; they are loaded again when they are needed."""
+        for name in ("dense", "_rows"):
+            self.__dict__.pop(name, None)
+
+    def run(self, cells: Sequence[Cell]) -> Iterator[Row]:
+        """Rows of cells that differ in their budget only: one measurement serves them all."""
+        project, pruner = self._pruner(cells[0].contender, cells[0].seed)
+        forward = _forward_seconds(pruner)
+        for cell in cells:
+            about = (cell.subject.label, cell.contender.label, self.identity(cell))
+            try:
+                yield Row(*about, self._outcome(cell, project, pruner) | {"forward_seconds": forward})
+            except TrimformerError as error:
+                yield Row(*about, None, str(error))
+
+    def _pruner(self, contender: Contender, seed: int) -> tuple[Project, Pruner]:
+        """A pruner of the fine-tuned model or of the pre-trained one, and the project that it belongs to.
+
+        Where the pre-trained model has a new head, the pruner sees what is below it only.
+        """
+        project, new_head = self.before_finetuning(seed) if contender.before_finetuning else (self.dense, [])
+        if new_head:
+            base: Any = project.model.base_model
+            project, whole = replace(project, model=base), project
+        else:
+            whole = project
+        with asked_by(contender.method):
+            labels = plugins.load("methods", contender.method).needs_labels
+            rows = project.drawn(contender.calibration_tokens, seed, labels=labels)
+        pruner = Pruner(
+            project.model, rows, method=contender.method, options=contender.options, tokenizer=project.tokenizer,
+            calibration_tokens=None, sequence_length=self.subject.sequence_length, seed=seed, progress=self.progress,
+        )  # fmt: skip
+        return whole, pruner
+
+    def _outcome(self, cell: Cell, project: Project, pruner: Pruner) -> dict[str, Any]:
+        with watching_resources(project.model.device) as used:
+            result = pruner.prune(cell.budget)
+        seconds = dict(result.manifest["seconds"]) | {"finetuning": self.dense_seconds}
+        if cell.contender.before_finetuning:
+            below_head = pruner.calibration.dense.model is not project.model
+            whole = put_on(project.model, result.model) if below_head else result.model
+            tuned = self._tuned(replace(project, model=whole), cell.seed)
+            result = PruningResult(tuned.model, result.masks, result.manifest)
+            seconds["finetuning"] = tuned.facts["seconds"]
+        facts = self.dense.judge(result).pruning.manifest
+        kept = ("metrics", "latency", "budget", "kept", "parameters", "calibration", "warnings", "versions")
+        return {
+            **{name: facts[name] for name in kept}, "units": packed(result.masks), "seconds": seconds,
+            "memory_mb": used.memory_mb, "threads": torch.get_num_threads(),
+        }  # fmt: skip
+
+    @cached_property
+    def dense(self) -> Project:
+        """The fine-tuned model with its rows; fine-tuned here, and kept, where the plan has only a pre-trained one."""
+        if self.subject.model is not None:
+            folder = model_folder(self.subject.model.place, self.subject.model.revision)
+            model = checkpoint.load_model(folder, self.task.auto_class, self.device)
+            return self._project(model, folder)
+        kept = self._kept
+        if _manifest(kept).get("made_by") != _as_json(self._made_by):
+            project, _ = self.before_finetuning(DENSE_SEED)
+            tuned = self._tuned(project, DENSE_SEED)
+            manifest = {"made_by": self._made_by, "seconds": tuned.facts["seconds"]}
+            checkpoint.save(tuned.model, kept, tokenizer=project.tokenizer, manifest=manifest, overwrite=True)
+        return self._project(checkpoint.load_model(str(kept), self.task.auto_class, self.device), str(kept))
+
+    @property
+    def dense_seconds(self) -> float | None:
+        """What fine-tuning the dense model took; None where it was given."""
+        if self.subject.model is not None:
+            return None
+        return float(_manifest(self._kept)["seconds"])
+
+    def before_finetuning(self, seed: int) -> tuple[Project, list[str]]:
+        """The pre-trained model with the task's rows, and the names of its new weights: the head that it lacks."""
+        folder = model_folder(self._pretrained.place, self._pretrained.revision)
+        model, new_head = load_to_train(folder, self.task, self.device, seed)
+        return self._project(model, folder), new_head
+
+    def _project(self, model: PreTrainedModel, folder: str) -> Project:
+        train, validation = self._rows
+        return Project(
+            model, checkpoint.load_tokenizer(folder), self.task, train, validation,
+            max_length=self.subject.max_length, stored_dtype=checkpoint.stored_dtype(folder),
+            progress=self.progress,
+        )  # fmt: skip
+
+    @cached_property
+    def _rows(self) -> Any:
+        source = self.subject.data.place if self.subject.data else None
+        with hub_revision(self.subject.data_revision):
+            return self.task.rows(source, "train"), self.task.rows(source, "validation")
+
+    def _tuned(self, project: Project, seed: int) -> FineTuned:
+        options = self.subject.finetuning
+        project = project.with_guard(seed) if options.patience else project
+        with tempfile.TemporaryDirectory() as folder:
+            return finetune(project, options, folder, seed=seed)
+
+    @property
+    def _pretrained(self) -> Source:
+        if self.subject.pretrained is None:
+            raise CheckpointError(f"{self.subject.label} has no pre-trained model to fine-tune: add pretrained:")
+        return self.subject.pretrained
+
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        models = {"model": self.subject.model, "pretrained": self.subject.pretrained}
+        digests: dict[str, Any] = {name: model_digest(source) if source else None for name, source in models.items()}
+        return digests | {"data": data_digest(self.subject.data, self.subject.data_revision)}
+
+    @property
+    def _finetuning(self) -> dict[str, Any]:
+        return asdict(self.subject.finetuning)
+
+    @property
+    def _made_by(self) -> dict[str, Any]:
+        return self._content | {"finetuning": self._finetuning, "max_length": self.subject.max_length}
+
+    @property
+    def _kept(self) -> Path:
+        """Where a dense model that is fine-tuned here is kept."""
+        return self.folder / f"dense-{self.subject.label}"
+
+
+def packed(masks: Masks) -> dict[str, dict[str, Any]]:
+    """By site, the number of units and, as hexadecimal bits in order, which of them stay."""
+    return {
+        name: {"units": len(mask), "kept": np.packbits(mask.cpu().numpy()).tobytes().hex()}
+        for name, mask in masks.items()
+    }
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder; an empty one where there is none that can be read."""
+    try:
+        content = json.loads((folder / checkpoint.MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _as_json(value: dict[str, Any]) -> dict[str, Any]:
+    """As it reads back from a file."""
+    read: dict[str, Any] = json.loads(json.dumps(value))
+    return read
+
+
+def _forward_seconds(pruner: Pruner) -> float:
+    """Time of one forward pass over the calibration rows: what the cost of pruning is compared with."""
+    model, batches = pruner.calibration.dense.model, pruner.calibration.batches
+    with torch.inference_mode():
+        model(**batches[0])
+        start = perf_counter()
+        for batch in batches:
+            model(**batch)
+        if batches[0]["input_ids"].is_cuda:
+            torch.cuda.synchronize()
+    return perf_counter() - start

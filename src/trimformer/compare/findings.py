@@ -1,0 +1,135 @@
+"""What the rows of a comparison say together: means over seeds, speed-ups, units in common. Pure functions of rows."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from trimformer.compare.rows import Row
+from trimformer.project import LOWER_IS_BETTER
+
+SMALL_LOSS = 0.03
+"""Three points: the loss within which the papers compare speed."""
+KINDS: Mapping[str, str] = {"attention": "heads", "ffn": "neurons"}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over seeds, with its standard deviation."""
+
+    mean: float
+    deviation: float
+    count: int
+
+    def __str__(self) -> str:
+        spread = f" ± {self.deviation:.4f} ({self.count})" if self.count > 1 else ""
+        return f"{self.mean:.4f}{spread}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How alike two tasks' models are: the share of units that both keep, heads and neurons."""
+
+    method: str
+    share: float
+    first: str
+    second: str
+    heads: float
+    neurons: float
+
+
+def spread(values: Iterable[float]) -> Spread | None:
+    """Of some values; None of none."""
+    known = list(values)
+    if not known:
+        return None
+    return Spread(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else 0.0, len(known))
+
+
+def unique(values: Iterable[Any]) -> list[Any]:
+    """Values in order, each once."""
+    return list(dict.fromkeys(values))
+
+
+def succeeded(rows: Iterable[Row]) -> list[Row]:
+    """Rows that have an outcome."""
+    return [row for row in rows if row.outcome is not None]
+
+
+def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    """Rows that have an outcome and these values: `task`, `method`, `share`, `cost`, `seed`."""
+    return [row for row in succeeded(rows) if all(getattr(row, name) == value for name, value in wanted.items())]
+
+
+def lost(row: Row) -> float:
+    """How much of the judging metric was lost, positive if it became worse."""
+    change = row.dense - row.value
+    return -change if row.metric in LOWER_IS_BETTER else change
+
+
+def best_speedup(rows: Sequence[Row], task: str, method: str) -> float | None:
+    """The largest measured speed-up over budgets whose mean loss over seeds is at most three points."""
+    within = []
+    for share in unique(row.share for row in select(rows, task=task, method=method)):
+        here = select(rows, task=task, method=method, share=share)
+        if statistics.mean(map(lost, here)) <= SMALL_LOSS:
+            within.append(statistics.mean(row.speedup for row in here))
+    return max(within, default=None)
+
+
+def geometric_mean(values: Sequence[float | None]) -> float | None:
+    """None where a value is missing, or there are none."""
+    known = [value for value in values if value is not None]
+    return statistics.geometric_mean(known) if values and len(known) == len(values) else None
+
+
+def pairs_in_common(rows: Sequence[Row]) -> list[Pair]:
+    """For every method and budget, every two tasks whose models have the same units, mean over common seeds."""
+    found = []
+    for method, share in unique((row.method, row.share) for row in succeeded(rows)):
+        here = select(rows, method=method, share=share)
+        for first, second in combinations(unique(row.task for row in here), 2):
+            seeds = [
+                (one.facts["units"], other.facts["units"])
+                for one in here
+                for other in here
+                if (one.task, other.task, one.seed) == (first, second, other.seed)
+            ]
+            shared = [in_common(*units) for units in seeds if _same_shape(*units)]
+            if shared:
+                heads, neurons = (statistics.mean(kind[name] for kind in shared) for name in ("heads", "neurons"))
+                found.append(Pair(method, share, first, second, heads, neurons))
+    return found
+
+
+def in_common(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, float]:
+    """By kind of unit, what both keep against the mean of what each keeps; 1 = the same, NaN if neither keeps any.
+
+    Two independent models that keep a share s of their units have s in common.
+    """
+    shares = {}
+    for sublayer, kind in KINDS.items():
+        sites = [name for name in first if name.endswith(f".{sublayer}")]
+        masks = [(unpacked(first[name]), unpacked(second[name])) for name in sites]
+        both = sum(int((one & other).sum()) for one, other in masks)
+        either = sum(int(one.sum()) + int(other.sum()) for one, other in masks)
+        shares[kind] = 2 * both / either if either else math.nan
+    return shares
+
+
+def unpacked(units: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """The mask of a site: the opposite of `packed`."""
+    bits = np.frombuffer(bytes.fromhex(units["kept"]), dtype=np.uint8)
+    return np.unpackbits(bits, count=units["units"]).astype(bool)
+
+
+def _same_shape(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    return {name: site["units"] for name, site in first.items()} == {
+        name: site["units"] for name, site in second.items()
+    }

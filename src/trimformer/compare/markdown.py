@@ -1,0 +1,197 @@
+"""A comparison as Markdown: tables that read well as text, and what is beside them."""
+
+from __future__ import annotations
+
+import statistics
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from trimformer.compare.findings import (
+    best_speedup,
+    geometric_mean,
+    pairs_in_common,
+    select,
+    spread,
+    succeeded,
+    unique,
+)  # fmt: skip
+from trimformer.compare.plan import Plan
+from trimformer.compare.published import Published
+from trimformer.compare.rows import Row
+
+FILE = "tables.md"
+WIDTH = 130
+NOTHING = "–"
+
+
+def document(plan: Plan, rows: Sequence[Row]) -> str:
+    """All tables that the rows can fill, and their notes."""
+    parts = [
+        f"# {plan.title}", accuracy(plan, rows), notes(plan, rows), costs(rows), speedups(plan, rows),
+        units_in_common(rows), sensitivity(plan, rows),
+    ]  # fmt: skip
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def accuracy(plan: Plan, rows: Sequence[Row]) -> str:
+    """A row a task and budget, a column a method; beside each, what is published of it."""
+    methods = unique(row.method for row in rows if _varied(plan, row.method) is None)
+    columns: list[tuple[str, Published | None]] = [(method, None) for method in methods]
+    columns += [(method, published) for published in plan.published for method in published.methods]
+    header = [
+        "task",
+        "kept",
+        *(f"{method}, {published.name}" if published else method for method, published in columns),
+    ]
+    lines = []
+    for task, cost, share in unique((row.task, row.cost, row.share) for row in rows if row.method in methods):
+        cells = [
+            _published(published, task, method, cost, share)
+            if published
+            else _measured(rows, task, method, cost, share)
+            for method, published in columns
+        ]
+        lines.append([_task(rows, task), f"{share:.0%} of {cost}", *cells])
+    return table(header, lines)
+
+
+def _measured(rows: Sequence[Row], task: str, method: str, cost: str, share: float) -> str:
+    found = spread(row.value for row in select(rows, task=task, method=method, cost=cost, share=share))
+    return str(found) if found else NOTHING
+
+
+def _published(published: Published, task: str, method: str, cost: str, share: float) -> str:
+    value = published.metrics.get((task, method, share)) if cost == "flops" else None
+    return NOTHING if value is None else f"{value:.4f}"
+
+
+def _task(rows: Sequence[Row], task: str) -> str:
+    row = next(iter(select(rows, task=task)), None)
+    return f"{task} ({row.metric}, n={row.sample_size})" if row else task
+
+
+def notes(plan: Plan, rows: Sequence[Row]) -> str:
+    """Dense metrics, seeds, tokens, what was reached, versions, failures, and sources of published numbers."""
+    known = succeeded(rows)
+    if not known:
+        return "No cell has a result yet."
+    said = [
+        f"Dense: {', '.join(_dense(rows, task) for task in unique(row.task for row in known))}.",
+        "Mean ± standard deviation over the seeds whose number is in brackets; without, one seed.",
+        f"Kept is what was asked for; of what was asked, {_reached(known)} was reached.",
+        f"Calibration tokens: {_listed(row.facts['calibration']['tokens'] for row in known)}.",
+        f"On {_listed(_machine(row) for row in known)}; {_listed(_versions(row) for row in known)}.",
+    ]
+    for published in plan.published:
+        dense = ", ".join(f"{task} {value:.4f}" for task, value in published.dense.items() if select(rows, task=task))
+        said += [f"{published.name}: {published.source}.{f' Dense: {dense}.' if dense else ''}", *published.notes]
+    failures = unique((row.task, row.method, row.share, row.failure) for row in rows if row.outcome is None)
+    said += [f"No result for {method} on {task} at {share:.0%}: {why}." for task, method, share, why in failures]
+    return "\n\n".join(textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in said)
+
+
+def _dense(rows: Sequence[Row], task: str) -> str:
+    row = select(rows, task=task)[0]
+    metric = row.facts["metrics"]["dense"][row.metric]
+    return f"{task} {row.dense:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]"
+
+
+def _reached(rows: Sequence[Row]) -> str:
+    shares = [row.facts["budget"]["reached"] / row.share for row in rows]
+    return f"{min(shares):.1%} to {max(shares):.1%}"
+
+
+def _machine(row: Row) -> str:
+    return f"{row.facts['latency']['dense']['device']} with {row.facts['threads']} threads"
+
+
+def _versions(row: Row) -> str:
+    return ", ".join(f"{name} {version}" for name, version in row.facts["versions"].items())
+
+
+def _listed(values: Iterator[object]) -> str:
+    return "; ".join(map(str, unique(values)))
+
+
+def costs(rows: Sequence[Row]) -> str:
+    """What pruning cost, by method: medians over its cells, as ratios to a forward pass over the same rows."""
+    lines = []
+    for method in unique(row.method for row in succeeded(rows)):
+        here = select(rows, method=method)
+        pruning = statistics.median(row.facts["seconds"]["pruning"] / row.facts["forward_seconds"] for row in here)
+        measuring = statistics.median(row.facts["seconds"]["measuring"] / row.facts["forward_seconds"] for row in here)
+        tuning = [row.facts["seconds"]["finetuning"] for row in here]
+        shown = [
+            f"{measuring + pruning:.1f}", f"{pruning:.1f}", f"{statistics.median(_pruning(row) for row in here):.1f}",
+            f"{statistics.median(tuning):.0f}" if None not in tuning else NOTHING,
+            f"{max(row.facts['memory_mb']['host'] for row in here) / 1000:.2f}",
+        ]  # fmt: skip
+        lines.append([method, *shown])
+    header = ["method", "first budget ÷ forward pass", "further ÷ forward pass", "seconds, first budget"]
+    return table([*header, "seconds of fine-tuning", "peak memory, GB"], lines)
+
+
+def _pruning(row: Row) -> float:
+    return float(row.facts["seconds"]["measuring"] + row.facts["seconds"]["pruning"])
+
+
+def speedups(plan: Plan, rows: Sequence[Row]) -> str:
+    """The largest measured speed-up within a loss of three points, by method and task, published ones below."""
+    tasks = unique(row.task for row in succeeded(rows))
+    lines = []
+    for method in unique(row.method for row in succeeded(rows) if _varied(plan, row.method) is None):
+        found = [best_speedup(rows, task, method) for task in tasks]
+        lines.append([method, *(_times(value) for value in [*found, geometric_mean(found)])])
+    for published in plan.published:
+        for method in unique(method for method, _ in published.speedups):
+            values = [published.speedups.get((method, task)) for task in tasks]
+            lines.append(
+                [f"{method}, {published.name}", *(_times(value) for value in [*values, geometric_mean(values)])]
+            )
+    return table(["largest speed-up within 3 points", *tasks, "geometric mean"], lines)
+
+
+def _times(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.2f} ×"
+
+
+def units_in_common(rows: Sequence[Row]) -> str:
+    """The share of heads and of neurons that models of different tasks have in common."""
+    lines = [
+        [pair.method, f"{pair.share:.0%}", f"{pair.first}, {pair.second}", f"{pair.heads:.1%}", f"{pair.neurons:.1%}"]
+        for pair in pairs_in_common(rows)
+    ]
+    return table(["method", "kept", "tasks", "heads in common", "neurons in common"], lines)
+
+
+def sensitivity(plan: Plan, rows: Sequence[Row]) -> str:
+    """A row a value of a varied option, a column a task and budget."""
+    columns = unique((row.task, row.share) for row in succeeded(rows))
+    lines = []
+    for contender in plan.contenders:
+        if contender.varied and select(rows, method=contender.label):
+            base, option, value = contender.varied
+            found = [_measured_at(rows, contender.label, task, share) for task, share in columns]
+            lines.append([base, option, f"{value:g}", *found])
+    return table(["method", "option", "value", *(f"{task} {share:.0%}" for task, share in columns)], lines)
+
+
+def _measured_at(rows: Sequence[Row], method: str, task: str, share: float) -> str:
+    found = spread(row.value for row in select(rows, method=method, task=task, share=share))
+    return str(found) if found else NOTHING
+
+
+def _varied(plan: Plan, label: str) -> str | None:
+    """The label of which a method is a variation, if it is one."""
+    return next((one.varied[0] for one in plan.contenders if one.label == label and one.varied), None)
+
+
+def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; nothing where there are no lines."""
+    if not lines:
+        return ""
+    return "\n".join([_line(header), "|---" * len(header) + "|", *map(_line, lines)])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,252 @@
+"""What is compared: the tasks, methods, budgets and seeds of a compare file, checked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from trimformer import plugins
+from trimformer.compare.published import Published, read_published
+from trimformer.compare.settings import Section, read_settings
+from trimformer.demo import demo_model
+from trimformer.errors import InvalidOption, require_range
+from trimformer.interfaces import Budget
+from trimformer.method_options import make_method
+from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS
+from trimformer.training.finetune import FineTuning
+
+FILE_KEYS = (
+    "title", "tasks", "methods", "budgets", "seeds", "calibration_tokens", "device", "finetune", "published",
+)  # fmt: skip
+TASK_KEYS = (
+    "task", "model", "revision", "pretrained", "pretrained_revision", "data", "data_revision", "max_length",
+    "sequence_length", "finetune",
+)  # fmt: skip
+METHOD_KEYS = ("method", "options", "vary", "calibration_tokens", "prune", "seeds")
+DEMO = "demo"
+"""Name of the model that the extra `demo` installs."""
+STAGES = ("finetuned", "pretrained")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A folder or file, or a hub name with its revision."""
+
+    name: str
+    local: bool
+    revision: str | None = None
+    where: str = field(default="", compare=False)
+    """File and line that name it."""
+
+    @property
+    def place(self) -> str:
+        """The name, or the folder of the demo's model where the name is `demo`."""
+        return demo_model() if self.name == DEMO else self.name
+
+    def check(self) -> None:
+        """Say so if a folder or file is not there.
+
+        Raises:
+            InvalidOption: names the line.
+        """
+        if self.local and not Path(self.place).exists():
+            raise InvalidOption(f"{self.where}: there is no {self.name}; check the path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A task of the comparison, with its rows and its models."""
+
+    label: str
+    task: str
+    model: Source | None
+    """Fine-tuned; None: it is made by fine-tuning `pretrained`."""
+    pretrained: Source | None
+    data: Source | None
+    """A folder or file; None: the task's rows on the hub, at `data_revision`."""
+    data_revision: str | None = None
+    max_length: int | None = None
+    sequence_length: float | None = None
+    finetuning: FineTuning = field(default_factory=FineTuning)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A method with all of its options, and which model it prunes."""
+
+    label: str
+    method: str
+    options: Mapping[str, Any]
+    calibration_tokens: int
+    seeds: tuple[int, ...]
+    before_finetuning: bool = False
+    """Prune the pre-trained model and fine-tune what is left, in place of pruning the fine-tuned one."""
+    varied: tuple[str, str, float] | None = None
+    """Of a sensitivity: the label it varies, the option, and its value."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of one method."""
+
+    subject: Subject
+    contender: Contender
+    budget: Budget
+    seed: int
+
+    @property
+    def key(self) -> tuple[str, str, str, float, int]:
+        """What tells it from the other cells of its comparison: labels, cost, share, seed."""
+        return self.subject.label, self.contender.label, self.budget.cost, self.budget.keep_fraction, self.seed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compare file, read and checked."""
+
+    title: str
+    subjects: tuple[Subject, ...]
+    contenders: tuple[Contender, ...]
+    budgets: tuple[Budget, ...]
+    device: str
+    published: tuple[Published, ...]
+
+    def cells(self) -> Iterator[Cell]:
+        """All of them, task by task."""
+        for subject in self.subjects:
+            for contender in self.contenders:
+                for seed in contender.seeds:
+                    for budget in self.budgets:
+                        yield Cell(subject, contender, budget, seed)
+
+
+def read_plan(file: Path) -> Plan:
+    """Read and check a compare file; paths in it are relative to it.
+
+    Raises:
+        InvalidOption: whatever is wrong, with its line and what would be right.
+    """
+    top = read_settings(file).only(*FILE_KEYS)
+    for needed in ("tasks", "methods", "budgets"):
+        if not top.get(needed):
+            raise InvalidOption(f"{file} has no {needed}: add `{needed}:`, see docs/compare.md")
+    tasks, methods = top.section("tasks"), top.section("methods")
+    plan = Plan(
+        title=top.text("title", file.stem) or file.stem,
+        subjects=tuple(_subject(tasks, label, top, file.parent) for label in tasks),
+        contenders=tuple(contender for label in methods for contender in _contenders(methods, label, top)),
+        budgets=tuple(_budgets(top)),
+        device=top.text("device", "auto") or "auto",
+        published=tuple(_published(top, file.parent)),
+    )
+    _check_models(plan, tasks, methods)
+    return plan
+
+
+def _subject(tasks: Section, label: str, top: Section, folder: Path) -> Subject:
+    entry = tasks.section(label).only(*TASK_KEYS)
+    task = entry.text("task", label) or label
+    with entry.about("task") if "task" in entry else tasks.about(label):
+        plugins.load("tasks", task)
+    length = entry.number("sequence_length", float)
+    if length is not None:
+        with entry.about("sequence_length"):
+            require_range("sequence_length", length, low=1)
+    return Subject(
+        label=label, task=task, model=_source(entry, "model", "revision", folder),
+        pretrained=_source(entry, "pretrained", "pretrained_revision", folder),
+        data=_source(entry, "data", "data_revision", folder), data_revision=entry.text("data_revision"),
+        max_length=entry.number("max_length", int), sequence_length=length, finetuning=_finetuning(top, entry),
+    )  # fmt: skip
+
+
+def _source(entry: Section, key: str, revision: str, folder: Path) -> Source | None:
+    """A place relative to the file if there is such a thing, or the name can be nothing else; else a hub name."""
+    name = entry.text(key)
+    if name is None:
+        return None
+    path = (folder / name).resolve()
+    local = path.exists() or key == "data" or name.startswith((".", "/", "~"))
+    place = str(path) if local and name != DEMO else name
+    return Source(name=place, local=local or name == DEMO, revision=entry.text(revision), where=entry.at(key))
+
+
+def _finetuning(top: Section, entry: Section) -> FineTuning:
+    """The file's arguments under those of the task."""
+    given = {**top.section("finetune").plain(), **entry.section("finetune").plain()}
+    where = entry if "finetune" in entry else top
+    if not given:
+        return FineTuning()
+    with where.about("finetune"):
+        return FineTuning.from_text(given)
+
+
+def _contenders(methods: Section, label: str, top: Section) -> Iterator[Contender]:
+    entry = methods.section(label).only(*METHOD_KEYS)
+    method = entry.text("method", label) or label
+    given = entry.section("options").plain()
+    with entry.about("method") if "method" in entry else methods.about(label):
+        plugins.load("methods", method)
+    stage = entry.text("prune", STAGES[0])
+    if stage not in STAGES:
+        raise InvalidOption(f"{entry.at('prune')}: prune={stage!r} must be one of {', '.join(STAGES)}")
+    if stage == "pretrained" and plugins.load("methods", method).needs_labels:
+        raise InvalidOption(f"{entry.at('prune')}: {method} needs a fine-tuned model and labels: leave out prune:")
+    with entry.about("options") if given else methods.about(label):
+        options = asdict(make_method(method, given))  # type: ignore[call-overload]  # every method is a dataclass
+    tokens = entry.number("calibration_tokens", int, top.number("calibration_tokens", int, DEFAULT_CALIBRATION_TOKENS))
+    contender = Contender(
+        label=label, method=method, options=options, calibration_tokens=tokens,
+        seeds=tuple(_seeds(entry, _seeds(top, [0]))),
+        before_finetuning=stage == "pretrained",
+    )  # fmt: skip
+    yield contender
+    varied = entry.section("vary")
+    for option in varied:
+        for value in varied.values_of(option):
+            with varied.about(option):
+                changed = asdict(make_method(method, {**given, option: value}))  # type: ignore[call-overload]  # as above
+                varied_label = f"{label} {option}={value:g}"
+                yield replace(contender, label=varied_label, options=changed, varied=(label, option, float(value)))
+
+
+def _budgets(top: Section) -> Iterator[Budget]:
+    by_cost = top["budgets"] if isinstance(top["budgets"], Section) else Section(top.place, [])
+    if not by_cost:
+        with top.about("budgets"):
+            yield from (Budget(flops=share) for share in top.values_of("budgets"))
+    for cost in by_cost.only("flops", "params", "latency"):
+        with by_cost.about(cost):
+            yield from (Budget(**{cost: share}) for share in by_cost.values_of(cost))
+
+
+def _seeds(section: Section, default: list[int]) -> list[int]:
+    seeds = section.values_of("seeds", default)
+    if any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds):
+        raise InvalidOption(f"{section.at('seeds')}: seeds={seeds} must be whole numbers of at least 0")
+    return seeds
+
+
+def _published(top: Section, folder: Path) -> Iterator[Published]:
+    for name in top.values_of("published"):
+        with top.about("published"):
+            yield read_published(folder / str(name))
+
+
+def _check_models(plan: Plan, tasks: Section, methods: Section) -> None:
+    """Every task has a model to prune, or one to fine-tune; where pruning comes first, the latter."""
+    early = [contender.label for contender in plan.contenders if contender.before_finetuning]
+    for subject in plan.subjects:
+        if subject.model is None and subject.pretrained is None:
+            raise InvalidOption(f"{tasks.at(subject.label)}: {subject.label} needs a model: or a pretrained:")
+        if early and subject.pretrained is None:
+            raise InvalidOption(
+                f"{tasks.at(subject.label)}: {subject.label} needs a pretrained: model, because {early[0]} "
+                f"({methods.at(early[0])}) prunes before fine-tuning"
+            )
+    labels = [contender.label for contender in plan.contenders]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise InvalidOption(f"the method {label!r} is there twice: leave one out, or rename it")

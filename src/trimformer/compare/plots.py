@@ -1,0 +1,191 @@
+"""A comparison as plots: SVG files that look the same whenever they are drawn from the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from trimformer.compare.findings import best_speedup, pairs_in_common, select, spread, succeeded, unique
+from trimformer.compare.plan import Plan
+from trimformer.compare.rows import Row
+
+PANEL = (4.2, 3.4)
+COLUMNS = 3
+
+
+def write(plan: Plan, rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Draw every plot that the rows can fill into a folder."""
+    drawn: dict[str, Figure | None] = {
+        "accuracy": accuracy(plan, rows), "time": time(plan, rows), "speedup": speedup(plan, rows),
+        "common": common(rows), "sensitivity": sensitivity(plan, rows),
+    }  # fmt: skip
+    files = []
+    for name, figure in drawn.items():
+        if figure is not None:
+            file = folder / f"{name}.svg"
+            with mpl.rc_context({"svg.hashsalt": "trimformer"}):
+                figure.savefig(file, metadata={"Date": None})
+            files.append(file)
+    return files
+
+
+def accuracy(plan: Plan, rows: Sequence[Row]) -> Figure | None:
+    """The metric against the share that was reached, a panel a task; published values are crosses."""
+
+    def draw(axes: Axes, task: str) -> None:
+        for colour, method in _coloured(plan, rows):
+            points = [
+                (_mean(row.facts["budget"]["reached"] for row in here), spread(row.value for row in here))
+                for here in _by_share(rows, task, method)
+            ]
+            _line(axes, [(100 * share, found) for share, found in points], colour, method)
+            for published in plan.published:
+                known = {share: published.metrics.get((task, method, share)) for share in _shares(rows)}
+                crosses = [(100 * share, value) for share, value in known.items() if value is not None]
+                axes.plot(*zip(*crosses, strict=True), "x", color=colour) if crosses else None
+        axes.set_xlabel("kept, %")
+
+    return _panels(rows, draw)
+
+
+def time(plan: Plan, rows: Sequence[Row]) -> Figure | None:
+    """The metric against the seconds of pruning (and of fine-tuning, where that comes after), which are logarithmic."""
+
+    def draw(axes: Axes, task: str) -> None:
+        for colour, method in _coloured(plan, rows):
+            for here in _by_share(rows, task, method):
+                found = spread(row.value for row in here)
+                _line(axes, [(_mean(row.seconds for row in here), found)], colour, method)
+                axes.annotate(
+                    f"{here[0].share:.0%}", (_mean(row.seconds for row in here), _mean(row.value for row in here)),
+                    (4, 4), textcoords="offset points", fontsize="x-small",
+                )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xlabel("seconds")
+
+    return _panels(rows, draw)
+
+
+def speedup(plan: Plan, rows: Sequence[Row]) -> Figure | None:
+    """The largest measured speed-up within three points, a group of bars a task."""
+    tasks, methods = unique(row.task for row in succeeded(rows)), _coloured(plan, rows)
+    found = {method: [best_speedup(rows, task, method) for task in tasks] for _, method in methods}
+    if not any(value for values in found.values() for value in values):
+        return None
+    figure = Figure(figsize=(max(PANEL[0], 1.6 * len(tasks)), PANEL[1]), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(methods)
+    for place, (colour, method) in enumerate(methods):
+        heights = [value or 0.0 for value in found[method]]
+        axes.bar(np.arange(len(tasks)) + place * width, heights, width, color=colour, label=method)
+    axes.axhline(1, color="gray", linewidth=1)
+    axes.set_xticks(np.arange(len(tasks)) + 0.4 - width / 2, tasks)
+    axes.set_ylabel("speed-up within 3 points, measured")
+    axes.legend(fontsize="small")
+    return figure
+
+
+def common(rows: Sequence[Row]) -> Figure | None:
+    """The share of heads and of neurons in common, a square a pair of tasks, for each method and budget."""
+    pairs = pairs_in_common(rows)
+    cases = unique((pair.method, pair.share) for pair in pairs)
+    if not cases:
+        return None
+    figure = Figure(figsize=(2 * PANEL[0], PANEL[1] * len(cases)), layout="constrained")
+    for line, (method, share) in zip(figure.subplots(len(cases), 2, squeeze=False), cases, strict=True):
+        here = [pair for pair in pairs if (pair.method, pair.share) == (method, share)]
+        tasks = unique(task for pair in here for task in (pair.first, pair.second))
+        for axes, kind in zip(line, ("heads", "neurons"), strict=True):
+            shares = np.eye(len(tasks))
+            for pair in here:
+                place = tasks.index(pair.first), tasks.index(pair.second)
+                shares[place] = shares[place[::-1]] = getattr(pair, kind)
+            axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
+            for place, value in np.ndenumerate(shares):
+                colour = "white" if value > 0.6 else "black"
+                axes.text(place[1], place[0], f"{value:.0%}", ha="center", va="center", color=colour)
+            axes.set_xticks(range(len(tasks)), tasks)
+            axes.set_yticks(range(len(tasks)), tasks)
+            axes.set_title(f"{kind} in common: {method}, {share:.0%} kept", fontsize="small")
+    return figure
+
+
+def sensitivity(plan: Plan, rows: Sequence[Row]) -> Figure | None:
+    """The metric against each varied option's value, a line a task and budget."""
+    varied = [one for one in plan.contenders if one.varied and select(rows, method=one.label)]
+    options = unique(one.varied[:2] for one in varied if one.varied)
+    if not options:
+        return None
+    figure = Figure(figsize=(PANEL[0] * len(options), PANEL[1]), layout="constrained")
+    for axes, option in zip(figure.subplots(1, len(options), squeeze=False)[0], options, strict=True):
+        for task, share in unique((row.task, row.share) for row in succeeded(rows)):
+            points = sorted(
+                (one.varied[2], spread(row.value for row in select(rows, method=one.label, task=task, share=share)))
+                for one in varied
+                if one.varied and one.varied[:2] == option
+            )
+            _line(axes, points, None, f"{task}, {share:.0%} kept")
+        axes.set_xscale("symlog", linthresh=1e-4)
+        axes.set_xlabel(f"{option[1]} of {option[0]}")
+        axes.legend(fontsize="small")
+    return figure
+
+
+def _panels(rows: Sequence[Row], draw: Callable[[Axes, str], None]) -> Figure | None:
+    """A panel a task, with the dense model's metric as a dashed line; one legend for all."""
+    tasks = unique(row.task for row in succeeded(rows))
+    if not tasks:
+        return None
+    columns = min(COLUMNS, len(tasks))
+    lines = -(-len(tasks) // columns)
+    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * lines + 0.4), layout="constrained")
+    places = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes, task in zip(places, tasks, strict=False):
+        row = select(rows, task=task)[0]
+        axes.axhline(row.dense, linestyle="--", color="gray", label="dense")
+        draw(axes, task)
+        axes.set_title(f"{task}, n={row.sample_size}")
+        axes.set_ylabel(row.metric)
+        axes.grid(alpha=0.3)
+    for axes in places[len(tasks) :]:
+        axes.set_axis_off()
+    found = {label: line for axes in places for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=4, fontsize="small")
+    return figure
+
+
+def _coloured(plan: Plan, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """A colour and a method, of those that are no variations of another."""
+    varied = {contender.label for contender in plan.contenders if contender.varied}
+    methods = unique(row.method for row in succeeded(rows) if row.method not in varied)
+    return [(f"C{number}", method) for number, method in enumerate(methods)]
+
+
+def _by_share(rows: Sequence[Row], task: str, method: str) -> Iterator[list[Row]]:
+    here = select(rows, task=task, method=method)
+    for share in sorted(unique(row.share for row in here)):
+        yield [row for row in here if row.share == share]
+
+
+def _shares(rows: Sequence[Row]) -> list[float]:
+    return unique(row.share for row in rows)
+
+
+def _mean(values: Any) -> float:
+    return float(np.mean(list(values)))
+
+
+def _line(axes: Axes, points: Sequence[tuple[float, Any]], colour: str | None, label: str) -> None:
+    """Means with their standard deviations over seeds."""
+    known = [(x, found) for x, found in points if found is not None]
+    if known:
+        axes.errorbar(
+            [x for x, _ in known], [found.mean for _, found in known], yerr=[found.deviation for _, found in known],
+            marker="o", markersize=4, capsize=2, color=colour, label=label,
+        )  # fmt: skip

@@ -1,0 +1,142 @@
+"""YAML files whose every mistake is told with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trimformer.errors import InvalidOption, TrimformerError, unknown_name
+
+
+class Section(Mapping[str, Any]):
+    """A mapping in a file; knows the line of every key. Mappings below it are sections as well."""
+
+    def __init__(self, place: str, entries: Sequence[tuple[str, int, Any]]) -> None:
+        self.place = place
+        self._values = {key: value for key, _, value in entries}
+        self._lines = {key: line for key, line, _ in entries}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def only(self, *known: str) -> Section:
+        """The section itself, if it has no other keys than these.
+
+        Raises:
+            InvalidOption: it has one; names its line and the nearest right key.
+        """
+        for key in self:
+            if key not in known:
+                raise InvalidOption(f"{self.at(key)}: {unknown_name('key', key, known)}")
+        return self
+
+    def at(self, key: str) -> str:
+        """File and line of a key."""
+        return f"{self.place}, line {self._lines[key]}"
+
+    @contextmanager
+    def about(self, key: str) -> Iterator[None]:
+        """Within the context, whatever is wrong is said with the key's line."""
+        try:
+            yield
+        except TrimformerError as error:
+            raise InvalidOption(f"{self.at(key)}: {error}") from error
+
+    def number(self, key: str, kind: type[int | float], default: Any = None) -> Any:
+        """A number, or the default where there is no such key.
+
+        Raises:
+            InvalidOption: something else is there.
+        """
+        value = self.get(key, default)
+        if key in self and (isinstance(value, bool) or not isinstance(value, (int, kind))):
+            raise InvalidOption(f"{self.at(key)}: {key}={value!r} must be a {'whole ' if kind is int else ''}number")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str | None:
+        """A text, or the default where there is no such key.
+
+        Raises:
+            InvalidOption: something else is there.
+        """
+        if key not in self:
+            return default
+        value = self[key]
+        if not isinstance(value, str):
+            raise InvalidOption(f"{self.at(key)}: {key}={value!r} must be text")
+        return value
+
+    def section(self, key: str) -> Section:
+        """The section below a key; an empty one where nothing is there.
+
+        Raises:
+            InvalidOption: something else is there.
+        """
+        value = self.get(key)
+        if value is None:
+            return Section(self.place, [])
+        if not isinstance(value, Section):
+            raise InvalidOption(f"{self.at(key)}: {key} must have keys and values below it, not {value!r}")
+        return value
+
+    def values_of(self, key: str, default: Sequence[Any] = ()) -> list[Any]:
+        """A list, or the default where there is no such key; a single value is a list of one.
+
+        Raises:
+            InvalidOption: the list is empty, or a section.
+        """
+        value = self.get(key, list(default))
+        found = value if isinstance(value, list) else [value]
+        if key in self and (not found or any(isinstance(entry, (Section, list)) for entry in found)):
+            raise InvalidOption(f"{self.at(key)}: {key} must be a list such as [0.6, 0.4]")
+        return found
+
+    def plain(self) -> dict[str, Any]:
+        """Plain dictionaries all the way down."""
+        return {key: value.plain() if isinstance(value, Section) else value for key, value in self.items()}
+
+
+def read_settings(file: Path) -> Section:
+    """A YAML file as sections. Plain data only: tags that would make objects are refused.
+
+    Raises:
+        InvalidOption: no such file, no YAML, a key that is there twice, or no mapping at the top; with the line.
+    """
+    try:
+        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        value = _value(node, str(file), yaml.SafeLoader("")) if node else None
+    except OSError as error:
+        raise InvalidOption(f"cannot read {file}: {error.strerror}; check the path") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InvalidOption(f"{file}, line {line}: {error.problem}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise InvalidOption(f"{file} is no YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(value, Section):
+        raise InvalidOption(f"{file} must have keys such as tasks: and methods: at its top")
+    return value
+
+
+def _value(node: yaml.Node, place: str, loader: yaml.SafeLoader) -> Any:
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(entry, place, loader) for entry in node.value]
+    if not isinstance(node, yaml.MappingNode):
+        return loader.construct_object(node)
+    loader.flatten_mapping(node)
+    entries: dict[str, tuple[str, int, Any]] = {}
+    for key_node, value_node in node.value:
+        key, line = str(loader.construct_object(key_node)), key_node.start_mark.line + 1
+        if key in entries:
+            raise InvalidOption(f"{place}, line {line}: {key!r} is there twice, first in line {entries[key][1]}")
+        entries[key] = (key, line, _value(value_node, place, loader))
+    return Section(place, list(entries.values()))

@@ -1,0 +1,41 @@
+"""A digest of the models and rows that a comparison uses: results are believed for the same content only."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from trimformer.checkpoint import MANIFEST
+from trimformer.compare.plan import Source
+from trimformer.data import READERS
+from trimformer.hub import MODEL_FILES
+
+DATA_FILES = tuple(f"*{ending}" for ending in READERS)
+CHARACTERS = 16
+
+
+def model_digest(source: Source) -> str:
+    """Of a local checkpoint's content; of one on the hub, name and revision."""
+    source.check()
+    if source.local:
+        return content_digest(Path(source.place), MODEL_FILES)
+    return f"{source.name}@{source.revision or 'newest'}"
+
+
+def data_digest(source: Source | None, revision: str | None) -> str:
+    """Of a local folder's or file's content; of rows on the hub, their revision."""
+    if source is None:
+        return f"hub@{revision or 'newest'}"
+    source.check()
+    return content_digest(Path(source.place), DATA_FILES)
+
+
+def content_digest(path: Path, patterns: tuple[str, ...]) -> str:
+    """Of a file, or of the files in a folder that fit a pattern, by name and content; the manifest is left out."""
+    found = {file for pattern in patterns for file in path.glob(pattern)} if path.is_dir() else {path}
+    digest = hashlib.sha256()
+    for file in sorted(found):
+        if file.name != MANIFEST:
+            digest.update(file.name.encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:CHARACTERS]

@@ -1,0 +1,157 @@
+"""Measured time of a forward pass of the whole model: a table by kind of site, made on the machine at hand.
+
+A block with 0, some, …, all of its units is timed at every size of a grid; what the units add is read off between,
+made non-decreasing, and holds for all sites of the same shape. The sum over sites is then compared with whole models of
+some sizes: the blocks of a model run with other caches than one block alone, and embeddings, norms and head take time
+as well.
+
+Tables of looked-up latency in pruning: HALP (arXiv 2110.10811), Mask-Tuning (arXiv 2204.09656), ZipLM (arXiv
+2302.04089).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import platform
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import isotonic_regression
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.batching import random_batch
+from trimformer.cache import DIGEST_CHARACTERS, MeasuredCache
+from trimformer.calibration import only_blocks
+from trimformer.interfaces import Prices, Progress, Workload
+from trimformer.latency import measure
+from trimformer.sites import Site
+from trimformer.structure import Structure, read_structure
+from trimformer.surgery import cut_site
+
+GRID = 13
+"""Counts of units that are timed at each kind of site, 0 and all among them."""
+MICROSECONDS = 1000.0
+RUNS = 9
+WHOLE_SIZES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
+"""Shares of its units that whole models are timed with."""
+WHOLE = "whole models"
+Shape = tuple[Any, ...]
+
+
+class Latency:
+    """Microseconds of one forward pass over a batch."""
+
+    description = "measured time of the whole model on this machine"
+    measured = True
+
+    def prices(
+        self,
+        structure: Structure,
+        workload: Workload,
+        *,
+        cache: MeasuredCache | None = None,
+        progress: Progress | None = None,
+    ) -> Prices:
+        """Tables in microseconds, measured on random tokens without padding; some ten seconds where not cached."""
+        key = _key(structure, workload)
+        found = cache.read(key) if cache else None
+        if found is None:
+            found = _measure(structure, workload, progress)
+            if cache:
+                cache.write(key, found)
+        whole = tuple((float(units), float(time)) for units, time in found[WHOLE])
+        return Prices({site.name: found[site.name] for site in structure}, whole)
+
+
+def _measure(structure: Structure, workload: Workload, progress: Progress | None) -> dict[str, Tensor]:
+    """`(units + 1,)` microseconds by site; and of whole models, `(sizes, 2)`: sum over the tables, and time."""
+    by_shape = {_shape(structure, site): site for site in structure if site.units}
+    grid = {shape: _grid(site) for shape, site in by_shape.items()}
+    models = {f"{share} of all units": _with_share(structure, share) for share in WHOLE_SIZES}
+    for shape, site in by_shape.items():
+        models |= {f"{count} units of {site.name}": _one_block(structure, site, count) for count in grid[shape]}
+    batch = random_batch(structure.model.config, workload, structure.model.device)
+    times = {
+        name: MICROSECONDS * time.low_ms for name, time in measure(models, batch, runs=RUNS, progress=progress).items()
+    }
+    tables = {shape: torch.zeros(1, dtype=torch.float64) for shape in (_shape(structure, site) for site in structure)}
+    for shape, site in by_shape.items():
+        tables[shape] = _table(grid[shape], [times[f"{count} units of {site.name}"] for count in grid[shape]])
+    by_site = {site.name: tables[_shape(structure, site)].clone() for site in structure}
+    sums = [sum(float(by_site[s.name][_kept(s, share)]) for s in structure) for share in WHOLE_SIZES]
+    whole = isotonic_regression([times[f"{share} of all units"] for share in WHOLE_SIZES]).x
+    return by_site | {WHOLE: torch.tensor(np.stack([sums, whole], axis=1))}
+
+
+def _grid(site: Site) -> list[int]:
+    """Counts of units to time: 0, all, and some between."""
+    return sorted(set(np.linspace(0, site.units, GRID).round().astype(int).tolist()))
+
+
+def _kept(site: Site, share: float) -> int:
+    return round(share * site.units)
+
+
+def _table(counts: list[int], times: list[float]) -> Tensor:
+    """Time that 0, 1, …, all units add, from times at some counts: `(units + 1,)`, non-decreasing from 0."""
+    rising = isotonic_regression(np.array(times)).x
+    return torch.from_numpy(np.interp(np.arange(counts[-1] + 1), counts, rising - rising[0]))
+
+
+def _shape(structure: Structure, site: Site) -> Shape:
+    """What the time of a site depends on: sites of equal shape share a table."""
+    return (site.kind, site.units, *(tuple(structure.projection(path).weight.shape) for path in _projections(site)))
+
+
+def _projections(site: Site) -> list[str]:
+    return [*(producer.path for producer in site.producers), site.consumer]
+
+
+def _one_block(structure: Structure, site: Site, units: int) -> PreTrainedModel:
+    """The base model with the block of a site alone, of whose units only the first stay; all else is shared."""
+    own = {id(each) for path in _projections(site) for each in structure.projection(path).parameters()}
+    shared = {id(each): each for each in structure.base.parameters() if id(each) not in own}
+    with only_blocks(structure, site.block, site.block + 1):
+        small = read_structure(copy.deepcopy(structure.base, shared))
+    (target,) = [each for each in small if each.kind == site.kind]
+    cut_site(small, target, torch.arange(target.units) < units)
+    return small.model
+
+
+def _with_share(structure: Structure, share: float) -> PreTrainedModel:
+    """The whole model with a share of the units of every site; itself where that is all."""
+    if share == 1:
+        return structure.model
+    small = read_structure(copy.deepcopy(structure.model))
+    for site in small:
+        cut_site(small, site, torch.arange(site.units) < _kept(site, share))
+    return small.model
+
+
+def _key(structure: Structure, workload: Workload) -> dict[str, Any]:
+    model = structure.model
+    shapes = hashlib.sha256(type(model).__name__.encode())
+    for name, parameter in model.named_parameters():
+        shapes.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
+    return {
+        "model": shapes.hexdigest()[:DIGEST_CHARACTERS],
+        "measured": "latency",
+        "device": _device_name(model.device),
+        "threads": torch.get_num_threads(),
+        "workload": asdict(workload),
+        "versions": {"torch": torch.__version__, "format": 1},
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.node()}, {os.cpu_count()} x {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+PROVIDES = {"latency": Latency()}

@@ -1,0 +1,44 @@
+"""What a measurement depends on, as digests: the model's weights, the calibration tokens, the method's options."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from trimformer.cache import DIGEST_CHARACTERS
+from trimformer.interfaces import Batch
+from trimformer.job import Calibration
+
+FORMAT = 1
+"""Raised when what a method measures changes its meaning."""
+
+
+def measured_key(calibration: Calibration, name: str, method: Any) -> dict[str, Any]:
+    """Everything that a measurement depends on."""
+    weights = hashlib.sha256(calibration.dense.model.config.to_json_string().encode())
+    for path, values in calibration.dense.model.state_dict().items():
+        weights.update(path.encode())
+        weights.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return {
+        "model": weights.hexdigest()[:DIGEST_CHARACTERS],
+        "measured": f"{name}'s calibration",
+        "data": fingerprint([*calibration.batches, *(calibration.labels or [])]),
+        "options": {name: value for name, value in asdict(method).items() if name in method.measured_by},
+        "seed": calibration.seed,
+        "version": f"{version('trimformer')}, format {FORMAT}",
+    }
+
+
+def fingerprint(batches: Sequence[Batch]) -> str:
+    """Digest of the calibration tokens, to tell whether two runs used the same."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for name, values in sorted(batch.items()):
+            digest.update(f"{name}{tuple(values.shape)}".encode())
+            digest.update(values.cpu().numpy().tobytes())
+    return digest.hexdigest()[:DIGEST_CHARACTERS]

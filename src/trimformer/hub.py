@@ -1,0 +1,73 @@
+"""What comes from the Hugging Face hub, at a named commit where one is given: rows, folders of checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import cast
+
+import datasets
+from datasets import Dataset
+from huggingface_hub import snapshot_download
+
+from trimformer.errors import CheckpointError, DataError, first_line
+
+MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+"""What a checkpoint is loaded from; never a pickle."""
+_revision: ContextVar[str | None] = ContextVar("revision", default=None)
+
+
+def read_hub(name: str, config: str | None, split: str) -> Dataset:
+    """Rows of one split of a dataset on the Hugging Face hub (or of its local cache).
+
+    Raises:
+        DataError: the dataset cannot be reached, or does not exist.
+    """
+    try:
+        with _silent_datasets():
+            return cast("Dataset", datasets.load_dataset(name, config, split=split, revision=_revision.get()))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot load split {split!r} of dataset {name!r}: {first_line(error)}; "
+            "check the connection, or give a local file or folder with --data"
+        ) from error
+
+
+@contextmanager
+def hub_revision(revision: str | None) -> Iterator[None]:
+    """Within the context, `read_hub` reads a dataset as it was at that commit; None is the newest."""
+    before = _revision.set(revision)
+    try:
+        yield
+    finally:
+        _revision.reset(before)
+
+
+def model_folder(name: str, revision: str | None = None) -> str:
+    """The folder of a checkpoint; one on the hub is downloaded, where it is not yet in the hub's own cache.
+
+    Raises:
+        CheckpointError: it cannot be had.
+    """
+    if Path(name).is_dir():
+        return name
+    try:
+        return snapshot_download(name, revision=revision, allow_patterns=list(MODEL_FILES))
+    except (OSError, ValueError) as error:
+        at = f" at revision {revision}" if revision else ""
+        raise CheckpointError(
+            f"{name}{at} is no local folder and cannot be had from the hub: {first_line(error)}"
+        ) from error
+
+
+@contextmanager
+def _silent_datasets() -> Iterator[None]:
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

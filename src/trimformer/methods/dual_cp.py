@@ -1,0 +1,177 @@
+"""Dual CP, the pruning of P-pruning: of heads or neurons that say the same, keep the most active. No gradients.
+
+Units of a sublayer are alike where their activations at some tokens are, up to sign and scale. Average linkage makes a
+dendrogram of every sublayer; one threshold for all heads, and one for all neurons, cuts them into clusters, and each
+cluster keeps its most active unit. Meant for a pre-trained model that is fine-tuned after pruning.
+
+Needs no labels, no gradients and no task head. One forward pass; memory features² for one site.
+
+Source: Wang et al.: Pruning before Fine-tuning: A Retraining-free Compression Framework for Pre-trained Language Models
+(LREC-COLING 2024), algorithms 1 and 2.
+
+Differs from the paper:
+- thresholds are not multiples of a step δ: clusters are merged by rising distance until the budget just holds;
+- heads keep to their share of the budget first, and neurons get what is left, less than a head more than their share;
+- a budget below one unit a sublayer empties sublayers, in place of failing;
+- the mean in equation 8 is over a head's dimensions, not over heads;
+- `tune` is ours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from trimformer.calibration import check_finite, frozen, watching
+from trimformer.clustering import dendrogram, redundant_units, removal_order, similarity
+from trimformer.errors import InvalidOption, require_range
+from trimformer.interfaces import Masks, Measured
+from trimformer.job import Calibration, Job, cut_and_refit
+from trimformer.search import remove_in_order, total_cost
+from trimformer.sites import Kind, Site
+
+DIGITS = 3
+"""Decimals of the ranges that an error names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualCP:
+    """Options of Dual CP."""
+
+    measured_by: ClassVar[tuple[str, ...]] = ("tokens",)
+    needs_labels: ClassVar[bool] = False
+
+    tokens: int = 200
+    """Tokens drawn from the calibration rows to compare units at; at least 2."""
+    lambda_: float = 5.0
+    """How much more cost neurons lose than heads; at least 0."""
+    centroid: Literal["most_active", "random", "worst"] = "most_active"
+    """What stays of a cluster: its most active unit, any one, or (`worst`) all of large and none of small ones."""
+    tune: bool = False
+    """Refit the output projections afterwards."""
+    ridge: float = 1e-2
+    """Of the refit: pull towards the dense weights; at least 0."""
+    intercept: bool = True
+    """Of the refit: also re-solve the bias."""
+
+    def __post_init__(self) -> None:
+        require_range("tokens", self.tokens, low=2)
+        require_range("lambda_", self.lambda_)
+        require_range("ridge", self.ridge)
+
+    def measure(self, calibration: Calibration) -> Measured:
+        """By site: `merges`, its dendrogram, and `activity`, the mean absolute activation of every unit."""
+        with frozen(calibration.dense.model):
+            inputs = _inputs_at(calibration, drawn_tokens(calibration.tokens, self.tokens, calibration.seed))
+        measured: dict[str, Tensor] = {}
+        for site in calibration.progress(_with_units(calibration), "clustering"):
+            hidden = inputs.pop(site.name)
+            measured[f"{site.name}.merges"] = dendrogram(similarity(hidden, site.units))
+            measured[f"{site.name}.activity"] = hidden.abs().mean(0).reshape(site.units, -1).mean(1).cpu()
+        return measured
+
+    def prune(self, job: Job, measured: Measured) -> Masks:
+        """Split the budget, cut the dendrograms of heads and of neurons, keep one unit of each cluster."""
+        priority = self._priority(job, measured)
+        heads = self._clustered(job, "head", attention_limit(job, self.lambda_), measured, priority)
+        left = job.limit - total_cost(heads, job.costs)
+        masks = job.dense.full_masks() | heads | self._clustered(job, "neuron", left, measured, priority)
+        with frozen(job.dense.model), frozen(job.student.model):
+            cut_and_refit(job, masks, tune=self.tune, ridge=self.ridge, intercept=self.intercept)
+        return masks
+
+    def _priority(self, job: Job, measured: Measured) -> dict[str, Tensor]:
+        """By site, which unit of a cluster stays: the one of highest priority."""
+        generator = torch.Generator().manual_seed(job.seed)
+        return {
+            site.name: torch.rand(site.units, generator=generator)
+            if self.centroid == "random"
+            else measured[f"{site.name}.activity"]
+            for site in _with_units(job)
+        }
+
+    def _clustered(self, job: Job, kind: Kind, limit: float, measured: Measured, priority: dict[str, Tensor]) -> Masks:
+        """Masks of all sites of a kind within a limit: merged by rising distance, over all of them."""
+        sites = [site for site in _with_units(job) if site.kind == kind]
+        merges = {site.name: measured[f"{site.name}.merges"] for site in sites}
+        last = torch.full((1,), torch.inf, dtype=torch.float64)
+        distances = {name: torch.cat([rows[:, 2], last]) for name, rows in merges.items()}
+        orders = {name: removal_order(rows, priority[name]) for name, rows in merges.items()}
+        masks = remove_in_order(orders, distances, job.costs, limit)
+        if self.centroid == "worst":
+            return {name: redundant_units(merges[name], priority[name], int(m.sum())) for name, m in masks.items()}
+        return masks
+
+
+def attention_limit(job: Job, ratio: float) -> float:
+    """What heads may cost, so that neurons lose `ratio` times what heads lose: `I_F − C_F = λ (I_A − C_A)`.
+
+    `I` is the cost of all, `C` of the kept units. Where the model has only neurons, or only heads, they lose it all.
+
+    Raises:
+        InvalidOption: heads or neurons have less than they would lose; names the values that are possible.
+    """
+    attention, feed_forward = (
+        sum(float(job.costs[site.name][-1]) for site in job.dense if site.kind == kind) for kind in ("head", "neuron")
+    )
+    if not (attention and feed_forward):
+        return min(job.limit, attention)
+    total, removed = attention + feed_forward, max(0.0, attention + feed_forward - job.limit)
+    from_attention = removed / (1 + ratio)
+    slack = total * 1e-9
+    if from_attention <= attention + slack and removed - from_attention <= feed_forward + slack:
+        return max(0.0, attention - from_attention)
+    least = _up(max(0.0, removed / attention - 1))
+    most = _down(feed_forward / (removed - feed_forward)) if removed > feed_forward else None
+    removable = (1 + ratio) * min(attention, feed_forward / ratio if ratio else math.inf)
+    values = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
+    raise InvalidOption(
+        f"lambda_={ratio:g} takes more from {'heads' if from_attention > attention else 'neurons'} than they cost: to "
+        f"keep {job.limit / total:.3g} of the cost of heads and neurons, lambda_ must be {values}; with "
+        f"lambda_={ratio:g}, keep at least {_up(1 - removable / total):g}"
+    )
+
+
+def drawn_tokens(tokens: int, wanted: int, seed: int) -> Tensor:
+    """Which tokens to look at: `(tokens,)`, True for `wanted` of them, or for all where there are fewer."""
+    order = torch.randperm(tokens, generator=torch.Generator().manual_seed(seed))
+    return torch.zeros(tokens, dtype=torch.bool).index_fill_(0, order[:wanted], value=True)
+
+
+def _inputs_at(calibration: Calibration, drawn: Tensor) -> dict[str, Tensor]:
+    """The consumers' inputs at the drawn tokens, `(drawn, features)` by site; no other token is kept."""
+    sites = _with_units(calibration)
+    inputs: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+
+    def see_input(site: Site, hidden: Tensor) -> None:
+        real = hidden[rows]
+        check_finite(real, site.name)
+        inputs[site.name].append(real[here].double())
+
+    start = 0
+    for batch in calibration.progress(calibration.batches, "collecting activations"):
+        rows = batch["attention_mask"].bool()
+        here = drawn[start : start + int(rows.sum())].to(rows.device)
+        start += len(here)
+        with torch.no_grad(), watching(calibration.dense, sites, inputs=see_input):
+            calibration.dense.model(**batch)
+    return {name: torch.cat(parts) for name, parts in inputs.items()}
+
+
+def _with_units(calibration: Calibration) -> list[Site]:
+    return [site for site in calibration.dense if site.units]
+
+
+def _up(value: float) -> float:
+    return float(math.ceil(value * 10**DIGITS) / 10**DIGITS)
+
+
+def _down(value: float) -> float:
+    return float(math.floor(value * 10**DIGITS) / 10**DIGITS)
+
+
+PROVIDES = {"dual_cp": DualCP}

@@ -1,0 +1,106 @@
+"""KCM: kernelised convex masking. Keeps the neurons that stand for the others and are active; all heads stay.
+
+How well a neuron stands for the others of its sublayer is read off the output weights (R2), how active it is off
+unlabelled data (D2); their product is its score. The kept neurons are scaled as in mask-tuning.
+
+Needs no labels, and no gradients below the last sublayer. One forward pass, and a walk through dense model and student;
+memory units² for one site, and units³ operations for each iteration of R2.
+
+Source: Nova, Dai, Schuurmans: Gradient-Free Structured Pruning with Unlabeled Data (ICML 2023), arXiv 2303.04185.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from trimformer.calibration import check_finite, frozen, watching
+from trimformer.errors import UnreachableTarget, require_range
+from trimformer.interfaces import Masks, Measured
+from trimformer.job import Calibration, Job, cut_and_refit
+from trimformer.rescaling import rescale, teacher_limit
+from trimformer.scoring import convex_representation
+from trimformer.search import ROUNDING, keep_best
+from trimformer.sites import Site
+
+LOOSEST_TOLERANCE = 0.05
+"""Above, the first iteration may already seem to be the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KCM:
+    """Options of KCM."""
+
+    measured_by: ClassVar[tuple[str, ...]] = ("sigma", "tolerance")
+    needs_labels: ClassVar[bool] = False
+
+    sigma: float = 1.0
+    """Width of the Gaussian kernel between output weights of length 1; above 0."""
+    tolerance: float = 0.01
+    """R2 is iterated until it changes by less than this share; above 0 and at most 0.05."""
+    tune: bool = True
+    """Rescale the kept units."""
+    damping: float = 0.1
+    """Of the rescaling: pull of the scales towards 1, relative to the mean diagonal of their system; at least 0."""
+
+    def __post_init__(self) -> None:
+        require_range("sigma", self.sigma, low_included=False)
+        require_range("tolerance", self.tolerance, high=LOOSEST_TOLERANCE, low_included=False)
+        require_range("damping", self.damping)
+
+    def measure(self, calibration: Calibration) -> Measured:
+        """By site of neurons: `score`, R2 · D2."""
+        dense = calibration.dense
+        sites = [site for site in dense if site.kind == "neuron" and site.units]
+        activity = {site.name: torch.zeros(site.units, dtype=torch.float64) for site in sites}
+
+        def see(site: Site, hidden: Tensor) -> None:
+            activity[site.name] += hidden[rows].float().abs().sum(0).double().cpu()
+
+        with frozen(dense.model), torch.no_grad():
+            for batch in calibration.progress(calibration.batches, "measuring activity"):
+                rows = batch["attention_mask"].bool()
+                with watching(dense, sites, inputs=see):
+                    dense.base(**batch)
+        measured = {}
+        for site in calibration.progress(sites, "representing neurons"):
+            check_finite(activity[site.name], site.name)
+            weights = dense.unit_weights(site)[:, 0].float()
+            representative = convex_representation(weights, self.sigma, self.tolerance).double().cpu()
+            measured[f"{site.name}.score"] = representative * activity[site.name] / activity[site.name].mean()
+        return measured
+
+    def prune(self, job: Job, measured: Measured) -> Masks:
+        """Keep all heads and the best neurons; rescale."""
+        masks = _searched(job, measured, job.limit)
+        with frozen(job.dense.model), frozen(job.student.model):
+            if self.tune:
+                rescale(job, masks, _searched(job, measured, teacher_limit(job)), damping=self.damping)
+            else:
+                cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
+        return masks
+
+
+def _searched(job: Job, measured: Measured, limit: float) -> Masks:
+    """All heads, and neurons by score as far as the limit allows.
+
+    Raises:
+        UnreachableTarget: the heads alone cost more; names the smallest share that can be kept.
+    """
+    heads = {site.name for site in job.dense if site.kind == "head"}
+    least = sum(float(job.costs[name][-1]) for name in heads)
+    if least > limit * (1 + ROUNDING):
+        total = sum(float(table[-1]) for table in job.costs.values())
+        raise UnreachableTarget(
+            f"kcm keeps all heads, which are {least / total:.3f} of the cost of all units, but {limit / total:.3f} "
+            "of it was asked for: ask for more, or use a method that removes heads"
+        )
+    neurons = {site.name: job.costs[site.name] for site in job.dense if site.name not in heads}
+    scores = {name: measured.get(f"{name}.score", torch.zeros(0)) for name in neurons}
+    return job.dense.full_masks() | keep_best(scores, neurons, limit - least)
+
+
+PROVIDES = {"kcm": KCM}

@@ -1,0 +1,114 @@
+"""Mask tuning: masks by the Fisher information of the labels' loss, exchanged within sublayers, and rescaled.
+
+Every unit is judged by the squared derivative of the task's loss with respect to its mask. The best split of the budget
+between heads and neurons is searched; within each sublayer, units are exchanged where they matter together; and what is
+kept is scaled so that the model follows one that is pruned half-way.
+
+Needs labels. One forward and backward pass of the dense model, and a walk through dense model and student; memory for
+one number a unit and mini-batch, and features² for one site.
+
+Source: Kwon et al.: A Fast Post-Training Pruning Framework for Transformers (NeurIPS 2022), arXiv 2204.09656.
+Differs from the paper and the authors' code: mini-batches are drawn for themselves, so that masks do not depend on how
+rows are batched; a split may have no head at all, and none exceeds the budget; latency is read off a table like every
+cost, with no search of its own; a sublayer whose scales are refused does not end the scaling of those above it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from trimformer.calibration import check_finite, frozen, watching
+from trimformer.errors import require_range
+from trimformer.interfaces import Masks, Measured, Scores
+from trimformer.job import Calibration, Job, cut_and_refit
+from trimformer.labels import task_loss
+from trimformer.objectives import predictions
+from trimformer.rescaling import rescale, teacher_limit
+from trimformer.scoring import mask_gradients
+from trimformer.sites import Site
+from trimformer.splits import best_split, rearranged
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskTuning:
+    """Options of Mask-Tuning."""
+
+    measured_by: ClassVar[tuple[str, ...]] = ("minibatch",)
+    needs_labels: ClassVar[bool] = True
+
+    minibatch: int = 32
+    """Sequences, drawn at random, whose gradients are averaged before they are squared; at least 1."""
+    rearrange: bool = True
+    """Exchange units within sublayers."""
+    tune: bool = True
+    """Rescale the kept units."""
+    damping: float = 0.001
+    """Of the rescaling: pull of the scales towards 1, relative to the mean diagonal of their system; at least 0."""
+
+    def __post_init__(self) -> None:
+        require_range("minibatch", self.minibatch, low=1)
+        require_range("damping", self.damping)
+
+    def measure(self, calibration: Calibration) -> Measured:
+        """By site: `gradients`, of each mini-batch's mean loss with respect to the masks, `(minibatches, units)`."""
+        sites = [site for site in calibration.dense if site.units]
+        owners = drawn_minibatches(calibration.sequences, self.minibatch, calibration.seed)
+        sizes = owners.bincount().double()[:, None]
+        sums = {site.name: torch.zeros(len(sizes), site.units, dtype=torch.float64) for site in sites}
+
+        def see(site: Site, hidden: Tensor, gradient: Tensor) -> None:
+            sums[site.name].index_add_(0, here, mask_gradients(hidden, gradient, site.units).double().cpu())
+
+        dense, rows = calibration.dense, [len(batch["input_ids"]) for batch in calibration.batches]
+        given = list(zip(calibration.batches, calibration.labels or [], owners.split(rows), strict=True))
+        with frozen(dense.model):
+            for batch, labels, members in calibration.progress(given, "measuring gradients"):
+                here = members
+                with torch.enable_grad(), watching(dense, sites, input_gradients=see):
+                    predicted = predictions(dense.model(**batch), batch, dense.model.config)
+                    task_loss(predicted, labels, next_token=dense.predicts_next_tokens).sum().backward()
+        for site in sites:
+            check_finite(sums[site.name], site.name)
+        return {f"{site.name}.gradients": sums[site.name] / sizes for site in sites}
+
+    def prune(self, job: Job, measured: Measured) -> Masks:
+        """Search, exchange, rescale."""
+        masks = _searched(job, measured, job.limit)
+        if self.rearrange:
+            for site in job.progress([site for site in job.dense if site.units], "rearranging"):
+                masks[site.name] = rearranged(masks[site.name], measured[f"{site.name}.gradients"])
+        with frozen(job.dense.model), frozen(job.student.model):
+            if self.tune:
+                rescale(job, masks, _searched(job, measured, teacher_limit(job)), damping=self.damping)
+            else:
+                cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
+        return masks
+
+
+def drawn_minibatches(sequences: int, size: int, seed: int) -> Tensor:
+    """Which mini-batch each sequence belongs to: random ones of at most `size`, as equal as can be, however batched."""
+    count = -(-sequences // size)
+    owners = torch.empty(sequences, dtype=torch.long)
+    owners[torch.randperm(sequences, generator=torch.Generator().manual_seed(seed))] = (
+        torch.arange(sequences) * count // sequences
+    )
+    return owners
+
+
+def _searched(job: Job, measured: Measured, limit: float) -> Masks:
+    """The best split by `Σ_b (∂L_b / ∂m_u)²` over mini-batches."""
+    scores: Scores = {
+        site.name: measured[f"{site.name}.gradients"].square().sum(0) if site.units else torch.zeros(0)
+        for site in job.dense
+    }
+    heads, neurons = (
+        {site.name: scores[site.name] for site in job.dense if site.kind == kind} for kind in ("head", "neuron")
+    )
+    return best_split(heads, neurons, job.costs, limit)
+
+
+PROVIDES = {"mask_tuning": MaskTuning}

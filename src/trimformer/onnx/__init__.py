@@ -1,0 +1,1 @@
+"""Encoders as ONNX graphs: how they are written, made int8, and run."""

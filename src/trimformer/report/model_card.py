@@ -1,0 +1,53 @@
+"""The model card: `README.md` of a checkpoint, with the facts of its manifest, as the Hugging Face hub reads it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+
+from trimformer.report import summary
+from trimformer.report.render import render
+from trimformer.report.summary import Facts
+
+README = "README.md"
+HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+PIPELINES = {
+    "ForSequenceClassification": "text-classification", "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering", "ForMaskedLM": "fill-mask", "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+}  # fmt: skip
+"""By the end of a model class's name, the hub's name of what the model does; any other gives features."""
+
+
+def model_card(facts: Facts) -> str:
+    """The text of a checkpoint's README.md.
+
+    Args:
+        facts: the manifest.
+    """
+    header = ModelCardData(
+        library_name="transformers",
+        base_model=_base_model(facts),
+        pipeline_tag=_pipeline(facts.get("model_class", "")),
+        tags=["trimformer", "pruning", "structured-pruning", facts["method"]],
+        metrics=[row.name for row in summary.metrics(facts)] or None,
+    )
+    body = render(
+        "card.md", title=f"{summary.name(facts)}, pruned by {facts['method']}", model=facts.get("source", "a model"),
+        verdict=summary.verdict(facts), warnings=summary.warnings([facts]), shares=summary.shares(facts),
+        remarks=summary.remarks(facts), metrics=summary.metrics(facts), blocks=summary.blocks(facts),
+        loading=summary.loading(facts, "this/folder"), command=facts.get("command"), settings=summary.settings(facts),
+    )  # fmt: skip
+    return f"---\n{header.to_yaml()}\n---\n\n{body}"
+
+
+def _base_model(facts: Facts) -> str | None:
+    """The dense model's name on the hub; None where it was a folder."""
+    source = str(facts.get("source", ""))
+    return source if HUB_NAME.fullmatch(source) and not Path(source).exists() else None
+
+
+def _pipeline(model_class: str) -> str:
+    return next((name for ending, name in PIPELINES.items() if model_class.endswith(ending)), "feature-extraction")

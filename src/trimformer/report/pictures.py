@@ -1,0 +1,215 @@
+"""Pictures of a report: SVG whose colours are the page's own CSS variables, and whose text is text."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from trimformer.manifest import place
+from trimformer.report.side_by_side import TaskTable
+
+INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
+"""Placeholders that no other colour of a picture equals; each becomes the CSS variable of its name."""
+SERIES = ("#050501", "#050502", "#050503", "#050504", "#050505", "#050506")
+VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent"} | {
+    colour: f"--series-{number}" for number, colour in enumerate(SERIES, start=1)
+}
+MARKERS = "os^DvPX"
+"""Lines are told apart by their markers too, not by colour alone; there is one marker more than there are colours."""
+FONT = "system-ui, sans-serif"
+WIDTH = 4.6
+"""Of every picture, in inches: readable on a phone, where it is shown a little smaller."""
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none", "svg.hashsalt": "trimformer", "font.size": 12, "font.family": ["DejaVu Sans"],
+    "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "axes.titlesize": 12, "axes.edgecolor": LINE,
+    "axes.spines.top": False, "axes.spines.right": False, "xtick.color": LINE, "ytick.color": LINE,
+    "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED, "grid.color": LINE, "grid.linewidth": 0.6,
+    "axes.grid": True, "axes.axisbelow": True, "legend.frameon": False, "path.simplify": False,
+    "axes.formatter.useoffset": False,
+}  # fmt: skip
+
+MOST_LABELS, LABEL_HEIGHT = 12, 0.075
+UNITS = {"attention": "heads", "ffn": "neurons"}
+
+Interval = Mapping[str, float]
+"""A metric as the manifest has it: `value`, `low`, `high`."""
+Point = tuple[float, Interval]
+"""Share of the dense model in percent, and the metric there."""
+
+
+def intervals(name: str, rows: Mapping[str, Interval]) -> str:
+    """One metric of several models, as dots with their intervals, one below the other."""
+    with _picture(
+        f"metric-{name}", f"{name} with its 95 % interval: {_spoken(rows)}", 0.75 + 0.28 * len(rows)
+    ) as drawn:
+        axes = drawn.axes
+        for height, (label, metric) in enumerate(reversed(list(rows.items()))):
+            colour = MUTED if label == "dense" else ACCENT
+            axes.plot([metric["low"], metric["high"]], [height] * 2, color=colour, linewidth=2)
+            axes.plot(metric["value"], height, "o", color=colour)
+        axes.set_title(name, loc="left")
+        axes.set_yticks(range(len(rows)), list(rows)[::-1])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(visible=False, axis="y")
+        axes.margins(x=0.08)
+    return drawn.svg
+
+
+def frontier(name: str, measure: str, points: Sequence[Point], dense: Interval) -> str:
+    """A metric with its interval against what is left of the dense model."""
+    said = ", ".join(f"{metric['value']:.4f} at {share:.0f} %" for share, metric in sorted(points, key=_share))
+    with _picture(f"frontier-{measure}", f"{name} against {measure}: {said}; dense {dense['value']:.4f}", 2.9) as drawn:
+        axes = drawn.axes
+        for share, metric in points:
+            axes.plot([share] * 2, [metric["low"], metric["high"]], color=ACCENT, linewidth=1.5)
+        ordered = sorted(points, key=_share)
+        axes.plot([share for share, _ in ordered], [metric["value"] for _, metric in ordered], "o-", color=ACCENT)
+        _dense_line(axes, dense)
+        axes.set(xlabel=f"{measure}, %", ylabel=name, xlim=(0, max(105, 5 + ordered[-1][0])))
+    return drawn.svg
+
+
+def methods(table: TaskTable) -> str:
+    """The judging metric of several methods against the share that each was allowed to keep."""
+    said = "; ".join(
+        f"{name}: {', '.join(f'{cell.value:.4f} at {100 * cell.share:.0f} %' for cell in cells.values())}"
+        for name, cells in table.methods.items()
+    )
+    title = f"{table.metric} of {table.task} against {table.cost}: {said}; dense {table.dense['value']:.4f}"
+    with _picture(f"methods-{table.task}-{table.cost}", title, 3.0 + 0.13 * len(table.methods)) as drawn:
+        axes = drawn.axes
+        for number, (name, cells) in enumerate(table.methods.items()):
+            colour, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+            ordered = sorted(cells.values(), key=lambda cell: cell.share)
+            shares = [100 * cell.share for cell in ordered]
+            axes.vlines(
+                shares, [cell.low for cell in ordered], [cell.high for cell in ordered], color=colour, linewidth=1
+            )
+            axes.plot(shares, [cell.value for cell in ordered], color=colour, marker=marker, label=name)
+        _dense_line(axes, table.dense)
+        axes.set(xlabel=f"{table.cost} kept, %", ylabel=table.metric, xlim=(0, 105))
+        axes.figure.legend(loc="outside lower left", ncols=2, handlelength=1.5, columnspacing=1.2)
+    return drawn.svg
+
+
+def removal(sublayer: str, curves: Mapping[str, Sequence[float]], removed: Mapping[str, float]) -> str:
+    """What removing units of one kind of sublayer costs, block by block; a dot where each site stopped.
+
+    Args:
+        sublayer: `attention` or `ffn`.
+        curves: by site, cumulated cost at evenly spaced shares of its units.
+        removed: by site, the share of its units that is gone, from 0 to 1.
+    """
+    shown = {site: curve for site, curve in curves.items() if place(site)[1] == sublayer and curve[-1] > 0}
+    said = f"Estimated loss against the share of {UNITS.get(sublayer, sublayer)} removed, a line a block"
+    with _picture(f"removal-{sublayer}", said, 3.1) as drawn:
+        axes = drawn.axes
+        deepest = max(place(site)[0] for site in shown)
+        for site, curve in shown.items():
+            depth = place(site)[0] / max(deepest, 1)
+            shares = [100 * step / (len(curve) - 1) for step in range(len(curve))]
+            axes.plot(shares[1:], curve[1:], color=ACCENT, alpha=0.7 + 0.3 * depth, linewidth=0.6 + 1.2 * depth)
+            _mark(axes, curve, removed.get(site, 0.0))
+        axes.set_yscale("log")
+        _limit_decades(axes, shown.values())
+        _label_ends(axes, {place(site)[0]: curve[-1] for site, curve in shown.items()})
+        axes.set(xlabel=f"{UNITS.get(sublayer, sublayer)} removed, %", ylabel="estimated loss", xlim=(0, 110))
+    return drawn.svg
+
+
+def _dense_line(axes: Axes, dense: Interval) -> None:
+    axes.axhline(dense["value"], linestyle="--", color=MUTED, linewidth=1)
+    axes.annotate(
+        "dense", (0, dense["value"]), (3, 4), color=MUTED, xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+    )  # fmt: skip
+
+
+def _mark(axes: Axes, curve: Sequence[float], share: float) -> None:
+    """A dot on a curve at the share that was removed; none where nothing was."""
+    place_on_curve = share * (len(curve) - 1)
+    below = min(int(place_on_curve), len(curve) - 2)
+    height = curve[below] + (place_on_curve - below) * (curve[below + 1] - curve[below])
+    if share > 0 and height > 0:
+        axes.plot(100 * share, height, "o", color=INK, markersize=4)
+
+
+def _limit_decades(axes: Axes, curves: Collection[Sequence[float]], decades: float = 1e-6) -> None:
+    """Six decades at most: the first removals can cost next to nothing."""
+    highest = max(curve[-1] for curve in curves)
+    lowest = min((value for curve in curves for value in curve if value > 0), default=highest)
+    axes.set_ylim(max(lowest, decades * highest) / 1.5, 1.5 * highest)
+
+
+def _label_ends(axes: Axes, ends: Mapping[int, float]) -> None:
+    """Blocks' numbers beside where their curves end, apart from each other; of many blocks only some."""
+    every = -(-len(ends) // MOST_LABELS)
+    heights = {block: math.log(ends[block]) for block in list(ends)[::every]}
+    bottom, top = (math.log(limit) for limit in axes.get_ylim())
+    free = 0.0
+    for left, block in zip(
+        range(len(heights) - 1, -1, -1), sorted(heights, key=lambda block: heights[block]), strict=True
+    ):
+        height = (heights[block] - bottom) / (top - bottom)
+        at = max(free, min(height, 1 - left * LABEL_HEIGHT))
+        axes.annotate(f"{block}", (102, at), color=MUTED, va="center", xycoords=("data", "axes fraction"))
+        free = at + LABEL_HEIGHT
+
+
+class _Drawn:
+    """A picture being drawn; `svg` is there at the end of the context."""
+
+    def __init__(self, axes: Axes) -> None:
+        self.axes = axes
+        self.svg = ""
+
+
+@contextmanager
+def _picture(name: str, said: str, height: float) -> Iterator[_Drawn]:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        drawn = _Drawn(figure.subplots())
+        yield drawn
+        file = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    drawn.svg = _inline(file.getvalue(), _identifier(name), said)
+
+
+def _inline(svg: str, name: str, said: str) -> str:
+    """An SVG file's text as a part of an HTML page: its own ids, the page's colours and font, and what it shows."""
+    svg = svg[svg.index("<svg") :]
+    head, body = svg.split(">", 1)
+    box = re.findall(r'viewBox="[^"]*"', head)[0]
+    replaced: Mapping[str, str | Callable[[re.Match[str]], str]] = {
+        r'id="': f'id="{name}-', r'xlink:href="#': f'href="#{name}-', r"url\(#": f"url(#{name}-",
+        r"\s*<style.*?</style>": "", r"'DejaVu Sans'[^;\"]*": FONT,
+        "|".join(VARIABLES): lambda found: f"var({VARIABLES[found[0]]})",
+    }  # fmt: skip
+    for pattern, new in replaced.items():
+        body = re.sub(pattern, new, body, flags=re.DOTALL)
+    label = escape(said, quote=True)
+    return f'<svg {box} role="img" aria-label="{label}"><title>{escape(said)}</title>{body.strip()}'
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"\W+", "-", name)
+
+
+def _spoken(rows: Mapping[str, Interval]) -> str:
+    return "; ".join(f"{label} {row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]" for label, row in rows.items())
+
+
+def _share(point: Point) -> float:
+    return point[0]

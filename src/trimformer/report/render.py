@@ -1,0 +1,32 @@
+"""Facts into the text templates of the package; whatever goes into a page is escaped."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+from trimformer.report import summary
+
+
+def render(template: str, **facts: Any) -> str:
+    """A template of the package with its facts filled in."""
+    return _environment().get_template(f"{template}.j2").render(**facts)
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("trimformer.report"), autoescape=select_autoescape(("html.j2",)),
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.filters["code"] = _markdown_code
+    environment.globals |= {"names": summary.UNIT_NAMES, "interval": summary.interval, "percent": summary.percent}
+    return environment
+
+
+def _markdown_code(value: object) -> str:
+    """Any text as code within a line or a table cell of Markdown."""
+    plain = " ".join(str(value).split()).replace("`", "'")
+    return f"`{plain.replace('|', '/')}`"

@@ -1,0 +1,53 @@
+"""Time and peak memory of a stage, watched while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from threading import Event, Thread
+from time import perf_counter
+
+import psutil
+import torch
+
+EVERY_SECONDS = 0.05
+MEGABYTE = 1e6
+
+
+@dataclass
+class Used:
+    """Filled in when the stage ends."""
+
+    seconds: float = 0.0
+    memory_mb: dict[str, float] = field(default_factory=dict)
+    """Peak memory: `host` is that of the whole process, seen every 50 ms; `cuda` what PyTorch holds on the GPU."""
+
+
+@contextmanager
+def watching_resources(device: torch.device) -> Iterator[Used]:
+    """Within the context, time passes and memory is watched; the result is there afterwards."""
+    used, done, peak = Used(), Event(), [_resident()]
+
+    def look() -> None:
+        while not done.wait(EVERY_SECONDS):
+            peak[0] = max(peak[0], _resident())
+
+    watcher = Thread(target=look, daemon=True)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    watcher.start()
+    start = perf_counter()
+    try:
+        yield used
+    finally:
+        used.seconds = perf_counter() - start
+        done.set()
+        watcher.join()
+        used.memory_mb["host"] = round(max(peak[0], _resident()) / MEGABYTE, 1)
+        if device.type == "cuda":
+            used.memory_mb["cuda"] = round(torch.cuda.max_memory_allocated(device) / MEGABYTE, 1)
+
+
+def _resident() -> int:
+    return int(psutil.Process().memory_info().rss)

@@ -1,0 +1,84 @@
+"""What several commands do: load a model, gather a project, save a result, report it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer import checkpoint, plugins, tables, upload
+from trimformer.interfaces import Progress, Task
+from trimformer.manifest import as_text
+from trimformer.project import Project, TaskResult
+from trimformer.report import page
+from trimformer.tables import out_console
+
+
+def load(name: str, task: Task, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model with the head that the task needs, and its tokenizer."""
+    return checkpoint.load_model(name, task.auto_class, device), checkpoint.load_tokenizer(name)
+
+
+def gather(model: str, task: str, data: str | None, max_length: int | None, device: str, progress: Progress) -> Project:
+    """A project from what the user named: rows are read before the model is."""
+    chosen: Task = plugins.load("tasks", task)
+    train, validation = chosen.rows(data, "train"), chosen.rows(data, "validation")
+    dense, tokenizer = load(model, chosen, device)
+    return Project(
+        dense, tokenizer, chosen, train, validation, max_length=max_length, progress=progress,
+        stored_dtype=checkpoint.stored_dtype(model),
+    )  # fmt: skip
+
+
+def save(result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwrite: bool) -> None:
+    """Write the pruned model as a checkpoint, in the precision and with the extra files of its source."""
+    checkpoint.save(
+        result.pruning.model, out, tokenizer=tokenizer, manifest=result.pruning.manifest, overwrite=overwrite,
+        dtype=checkpoint.stored_dtype(source), extra_files=checkpoint.sentence_transformers_files(source),
+    )  # fmt: skip
+
+
+def report(result: TaskResult, out: Path, *, as_json: bool) -> None:
+    """Print a saved result: tables and how to load it, or the manifest."""
+    manifest = result.pruning.manifest
+    tables.warn([result])
+    if as_json:
+        print_json(manifest | {"out": str(out)})
+        return
+    out_console.print(tables.result_table(result))
+    out_console.print(tables.units_table(manifest["units"]))
+    name = type(result.pruning.model).__name__
+    how = f"load it: import trimformer, transformers; model = transformers.{name}.from_pretrained({str(out)!r})"
+    out_console.print(Text.assemble("checkpoint: ", (str(out), "bold"), "   ", how), soft_wrap=True)
+
+
+def check_asked(report: Path | None, push_to_hub: str | None = None, *, overwrite: bool) -> None:
+    """Refuse a report or an upload that cannot be made, before any work is done.
+
+    Raises:
+        TrimformerError: the file exists or cannot be written, or the upload cannot work.
+    """
+    if report is not None:
+        page.check_writable(report, overwrite=overwrite)
+    if push_to_hub is not None:
+        upload.check_push(push_to_hub)
+
+
+def write_report(html: str, report: Path) -> None:
+    """Write a report page, and say where it is."""
+    page.write(html, report)
+    tables.say(f"report: {report}")
+
+
+def push(out: Path, repo: str) -> None:
+    """Upload a saved checkpoint, and say where it is."""
+    tables.say(f"uploading {out} to {repo} …")
+    tables.say(f"uploaded: {upload.push(out, repo)}")
+
+
+def print_json(facts: Any) -> None:
+    """Facts on stdout, for programs."""
+    sys.stdout.write(as_text(facts))

@@ -1,0 +1,236 @@
+"""Language modelling: how well a decoder predicts the next token of running text, by perplexity.
+
+A split's rows are parts of one text. It is read token by token in windows of the context's length; `stride` below that
+length lets windows overlap, so that more tokens are predicted from a long context: each token counts once.
+
+Calibration takes the `train` file (of WikiText and Penn Treebank: split), or `valid` where a folder has no other;
+results are on `test` where there is one, else on `valid`.
+
+Source: Merity et al., WikiText (arXiv 1609.07843); Marcus et al., Penn Treebank, as Mikolov prepared it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer.batching import tokens_at_once
+from trimformer.data import choose_columns, length_limit, read_rows, texts
+from trimformer.errors import DataError, InvalidOption, UnsupportedModel
+from trimformer.evaluation import Array, metric, run
+from trimformer.hub import read_hub
+from trimformer.interfaces import Batch, Features, Metrics, Progress, Split
+
+CONTEXT = 1024
+"""Tokens of a window unless said; fewer where the tokenizer allows fewer."""
+PASSAGE_CHARACTERS = 16_000
+"""A row is at least so long: some windows of text that belongs together."""
+SHARE_TO_JUDGE_BY = 0.2
+"""Of a single file: its last part."""
+SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train", "valid", "validation"), "validation": ("test", "valid")}
+"""By preference, names of a folder's files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageModeling:
+    """One text, from the hub or from files."""
+
+    description: str
+    hub_name: str | None = None
+    config: str | None = None
+    stride: int | None = None
+    """Tokens between windows; None: windows do not overlap."""
+    auto_class: str = "AutoModelForCausalLM"
+
+    def rows(self, source: str | None, split: Split) -> Dataset:
+        """Passages of one split in the order of the text, in column `text`; together they are the whole text.
+
+        Raises:
+            DataError: no source, or one that cannot be read.
+        """
+        if source is not None:
+            parts = _parts(Path(source), split)
+        elif self.hub_name is None:
+            raise DataError("this task has no text of its own: give a file or folder with --data")
+        else:
+            rows = read_hub(self.hub_name, self.config, "test" if split == "validation" else split)
+            parts = [f"{text}\n\n" for text in texts(rows, "text", self.hub_name)]
+        passages = list(_passages(parts))
+        if not passages:
+            raise DataError(f"{source or self.hub_name} holds no text: give a file with some")
+        return Dataset.from_dict({"text": passages})
+
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
+    ) -> list[Features]:
+        """Rows -> windows that do not overlap; the last of a row may be shorter. Labels are the tokens themselves.
+
+        Raises:
+            DataError: no text column, or one that holds something else than text.
+        """
+        length = length_limit(tokenizer, max_length, CONTEXT)
+        (column,) = choose_columns(rows, [("text",)])
+        features: list[Features] = []
+        for text in texts(rows, column):
+            for window in _windows(_tokens(text, tokenizer), _begin(tokenizer), length, length):
+                given = {"input_ids": window.ids, "attention_mask": [1] * len(window.ids)}
+                features.append({**given, "labels": window.ids} if labels else given)
+        return features
+
+    def evaluate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        dense: PreTrainedModel | None = None,
+        max_length: int | None = None,
+        progress: Progress | None = None,
+    ) -> Metrics:
+        """`perplexity` over all tokens of the rows taken together; its interval is over windows.
+
+        Raises:
+            DataError: rows without text, or fewer than two tokens.
+            InvalidOption: a stride outside 1 to the length of a window.
+            UnsupportedModel: a model that gives no logits for every token.
+        """
+        longest = int(getattr(model.config, "max_position_embeddings", CONTEXT))
+        length = length_limit(tokenizer, max_length, min(CONTEXT, longest))
+        if length > longest:
+            raise InvalidOption(f"max_length={length} is more than the {longest} tokens that the model reads")
+        stride = self.stride or length
+        if not 1 <= stride <= length:
+            raise InvalidOption(f"stride={stride} is outside 1 to {length}, the length of a window")
+        text = "".join(texts(rows, choose_columns(rows, [("text",)])[0]))
+        windows = list(_windows(_tokens(text, tokenizer), _begin(tokenizer), length, stride))
+        windows = [window for window in windows if window.new]
+        if not windows:
+            raise DataError("the text has fewer than two tokens: there is nothing to predict")
+        features: list[Features] = [{"input_ids": window.ids} for window in windows]
+        at_once = tokens_at_once(model)
+        found = run(model, tokenizer, features, _read, progress=progress, max_padded_tokens=at_once)["loss"]
+        counts = [window.new for window in windows]
+        sums = [
+            float(loss[: len(window.ids) - 1][-window.new :].double().sum())
+            for loss, window in zip(found, windows, strict=True)
+        ]
+        return {"perplexity": replace(metric(_perplexity, sums, counts), sample_size=sum(counts))}
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Tokens, of which the last `new` are predicted."""
+
+    ids: list[int]
+    new: int
+
+
+def _windows(tokens: list[int], begin: list[int], length: int, stride: int) -> Iterator[_Window]:
+    """Cut a text into windows of up to `length` tokens, each with the tokenizer's first token in front.
+
+    A window's `new` tokens are those that no window before it had. Where the tokenizer puts no token in front, nothing
+    predicts the first token of a text, nor that of any window if windows do not overlap.
+    """
+    room, seen = length - len(begin), 0
+    for start in range(0, len(tokens), max(1, min(stride, room))):
+        ids = tokens[start : start + room]
+        end = start + len(ids)
+        first = not begin and start == seen
+        yield _Window(begin + ids, max(0, end - seen - first))
+        seen = end
+        if end == len(tokens):
+            return
+
+
+def _tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def _begin(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token that the tokenizer puts before every text, if it does."""
+    first: list[int] = tokenizer("")["input_ids"][:1]
+    return first if first == [tokenizer.bos_token_id] else []
+
+
+def _read(output: Any, batch: Batch) -> dict[str, Tensor]:
+    """Negative log-probability of every token but the first, in nats: `(batch, length − 1)`."""
+    logits = getattr(output, "logits", None)
+    if logits is None or logits.shape[:2] != batch["input_ids"].shape:
+        raise UnsupportedModel("perplexity needs a model that predicts every next token: load a causal language model")
+    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), batch["input_ids"][:, 1:], reduction="none")
+    return {"loss": losses}
+
+
+def _perplexity(*columns: Array, axis: int = -1) -> Array:
+    """`exp(Σ loss / Σ tokens)` of windows."""
+    losses, counts = columns
+    mean = np.sum(losses, axis=axis, dtype=np.float64) / np.sum(counts, axis=axis)
+    return np.asarray(np.exp(np.minimum(mean, np.log(np.finfo(np.float64).max))))
+
+
+def _parts(source: Path, split: Split) -> list[str]:
+    """A split's text in parts, such as lines, that together are the whole of it."""
+    if not source.is_dir():
+        parts = _parts_of_file(source)
+        to_calibrate = len(parts) - max(1, round(SHARE_TO_JUDGE_BY * len(parts)))
+        if not to_calibrate:
+            raise DataError(f"{source} has one line: give a longer text, or a folder with a train and a test file")
+        return parts[:to_calibrate] if split == "train" else parts[to_calibrate:]
+    files = {split: _file(source, names) for split, names in SPLITS.items()}
+    for name, file in files.items():
+        if file is None or file == files["train" if name == "validation" else "validation"]:
+            raise DataError(
+                f"{source} needs a file to calibrate on, train or valid, and another to judge by, test or valid"
+            )
+    return _parts_of_file(files[split])  # type: ignore[arg-type]  # none is missing
+
+
+def _file(folder: Path, stems: Sequence[str]) -> Path | None:
+    return next((file for stem in stems for file in sorted(folder.glob(f"{stem}.*"))), None)
+
+
+def _parts_of_file(file: Path) -> list[str]:
+    if file.suffix.lower() == ".txt" and file.exists():
+        try:
+            return file.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        except (UnicodeDecodeError, OSError) as error:
+            raise DataError(f"cannot read {file}: {error}; save it as UTF-8 text") from error
+    rows = read_rows(str(file), "train")
+    return [f"{text}\n\n" for text in texts(rows, choose_columns(rows, [("text",)], str(file))[0], str(file))]
+
+
+def _passages(parts: Sequence[str]) -> Iterator[str]:
+    """Neighbouring parts joined until they are long enough; the last is shorter. Empty ones join their neighbours."""
+    ends, total = [0], 0
+    for number, part in enumerate(parts, start=1):
+        total += len(part)
+        if total >= PASSAGE_CHARACTERS or number == len(parts):
+            ends.append(number)
+            total = 0
+    for start, end in pairwise(ends):
+        if passage := "".join(parts[start:end]):
+            yield passage
+
+
+WIKITEXT = "Salesforce/wikitext"
+
+PROVIDES = {
+    "language_modeling": LanguageModeling(description="your own text: perplexity of the next token"),
+    "wikitext2": LanguageModeling(
+        description="WikiText-2: perplexity of the next token", hub_name=WIKITEXT, config="wikitext-2-raw-v1"
+    ),
+    "wikitext103": LanguageModeling(
+        description="WikiText-103: perplexity of the next token", hub_name=WIKITEXT, config="wikitext-103-raw-v1"
+    ),
+    "ptb": LanguageModeling(description="Penn Treebank: perplexity of the next token"),
+}

@@ -1,0 +1,239 @@
+"""Fine-tuning: a model, dense or pruned, trained on a task's rows by transformers' `Trainer`.
+
+Rows are kept in three parts: those trained on, those set aside to choose the best checkpoint by, and those whose
+metric is reported.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from trimformer.errors import DataError, InvalidOption, NumericalError, require_range
+from trimformer.interfaces import Features, Metrics, OwnLoss
+from trimformer.labels import in_model_order
+from trimformer.pipeline import versions
+from trimformer.project import LOWER_IS_BETTER, Project
+from trimformer.training.trainer import (
+    DEFAULTS,
+    Bar,
+    TaskTrainer,
+    check_arguments,
+    collator,
+    is_masked,
+    masked_loss,
+    training_arguments,
+)
+
+MASKED_LOSS = "masked_loss"
+LOWER = (*LOWER_IS_BETTER, MASKED_LOSS)
+"""Metrics of which lower values are better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """How to fine-tune; checked when it is made.
+
+    Raises:
+        InvalidOption: an unknown name, or a value of the wrong type or range.
+
+    >>> FineTuning(rows=3000, arguments={"learning_rate": 1e-4}).patience
+    2
+    """
+
+    rows: int | None = None
+    """Train on at most so many rows, drawn at random; at least 1."""
+    patience: int = 2
+    """Judge at every save and stop after so many judgements in a row without a better one; the best checkpoint is
+    returned. 0 trains to the end, judges nothing before, and sets no rows aside."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Of transformers' `TrainingArguments`, by name, over `training.DEFAULTS`."""
+
+    def __post_init__(self) -> None:
+        if self.rows is not None:
+            require_range("rows", self.rows, low=1)
+        require_range("patience", self.patience)
+        object.__setattr__(self, "arguments", check_arguments(self.arguments))
+
+    @classmethod
+    def from_text(cls, assignments: Mapping[str, str]) -> FineTuning:
+        """From `name=value` of the command line: `rows`, `patience` and training arguments alike."""
+        own = {name: _whole(name, assignments[name]) for name in _OWN & assignments.keys()}
+        return cls(**own, arguments={name: value for name, value in assignments.items() if name not in own})
+
+
+_OWN = {"rows", "patience"}
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """A fine-tuned model, and the facts of its training."""
+
+    model: PreTrainedModel
+    facts: dict[str, Any]
+
+
+def finetune(
+    project: Project, options: FineTuning, folder: Path | str, *, seed: int = 0, resume: bool = False
+) -> FineTuned:
+    """Train a copy of a project's model on its calibration rows, which must be labelled.
+
+    Where `options.patience` is set, the project needs guard rows (`Project.with_guard`): the best checkpoint is chosen
+    by the task's metric on them. Evaluation rows are neither trained on nor looked at.
+
+    Args:
+        project: its model has the task's head, see `heads.load_to_train`.
+        options: how to train.
+        folder: for the Trainer's checkpoints.
+        seed: of the choice and order of rows, and of dropout.
+        resume: go on from the last whole checkpoint in the folder, if there is one.
+
+    Raises:
+        LabelError: rows without labels, or with wrong ones.
+        DataError: no rows to train on, or none to choose by.
+        InvalidOption: training arguments that contradict each other.
+        NumericalError: the training diverged.
+    """
+    guard = _GuardJudge(project) if options.patience else None
+    features = training_features(project, options, seed)
+    model = copy.deepcopy(project.model)
+    arguments = training_arguments(
+        options.arguments, folder=str(folder), device=model.device, seed=seed,
+        metric=guard.name if guard else None, higher=guard is not None and guard.name not in LOWER,
+    )  # fmt: skip
+    trainer = TaskTrainer(
+        task=project.task, judge=guard, model=model, args=arguments, train_dataset=features,
+        data_collator=collator(model, project.tokenizer, project.task), callbacks=_callbacks(project, options),
+    )  # fmt: skip
+    last = _last_checkpoint(Path(folder)) if resume else None
+    start = perf_counter()
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    seconds = perf_counter() - start
+    trained = trainer.bare_model().eval()
+    _check_finite(trained)
+    facts = _facts(trainer, guard) | {
+        "arguments": {**DEFAULTS, **options.arguments}, "patience": options.patience, "seed": seed,
+        "rows": len(features), "guard_rows": len(guard.guard_rows) if guard else 0,
+        "seconds": seconds, "judging_seconds": guard.seconds if guard else 0.0, "resumed_at_step": _step_of(last),
+    }  # fmt: skip
+    return FineTuned(trained, facts)
+
+
+def training_features(project: Project, options: FineTuning, seed: int) -> list[Features]:
+    """Encoded training rows with labels, in random order; none has the tokens of an evaluation or guard row.
+
+    Raises:
+        LabelError: rows without labels, or with wrong ones.
+        DataError: there are none.
+    """
+    task, rows = project.task, project.calibration_rows
+    order = np.random.default_rng(seed).permutation(len(rows))[: options.rows]
+    chosen = rows.select(order)
+    if isinstance(task, OwnLoss):
+        features = task.training_rows(chosen, project.tokenizer, project.max_length)
+    else:
+        labelled = not is_masked(project.model)
+        features = task.encode(chosen, project.tokenizer, project.max_length, labels=labelled)
+        if labelled:
+            features = in_model_order(features, getattr(task, "classes", ()), project.model.config)
+    held_out = {tuple(row["input_ids"]) for row in project.held_out}
+    kept = [row for row in features if tuple(row["input_ids"]) not in held_out]
+    if not kept:
+        raise DataError("no rows to train on: none, or every row is also an evaluation row; give rows kept apart")
+    return kept
+
+
+def judge(project: Project, model: PreTrainedModel, rows: Dataset) -> Metrics:
+    """The task's metrics of a model by itself; of a masked language model trained on plain text, its loss."""
+    if is_masked(model) and not isinstance(project.task, OwnLoss):
+        features = project.task.encode(rows, project.tokenizer, project.max_length)
+        return {MASKED_LOSS: masked_loss(model, project.tokenizer, features)}
+    return project.task.evaluate(
+        model, project.tokenizer, rows, max_length=project.max_length, progress=project.progress
+    )  # fmt: skip
+
+
+class _GuardJudge:
+    """Judges on the guard rows; keeps how long that took in all, and what the model was worth at first."""
+
+    def __init__(self, project: Project) -> None:
+        if project.guard_rows is None:
+            raise DataError(
+                "no rows are set aside to choose the best checkpoint by: use project.with_guard(), or patience=0"
+            )
+        self.project, self.guard_rows, self.seconds = replace(project, progress=None), project.guard_rows, 0.0
+        self.name, first = next(iter(self(project.model).items()))
+        self.first = first.value
+
+    def __call__(self, model: PreTrainedModel) -> Metrics:
+        start = perf_counter()
+        metrics = judge(self.project, model, self.guard_rows)
+        self.seconds += perf_counter() - start
+        return metrics
+
+
+def _callbacks(project: Project, options: FineTuning) -> list[TrainerCallback]:
+    shown: list[TrainerCallback] = [Bar(project.progress)] if project.progress else []
+    return [*shown, EarlyStoppingCallback(options.patience)] if options.patience else shown
+
+
+def _facts(trainer: TaskTrainer, guard: _GuardJudge | None) -> dict[str, Any]:
+    arguments, state = trainer.args, trainer.state
+    return {
+        "steps": state.global_step,
+        "epochs": state.epoch,
+        "losses": [{"step": entry["step"], "loss": entry["loss"]} for entry in state.log_history if "loss" in entry],
+        "metric": guard and guard.name,
+        "curve": _curve(trainer, guard) if guard else [],
+        "best_step": state.best_global_step if guard else state.global_step,
+        "stopped_early": state.global_step < state.max_steps,
+        "precision": "bfloat16" if arguments.bf16 else "float16" if arguments.fp16 else "float32",
+        "device": str(arguments.device),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
+def _curve(trainer: TaskTrainer, guard: _GuardJudge) -> list[dict[str, float]]:
+    """The metric on the guard rows: before training, and at every save."""
+    name = f"eval_{guard.name}"
+    judged = [entry for entry in trainer.state.log_history if name in entry]
+    return [{"step": 0, "value": guard.first}, *({"step": entry["step"], "value": entry[name]} for entry in judged)]
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; unfinished ones are removed."""
+    for checkpoint in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step_of, reverse=True):
+        if (checkpoint / TRAINER_STATE_NAME).exists():
+            return checkpoint
+        shutil.rmtree(checkpoint)
+    return None
+
+
+def _step_of(checkpoint: Path | None) -> int:
+    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+
+
+def _check_finite(model: PreTrainedModel) -> None:
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise NumericalError(f"the training diverged: {name} is NaN or infinite; lower learning_rate")
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidOption(f"{name}={text!r} must be a whole number") from None

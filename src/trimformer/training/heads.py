@@ -1,0 +1,64 @@
+"""Models to be trained for a task: where a checkpoint lacks the task's head, it gets a new one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from trimformer.checkpoint import check_report, find_device, load_config, load_with_report
+from trimformer.interfaces import Task
+from trimformer.modeling_trimformer import carry_this_file
+
+
+def load_to_train(name: str, task: Task, device: str = "cpu", seed: int = 0) -> tuple[PreTrainedModel, list[str]]:
+    """A model with the task's head, which is new where the checkpoint has none, or one for something else.
+
+    Args:
+        name: a checkpoint folder, dense or pruned, or a hub name.
+        task: its `head_config`, if it has one, is what the config of a new head says.
+        device: where to put it, such as `cpu` or `cuda`.
+        seed: of a new head's weights.
+
+    Returns:
+        The model, and the names of its new weights.
+
+    Raises:
+        InvalidOption: there is no such device.
+        CheckpointError: not a checkpoint, or damaged.
+    """
+    place = find_device(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, report = load_with_report(name, task.auto_class, **_head_settings(name, task))
+    missing, mismatched = set(report["missing_keys"]), {entry[0]: entry for entry in report["mismatched_keys"]}
+    base = {key for key in missing | mismatched.keys() if _in_base(model, key)}
+    check_report(
+        name, {"missing_keys": missing & base, "mismatched_keys": [mismatched[key] for key in mismatched.keys() & base]}
+    )
+    return model.to(place), sorted((missing | mismatched.keys()) - base)  # type: ignore[arg-type]  # a device is one
+
+
+def _head_settings(name: str, task: Task) -> Mapping[str, Any]:
+    """What to change in the checkpoint's config; nothing where it names the same classes, if in another order."""
+    head: Mapping[str, Any] = getattr(task, "head_config", {})
+    own = load_config(name).id2label or {}
+    named_alike = {str(label).lower() for label in own.values()} == set(head.get("id2label", {}).values())
+    return {} if named_alike else head
+
+
+def _in_base(model: PreTrainedModel, parameter: str) -> bool:
+    return model.base_model is model or parameter.startswith(f"{model.base_model_prefix}.")
+
+
+def put_on(head: PreTrainedModel, base: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a model, with another base model (a pruned one of the same kind) below its head."""
+    model = copy.deepcopy(head)
+    setattr(model, model.base_model_prefix, base)
+    model.config = base.config
+    if hasattr(base.config, "quantization_config"):
+        carry_this_file(model)
+    return model

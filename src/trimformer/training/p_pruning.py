@@ -1,0 +1,65 @@
+"""P-pruning: a pre-trained model is pruned with unlabelled rows of a task, and the small one is fine-tuned.
+
+A model without the task's head is pruned by its hidden states: all that it predicts so far. The head comes after.
+
+Source: Wang et al., Pruning before Fine-tuning (LREC-COLING 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from trimformer import latency, plugins
+from trimformer.errors import InvalidOption
+from trimformer.interfaces import Budget, PruningResult
+from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, Pruner
+from trimformer.project import Project
+from trimformer.training.heads import put_on
+
+DEFAULT_METHOD = "dual_cp"
+
+
+def prune_pretrained(
+    project: Project,
+    budget: Budget,
+    *,
+    new_head: Sequence[str] = (),
+    calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS,
+    seed: int = 0,
+    **options: Any,
+) -> PruningResult:
+    """A smaller copy of a project's model, to be fine-tuned; no label is looked at.
+
+    Args:
+        project: with the model that `heads.load_to_train` returns.
+        budget: the share of the model's cost to keep.
+        new_head: names of the weights that are new; if there are any, only what is below the head is pruned by.
+        calibration_tokens: rows are drawn until they hold this many tokens.
+        seed: of all sampling.
+        options: further ones of `Pruner`; the method is Dual CP unless said.
+
+    Raises:
+        InvalidOption: a method that needs labels, or wrong options.
+        TrimformerError: wrong weights or rows.
+    """
+    method = options.setdefault("method", DEFAULT_METHOD)
+    if plugins.load("methods", method).needs_labels:
+        raise InvalidOption(f"{method} needs labels and a fine-tuned model: choose a method without, such as dual_cp")
+    model = project.model
+    dense: PreTrainedModel = model.base_model if new_head else model  # type: ignore[assignment]  # typed as any module
+    pruner = Pruner(
+        dense, replace(project, model=dense).drawn(calibration_tokens, seed), tokenizer=project.tokenizer,
+        calibration_tokens=None, seed=seed, progress=project.progress, **options,
+    )  # fmt: skip
+    result = pruner.prune(budget)
+    batches = pruner.calibration.batches
+    models = {"dense": dense, "pruned": result.model}
+    times = latency.measure(models, batches[len(batches) // 2], progress=project.progress)
+    result.manifest |= {"new_head": list(new_head), "latency": {name: asdict(time) for name, time in times.items()}}
+    if new_head:
+        result.model = put_on(model, result.model)
+    return result

@@ -1,0 +1,248 @@
+"""Transformers' `Trainer`, fed by a task: padded batches with labels, its own loss where it has one, its metric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, NoReturn, cast
+
+import torch
+from torch import Tensor
+from transformers import (
+    DataCollatorForLanguageModeling,
+    HfArgumentParser,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+
+from trimformer.batching import length_sorted_indices, pad
+from trimformer.errors import InvalidOption, require_range, unknown_name
+from trimformer.evaluation import inference, mean, metric
+from trimformer.interfaces import Batch, Features, Metric, Metrics, OwnLoss, Progress, Task
+from trimformer.labels import IGNORED, pad_labels, task_loss
+from trimformer.objectives import predictions
+
+DEFAULTS: Mapping[str, Any] = {
+    "num_train_epochs": 3.0,
+    "per_device_train_batch_size": 32,
+    "learning_rate": 5e-5,
+    "warmup_steps": 0.1,
+    "weight_decay": 0.01,
+    "train_sampling_strategy": "group_by_length",
+    "logging_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 2,
+    "report_to": "none",
+}
+"""Of fine-tuning, where the user says nothing else; all others are those of `TrainingArguments`."""
+OURS: Mapping[str, str] = {
+    "output_dir": "the output folder (--out) decides it",
+    "seed": "--seed is it",
+    "data_seed": "--seed is it",
+    "use_cpu": "--device is it",
+    "resume_from_checkpoint": "--resume is it",
+    "eval_strategy": "it follows save_strategy",
+    "eval_steps": "it follows save_steps",
+    "load_best_model_at_end": "patience decides it",
+    "metric_for_best_model": "it is the task's first metric",
+    "greater_is_better": "the task's metric knows",
+    "remove_unused_columns": "batches hold what the model reads",
+    "disable_tqdm": "progress is shown on stderr",
+}
+"""Arguments that are decided elsewhere, and where."""
+_RANGES: Mapping[str, Mapping[str, Any]] = {
+    "num_train_epochs": {"low_included": False},
+    "learning_rate": {"low_included": False},
+    "per_device_train_batch_size": {"low": 1},
+    "gradient_accumulation_steps": {"low": 1},
+    "weight_decay": {},
+}
+MASKED_TOKENS_AT_ONCE = 1024
+"""A language model's logits are a whole vocabulary for each."""
+Judge = Callable[[PreTrainedModel], Metrics]
+Collate = Callable[[Sequence[Features]], Batch]
+
+
+def check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of transformers' `TrainingArguments`, checked by name and range; text is converted.
+
+    Raises:
+        InvalidOption: an unknown name, one that is decided elsewhere, or a value of the wrong type or range.
+    """
+    known = [field.name for field in fields(TrainingArguments) if field.init and field.name not in OURS]
+    for name in arguments:
+        if name in OURS:
+            raise InvalidOption(f"{name} cannot be set: {OURS[name]}")
+        if name not in known:
+            raise unknown_name("training argument", name, known)
+    checked = {name: _read(name, value) if isinstance(value, str) else value for name, value in arguments.items()}
+    for name in checked.keys() & _RANGES.keys():
+        require_range(name, checked[name], **_RANGES[name])
+    return checked
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InvalidOption(message)
+
+
+def _read(name: str, text: str) -> Any:
+    parser = _Parser([cast("Any", TrainingArguments)], allow_abbrev=False, add_help=False)
+    try:
+        return getattr(parser.parse_args([f"--{name}={text}"]), name)
+    except InvalidOption as error:
+        raise InvalidOption(f"{name}={text!r} cannot be read: {str(error).partition(': ')[2]}") from error
+
+
+def training_arguments(
+    arguments: Mapping[str, Any], *, folder: str, device: torch.device, seed: int, metric: str | None, higher: bool
+) -> TrainingArguments:
+    """What the Trainer gets: the user's arguments over the defaults.
+
+    Args:
+        arguments: as `check_arguments` returns them.
+        folder: where the Trainer's checkpoints go.
+        device: on a GPU, mixed precision is the default: bfloat16 where the GPU has it, else float16.
+        seed: of the order of rows, and of dropout.
+        metric: that the best checkpoint is chosen by, at every save; None trains to the end and judges nothing.
+        higher: whether higher values of the metric are better.
+
+    Raises:
+        InvalidOption: arguments that contradict each other.
+    """
+    on_gpu = device.type == "cuda"
+    chosen = {**DEFAULTS, "dataloader_pin_memory": on_gpu, **_precision(device), **arguments}
+    judged = {
+        "eval_strategy": chosen["save_strategy"], "eval_steps": chosen.get("save_steps"),
+        "load_best_model_at_end": True, "metric_for_best_model": metric, "greater_is_better": higher,
+    }  # fmt: skip
+    if metric and str(chosen["save_strategy"]) == "no":
+        raise InvalidOption("save_strategy=no leaves nothing to choose from: set patience=0, or save_strategy=epoch")
+    try:
+        return TrainingArguments(
+            output_dir=folder, seed=seed, use_cpu=not on_gpu, remove_unused_columns=False, disable_tqdm=True,
+            restore_callback_states_from_checkpoint=True, **(judged if metric else {}), **chosen,
+        )  # fmt: skip
+    except (ValueError, TypeError, ImportError) as error:
+        raise InvalidOption(f"the training arguments do not go together: {error}") from error
+
+
+def _precision(device: torch.device) -> dict[str, bool]:
+    if device.type != "cuda":
+        return {}
+    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return {"bf16": has_bfloat16, "fp16": not has_bfloat16}
+
+
+def collator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> Collate:
+    """How encoded rows become a training batch, padded at the right: by the task itself if it has a loss of its own.
+
+    A masked language model's tokens are masked anew in every batch.
+    """
+    if isinstance(task, OwnLoss):
+        return lambda rows: task.training_batch(rows, tokenizer)
+    if is_masked(model):
+        mask = DataCollatorForLanguageModeling(tokenizer, mlm=True)
+        return lambda rows: cast("Batch", dict(mask([dict(row) for row in rows])))
+    return lambda rows: pad(rows, tokenizer, "cpu") | pad_labels(rows, "cpu")
+
+
+def is_masked(model: PreTrainedModel) -> bool:
+    """Whether it is a masked language model, which needs no labels to be trained."""
+    return type(model).__name__.endswith("ForMaskedLM")
+
+
+def masked_loss(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, features: Sequence[Features], seed: int = 0
+) -> Metric:
+    """Mean over rows of the cross-entropy of masked tokens, lower is better; the same tokens for the same seed.
+
+    Raises:
+        DataError: no rows, or so few tokens that none was masked.
+    """
+    mask = DataCollatorForLanguageModeling(tokenizer, mlm=True, seed=seed)
+    losses: list[float] = []
+    with inference(model):
+        for indices in length_sorted_indices(features, max_padded_tokens=MASKED_TOKENS_AT_ONCE):
+            batch = to_device(mask([dict(features[index]) for index in indices]), model.device)
+            labels = batch.pop("labels")
+            loss = task_loss(predictions(model(**batch), batch, model.config), {"labels": labels})
+            losses += loss[(labels != IGNORED).any(1)].tolist()
+    return metric(mean, losses)
+
+
+class TaskTrainer(Trainer):
+    """A Trainer that judges by the task's metric.
+
+    Args:
+        task: its own loss is used if it has one, else the model's.
+        judge: metrics of a model on rows that are neither trained on nor reported; None judges nothing.
+        options: of transformers' `Trainer`.
+    """
+
+    def __init__(self, *, task: Task, judge: Judge | None, **options: Any) -> None:
+        super().__init__(**options, eval_dataset=[] if judge else None)  # the judge has its own rows
+        self.remove_callback(PrinterCallback)  # it prints to stdout
+        self.judge = judge
+        self.own_loss = task if isinstance(task, OwnLoss) else None
+        if self.own_loss is not None:
+            self.model_accepts_loss_kwargs = False  # the loss of each accumulated batch is a mean
+
+    def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        """The task's own loss, or the model's."""
+        if self.own_loss is None:
+            return super().compute_loss(model, inputs, *arguments, **options)
+        return self.own_loss.loss(model, inputs)
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """The task's metrics, for the log, the choice of the best checkpoint and early stopping."""
+        if self.judge is None:
+            return {}
+        metrics = {
+            f"{metric_key_prefix}_{name}": metric.value
+            for name, metric in self.judge(cast("PreTrainedModel", self.model)).items()
+        }
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def bare_model(self) -> PreTrainedModel:
+        """The model without the wrapping that mixed precision puts around it."""
+        return cast("PreTrainedModel", self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False))
+
+
+class Bar(TrainerCallback):
+    """Walks a sequence of steps as the training goes, so that the package's own progress shows it.
+
+    Args:
+        progress: wraps a sequence to show a bar.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.steps: Iterator[int] = iter(())
+        self.shown = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """The bar appears."""
+        self.steps, self.shown = iter(self.progress(range(state.max_steps + 1), "fine-tuning")), 0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """It goes on to the step reached; after a resumption, past all earlier ones."""
+        while self.shown < state.global_step:
+            next(self.steps, None)
+            self.shown += 1
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """It is full, even if the training stopped early."""
+        for _step in self.steps:
+            pass
+
+
+def to_device(batch: Mapping[str, Tensor], device: torch.device) -> Batch:
+    """A batch on a device."""
+    return {name: values.to(device) for name, values in batch.items()}

@@ -1,0 +1,254 @@
+"""`compare` runs every cell once, goes on where it stopped, believes no damaged row, and prints published numbers."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_command_line import Run, assert_mistake, rows, run, write  # noqa: F401  # run is a fixture
+from transformers import PreTrainedTokenizerBase
+
+from conftest import TinyBert
+from trimformer import checkpoint
+from trimformer.compare import bench
+from trimformer.compare.plan import read_plan
+from trimformer.errors import NumericalError
+from trimformer.pipeline import Pruner
+
+PLAN = """\
+title: Tiny models
+tasks:
+  one: {task: sst2, model: dense, data: one}
+  two: {task: sst2, model: dense, data: two}
+methods:
+  magnitude:
+  random: {options: {tune: false}, vary: {ridge: [1]}}
+budgets: [0.7, 0.4]
+calibration_tokens: 100
+published: paper.yaml
+"""
+PAPER = """\
+name: the paper
+source: Somebody, table 1
+notes: [It was measured on another planet.]
+metrics:
+  one: {random: {0.4: 0.8765}}
+speedups:
+  random: {one: 2.5, two: 10.0}
+"""
+CELLS = 2 * 3 * 2
+
+
+@pytest.fixture
+def plan(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    checkpoint.save(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
+    for seed, name in enumerate(("one", "two")):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "train.jsonl", rows(40, seed=2 * seed))
+        write(tmp_path / name / "validation.jsonl", rows(10, seed=2 * seed + 1))
+    (tmp_path / "paper.yaml").write_text(PAPER)
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    return tmp_path / "plan.yaml"
+
+
+@pytest.fixture
+def out(plan: Path) -> Path:
+    return plan.with_name("out")
+
+
+Compare = Callable[..., Any]
+
+
+@pytest.fixture
+def compare(run: Run, plan: Path, out: Path) -> Compare:  # noqa: F811  # the fixture
+    return lambda *more: run("compare", plan, "--out", out, *more)
+
+
+@pytest.fixture
+def pruned(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The shares of all budgets that were pruned to, as it happens."""
+    seen: list[float] = []
+    original = Pruner.prune
+
+    def prune(self: Pruner, budget: Any) -> Any:
+        seen.append(budget.keep_fraction)
+        return original(self, budget)
+
+    monkeypatch.setattr(Pruner, "prune", prune)
+    return seen
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+
+
+def test_every_cell_is_run_once_and_shown(compare: Compare, out: Path, pruned: list[float]) -> None:
+    result = compare()
+    assert result.code == 0, result.err
+    assert len(pruned) == len(lines(out)) == CELLS
+    assert len({line["cell"]["data"] for line in lines(out)}) == 2
+    facts = lines(out)[-1]["outcome"]
+    assert facts["budget"]["reached"] <= facts["budget"]["asked"] == 0.4
+    assert facts["metrics"]["pruned"]["accuracy"]["sample_size"] == 10
+    assert facts["latency"]["dense"]["runs"] == facts["latency"]["pruned"]["runs"] > 1
+    assert {"measuring", "pruning"} <= facts["seconds"].keys()
+    assert facts["memory_mb"]["host"] > 0
+    assert {site["units"] for site in facts["units"].values()} == {4, 48}
+    text = (out / "tables.md").read_text()
+    for part in (
+        "# Tiny models", "random, the paper", "0.8765", "Somebody, table 1", "another planet", "geometric mean",
+        "5.00 ×", "heads in common", "| random | ridge | 1 |", "Dense: one",
+    ):  # fmt: skip
+        assert part in text
+    assert "ridge=1" not in text.partition("Dense:")[0]
+    for name in ("accuracy", "time", "common", "sensitivity"):
+        assert "<svg" in (out / f"{name}.svg").read_text()
+
+    again = compare("--json")
+    assert again.code == 0, again.err
+    assert f"{CELLS} of {CELLS} cells are there" in again.err
+    assert len(pruned) == CELLS
+    facts = {name: value for name, value in lines(out)[0].items() if name != "checksum"}
+    assert facts in json.loads(again.out)
+
+
+def test_an_interrupted_run_goes_on(compare: Compare, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = Pruner.prune, []
+
+    def prune(self: Pruner, budget: Any) -> Any:
+        calls.append(budget)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, budget)
+
+    monkeypatch.setattr(Pruner, "prune", prune)
+    result = compare()
+    assert (result.code, len(lines(out))) == (130, 2)
+    before = (out / "rows.jsonl").read_text()
+    assert compare().code == 0
+    assert len(calls) == 3 + CELLS - 2
+    assert (out / "rows.jsonl").read_text().startswith(before)
+
+
+def test_a_damaged_row_is_run_again(compare: Compare, out: Path, pruned: list[float]) -> None:
+    compare()
+    text = (out / "rows.jsonl").read_text().splitlines()
+    text[3] = text[3].replace('"value": 0.', '"value": 0.9', 1)
+    (out / "rows.jsonl").write_text("\n".join(text))
+    pruned.clear()
+    result = compare()
+    assert result.code == 0, result.err
+    assert "line 4 is damaged" in result.err
+    assert len(pruned) == 1
+    assert len(lines(out)) == CELLS
+
+
+def identities(plan: Path) -> set[str]:
+    """Of all cells, what decides their results."""
+    found = read_plan(plan)
+    benches = {subject.label: bench.Bench(subject, "cpu", plan.parent) for subject in found.subjects}
+    return {json.dumps(benches[cell.subject.label].identity(cell)) for cell in found.cells()}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "count"),
+    [
+        ("calibration_tokens: 100", "calibration_tokens: 90", CELLS),
+        ("budgets: [0.7, 0.4]", "budgets: [0.7, 0.4, 0.3]", CELLS // 2),
+        ("tune: false", "tune: true", 8),
+        ("  magnitude:", "  largest: {method: magnitude}", 0),
+        ("title: Tiny models", "title: Small models", 0),
+        ("task: sst2, model: dense, data: one", "task: sst2, model: dense, data: one, max_length: 20", CELLS // 2),
+    ],
+)
+def test_what_decides_a_result_is_another_cell(plan: Path, old: str, new: str, count: int) -> None:
+    before = identities(plan)
+    assert len(before) == CELLS
+    plan.write_text(PLAN.replace(old, new))
+    assert len(identities(plan) - before) == count
+
+
+def test_other_rows_or_weights_are_another_cell(plan: Path) -> None:
+    before = identities(plan)
+    write(plan.with_name("two") / "validation.jsonl", rows(10, seed=9))
+    assert len(identities(plan) - before) == CELLS // 2
+    config = plan.with_name("dense") / "config.json"
+    config.write_text(config.read_text() + "\n")
+    assert not identities(plan) & before
+
+
+def test_show_needs_neither_models_nor_data(compare: Compare, plan: Path, out: Path, pruned: list[float]) -> None:
+    assert_mistake(compare("--show"), "has no results", "without --show")
+    compare()
+    for file in [*plan.with_name("dense").iterdir(), *plan.with_name("one").iterdir()]:
+        file.unlink()
+    plan.with_name("one").rmdir()
+    pruned.clear()
+    text = (out / "tables.md").read_text()
+    (out / "tables.md").unlink()
+    assert compare("--show").code == 0
+    assert (out / "tables.md").read_text() == text
+    assert pruned == []
+    assert_mistake(compare(), "line 3", "there is no", "check the path")
+
+
+def test_a_cell_that_cannot_be_done_is_told_and_the_others_go_on(
+    compare: Compare, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Pruner.prune
+
+    def prune(self: Pruner, budget: Any) -> Any:
+        if (self.name, budget.keep_fraction) == ("magnitude", 0.4):
+            raise NumericalError("a singular system; give more tokens")
+        return original(self, budget)
+
+    monkeypatch.setattr(Pruner, "prune", prune)
+    assert compare().code == 0
+    assert sum(line["failure"] is not None for line in lines(out)) == 2
+    text = (out / "tables.md").read_text()
+    assert "No result for magnitude on one at 40%: a singular system; give more tokens." in text
+    assert "| one (accuracy, n=10) | 40% of flops | – |" in text
+
+
+def test_pruning_before_fine_tuning(compare: Compare, plan: Path, out: Path) -> None:
+    """The dense model is fine-tuned once and kept; a method may prune the pre-trained one first."""
+    plan.write_text(
+        """\
+tasks:
+  one: {task: sst2, pretrained: dense, data: one}
+methods:
+  after: {method: magnitude}
+  before: {method: magnitude, prune: pretrained}
+budgets: [0.5]
+calibration_tokens: 100
+finetune: {num_train_epochs: 1, patience: 0, learning_rate: 1.0e-3}
+"""
+    )
+    result = compare()
+    assert result.code == 0, result.err
+    after, before = (line["outcome"] for line in lines(out))
+    assert after["seconds"]["finetuning"] > 0
+    assert before["seconds"]["finetuning"] != after["seconds"]["finetuning"]
+    assert before["metrics"]["dense"] == after["metrics"]["dense"]
+    assert (out / "dense-one" / "model.safetensors").exists()
+    written = (out / "dense-one" / "model.safetensors").stat().st_mtime_ns
+    plan.write_text(plan.read_text().replace("budgets: [0.5]", "budgets: [0.5, 0.4]"))
+    assert compare().code == 0
+    assert (out / "dense-one" / "model.safetensors").stat().st_mtime_ns == written
+    plan.write_text(plan.read_text().replace("epochs: 1", "epochs: 2"))
+    assert compare().code == 0
+    assert (out / "dense-one" / "model.safetensors").stat().st_mtime_ns != written
+
+
+def test_a_wrong_key_is_one_line(compare: Compare, plan: Path, out: Path) -> None:
+    plan.write_text(PLAN.replace("budgets", "budgts"))
+    assert_mistake(compare(), "plan.yaml, line 8", "unknown key 'budgts'", "Did you mean 'budgets'")
+    assert not out.exists()
+
+
+def test_a_missing_file_is_one_line(run: Run, out: Path) -> None:  # noqa: F811
+    assert_mistake(run("compare", "none.yaml", "--out", out), "cannot read none.yaml", "check the path")

@@ -1,0 +1,173 @@
+"""`trimformer export` and `trimformer latency` on tiny checkpoints."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from conftest import WORDS, TinyBert
+from tiny_models import random_masks
+from trimformer import checkpoint, cli
+from trimformer.structure import read_structure
+from trimformer.surgery import cut
+
+ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed: pip install 'trimformer[onnx]'")
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Exit code, stdout and stderr of a command."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = 0
+        capsys.readouterr()
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def dense(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    return checkpoint.save(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    words = WORDS.split()
+    rows = [{"sentence": " ".join(words[start : start + 7]), "label": start % 2} for start in range(12)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows * 5))
+    return file
+
+
+@pytest.fixture
+def pruned(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, data: Path) -> Path:
+    """As `prune` leaves it: the manifest says task and rows."""
+    structure = read_structure(tiny_bert(num_labels=2))
+    cut(structure, random_masks(structure))
+    facts = {"task": "sst2", "data": str(data)}
+    return checkpoint.save(structure.model, tmp_path / "pruned", tokenizer=tokenizer, manifest=facts)
+
+
+def test_export_of_a_pruned_model(run: Run, pruned: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    code, out, err = run("export", pruned, "--onnx", "--int8")
+    assert code == 0, err
+    folder = pruned.with_name("pruned-onnx")
+    for part in ("model.onnx", "model.int8.onnx", "accuracy", "opset 20", "logits"):
+        assert part in out
+    facts = json.loads((folder / "export.json").read_text())
+    assert facts["task"] == "sst2"
+    assert {each["metrics"]["accuracy"]["sample_size"] for each in facts["files"].values()} == {12}
+    assert run("export", pruned, "--onnx")[0] == 2
+    assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+    session = ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    given = tokenizer(["the cat", "a dog was in the river"], padding=True, return_tensors="np")
+    logits = session.run(None, {name: given[name].astype(np.int64) for name in facts["inputs"]})[0]
+    model = checkpoint.load_model(str(pruned))
+    with torch.no_grad():
+        expected = model(**{name: torch.tensor(values) for name, values in given.items()}).logits
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
+    code, out, err = run("latency", folder, "--runtimes", "onnx,int8", "--shapes", "2x5", "--runs", 2, "--json")
+    assert code == 0, err
+    assert [each["runtime"] for each in json.loads(out)["measured"]] == ["onnx", "int8"]
+
+
+def test_export_of_a_sentence_transformers_model(
+    run: Run, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    folder = checkpoint.save(tiny_bert(None), tmp_path / "encoder", tokenizer=tokenizer)
+    kinds = ("Transformer", "Pooling", "Normalize")
+    modules = [{"type": f"sentence_transformers.models.{kind}", "path": f"{i}_{kind}"} for i, kind in enumerate(kinds)]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    code, out, err = run("export", folder, "--onnx", "--out", tmp_path / "out", "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert facts["outputs"] == ["last_hidden_state", "embedding"]
+    assert facts["files"]["model.onnx"]["max_difference"] < 1e-4
+    assert (tmp_path / "out" / "modules.json").is_file()
+    assert (tmp_path / "out" / "1_Pooling" / "config.json").is_file()
+
+
+def test_latency_of_two_models_in_two_runtimes(run: Run, dense: Path, pruned: Path) -> None:
+    arguments = (
+        "latency",
+        dense,
+        pruned,
+        "--runtimes",
+        "eager,onnx",
+        "--shapes",
+        "1x4,3x8",
+        "--runs",
+        3,
+        "--threads",
+        1,
+    )
+    code, out, err = run(*arguments, "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert (facts["device"], facts["threads"], facts["runs"]) == ("cpu", 1, 3)
+    assert facts["device_name"]
+    found = [(each["rows"], each["length"], each["runtime"], Path(each["model"]).name) for each in facts["measured"]]
+    assert found == list(itertools.chain.from_iterable(
+        [(*shape, runtime, "dense"), (*shape, runtime, "pruned")]
+        for shape in ((1, 4), (3, 8)) for runtime in ("eager", "onnx")
+    ))  # fmt: skip
+    for first, second in zip(facts["measured"][::2], facts["measured"][1::2], strict=True):
+        assert first["ratio"] == 1
+        assert second["ratio"] == second["median_ms"] / first["median_ms"]
+        assert second["sequences_per_second"] == pytest.approx(1000 * second["rows"] / second["median_ms"])
+
+
+def test_latency_table(run: Run, dense: Path) -> None:
+    code, out, err = run("latency", dense, "--shapes", "2x6", "--runs", 2)
+    assert code == 0, err
+    for part in ("2 × 6", "eager", "sequences/s", "1.000", "2 runs in turn"):
+        assert part in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["latency", "DENSE", "--device", "cuda:7"], "no device 'cuda:7' on this machine"),
+        (["latency", "DENSE", "--runtimes", "jit"], "unknown runtime 'jit'"),
+        (["latency", "DENSE", "--shapes", "32"], "--shapes '32' must be rows x tokens"),
+        (["latency", "DENSE", "--shapes", "1x65"], "--shapes has 65 tokens"),
+        (["latency", "DENSE", "DENSE"], "given twice"),
+        (["export", "DENSE"], "say what to write: --onnx"),
+        (["export", "DENSE", "--onnx", "--int8"], "--task and --data"),
+        (["export", "DENSE", "--onnx", "--out", "DENSE"], "never replaced"),
+        (["export", "DENSE", "--onnx", "--task", "sst2", "--data", "/no/such"], "/no/such"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(run: Run, dense: Path, arguments: list[str], said: str) -> None:
+    code, out, err = run(*(str(dense) if each == "DENSE" else each for each in arguments))
+    assert (code, out) == (2, "")
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert not dense.with_name("dense-onnx").exists()
+
+
+@pytest.mark.parametrize("command", [["export", "--onnx"], ["latency", "--runtimes", "onnx"]])
+def test_a_missing_extra_is_said_with_its_command(
+    run: Run, dense: Path, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    code, _, err = run(command[0], dense, *command[1:])
+    assert code == 2
+    assert "pip install 'trimformer[onnx]'" in err

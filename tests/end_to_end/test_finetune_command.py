@@ -1,0 +1,201 @@
+"""`trimformer finetune` and `prune --then-finetune`: what they write and say, what they refuse, how they resume."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from conftest import WORDS, TinyBert
+from trimformer import checkpoint, cli
+from trimformer.structure import parameter_count
+from trimformer.training import run as training_run
+
+QUICK = ("--train", "per_device_train_batch_size=8", "--train", "learning_rate=1e-2", "--train", "num_train_epochs=2")
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def run(*arguments: object) -> Result:
+        code = 0
+        capsys.readouterr()
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = int(end.code or 0)
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def base(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    """A pre-trained encoder without a head."""
+    return checkpoint.save(tiny_bert(None), tmp_path / "base", tokenizer=tokenizer)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name, count in (("train", 64), ("validation", 40)):
+        generator = random.Random(count)  # noqa: S311  # words for a test
+        rows = []
+        for index in range(count):
+            words = [*generator.choices(WORDS.split()[:10], k=4), ("dog", "cat")[index % 2]]
+            rows.append({"sentence": " ".join(words), "label": index % 2})
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def finetune(model: Path, data: Path, out: Path, *more: object) -> list[object]:
+    return ["finetune", model, "--task", "sst2", "--data", data, "--out", out, *QUICK, *more]
+
+
+def p_prune(model: Path, data: Path, out: Path, *more: object) -> list[object]:
+    asked = ["--flops", 0.6, "--method", "dual_cp", "--calibration-tokens", 200, "--then-finetune"]
+    return ["prune", model, "--task", "sst2", "--data", data, "--out", out, *asked, *QUICK, *more]
+
+
+def assert_mistake(result: Result, *said: str) -> None:
+    assert (result.code, result.out) == (2, ""), result
+    lines = [line for line in result.err.strip().splitlines() if not line.endswith(" …")]
+    assert len(lines) == 1, result.err
+    for part in said:
+        assert part in lines[0]
+
+
+def test_finetune_writes_a_checkpoint_with_its_facts(run: Run, base: Path, data: Path, out: Path) -> None:
+    result = run(*finetune(base, data, out))
+    assert result.code == 0, result.err
+    assert "accuracy, 40 rows" in result.out
+    assert "had no head for sst2" in result.err
+    facts = json.loads((out / "trimformer.json").read_text())
+    assert facts["metrics"]["finetuned"]["accuracy"]["value"] > 0.9
+    assert facts["finetuning"]["new_head"] == ["classifier.bias", "classifier.weight"]
+    assert (facts["source"], facts["task"], facts["data"]) == (str(base), "sst2", str(data))
+    assert AutoModelForSequenceClassification.from_pretrained(out).config.label2id == {"negative": 0, "positive": 1}
+    assert not out.with_name("out.unfinished").exists()
+
+
+def test_prune_then_finetune_and_finetune_again(run: Run, base: Path, data: Path, out: Path) -> None:
+    result = run(*p_prune(base, data, out, "--json", "--dense-too"))
+    assert result.code == 0, result.err
+    facts = json.loads(result.out)
+    assert facts.pop("out") == str(out)
+    assert facts == json.loads((out / "trimformer.json").read_text())
+    assert facts["budget"]["reached"] <= 0.6
+    assert facts["metrics"]["pruned"]["accuracy"]["value"] > 0.8
+    assert set(facts["metrics"]["dense"]) == set(facts["metrics"]["pruned"])
+    tuning = facts["finetuning"]
+    assert tuning["dense"]["steps"] == tuning["steps"] == 12
+    assert all(
+        seconds > 0 for seconds in (tuning["seconds"], tuning["dense"]["seconds"], tuning["step"]["dense"]["median_ms"])
+    )
+    small = AutoModelForSequenceClassification.from_pretrained(out)
+    again = run(*finetune(out, data, out.with_name("again"), "--train", "patience=0", "--dense", base))
+    assert again.code == 0, again.err
+    for part in ("training step", "pruning and fine-tuning", "block"):
+        assert part in again.out
+    twice = AutoModelForSequenceClassification.from_pretrained(out.with_name("again"))
+    assert parameter_count(twice) == parameter_count(small)
+    assert json.loads((out.with_name("again") / "trimformer.json").read_text())["finetuning"]["before"]
+
+
+class TestInterrupted:
+    """Ctrl-C while the result is saved, after pruning and training."""
+
+    @pytest.fixture
+    def interrupted(self, run: Run, base: Path, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+        def interrupt(*_: object, **__: object) -> None:
+            raise KeyboardInterrupt
+
+        command = p_prune(base, data, out)
+        with monkeypatch.context() as patch:
+            patch.setattr(training_run, "save", interrupt)
+            result = run(*command)
+        assert result.code == 130
+        assert "--resume" in result.err
+        assert not out.exists()
+        return command
+
+    def test_is_resumed(self, run: Run, out: Path, interrupted: list[object]) -> None:
+        result = run(*interrupted, "--resume")
+        assert result.code == 0, result.err
+        assert "clustering" not in result.err
+        tuning = json.loads((out / "trimformer.json").read_text())["finetuning"]
+        assert tuning["resumed_at_step"] == tuning["steps"] == 12
+        assert not out.with_name("out.unfinished").exists()
+
+    def test_is_not_overwritten_by_accident(self, run: Run, interrupted: list[object]) -> None:
+        assert_mistake(run(*interrupted), "out.unfinished holds an interrupted run", "--resume")
+
+    def test_is_not_resumed_as_something_else(self, run: Run, interrupted: list[object]) -> None:
+        changed = [0.5 if part == 0.6 else part for part in interrupted]
+        assert_mistake(run(*changed, "--resume"), "the interrupted run has pruning", "0.6")
+
+
+class TestMistakes:
+    @pytest.fixture(autouse=True)
+    def nothing_is_left(self, out: Path) -> object:
+        yield
+        assert not out.exists()
+        assert not out.with_name("out.unfinished").exists()
+
+    @pytest.mark.parametrize(
+        ("more", "said"),
+        [
+            (
+                ["--train", "learning_rat=1"],
+                ["unknown training argument 'learning_rat'", "'learning_rate'"],
+            ),
+            (["--train", "learning_rate"], ["--train 'learning_rate' must be name=value"]),
+            (["--train", "learning_rate=-1"], ["learning_rate=-1", "above 0"]),
+            (["--train", "rows=0"], ["rows=0", "at least 1"]),
+            (["--train", "output_dir=x"], ["output_dir cannot be set", "--out"]),
+            (["--dense-too"], ["--dense"]),
+            (["--task", "sst3"], ["unknown task 'sst3'", "'sst2'"]),
+            (["--device", "gpu7"], ["no device 'gpu7'"]),
+        ],
+    )
+    def test_options(self, run: Run, base: Path, data: Path, out: Path, more: list[str], said: list[str]) -> None:
+        assert_mistake(run(*finetune(base, data, out, *more)), *said)
+
+    def test_labels_missing(self, run: Run, base: Path, data: Path, out: Path) -> None:
+        train = data / "train.jsonl"
+        train.write_text("".join(json.dumps({"sentence": line}) + "\n" for line in WORDS.split()))
+        assert_mistake(run(*finetune(base, data, out)), "label")
+
+    def test_options_of_fine_tuning_without_it(self, run: Run, base: Path, data: Path, out: Path) -> None:
+        wrong = [part for part in p_prune(base, data, out) if part != "--then-finetune"]
+        assert_mistake(run(*wrong), "--then-finetune")
+
+    def test_a_method_that_needs_labels(self, run: Run, base: Path, data: Path, out: Path) -> None:
+        wrong = ["mask_tuning" if part == "dual_cp" else part for part in p_prune(base, data, out)]
+        assert_mistake(run(*wrong), "mask_tuning needs labels")
+
+
+def test_an_existing_folder_is_not_replaced(run: Run, base: Path, data: Path, out: Path) -> None:
+    out.mkdir()
+    assert_mistake(run(*finetune(base, data, out)), "exists", "--overwrite")
+    assert_mistake(run(*finetune(base, data, base, "--overwrite")), "never replaced")

@@ -1,0 +1,128 @@
+"""Rows are believed if they are whole and unchanged, and are the same run only if everything agrees."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trimformer.compare import findings
+from trimformer.compare.bench import packed
+from trimformer.compare.rows import Row, Rows
+from trimformer.errors import DataError
+
+
+def row(share: float = 0.4, seed: int = 0, **facts: Any) -> Row:
+    cell = {"budget": {"cost": "flops", "share": share}, "seed": seed, "before_finetuning": False}
+    value = {"value": facts.pop("value", 0.8), "sample_size": 10}
+    outcome = {"metrics": {"dense": {"accuracy": {"value": 0.9, "sample_size": 10}}, "pruned": {"accuracy": value}}}
+    return Row(facts.pop("task", "sst2"), facts.pop("method", "kprune"), cell, outcome | facts)
+
+
+def timed(milliseconds: float) -> dict[str, Any]:
+    return {"dense": {"median_ms": 100.0}, "pruned": {"median_ms": milliseconds}}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    rows = Rows(tmp_path / "folder" / "rows.jsonl")
+    for share in (0.8, 0.6, 0.4):
+        rows.append(row(share))
+    return rows.file
+
+
+def shares(file: Path, said: list[str] | None = None) -> list[float]:
+    return [found.share for found in Rows(file, (said if said is not None else []).append).all]
+
+
+def test_rows_read_back(file: Path) -> None:
+    rows = Rows(file)
+    assert rows.all == [row(0.8), row(0.6), row(0.4)]
+    assert rows.find(row(0.6).cell) == row(0.6)
+    assert rows.find(row(0.6).cell | {"seed": 1}) is None
+    assert rows.find(row(0.6).cell | {"more": 1}) is None
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[:-40],
+        lambda text: text.replace('"share": 0.4', '"share": 0.5'),
+        lambda text: text[: text.rindex("{")] + "{}\n",
+        lambda text: text[: text.rindex('{"task"')] + "[1]\n",
+        lambda text: text[: text.rindex('{"task"')] + "\x00\x00\x00",
+    ],
+    ids=["cut", "changed", "nested", "list", "zeros"],
+)
+def test_damaged_rows_are_told_and_left_out(file: Path, damage: Any) -> None:
+    file.write_text(damage(file.read_text()))
+    said: list[str] = []
+    assert shares(file, said) == [0.8, 0.6]
+    assert len(said) == 1
+    assert "line 3 is damaged" in said[0]
+    Rows(file).append(row(0.2))
+    said.clear()
+    assert shares(file, said) == [0.8, 0.6, 0.2]
+    assert said == []
+
+
+def test_a_row_without_its_newline_is_kept(file: Path) -> None:
+    file.write_text(file.read_text().rstrip("\n"))
+    Rows(file).append(row(0.2))
+    assert shares(file) == [0.8, 0.6, 0.4, 0.2]
+
+
+def test_bytes_that_are_no_text(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[:-30] + b"\xff" + content[-29:])
+    assert shares(file) == [0.8, 0.6]
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    Rows(tmp_path / "rows.jsonl").append(row(value=math.nan))
+    json.loads((tmp_path / "rows.jsonl").read_text(), parse_constant=pytest.fail)
+    assert math.isnan(Rows(tmp_path / "rows.jsonl").all[0].value)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot write"):
+        Rows(tmp_path / "file" / "rows.jsonl").append(row())
+
+
+def test_a_failed_row_has_no_metric() -> None:
+    failed = Row("sst2", "kcm", row().cell, None, "the budget cannot be reached")
+    assert findings.succeeded([failed, row()]) == [row()]
+    with pytest.raises(DataError, match="cannot be reached"):
+        _ = failed.value
+
+
+def test_the_spread_over_seeds() -> None:
+    assert str(findings.spread([0.8])) == "0.8000"
+    assert str(findings.spread([0.7, 0.9])) == "0.8000 ± 0.1414 (2)"
+    assert findings.spread([]) is None
+
+
+def test_the_best_speedup_within_three_points() -> None:
+    rows = [row(0.6, value=0.89, latency=timed(60)), row(0.4, value=0.88, latency=timed(40))]
+    assert findings.best_speedup(rows, "sst2", "kprune") == pytest.approx(2.5)
+    rows[1] = row(0.4, value=0.86, latency=timed(40))
+    assert findings.best_speedup(rows, "sst2", "kprune") == pytest.approx(100 / 60)
+    assert findings.best_speedup(rows[1:], "sst2", "kprune") is None
+    assert findings.geometric_mean([2.0, 8.0]) == pytest.approx(4.0)
+    assert findings.geometric_mean([2.0, None]) is None
+
+
+def test_units_in_common() -> None:
+    heads, neurons = torch.tensor([1, 1, 0, 0]).bool(), torch.tensor([1] * 9 + [0]).bool()
+    one = packed({"layer.0.attention": heads, "layer.0.ffn": neurons})
+    other = packed({"layer.0.attention": heads.flip(0), "layer.0.ffn": neurons.flip(0)})
+    assert findings.unpacked(one["layer.0.ffn"]).tolist() == neurons.tolist()
+    assert findings.in_common(one, one) == {"heads": 1.0, "neurons": 1.0}
+    assert findings.in_common(one, other) == {"heads": 0.0, "neurons": pytest.approx(8 / 9)}
+    (pair,) = findings.pairs_in_common([row(units=one), row(task="mrpc", units=other), row(0.2, units=one)])
+    assert (pair.first, pair.second, pair.heads) == ("sst2", "mrpc", 0.0)

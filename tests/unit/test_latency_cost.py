@@ -1,0 +1,95 @@
+"""Latency as a cost: tables that hold on this machine, shares of the whole model's time, and a cache of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tiny_models import tiny_model
+from trimformer import plugins
+from trimformer.cache import MeasuredCache
+from trimformer.errors import InvalidOption, UnreachableTarget
+from trimformer.interfaces import Budget, Prices, Workload
+from trimformer.pipeline import prune
+from trimformer.search import linear_table
+from trimformer.structure import read_structure
+
+COST = plugins.load("costs", "latency")
+WORKLOAD = Workload(sequence_length=6, batch_size=2)
+WHOLE = ((0.0, 20.0), (10.0, 40.0), (30.0, 100.0))
+
+
+@pytest.fixture
+def prices() -> Prices:
+    return Prices({"a": linear_table(10, 1.0), "b": linear_table(5, 4.0)}, WHOLE)
+
+
+@pytest.mark.parametrize(("share", "limit"), [(1.0, 30.0), (0.7, 20.0), (0.4, 10.0), (0.2, 0.0)])
+def test_a_share_of_the_whole_is_turned_into_what_the_units_may_cost(
+    prices: Prices, share: float, limit: float
+) -> None:
+    assert prices.total == 100
+    assert prices.limit(share) == pytest.approx(limit)
+    assert prices.of_sum(limit) == pytest.approx(100 * share)
+
+
+def test_a_share_below_the_empty_model_names_the_floor(prices: Prices) -> None:
+    with pytest.raises(UnreachableTarget, match=r"still takes 20\.0%"):
+        prices.limit(0.19)
+
+
+def test_formula_costs_are_their_own_whole() -> None:
+    prices = Prices({"a": linear_table(10, 2.0)})
+    assert (prices.total, prices.limit(0.5), prices.of_sum(7.0)) == (20, 10, 7)
+
+
+@pytest.mark.parametrize("architecture", ["bert", "distilbert"])
+def test_tables_start_at_zero_never_fall_and_are_shared_by_equal_sites(architecture: str) -> None:
+    model = tiny_model(architecture)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    structure = read_structure(model)
+    prices = COST.prices(structure, WORKLOAD)
+    for site in structure:
+        table = prices.tables[site.name]
+        assert table.shape == (site.units + 1,)
+        assert table[0] == 0
+        assert (table.diff() >= 0).all()
+    first, _, again = structure.sites[:3]
+    assert torch.equal(prices.tables[first.name], prices.tables[again.name])
+    sums, times = zip(*prices.whole, strict=True)
+    assert list(sums) == sorted(sums)
+    assert list(times) == sorted(times)
+    assert times[0] > 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_the_table_is_kept_and_made_anew_for_another_workload(tmp_path: Path) -> None:
+    said: list[str] = []
+    cache = MeasuredCache(tmp_path, say=said.append)
+    structure = read_structure(tiny_model("bert"))
+    first = COST.prices(structure, WORKLOAD, cache=cache)
+    again = COST.prices(structure, WORKLOAD, cache=cache)
+    assert again.whole == first.whole
+    assert "reusing" in said[-1]
+    COST.prices(structure, Workload(sequence_length=7, batch_size=2), cache=cache)
+    assert "other workload: measuring again" in said[-1]
+
+
+def test_a_latency_budget_prunes_and_says_what_it_reached() -> None:
+    model = tiny_model("bert")
+    rows = [{"input_ids": list(range(5, 13))}] * 8
+    result = prune(model, rows, budget=Budget(latency=0.9, round_to=4), batch_size=2, calibration_tokens=None)
+    assert result.manifest["budget"]["cost"] == "latency"
+    assert result.manifest["budget"]["reached"] <= 0.9 + 1e-9
+    assert result.manifest["workload"] == {"sequence_length": 8.0, "batch_size": 2}
+    assert "latency" in result.manifest["kept"]
+    for site in read_structure(result.model):
+        assert site.kind == "head" or site.units % 4 == 0
+
+
+@pytest.mark.parametrize("wrong", [{"latency": 0.0}, {"latency": 0.5, "flops": 0.5}, {"flops": 0.5, "round_to": 0}])
+def test_wrong_budgets(wrong: dict[str, float]) -> None:
+    with pytest.raises(InvalidOption):
+        Budget(**wrong)

@@ -1,0 +1,64 @@
+"""The model card: what the hub reads, and the same facts as the report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from example_facts import HOSTILE, facts
+from trimformer.report.model_card import model_card
+
+
+def test_the_header_is_what_the_hub_reads() -> None:
+    header = ModelCard(model_card(facts())).data
+    assert header.base_model == "some/model"
+    assert header.library_name == "transformers"
+    assert header.pipeline_tag == "text-classification"
+    assert {"trimformer", "surgeon"} <= set(header.tags or [])
+    assert header.metrics == ["accuracy"]
+
+
+@pytest.mark.parametrize("source", ["/home/me/model", "./model", "a/b/c", ""])
+def test_a_folder_is_no_base_model(source: str) -> None:
+    assert ModelCard(model_card(facts(source=source))).data.base_model is None
+
+
+def test_a_local_folder_that_looks_like_a_hub_name_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some" / "model").mkdir(parents=True)
+    assert ModelCard(model_card(facts())).data.base_model is None
+
+
+@pytest.mark.parametrize(
+    ("model_class", "pipeline"),
+    [("BertModel", "feature-extraction"), ("GPT2LMHeadModel", "text-generation"), ("BertForMaskedLM", "fill-mask")],
+)
+def test_what_the_model_does(model_class: str, pipeline: str) -> None:
+    assert ModelCard(model_card(facts(model_class=model_class))).data.pipeline_tag == pipeline
+
+
+def test_every_fact_is_told() -> None:
+    text = model_card(facts(warnings=["beware of this"])).replace("\N{NO-BREAK SPACE}", " ")
+    for part in (
+        "accuracy 0.8739 → 0.8614 (n = 872", "> **Warning:** beware of this",
+        "| FLOPs of attention and FFN | at most 50.0 % | 50.0 % |  |", "| 0 | 9 / 12 | 768 / 1536 |",
+        "| accuracy | 0.8739 | 0.8614 |", "trimformer prune some/model", "| seed | `7` |", "trust_remote_code=True",
+    ):  # fmt: skip
+        assert part in text, part
+
+
+def test_tables_stay_tables_whatever_the_facts() -> None:
+    lines = model_card(facts(source=HOSTILE, task=HOSTILE, data=HOSTILE)).splitlines()
+    rows = [line for line in lines if line.startswith(("| task", "| data"))]
+    assert len(rows) == 2
+    assert all(row.count("|") == 3 and row.count("`") == 2 for row in rows)
+
+
+def test_without_metrics_or_times() -> None:
+    bare = facts()
+    del bare["metrics"], bare["latency"], bare["command"]
+    text = model_card(bare)
+    assert "## Metrics" not in text
+    assert ModelCard(text).data.metrics is None

@@ -1,0 +1,31 @@
+"""Time and peak memory of a stage."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from trimformer.resources import EVERY_SECONDS, watching_resources
+
+CPU = torch.device("cpu")
+
+
+def test_a_passing_peak_is_seen() -> None:
+    with watching_resources(CPU) as idle:
+        time.sleep(2 * EVERY_SECONDS)
+    with watching_resources(CPU) as used:
+        big = np.ones(25_000_000)
+        time.sleep(4 * EVERY_SECONDS)
+        del big
+    assert used.seconds >= 4 * EVERY_SECONDS
+    assert used.memory_mb["host"] > idle.memory_mb["host"] + 150
+    assert set(used.memory_mb) == {"host"}
+
+
+def test_a_stage_that_fails_is_still_told() -> None:
+    with pytest.raises(ZeroDivisionError), watching_resources(CPU) as used:
+        _ = 1 / 0
+    assert used.memory_mb["host"] > 0

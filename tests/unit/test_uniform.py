@@ -1,0 +1,128 @@
+"""The same sizes in every layer: checkpoints that need no package at all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from tiny_models import CONFIGS, HEADS_PER_BLOCK, inputs, is_causal, outputs, random_masks, tiny_model
+from trimformer import plugins
+from trimformer.errors import InvalidOption, UnreachableTarget, UnsupportedModel
+from trimformer.interfaces import Batch, Budget, PruningResult
+from trimformer.pipeline import prune
+from trimformer.structure import Structure, read_structure
+from trimformer.surgery import cut
+
+OWN_DIVISION = "dual_cp"
+"""The method that divides a budget between heads and neurons by itself."""
+METHODS = [n for n, kind in plugins.provided("methods").items() if not kind.needs_labels and n != OWN_DIVISION]
+LOAD = """
+import json, sys
+import torch, transformers
+facts, batch = {}, {"input_ids": torch.tensor([[5, 6, 7, 8, 9]])}
+for folder in json.loads(sys.argv[1]):
+    config = transformers.AutoConfig.from_pretrained(folder)
+    model = getattr(transformers, config.architectures[0]).from_pretrained(folder).eval()
+    with torch.no_grad():
+        facts[folder] = model(**batch).logits.flatten().tolist()
+assert "trimformer" not in sys.modules
+print(json.dumps(facts))
+"""
+
+
+def head_of(name: str) -> str:
+    return "language model" if is_causal(name) else "sequence classification"
+
+
+def rows(model: PreTrainedModel) -> list[Batch]:
+    return [inputs(model, (12, 9, 11), seed=seed) for seed in range(8)]
+
+
+def uniform(model: PreTrainedModel, flops: float = 0.85, method: str = "surgeon", **options: int) -> PruningResult:
+    return prune(model, rows(model), budget=Budget(flops=flops, uniform=True, **options), method=method)
+
+
+def sizes(structure: Structure) -> dict[str, set[int]]:
+    return {kind: {site.units for site in structure if site.kind == kind} for kind in ("head", "neuron")}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_layer_keeps_as_many_units(name: str) -> None:
+    model = tiny_model(name, head_of(name))
+    result = uniform(model)
+    structure = read_structure(result.model)
+    assert all(len(found) == 1 for found in sizes(structure).values())
+    assert sum(site.units for site in structure) < sum(site.units for site in read_structure(model))
+    assert result.manifest["budget"]["reached"] <= 0.85
+    assert result.manifest["budget"]["uniform"] is True
+    fewer_heads = "head" in structure.architecture.stock.values()
+    assert fewer_heads or sizes(structure)["head"] == {HEADS_PER_BLOCK}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
+def test_every_method_prunes_uniformly(name: str, method: str) -> None:
+    model = tiny_model(name, head_of(name))
+    structure = read_structure(uniform(model, method=method).model)
+    assert all(len(found) == 1 for found in sizes(structure).values())
+
+
+def test_uniform_checkpoints_load_in_a_new_process_without_the_package(tmp_path: Path) -> None:
+    expected = {}
+    for name in CONFIGS:
+        folder = tmp_path / name.replace(" ", "-")
+        small = uniform(tiny_model(name, head_of(name))).model
+        small.save_pretrained(folder)
+        with torch.no_grad():
+            expected[str(folder)] = small(input_ids=torch.tensor([[5, 6, 7, 8, 9]])).logits.flatten()
+        config = json.loads((folder / "config.json").read_text())
+        assert not {"quantization_config", "auto_map"} & set(config)
+        assert not list(folder.glob("*.py"))
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, json.dumps(list(expected))], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for folder, found in json.loads(done.stdout.splitlines()[-1]).items():
+        torch.testing.assert_close(torch.tensor(found), expected[folder], atol=1e-5, rtol=0)
+
+
+def test_fewer_heads_are_kept_where_the_class_can_have_them() -> None:
+    small = uniform(tiny_model("qwen2", "language model"), flops=0.4).model
+    (heads,) = sizes(read_structure(small))["head"]
+    assert heads < HEADS_PER_BLOCK
+    assert (small.config.num_key_value_heads, small.config.num_attention_heads) == (heads, 2 * heads)
+    assert small.config.head_dim == 4
+    assert pruned_again(small).config.num_key_value_heads <= heads
+
+
+def pruned_again(model: PreTrainedModel) -> PreTrainedModel:
+    return uniform(model, flops=0.9).model
+
+
+def test_neurons_come_in_multiples() -> None:
+    (neurons,) = sizes(read_structure(uniform(tiny_model("llama", "language model"), round_to=8).model))["neuron"]
+    assert neurons % 8 == 0
+
+
+def test_the_whole_budget_changes_nothing() -> None:
+    model = tiny_model("llama", "language model")
+    small = prune(
+        model, rows(model), budget=Budget(flops=1.0, uniform=True), method="magnitude", options={"tune": False}
+    ).model
+    assert torch.equal(outputs(small, inputs(model)), outputs(model, inputs(model)))
+
+
+def test_what_cannot_be_uniform_is_refused() -> None:
+    with pytest.raises(UnreachableTarget, match="would leave no neuron"):
+        uniform(tiny_model("gpt2", "language model"), flops=0.3)
+    uneven = read_structure(tiny_model("llama", "language model"))
+    with pytest.raises(UnsupportedModel, match="layers of this model already differ"):
+        uniform(cut(uneven, random_masks(uneven)).model)
+    with pytest.raises(InvalidOption, match="DualCP cannot prune to uniform sizes"):
+        uniform(tiny_model("bert"), method=OWN_DIVISION)
