@@ -213,6 +213,11 @@ class Prices:
         """Cost of the dense model."""
         return self.of_sum(sum(float(table[-1]) for table in self.tables.values()))
 
+    @property
+    def floor(self) -> float:
+        """Share of its cost that the model keeps without any unit."""
+        return self.whole[0][1] / self.total if self.whole else 0.0
+
     def of_sum(self, units: float) -> float:
         """Cost of the whole model whose kept units cost `units` by the tables."""
         return float(np.interp(units, *np.transpose(self.whole))) if self.whole else units
@@ -227,10 +232,10 @@ class Prices:
         if not self.whole:
             return target
         sums, costs = np.transpose(self.whole)
-        if target < costs[0]:
+        if share < self.floor:
             raise UnreachableTarget(
                 f"a share of {share:g} cannot be reached: without any head and neuron the model still takes "
-                f"{costs[0] / self.total:.1%} of what it takes now; ask for more than that"
+                f"{self.floor:.1%} of what it takes now; ask for more than that"
             )
         return float(np.interp(target, costs, sums))
 
@@ -255,6 +260,16 @@ class Cost(Protocol):
         progress: Progress | None = None,
     ) -> Prices:
         """Price tables of a model; a measurement is kept in the cache and shows its progress."""
+
+
+@runtime_checkable
+class MeasuredCost(Cost, Protocol):
+    """A cost whose tables are measured, and so are results."""
+
+    def kept(
+        self, dense: PreTrainedModel, pruned: PreTrainedModel, workload: Workload, progress: Progress | None = None
+    ) -> float:
+        """Measured cost of a pruned model against that of the dense one."""
 
 
 Progress = Callable[[Sequence[Any], str], Any]

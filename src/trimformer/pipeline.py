@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -28,6 +29,7 @@ from trimformer.interfaces import (
     CostTables,
     Masks,
     Measured,
+    MeasuredCost,
     Prices,
     Progress,
     PruningResult,
@@ -46,6 +48,9 @@ from trimformer.uniform import check_uniform, prune_uniformly, uniform_job
 DEFAULT_METHOD = "surgeon"
 DEFAULT_CALIBRATION_TOKENS = 20_000
 TOKENS_PER_FEATURE = 2
+NEAR = 0.03
+"""Relative error of a measured cost that is good enough."""
+ATTEMPTS = 3
 
 
 def prune(
@@ -160,9 +165,31 @@ class Pruner:
     def prune(self, budget: Budget) -> PruningResult:
         """A pruned copy of the model within a budget.
 
+        A cost that is measured is measured on the result as well. Where that is off by more than `NEAR`, the model is
+        pruned again to a share corrected by as much, at most `ATTEMPTS` times in all; the nearest result is returned.
+
         Raises:
             TrimformerError: as `prune`.
         """
+        cost = plugins.load("costs", budget.cost)
+        result = self._prune(budget, budget.keep_fraction)
+        if not isinstance(cost, MeasuredCost):
+            return result
+        nearest, error, share = result, math.inf, budget.keep_fraction
+        for attempt in range(ATTEMPTS):
+            kept = cost.kept(self.calibration.dense.model, result.model, self.workload, self.calibration.progress)
+            result.manifest["budget"]["measured"] = kept
+            off = kept / budget.keep_fraction - 1
+            if abs(off) < error:
+                nearest, error = result, abs(off)
+            share /= 1 + off
+            if error <= NEAR or attempt == ATTEMPTS - 1 or not self.prices(budget.cost).floor < share <= 1:
+                break
+            result = self._prune(budget, share)
+        return nearest
+
+    def _prune(self, budget: Budget, share: float) -> PruningResult:
+        """A pruned copy that keeps at most a share of the budget's cost, as formulas or tables have it."""
         calibration, dense = self.calibration, self.calibration.dense
         if budget.uniform:
             check_uniform(dense)
@@ -170,7 +197,7 @@ class Pruner:
         student = read_structure(copy.deepcopy(dense.model))
         job = Job(
             dense, calibration.batches, calibration.seed, calibration.progress, labels=calibration.labels,
-            student=student, limit=prices.limit(budget.keep_fraction),
+            student=student, limit=prices.limit(share),
             costs=_rounded(dense, prices.tables, budget.round_to),
         )  # fmt: skip
         measured = self.measured

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from tiny_models import tiny_model
 from trimformer import plugins
@@ -14,7 +15,7 @@ from trimformer.errors import InvalidOption, UnreachableTarget
 from trimformer.interfaces import Budget, Prices, Workload
 from trimformer.pipeline import prune
 from trimformer.search import linear_table
-from trimformer.structure import read_structure
+from trimformer.structure import Structure, read_structure
 
 COST = plugins.load("costs", "latency")
 WORKLOAD = Workload(sequence_length=6, batch_size=2)
@@ -77,16 +78,51 @@ def test_the_table_is_kept_and_made_anew_for_another_workload(tmp_path: Path) ->
     assert "other workload: measuring again" in said[-1]
 
 
-def test_a_latency_budget_prunes_and_says_what_it_reached() -> None:
+def test_a_latency_budget_prunes_and_says_what_it_reached_and_measured() -> None:
     model = tiny_model("bert")
     rows = [{"input_ids": list(range(5, 13))}] * 8
     result = prune(model, rows, budget=Budget(latency=0.9, round_to=4), batch_size=2, calibration_tokens=None)
-    assert result.manifest["budget"]["cost"] == "latency"
-    assert result.manifest["budget"]["reached"] <= 0.9 + 1e-9
+    facts = result.manifest["budget"]
+    assert (facts["cost"], facts["asked"]) == ("latency", 0.9)
+    assert facts["measured"] > 0
     assert result.manifest["workload"] == {"sequence_length": 8.0, "batch_size": 2}
     assert "latency" in result.manifest["kept"]
     for site in read_structure(result.model):
         assert site.kind == "head" or site.units % 4 == 0
+
+
+class SlowerThanItsTable:
+    """A cost that counts parameters and finds `factor` times as many afterwards."""
+
+    description = "for this test"
+    measured = True
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+        self.results: list[float] = []
+
+    def prices(self, structure: Structure, workload: Workload, **_: object) -> Prices:
+        return plugins.load("costs", "params").prices(structure, workload)
+
+    def kept(self, dense: PreTrainedModel, pruned: PreTrainedModel, *_: object) -> float:
+        total, left = (self.prices(read_structure(model), WORKLOAD).total for model in (dense, pruned))
+        self.results.append(self.factor * left / total)
+        return self.results[-1]
+
+
+@pytest.mark.parametrize(("factor", "measurements"), [(1.0, 1), (1.2, 2), (0.8, 2)])
+def test_a_result_that_measures_otherwise_is_pruned_again(
+    monkeypatch: pytest.MonkeyPatch, factor: float, measurements: int
+) -> None:
+    cost = SlowerThanItsTable(factor)
+    monkeypatch.setitem(plugins.provided("costs"), "latency", cost)
+    rows = [{"input_ids": list(range(5, 13))}] * 8
+    budget = Budget(latency=0.5)
+    model = tiny_model("bert", intermediate_size=800)
+    result = prune(model, rows, budget=budget, method="random", calibration_tokens=None)
+    assert len(cost.results) == measurements
+    assert result.manifest["budget"]["measured"] == min(cost.results, key=lambda kept: abs(kept - 0.5))
+    assert result.manifest["budget"]["measured"] == pytest.approx(0.5, rel=0.05)
 
 
 @pytest.mark.parametrize("wrong", [{"latency": 0.0}, {"latency": 0.5, "flops": 0.5}, {"flops": 0.5, "round_to": 0}])

@@ -67,6 +67,14 @@ class Latency:
         whole = tuple((float(units), float(time)) for units, time in found[WHOLE])
         return Prices({site.name: found[site.name] for site in structure}, whole)
 
+    def kept(
+        self, dense: PreTrainedModel, pruned: PreTrainedModel, workload: Workload, progress: Progress | None = None
+    ) -> float:
+        """Measured time of a pruned model against that of the dense one: medians, the two in turn."""
+        batch = random_batch(dense.config, workload, dense.device)
+        times = measure({"dense": dense, "pruned": pruned}, batch, progress=progress)
+        return times["pruned"].median_ms / times["dense"].median_ms
+
 
 def _measure(structure: Structure, workload: Workload, progress: Progress | None) -> dict[str, Tensor]:
     """`(units + 1,)` microseconds by site; and of whole models, `(sizes, 2)`: sum over the tables, and time."""
