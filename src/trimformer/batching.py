@@ -78,6 +78,11 @@ def tokens_at_once(model: PreTrainedModel) -> int:
     return max(1, min(MAX_PADDED_TOKENS, LOGITS_AT_ONCE // int(model.config.vocab_size)))
 
 
+def rows_at_once(model: PreTrainedModel, length: float) -> int:
+    """How many rows of a length time is measured on unless said: 32, or as many as a batch may hold."""
+    return max(1, min(MAX_ROWS, tokens_at_once(model) // round(length)))
+
+
 def split_batches(batches: Sequence[Batch], max_padded_tokens: int) -> list[Batch]:
     """The same rows in batches of no more padded tokens than that, or of one row."""
     parts: list[Batch] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.errors import CheckpointError, InvalidOption, TrimformerError
+from trimformer.errors import CheckpointError, InvalidOption, TrimformerError, first_line
 from trimformer.folders import whole_folder
 from trimformer.manifest import as_text
 from trimformer.report.model_card import README, model_card
@@ -172,6 +173,15 @@ def save(
     return target
 
 
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a folder; an empty one where there is none that can be read."""
+    try:
+        content = json.loads((Path(folder) / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def check_writable(
     out: str | Path, *, overwrite: bool, source: str | None = None, weights: str = "*.safetensors"
 ) -> None:
@@ -271,6 +281,9 @@ def _loading(name: str) -> Iterator[None]:
     except TrimformerError:
         raise
     except _UNREADABLE as error:
-        what = str(error).strip().splitlines() or [type(error).__name__]
-        known = "is damaged or incomplete" if path.is_dir() else "is no local folder and cannot be had from the hub"
-        raise CheckpointError(f"{name} {known}: {what[0]}") from error
+        known, mend = (
+            ("is damaged or incomplete", "make or download it again")
+            if path.is_dir()
+            else ("is no local folder and cannot be had from the hub", "check the path or name, and the connection")
+        )
+        raise CheckpointError(f"{name} {known}: {first_line(error)}; {mend}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2, Ctrl-C is exit code 130."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # else every attempt to reach the hub is told
     try:
         typed = command_line(sys.argv[1:] if arguments is None else arguments)
         ended = app(arguments, prog_name="trimformer", standalone_mode=False, obj=typed)

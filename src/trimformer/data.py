@@ -90,12 +90,12 @@ def split_rows(rows: Dataset, seed: int = 0) -> dict[Split, Dataset]:
     return {"train": rows.select(sorted(train)), "validation": rows.select(sorted(validation))}
 
 
-def require_columns(rows: Dataset, columns: Sequence[str], source: str = "the rows") -> None:
+def require_columns(rows: Dataset, columns: Sequence[str], source: str = "the data") -> None:
     """Check that all these columns exist; raises `DataError` as `choose_columns` does."""
     choose_columns(rows, [tuple(columns)], source)
 
 
-def choose_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]], source: str = "the rows") -> tuple[str, ...]:
+def choose_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]], source: str = "the data") -> tuple[str, ...]:
     """The first alternative whose columns all exist.
 
     Raises:
@@ -111,7 +111,7 @@ def choose_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]], sourc
     )
 
 
-def texts(rows: Dataset, column: str, source: str = "the rows") -> list[str]:
+def texts(rows: Dataset, column: str, source: str = "the data") -> list[str]:
     """A column of strings, checked.
 
     Raises:
@@ -127,7 +127,7 @@ def texts(rows: Dataset, column: str, source: str = "the rows") -> list[str]:
 def numbers(
     rows: Dataset,
     column: str,
-    source: str = "the rows",
+    source: str = "the data",
     *,
     whole: bool = False,
     low: float = float("-inf"),

@@ -6,6 +6,9 @@ import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+MOST_LISTED = 40
+"""Names that an error lists."""
+
 
 class TrimformerError(Exception):
     """Base of every error that trimformer raises on purpose; the command line prints it and exits with 2."""
@@ -55,11 +58,12 @@ def require_range(
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InvalidOption:
-    """An error for a name that is not among the known ones, with the nearest one and the list."""
+    """An error for a name that is not among the known ones, with the nearest one and the list, if it is short."""
     names = sorted(known)
     nearest = get_close_matches(name.lower(), names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return InvalidOption(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}")
+    listed = ", ".join(names) if len(names) <= MOST_LISTED else f"{len(names)} names, see the documentation"
+    return InvalidOption(f"unknown {kind} {name!r}.{hint} Known: {listed}")
 
 
 def first_line(error: Exception) -> str:

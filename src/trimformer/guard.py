@@ -18,7 +18,9 @@ STEPS = 6
 """Of the bisection: the size is found to 1/64 of the dense model's cost."""
 
 
-def smallest_within(project: Project, pruner: Pruner, max_drop: float, *, cost: str = "flops") -> PruningResult:
+def smallest_within(
+    project: Project, pruner: Pruner, max_drop: float, *, cost: str = "flops", round_to: int = 1
+) -> PruningResult:
     """The smallest model that loses at most `max_drop` on the project's guard rows, found by bisection over budgets.
 
     The loss is that of the task's first metric, or the divergence from the dense model where rows have no labels.
@@ -29,6 +31,7 @@ def smallest_within(project: Project, pruner: Pruner, max_drop: float, *, cost: 
         pruner: of this project; what it measured serves every step.
         max_drop: in the metric's own unit, at least 0.
         cost: what is made small: `flops`, `params` or `latency`.
+        round_to: of every budget tried.
 
     Raises:
         UnreachableTarget: even the mildest budget tried loses more; says how much.
@@ -43,7 +46,7 @@ def smallest_within(project: Project, pruner: Pruner, max_drop: float, *, cost: 
     best: PruningResult | None = None
     for _ in range(STEPS):
         share = (low + high) / 2
-        result = pruner.prune(Budget.of(cost, share))
+        result = pruner.prune(Budget.of(cost, share, round_to=round_to))
         lost = drop(before, project.evaluate(result.model, rows))
         if lost <= max_drop:
             best, high = result, share

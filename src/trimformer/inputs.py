@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -9,12 +10,14 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.batching import make_batches, sample_rows
+from trimformer.batching import make_batches, rows_at_once, sample_rows
 from trimformer.data import encode_texts
-from trimformer.errors import DataError, LabelError
-from trimformer.interfaces import LABELS, MODEL_INPUTS, Batch, Features
+from trimformer.errors import DataError, LabelError, require_range
+from trimformer.interfaces import LABELS, MODEL_INPUTS, Batch, Features, Workload
 from trimformer.labels import require_labels
 
+POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
+"""Families whose first token has the position after the padding id's."""
 Data: TypeAlias = Sequence[str] | Sequence[Features] | Dataset | Iterable[Batch]
 
 
@@ -125,6 +128,26 @@ def check_padding(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
             )
 
 
+def most_tokens(config: Any) -> float:
+    """How many tokens a row may have; infinity where the config names no limit."""
+    positions: float = getattr(config, "max_position_embeddings", math.inf)
+    return positions - (config.pad_token_id or 0) - 1 if config.model_type in POSITIONS_AFTER_PADDING else positions
+
+
+def workload_of(model: PreTrainedModel, length: float | None, rows: int | None, mean_length: float) -> Workload:
+    """What time is measured on: what is not said is the calibration rows' mean length, and as many rows as fit.
+
+    Raises:
+        InvalidOption: longer than the model reads, or no row.
+    """
+    if length is not None:
+        require_range("sequence_length", length, low=1, high=most_tokens(model.config))
+    if rows is not None:
+        require_range("batch_size", rows, low=1)
+    length = length or mean_length
+    return Workload(length, rows or rows_at_once(model, length))
+
+
 def check_inputs(batches: Sequence[Batch], config: Any) -> None:
     """Refuse rows that the model cannot read.
 
@@ -137,8 +160,7 @@ def check_inputs(batches: Sequence[Batch], config: Any) -> None:
         raise DataError(
             f"token id {largest} is outside the vocabulary of {config.vocab_size}: use the model's own tokenizer"
         )
-    positions = getattr(config, "max_position_embeddings", longest)
-    if longest > positions:
+    if longest > most_tokens(config):
         raise DataError(
-            f"a row has {longest} tokens, the model reads at most {positions}: truncate, or use --max-length"
+            f"a row has {longest} tokens, the model reads at most {most_tokens(config)}: truncate, or use --max-length"
         )

@@ -205,7 +205,7 @@ class Prices:
     whole: tuple[tuple[float, float], ...] = ()
     """Sums over the tables, rising, each with the cost of the whole model there; empty where that is the sum itself.
 
-    So a measured cost counts what is no unit's, and that times do not quite add up.
+    So a measured cost counts what is no unit's, and that times do not quite add up. Of equal sums the last counts.
     """
 
     @property
@@ -216,11 +216,11 @@ class Prices:
     @property
     def floor(self) -> float:
         """Share of its cost that the model keeps without any unit."""
-        return self.whole[0][1] / self.total if self.whole else 0.0
+        return self._points[1][0] / self.total if self.whole else 0.0
 
     def of_sum(self, units: float) -> float:
         """Cost of the whole model whose kept units cost `units` by the tables."""
-        return float(np.interp(units, *np.transpose(self.whole))) if self.whole else units
+        return float(np.interp(units, *self._points)) if self.whole else units
 
     def limit(self, share: float) -> float:
         """What the kept units may cost by the tables, so that the whole model keeps a share of its cost.
@@ -231,13 +231,19 @@ class Prices:
         target = share * self.total
         if not self.whole:
             return target
-        sums, costs = np.transpose(self.whole)
+        sums, costs = self._points
         if share < self.floor:
             raise UnreachableTarget(
                 f"a share of {share:g} cannot be reached: without any head and neuron the model still takes "
                 f"{self.floor:.1%} of what it takes now; ask for more than that"
             )
         return float(np.interp(target, costs, sums))
+
+    @property
+    def _points(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Sums, each once so that no limit exceeds its share, and the costs there."""
+        sums, costs = zip(*dict(self.whole).items(), strict=True)
+        return sums, costs
 
 
 class Cost(Protocol):

@@ -61,6 +61,8 @@ class Job(Calibration):
     limit: float
     stock: bool = field(default=False, kw_only=True)
     """The student stays one of its own class: no output projection gets a bias that it does not have."""
+    uncapped: CostTables | None = field(default=None, kw_only=True)
+    """What units cost, where `costs` is what they cost within the sizes that all layers share."""
 
     def unit_cost(self, site: Site) -> float:
         """Mean cost of a unit of the site; 1 where there is none, so that scores can be divided by it."""
@@ -68,7 +70,10 @@ class Job(Calibration):
 
 
 class Walk:
-    """Dense model and student bottom-up in step. At every site: `align`, `cut`, `regression`, `solve`; then `leave`."""
+    """Dense model and student bottom-up in step. At every site: `align`, `cut`, `regression`, `solve`; then `leave`.
+
+    Memory: that of both boundaries, and from `align` to `regression` as much again for the targets.
+    """
 
     def __init__(self, job: Job) -> None:
         self.job = job

@@ -90,12 +90,11 @@ def in_model_order(features: Sequence[Features], classes: Sequence[str], config:
     return [{**row, "labels": order[row["labels"]]} for row in features] if classes else list(features)
 
 
-def task_loss(predicted: Predictions, labels: Batch, *, next_token: bool = False) -> Tensor:
+def task_loss(predicted: Predictions, labels: Batch) -> Tensor:
     """The loss that the model was trained on, per sequence: `(batch,)`, the mean over its labelled predictions.
 
     Cross-entropy of classes, yes-or-no answers and positions, squared distance of numbers. Padding does not enter, so
-    that a row's loss is the same in every batch. With `next_token`, as in causal language models, what a token predicts
-    is the label of the one after it.
+    that a row's loss is the same in every batch. Labels stand beside the prediction of them, see `of_next_tokens`.
 
     Raises:
         DataError: labels of another number than predictions, or outside the model's classes.
@@ -105,8 +104,6 @@ def task_loss(predicted: Predictions, labels: Batch, *, next_token: bool = False
     expected = predicted.values.shape[:2] if predicted.family == "categorical" else predicted.values[:, 0].shape
     if targets.ndim == 1 or targets.numel() == expected.numel():
         targets = targets.reshape(len(targets), -1)
-    if next_token and targets.ndim > 1:
-        targets = F.pad(targets[:, 1:], (0, 1), value=IGNORED)
     if targets.shape != expected:
         raise DataError(f"labels of shape {tuple(targets.shape)} do not fit predictions of shape {tuple(expected)}")
     if predicted.family == "gaussian":

@@ -12,9 +12,11 @@ from time import perf_counter
 import numpy as np
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
+from trimformer.batching import random_batch
 from trimformer.calibration import frozen
-from trimformer.interfaces import Batch, Progress
+from trimformer.interfaces import Batch, Progress, Workload
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,14 @@ def measure(
         )
         for name, values in times.items()
     }  # fmt: skip
+
+
+def measure_at(
+    workload: Workload, models: Mapping[str, PreTrainedModel], *, runs: int = 15, progress: Progress | None = None
+) -> dict[str, Latency]:
+    """Time of one forward pass over random tokens, of models with the same vocabulary on the same device."""
+    first = next(iter(models.values()))
+    return measure(models, random_batch(first.config, workload, first.device), runs=runs, progress=progress)
 
 
 def device_name(device: torch.device) -> str:

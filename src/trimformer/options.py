@@ -32,7 +32,9 @@ CountedLengthOption = Annotated[
     float | None,
     typer.Option(help="Count FLOPs and measure time at this length; else the calibration rows' mean.", min=1),
 ]
-BatchOption = Annotated[int, typer.Option(help="Measure time on this many rows at once.", min=1)]
+BatchOption = Annotated[
+    int | None, typer.Option(help="Measure time on this many rows at once; else 32, fewer where rows are long.", min=1)
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print facts as JSON on stdout, everything else on stderr.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]
 ReportOption = Annotated[Path | None, typer.Option(help="Write a report too: one HTML page with everything in it.")]

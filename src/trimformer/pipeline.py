@@ -19,9 +19,9 @@ from trimformer import plugins
 from trimformer.batching import only, split_batches, tokens_at_once
 from trimformer.cache import MeasuredCache
 from trimformer.calibration import check_activations
-from trimformer.errors import TrimformerError, require_range
+from trimformer.errors import TrimformerError
 from trimformer.fingerprint import fingerprint, measured_key
-from trimformer.inputs import Data, calibration_batches, check_inputs, check_padding
+from trimformer.inputs import Data, calibration_batches, check_inputs, check_padding, workload_of
 from trimformer.interfaces import (
     LABELS,
     MODEL_INPUTS,
@@ -33,7 +33,6 @@ from trimformer.interfaces import (
     Prices,
     Progress,
     PruningResult,
-    Workload,
 )
 from trimformer.job import Calibration, Job
 from trimformer.labels import asked_by, of_next_tokens
@@ -62,7 +61,7 @@ def prune(
     tokenizer: PreTrainedTokenizerBase | None = None,
     calibration_tokens: int | None = DEFAULT_CALIBRATION_TOKENS,
     sequence_length: float | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
@@ -81,7 +80,8 @@ def prune(
             batches are all taken.
         sequence_length: tokens at which FLOPs are counted and latency is measured; None takes the mean of the
             calibration rows.
-        batch_size: rows at which latency is measured.
+        batch_size: rows at which latency is measured; None takes 32, or fewer where rows are long or the vocabulary of
+            a language model is large.
         seed: of all sampling.
         options: of the method, by name.
         progress: wraps a sequence to show a bar.
@@ -115,7 +115,7 @@ class Pruner:
         tokenizer: PreTrainedTokenizerBase | None = None,
         calibration_tokens: int | None = DEFAULT_CALIBRATION_TOKENS,
         sequence_length: float | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
@@ -137,10 +137,7 @@ class Pruner:
         check_padding(model, batches)
         check_activations(dense, batches[0])
         self.calibration = Calibration(dense, batches, seed, progress or (lambda items, _: items), labels=labels)
-        if sequence_length is not None:
-            require_range("sequence_length", sequence_length, low=1)
-        require_range("batch_size", batch_size, low=1)
-        self.workload = Workload(sequence_length or self.calibration.mean_length, batch_size)
+        self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
         self.cache = cache
         self.measuring = Used()
         self._prices: dict[str, Prices] = {}

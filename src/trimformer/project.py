@@ -13,7 +13,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import latency, plugins
-from trimformer.batching import random_batch, sample_rows
+from trimformer.batching import sample_rows
 from trimformer.cache import MeasuredCache
 from trimformer.checkpoint import round_weights
 from trimformer.errors import DataError, LabelError
@@ -109,7 +109,7 @@ class Project:
         method: str = DEFAULT_METHOD,
         calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS,
         sequence_length: float | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
@@ -138,8 +138,7 @@ class Project:
         with watching_resources(self.model.device) as judging:
             after = self.evaluate(result.model, self.evaluation_rows)
             models = {"dense": self.model, "pruned": result.model}
-            batch = random_batch(self.model.config, Workload(**result.manifest["workload"]), self.model.device)
-            times = latency.measure(models, batch, progress=self.progress)
+            times = latency.measure_at(Workload(**result.manifest["workload"]), models, progress=self.progress)
         result.manifest["seconds"]["judging"] = judging.seconds
         result.manifest["memory_mb"]["judging"] = judging.memory_mb
         result.manifest |= {

@@ -6,7 +6,7 @@ The target is a teacher that is itself pruned, but less, so that it can be reach
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -92,9 +92,10 @@ def rescale(job: Job, masks: Masks, teacher: Masks, *, damping: float) -> None:
             walk.leave(site)
 
 
-def teacher_limit(job: Job) -> float:
-    """What the teacher's units may cost: half-way, by factors, from all units to the limit."""
-    return math.sqrt(job.limit * sum(float(table[-1]) for table in job.costs.values()))
+def teacher_job(job: Job) -> Job:
+    """The same job with a limit half-way, by factors, from all units to the limit; its layers may differ in size."""
+    costs = job.uncapped or job.costs
+    return replace(job, costs=costs, limit=math.sqrt(job.limit * sum(float(table[-1]) for table in costs.values())))
 
 
 def tokens_read(structure: Structure, batches: list[Batch]) -> list[Tensor] | None:

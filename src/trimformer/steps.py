@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import checkpoint, plugins, tables, upload
@@ -52,7 +51,7 @@ def report(result: TaskResult, out: Path, *, as_json: bool) -> None:
     out_console.print(tables.units_table(manifest["units"]))
     name = type(result.pruning.model).__name__
     how = f"load it: import trimformer, transformers; model = transformers.{name}.from_pretrained({str(out)!r})"
-    out_console.print(Text.assemble("checkpoint: ", (str(out), "bold"), "   ", how), soft_wrap=True)
+    tables.written("checkpoint", out, how)
 
 
 def check_asked(report: Path | None, push_to_hub: str | None = None, *, overwrite: bool) -> None:

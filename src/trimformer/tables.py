@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +23,11 @@ error_console = Console(stderr=True)
 def say(message: str) -> None:
     """A line on stderr."""
     error_console.print(Text(message), soft_wrap=True)
+
+
+def written(what: str, path: Path, about: str = "") -> None:
+    """A line on stdout that says where something was written; the path as it is, in one piece."""
+    out_console.print(Text.assemble(f"{what}: ", (str(path), "bold"), f"   {about}" if about else ""), soft_wrap=True)
 
 
 def warn(results: Sequence[TaskResult]) -> None:
@@ -190,11 +196,16 @@ def export_table(facts: Mapping[str, Any]) -> Table:
 
 
 def latency_table(facts: Mapping[str, Any]) -> Table:
-    """One row a shape, runtime and model; the ratio is to the first model in the same runtime."""
+    """One row a shape, runtime and model; the ratio is to the first model in the same runtime.
+
+    Models go by the last part of their paths where that tells them apart.
+    """
+    short = {model: Path(model).name or model for model in facts["models"]}
+    short = short if len(set(short.values())) == len(short) else {model: model for model in short}
     table = _table("rows × tokens", "runtime", "model", "median", "quartiles", "sequences/s", "ratio")
     for each in facts["measured"]:
         table.add_row(
-            f"{each['rows']} × {each['length']}", each["runtime"], each["model"], f"{each['median_ms']:.2f} ms",
+            f"{each['rows']} × {each['length']}", each["runtime"], short[each["model"]], f"{each['median_ms']:.2f} ms",
             f"[{each['low_ms']:.2f}, {each['high_ms']:.2f}]", f"{each['sequences_per_second']:.1f}",
             f"{each['ratio']:.3f}",
         )  # fmt: skip
@@ -216,7 +227,7 @@ def plugins_table(folder: str, described: Mapping[str, str]) -> Table:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", caption_justify="left")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 or not column else "right")
+        table.add_column(column, justify="left" if index == 0 or not column else "right", overflow="fold")
     return table
 
 

@@ -20,8 +20,8 @@ from trimformer.surgery import pruning_config
 
 FAR = 10.0
 """What a unit too many costs, in units of the dense model's cost."""
-SLACK = 1e-10
-"""Relative error of sums with such costs that no unit is lost for."""
+SLACK = 1e-6
+"""Relative error of sums with such costs that no unit is lost for; a unit too many never fits into it."""
 
 
 def check_uniform(structure: Structure) -> None:
@@ -69,7 +69,7 @@ def uniform_job(job: Job, masks: Masks) -> Job:
     counts = dict.fromkeys(heads, count) | dict.fromkeys(neurons, found[count])
     return replace(
         job, student=read_structure(copy.deepcopy(job.dense.model)), costs=_capped(job.costs, counts), stock=True,
-        limit=job.limit * (1 + SLACK),
+        limit=job.limit * (1 + SLACK), uncapped=job.costs,
     )  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def prune_uniformly(method: Method, job: Job, measured: Measured) -> Masks:
     try:
         masks = method.prune(job, measured)
     except InvalidOption as error:
-        raise InvalidOption(f"{name} cannot prune to uniform sizes, choose another method: {error}") from error
+        raise InvalidOption(f"{name} cannot prune to uniform sizes: use another method, or sizes by layer") from error
     for kind in ("head", "neuron"):
         if len({int(masks[site.name].sum()) for site in job.dense if site.kind == kind}) > 1:
             raise InvalidOption(f"{name} cannot keep as many {kind}s in every layer, choose another method")

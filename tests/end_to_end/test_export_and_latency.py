@@ -151,6 +151,7 @@ def test_latency_table(run: Run, dense: Path) -> None:
         (["latency", "DENSE", "DENSE"], "given twice"),
         (["export", "DENSE"], "say what to write: --onnx"),
         (["export", "DENSE", "--onnx", "--int8"], "--task and --data"),
+        (["export", "DENSE", "--onnx", "--data", "/no/such"], "--data needs --task"),
         (["export", "DENSE", "--onnx", "--out", "DENSE"], "never replaced"),
         (["export", "DENSE", "--onnx", "--task", "sst2", "--data", "/no/such"], "/no/such"),
     ],

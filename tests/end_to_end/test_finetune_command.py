@@ -190,6 +190,9 @@ class TestMistakes:
         wrong = [part for part in p_prune(base, data, out) if part != "--then-finetune"]
         assert_mistake(run(*wrong), "--then-finetune")
 
+    def test_a_cache_that_would_not_be_used(self, run: Run, base: Path, data: Path, out: Path) -> None:
+        assert_mistake(run(*p_prune(base, data, out, "--cache", out / "cache")), "--cache")
+
     def test_a_method_that_needs_labels(self, run: Run, base: Path, data: Path, out: Path) -> None:
         wrong = ["mask_tuning" if part == "dual_cp" else part for part in p_prune(base, data, out)]
         assert_mistake(run(*wrong), "mask_tuning needs labels")

@@ -232,6 +232,8 @@ class TestPruned:
         project = replace(project_of(model, tokenizer), calibration_rows=unlabelled)
         result = prune_pretrained(project, Budget(flops=0.5), new_head=new, method="surgeon", calibration_tokens=200)
         assert result.manifest["budget"]["reached"] <= 0.5
+        timed, workload = result.manifest["latency"]["pruned"], result.manifest["workload"]
+        assert (timed["rows"], timed["length"]) == (workload["batch_size"], round(workload["sequence_length"]))
         assert torch.equal(result.model.classifier.weight, model.classifier.weight)
         assert parameter_count(result.model) < parameter_count(model)
         saved = checkpoint.save(result.model, tmp_path / "small", tokenizer=tokenizer)

@@ -40,6 +40,12 @@ def test_a_larger_allowed_loss_gives_a_smaller_model_within_it(project: Project)
     assert sizes[1] < sizes[0]
 
 
+def test_neurons_are_kept_in_the_multiples_asked_for(project: Project) -> None:
+    result = smallest_within(project, project.pruner(calibration_tokens=200), 1e-2, round_to=4)
+    assert result.manifest["budget"]["round_to"] == 4
+    assert all(block["neuron"] % 4 == 0 for block in result.manifest["units"])
+
+
 def test_an_unreachable_loss_says_what_was_found(project: Project) -> None:
     with pytest.raises(UnreachableTarget, match=r"keeping 98\.4% of flops loses"):
         smallest_within(project, project.pruner(calibration_tokens=200, method="random"), 0.0)

@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tiny_models import tiny_model
 from trimformer import Budget, prune
-from trimformer.errors import DataError, NumericalError
+from trimformer.batching import rows_at_once
+from trimformer.errors import DataError, InvalidOption, NumericalError
 from trimformer.inputs import calibration_batches
 
 CPU = torch.device("cpu")
@@ -33,6 +35,25 @@ def test_a_batch_row_of_padding_is_refused() -> None:
 def test_rows_that_the_model_cannot_read_are_refused(tiny_bert, ids: list[int], message: str) -> None:
     with pytest.raises(DataError, match=message):
         prune(tiny_bert(), [{"input_ids": ids}], budget=Budget(flops=0.5), calibration_tokens=None)
+
+
+@pytest.mark.parametrize(("architecture", "longest"), [("bert", 64), ("roberta", 64), ("gpt2", 64)])
+def test_rows_and_the_length_of_the_workload_end_where_the_positions_do(architecture: str, longest: int) -> None:
+    model, budget = tiny_model(architecture), Budget(flops=0.9)
+    rows = [{"input_ids": [5] * longest}] * 4
+    prune(model, rows, budget=budget, calibration_tokens=None, method="random", sequence_length=longest)
+    with pytest.raises(DataError, match=f"reads at most {longest}"):
+        prune(model, [{"input_ids": [5] * (longest + 1)}], budget=budget, calibration_tokens=None)
+    with pytest.raises(InvalidOption, match=f"sequence_length.*at most {longest}"):
+        prune(model, rows, budget=budget, calibration_tokens=None, sequence_length=longest + 1)
+
+
+def test_time_is_measured_on_fewer_rows_where_they_are_long_or_have_many_logits() -> None:
+    assert rows_at_once(tiny_model("bert"), 20.4) == 32
+    assert rows_at_once(tiny_model("bert"), 1024) == 8
+    language_model = tiny_model("gpt2", "language model", vocab_size=50_000)
+    assert rows_at_once(language_model, 1024) == 2
+    assert rows_at_once(language_model, 10_000) == 1
 
 
 def test_nan_in_a_block_names_the_site_where_it_shows_first(tiny_bert) -> None:

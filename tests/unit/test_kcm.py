@@ -24,6 +24,16 @@ def test_heads_stay_and_a_silent_neuron_goes_first() -> None:
     assert not removed["encoder.layer.0.attention"] + removed["encoder.layer.1.attention"]
 
 
+def test_a_sublayer_in_which_no_neuron_is_ever_active_goes_first() -> None:
+    model = tiny_model("bert")
+    with torch.no_grad():
+        for parameter in model.bert.encoder.layer[0].intermediate.dense.parameters():
+            parameter.zero_()
+    masks = Pruner(model, [inputs(model)], method="kcm").prune(Budget(params=0.9)).masks
+    assert not bool(masks["encoder.layer.0.ffn"].all())
+    assert bool(masks["encoder.layer.1.ffn"].all())
+
+
 def test_a_budget_that_neurons_cannot_reach_names_what_they_can() -> None:
     model = tiny_model("bert")
     pruner = Pruner(model, [inputs(model)], method="kcm")

@@ -41,6 +41,14 @@ def test_a_share_below_the_empty_model_names_the_floor(prices: Prices) -> None:
         prices.limit(0.19)
 
 
+@pytest.mark.parametrize("share", [0.45, 0.5, 0.6, 0.7])
+def test_sums_that_the_table_cannot_tell_apart_do_not_break_the_budget(share: float) -> None:
+    flat = Prices({"a": linear_table(10, 3.0)}, ((0.0, 20.0), (0.0, 40.0), (10.0, 45.0), (10.0, 60.0), (30.0, 100.0)))
+    assert flat.of_sum(flat.limit(share)) == pytest.approx(100 * share)
+    with pytest.raises(UnreachableTarget, match=r"still takes 40\.0%"):
+        flat.limit(0.3)
+
+
 def test_formula_costs_are_their_own_whole() -> None:
     prices = Prices({"a": linear_table(10, 2.0)})
     assert (prices.total, prices.limit(0.5), prices.of_sum(7.0)) == (20, 10, 7)
@@ -79,13 +87,13 @@ def test_the_table_is_kept_and_made_anew_for_another_workload(tmp_path: Path) ->
 
 
 def test_a_latency_budget_prunes_and_says_what_it_reached_and_measured() -> None:
-    model = tiny_model("bert")
-    rows = [{"input_ids": list(range(5, 13))}] * 8
-    result = prune(model, rows, budget=Budget(latency=0.9, round_to=4), batch_size=2, calibration_tokens=None)
+    model = tiny_model("bert", hidden_size=128, intermediate_size=512)  # large enough for its units to take time
+    rows = [{"input_ids": list(range(5, 37))}] * 8
+    result = prune(model, rows, budget=Budget(latency=0.9, round_to=4), batch_size=8, calibration_tokens=None)
     facts = result.manifest["budget"]
     assert (facts["cost"], facts["asked"]) == ("latency", 0.9)
     assert facts["measured"] > 0
-    assert result.manifest["workload"] == {"sequence_length": 8.0, "batch_size": 2}
+    assert result.manifest["workload"] == {"sequence_length": 32.0, "batch_size": 8}
     assert "latency" in result.manifest["kept"]
     for site in read_structure(result.model):
         assert site.kind == "head" or site.units % 4 == 0
@@ -123,6 +131,13 @@ def test_a_result_that_measures_otherwise_is_pruned_again(
     assert len(cost.results) == measurements
     assert result.manifest["budget"]["measured"] == min(cost.results, key=lambda kept: abs(kept - 0.5))
     assert result.manifest["budget"]["measured"] == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_length_that_the_model_cannot_read_is_refused() -> None:
+    model = tiny_model("bert")
+    length = model.config.max_position_embeddings + 1
+    with pytest.raises(InvalidOption, match=f"sequence_length={length} is out of range: .* at most {length - 1}"):
+        prune(model, [{"input_ids": [5, 6]}], budget=Budget(flops=0.5), sequence_length=length, calibration_tokens=None)
 
 
 @pytest.mark.parametrize("wrong", [{"latency": 0.0}, {"latency": 0.5, "flops": 0.5}, {"flops": 0.5, "round_to": 0}])

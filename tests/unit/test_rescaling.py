@@ -14,9 +14,10 @@ from trimformer.errors import NumericalError
 from trimformer.interfaces import MODEL_INPUTS
 from trimformer.job import Job
 from trimformer.reconstruction import RegressionSums
-from trimformer.rescaling import UnitSystem, rescale, teacher_limit, tokens_read, unit_scales, unit_system
+from trimformer.rescaling import UnitSystem, rescale, teacher_job, tokens_read, unit_scales, unit_system
 from trimformer.search import linear_table
 from trimformer.structure import read_structure
+from trimformer.uniform import uniform_job
 
 
 @pytest.mark.parametrize("units", [3, 12])
@@ -115,5 +116,14 @@ def test_the_teacher_is_the_dense_model_without_the_units_it_lacks() -> None:
 def test_the_teachers_budget_is_half_way() -> None:
     job = job_of("bert", "encoder")
     total = sum(float(table[-1]) for table in job.costs.values())
-    assert teacher_limit(job) == pytest.approx((job.limit / total) ** 0.5 * total)
-    assert teacher_limit(replace(job, limit=total)) == pytest.approx(total)
+    assert teacher_job(job).limit == pytest.approx((job.limit / total) ** 0.5 * total)
+    assert teacher_job(replace(job, limit=total)).limit == pytest.approx(total)
+
+
+def test_uniform_sizes_do_not_bind_the_teacher() -> None:
+    job = replace(job_of("bert", "encoder"), limit=30.0)
+    bound = uniform_job(job, job.dense.full_masks())
+    teacher = teacher_job(bound)
+    assert teacher.limit == pytest.approx(teacher_job(job).limit)
+    assert all(torch.equal(teacher.costs[name], table) for name, table in job.costs.items())
+    assert any(float(bound.costs[name][-1]) > 2 * float(table[-1]) for name, table in job.costs.items())

@@ -13,11 +13,14 @@ from transformers import PreTrainedModel
 
 from tiny_models import CONFIGS, HEADS_PER_BLOCK, inputs, is_causal, outputs, random_masks, tiny_model
 from trimformer import plugins
+from trimformer.curves import RemovalCurve
 from trimformer.errors import InvalidOption, UnreachableTarget, UnsupportedModel
 from trimformer.interfaces import Batch, Budget, PruningResult
 from trimformer.pipeline import prune
+from trimformer.search import remove_cheapest
 from trimformer.structure import Structure, read_structure
 from trimformer.surgery import cut
+from trimformer.uniform import SLACK, _capped
 
 OWN_DIVISION = "dual_cp"
 """The method that divides a budget between heads and neurons by itself."""
@@ -116,6 +119,18 @@ def test_the_whole_budget_changes_nothing() -> None:
         model, rows(model), budget=Budget(flops=1.0, uniform=True), method="magnitude", options={"tune": False}
     ).model
     assert torch.equal(outputs(small, inputs(model)), outputs(model, inputs(model)))
+
+
+def test_rounding_of_measured_times_loses_no_unit() -> None:
+    """A limit that is met exactly, by tables as long as those of a large encoder."""
+    generator = torch.Generator().manual_seed(3)
+    times = torch.cat([torch.zeros(1), torch.rand(4096, generator=generator)]).double().cumsum(0)
+    tables = {f"block {index}": times for index in range(24)}
+    counts = dict.fromkeys(tables, 1365)
+    curve = RemovalCurve(torch.arange(4096), torch.rand(4096, generator=generator).double().sort().values)
+    limit = sum(float(times[count]) for count in counts.values()) * (1 + SLACK)
+    masks = remove_cheapest(dict.fromkeys(tables, curve), _capped(tables, counts), limit)
+    assert {int(mask.sum()) for mask in masks.values()} == {1365}
 
 
 def test_what_cannot_be_uniform_is_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +38,7 @@ def export_command(
     require_onnx()
     target = out or Path(f"{model.rstrip('/')}-onnx" if Path(model).is_dir() else f"{Path(model).name}-onnx")
     checkpoint.check_writable(target, overwrite=overwrite, source=model, weights="*.onnx")
-    task, data = (task, data) if task else _pruned_for(model)
+    task, data = (task, data) if task else _pruned_for(model, data)
     if int8 and task is None:
         raise InvalidOption("--int8 changes what the model answers: say how to measure that, with --task and --data")
     pooling = read_pooling(model)
@@ -64,15 +63,22 @@ def export_command(
         steps.print_json(facts | {"out": str(target)})
         return
     out_console.print(tables.export_table(facts))
-    out_console.print(f"export: [bold]{target}[/bold]   opset {facts['opset']}, outputs {', '.join(facts['outputs'])}")
+    tables.written("export", target, f"opset {facts['opset']}, outputs {', '.join(facts['outputs'])}")
 
 
-def _pruned_for(model: str) -> tuple[str | None, str | None]:
-    """Task and rows of the manifest, where there is one and its rows are still on this machine."""
-    manifest = Path(model) / checkpoint.MANIFEST
-    facts = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
-    data = str(facts.get("data", ""))
-    return (facts.get("task"), data) if Path(data).exists() and data else (None, None)
+def _pruned_for(model: str, data: str | None) -> tuple[str | None, str | None]:
+    """Task of the manifest with the rows given, else with its own where they are still on this machine.
+
+    Raises:
+        InvalidOption: rows are given, but nothing says for which task.
+    """
+    facts = checkpoint.read_manifest(model)
+    if data is not None:
+        if "task" not in facts:
+            raise InvalidOption(f"--data needs --task: {model} does not say what it was pruned for")
+        return facts["task"], data
+    own = str(facts.get("data", ""))
+    return (facts.get("task"), own) if Path(own).exists() and own else (None, None)
 
 
 PROVIDES = {"export": export_command}

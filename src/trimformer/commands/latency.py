@@ -16,6 +16,7 @@ from trimformer import steps, tables
 from trimformer.batching import random_batch
 from trimformer.checkpoint import find_device, load_config
 from trimformer.errors import InvalidOption
+from trimformer.inputs import most_tokens
 from trimformer.interfaces import Progress, Workload
 from trimformer.latency import device_name, measure, using_threads
 from trimformer.options import DeviceOption, JsonOption
@@ -109,9 +110,9 @@ def _shapes(text: str) -> list[Shape]:
 
 
 def _check_lengths(model: str, config: Any, shapes: Sequence[Shape]) -> None:
-    longest, positions = max(length for _, length in shapes), getattr(config, "max_position_embeddings", None)
-    if positions is not None and longest > positions:
-        raise InvalidOption(f"--shapes has {longest} tokens, but {model} reads at most {positions}")
+    longest = max(length for _, length in shapes)
+    if longest > most_tokens(config):
+        raise InvalidOption(f"--shapes has {longest} tokens, but {model} reads at most {most_tokens(config)}")
 
 
 PROVIDES = {"latency": latency_command}

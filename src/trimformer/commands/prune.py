@@ -49,7 +49,7 @@ from trimformer.training import run as training_run
 HELP_PLACE = ("Make it smaller", 1)
 TOGETHER = (
     "--train, --dense-too and --resume belong to --then-finetune, which takes --flops, --params or --latency and goes "
-    "with neither --report nor --push-to-hub"
+    "with none of --cache, --report and --push-to-hub"
 )
 
 
@@ -68,7 +68,7 @@ def prune_command(
     method: MethodOption = DEFAULT_METHOD,
     calibration_tokens: TokensOption = DEFAULT_CALIBRATION_TOKENS,
     sequence_length: CountedLengthOption = None,
-    batch_size: BatchOption = 32,
+    batch_size: BatchOption = None,
     round_to: RoundOption = 1,
     uniform: UniformOption = False,
     max_length: LengthOption = None,
@@ -100,7 +100,7 @@ def prune_command(
     checkpoint.check_writable(out, overwrite=overwrite, source=model)
     steps.check_asked(report, push_to_hub, overwrite=overwrite)
     if then_finetune or train or dense_too or resume:
-        if not then_finetune or budget is None or report is not None or push_to_hub is not None:
+        if not then_finetune or budget is None or any(each is not None for each in (cache, report, push_to_hub)):
             raise InvalidOption(TOGETHER)
         run = training_run.Run(
             model=model, task=task, data=data, out=out, options=training_run.tuning(train), max_length=max_length,
@@ -119,8 +119,8 @@ def prune_command(
             method=method, calibration_tokens=calibration_tokens, sequence_length=sequence_length,
             batch_size=batch_size, seed=seed, options=options, cache=measured,
         )  # fmt: skip
-        pruned = pruner.prune(budget) if budget else smallest_within(project, pruner, max_drop or 0.0)
-        result = project.judge(pruned)
+        small = pruner.prune(budget) if budget else smallest_within(project, pruner, max_drop or 0.0, round_to=round_to)
+        result = project.judge(small)
     result.pruning.manifest |= {"source": model, "task": task, "data": data or "hub", "command": context.obj}
     steps.save(result, model, project.tokenizer, out, overwrite=overwrite)
     if report is not None:

@@ -52,7 +52,7 @@ def sweep_command(
     method: MethodOption = DEFAULT_METHOD,
     calibration_tokens: TokensOption = DEFAULT_CALIBRATION_TOKENS,
     sequence_length: CountedLengthOption = None,
-    batch_size: BatchOption = 32,
+    batch_size: BatchOption = None,
     round_to: RoundOption = 1,
     max_length: LengthOption = None,
     seed: SeedOption = 0,
@@ -94,7 +94,7 @@ def sweep_command(
         steps.print_json([result.pruning.manifest for result in results])
         return
     out_console.print(tables.sweep_table(results))
-    out_console.print(f"checkpoints: [bold]{out}/…[/bold]   plot: [bold]{out / frontier.PLOT}[/bold]")
+    tables.written("checkpoints", out / "…", f"plot: {out / frontier.PLOT}")
 
 
 PROVIDES = {"sweep": sweep_command}

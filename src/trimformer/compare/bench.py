@@ -128,7 +128,7 @@ class Bench:
             model = checkpoint.load_model(folder, self.task.auto_class, self.device)
             return self._project(model, folder)
         kept = self._kept
-        if _manifest(kept).get("made_by") != _as_json(self._made_by):
+        if checkpoint.read_manifest(kept).get("made_by") != _as_json(self._made_by):
             project, _ = self.before_finetuning(DENSE_SEED)
             tuned = self._tuned(project, DENSE_SEED)
             manifest = {"made_by": self._made_by, "seconds": tuned.facts["seconds"]}
@@ -140,7 +140,7 @@ class Bench:
         """What fine-tuning the dense model took; None where it was given."""
         if self.subject.model is not None:
             return None
-        return float(_manifest(self._kept)["seconds"])
+        return float(checkpoint.read_manifest(self._kept)["seconds"])
 
     def before_finetuning(self, seed: int) -> tuple[Project, list[str]]:
         """The pre-trained model with the task's rows, and the names of its new weights: the head that it lacks."""
@@ -200,15 +200,6 @@ def packed(masks: Masks) -> dict[str, dict[str, Any]]:
         name: {"units": len(mask), "kept": np.packbits(mask.cpu().numpy()).tobytes().hex()}
         for name, mask in masks.items()
     }
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a folder; an empty one where there is none that can be read."""
-    try:
-        content = json.loads((folder / checkpoint.MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _as_json(value: dict[str, Any]) -> dict[str, Any]:

@@ -13,22 +13,22 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import os
 import platform
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.batching import random_batch
 from trimformer.cache import DIGEST_CHARACTERS, MeasuredCache
 from trimformer.calibration import only_blocks
 from trimformer.interfaces import Prices, Progress, Workload
-from trimformer.latency import measure
+from trimformer.latency import device_name, measure_at
 from trimformer.sites import Site
 from trimformer.structure import Structure, read_structure
 from trimformer.surgery import cut_site
@@ -71,8 +71,7 @@ class Latency:
         self, dense: PreTrainedModel, pruned: PreTrainedModel, workload: Workload, progress: Progress | None = None
     ) -> float:
         """Measured time of a pruned model against that of the dense one: medians, the two in turn."""
-        batch = random_batch(dense.config, workload, dense.device)
-        times = measure({"dense": dense, "pruned": pruned}, batch, progress=progress)
+        times = measure_at(workload, {"dense": dense, "pruned": pruned}, progress=progress)
         return times["pruned"].median_ms / times["dense"].median_ms
 
 
@@ -83,10 +82,8 @@ def _measure(structure: Structure, workload: Workload, progress: Progress | None
     models = {f"{share} of all units": _with_share(structure, share) for share in WHOLE_SIZES}
     for shape, site in by_shape.items():
         models |= {f"{count} units of {site.name}": _one_block(structure, site, count) for count in grid[shape]}
-    batch = random_batch(structure.model.config, workload, structure.model.device)
-    times = {
-        name: MICROSECONDS * time.low_ms for name, time in measure(models, batch, runs=RUNS, progress=progress).items()
-    }
+    measured = measure_at(workload, models, runs=RUNS, progress=progress)
+    times = {name: MICROSECONDS * time.low_ms for name, time in measured.items()}
     tables = {shape: torch.zeros(1, dtype=torch.float64) for shape in (_shape(structure, site) for site in structure)}
     for shape, site in by_shape.items():
         tables[shape] = _table(grid[shape], [times[f"{count} units of {site.name}"] for count in grid[shape]])
@@ -122,8 +119,7 @@ def _projections(site: Site) -> list[str]:
 
 def _one_block(structure: Structure, site: Site, units: int) -> PreTrainedModel:
     """The base model with the block of a site alone, of whose units only the first stay; all else is shared."""
-    own = {id(each) for path in _projections(site) for each in structure.projection(path).parameters()}
-    shared = {id(each): each for each in structure.base.parameters() if id(each) not in own}
+    shared = _shared(structure, [site])
     with only_blocks(structure, site.block, site.block + 1):
         small = read_structure(copy.deepcopy(structure.base, shared))
     (target,) = [each for each in small if each.kind == site.kind]
@@ -132,34 +128,36 @@ def _one_block(structure: Structure, site: Site, units: int) -> PreTrainedModel:
 
 
 def _with_share(structure: Structure, share: float) -> PreTrainedModel:
-    """The whole model with a share of the units of every site; itself where that is all."""
+    """The whole model with a share of the units of every site, all else shared; itself where that is all."""
     if share == 1:
         return structure.model
-    small = read_structure(copy.deepcopy(structure.model))
+    small = read_structure(copy.deepcopy(structure.model, _shared(structure, structure.sites)))
     for site in small:
         cut_site(small, site, torch.arange(site.units) < _kept(site, share))
     return small.model
 
 
+def _shared(structure: Structure, sites: Sequence[Site]) -> dict[int, Any]:
+    """For `copy.deepcopy`: parameters that are not copied, all but those of some sites."""
+    paths = [path for site in sites for path in _projections(site)]
+    own = {id(each) for path in paths for each in structure.projection(path).parameters()}
+    return {id(each): each for each in structure.model.parameters() if id(each) not in own}
+
+
 def _key(structure: Structure, workload: Workload) -> dict[str, Any]:
     model = structure.model
-    shapes = hashlib.sha256(type(model).__name__.encode())
+    attention = model.config._attn_implementation  # noqa: SLF001  # nothing public tells it
+    shapes = hashlib.sha256(f"{type(model).__name__} {attention} {[site.units for site in structure]}".encode())
     for name, parameter in model.named_parameters():
         shapes.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
     return {
         "model": shapes.hexdigest()[:DIGEST_CHARACTERS],
         "measured": "latency",
-        "device": _device_name(model.device),
+        "device": f"{platform.node()}, {device_name(model.device)}",
         "threads": torch.get_num_threads(),
         "workload": asdict(workload),
-        "versions": {"torch": torch.__version__, "format": 1},
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "format": 1},
     }
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.node()}, {os.cpu_count()} x {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 PROVIDES = {"latency": Latency()}

@@ -21,13 +21,15 @@ from trimformer.calibration import check_finite, frozen, watching
 from trimformer.errors import UnreachableTarget, require_range
 from trimformer.interfaces import Masks, Measured
 from trimformer.job import Calibration, Job, cut_and_refit
-from trimformer.rescaling import rescale, teacher_limit
+from trimformer.rescaling import rescale, teacher_job
 from trimformer.scoring import convex_representation
 from trimformer.search import ROUNDING, keep_best
 from trimformer.sites import Site
 
 LOOSEST_TOLERANCE = 0.05
 """Above, the first iteration may already seem to be the last."""
+SILENT = 1e-30
+"""Keeps the scores of a sublayer finite where no neuron is ever active: they are zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,21 +72,22 @@ class KCM:
             check_finite(activity[site.name], site.name)
             weights = dense.unit_weights(site)[:, 0].float()
             representative = convex_representation(weights, self.sigma, self.tolerance).double().cpu()
-            measured[f"{site.name}.score"] = representative * activity[site.name] / activity[site.name].mean()
+            activity_of = activity[site.name] / activity[site.name].mean().clamp(min=SILENT)
+            measured[f"{site.name}.score"] = representative * activity_of
         return measured
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Keep all heads and the best neurons; rescale."""
-        masks = _searched(job, measured, job.limit)
+        masks = _searched(job, measured)
         with frozen(job.dense.model), frozen(job.student.model):
             if self.tune:
-                rescale(job, masks, _searched(job, measured, teacher_limit(job)), damping=self.damping)
+                rescale(job, masks, _searched(teacher_job(job), measured), damping=self.damping)
             else:
                 cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
         return masks
 
 
-def _searched(job: Job, measured: Measured, limit: float) -> Masks:
+def _searched(job: Job, measured: Measured) -> Masks:
     """All heads, and neurons by score as far as the limit allows.
 
     Raises:
@@ -92,15 +95,15 @@ def _searched(job: Job, measured: Measured, limit: float) -> Masks:
     """
     heads = {site.name for site in job.dense if site.kind == "head"}
     least = sum(float(job.costs[name][-1]) for name in heads)
-    if least > limit * (1 + ROUNDING):
+    if least > job.limit * (1 + ROUNDING):
         total = sum(float(table[-1]) for table in job.costs.values())
         raise UnreachableTarget(
-            f"kcm keeps all heads, which are {least / total:.3f} of the cost of all units, but {limit / total:.3f} "
+            f"kcm keeps all heads, which are {least / total:.3f} of the cost of all units, but {job.limit / total:.3f} "
             "of it was asked for: ask for more, or use a method that removes heads"
         )
     neurons = {site.name: job.costs[site.name] for site in job.dense if site.name not in heads}
     scores = {name: measured.get(f"{name}.score", torch.zeros(0)) for name in neurons}
-    return job.dense.full_masks() | keep_best(scores, neurons, limit - least)
+    return job.dense.full_masks() | keep_best(scores, neurons, job.limit - least)
 
 
 PROVIDES = {"kcm": KCM}

@@ -27,7 +27,7 @@ from trimformer.interfaces import Masks, Measured, Scores
 from trimformer.job import Calibration, Job, cut_and_refit
 from trimformer.labels import task_loss
 from trimformer.objectives import predictions
-from trimformer.rescaling import rescale, teacher_limit
+from trimformer.rescaling import rescale, teacher_job
 from trimformer.scoring import mask_gradients
 from trimformer.sites import Site
 from trimformer.splits import best_split, rearranged
@@ -70,20 +70,20 @@ class MaskTuning:
                 here = members
                 with torch.enable_grad(), watching(dense, sites, input_gradients=see):
                     predicted = predictions(dense.model(**batch), batch, dense.model.config)
-                    task_loss(predicted, labels, next_token=dense.predicts_next_tokens).sum().backward()
+                    task_loss(predicted, labels).sum().backward()
         for site in sites:
             check_finite(sums[site.name], site.name)
         return {f"{site.name}.gradients": sums[site.name] / sizes for site in sites}
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Search, exchange, rescale."""
-        masks = _searched(job, measured, job.limit)
+        masks = _searched(job, measured)
         if self.rearrange:
             for site in job.progress([site for site in job.dense if site.units], "rearranging"):
                 masks[site.name] = rearranged(masks[site.name], measured[f"{site.name}.gradients"])
         with frozen(job.dense.model), frozen(job.student.model):
             if self.tune:
-                rescale(job, masks, _searched(job, measured, teacher_limit(job)), damping=self.damping)
+                rescale(job, masks, _searched(teacher_job(job), measured), damping=self.damping)
             else:
                 cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
         return masks
@@ -99,7 +99,7 @@ def drawn_minibatches(sequences: int, size: int, seed: int) -> Tensor:
     return owners
 
 
-def _searched(job: Job, measured: Measured, limit: float) -> Masks:
+def _searched(job: Job, measured: Measured) -> Masks:
     """The best split by `Σ_b (∂L_b / ∂m_u)²` over mini-batches."""
     scores: Scores = {
         site.name: measured[f"{site.name}.gradients"].square().sum(0) if site.units else torch.zeros(0)
@@ -108,7 +108,7 @@ def _searched(job: Job, measured: Measured, limit: float) -> Masks:
     heads, neurons = (
         {site.name: scores[site.name] for site in job.dense if site.kind == kind} for kind in ("head", "neuron")
     )
-    return best_split(heads, neurons, job.costs, limit)
+    return best_split(heads, neurons, job.costs, job.limit)
 
 
 PROVIDES = {"mask_tuning": MaskTuning}

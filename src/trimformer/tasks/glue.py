@@ -66,7 +66,7 @@ class Glue:
         rows = read_hub(HUB_NAME, self.config, hub_split) if source is None else read_split(source, split)
         self._columns(rows, name)
         if split == "validation":
-            self.labels(rows, name)
+            self.labels(rows, f"the validation split of {name}")
         return rows
 
     def encode(
@@ -85,7 +85,7 @@ class Glue:
         features = encode_texts([texts(rows, column) for column in self._columns(rows)], tokenizer, max_length)
         return [{**row, "labels": value} for row, value in zip(features, values, strict=True)] if labels else features
 
-    def labels(self, rows: Dataset, source: str = "the rows") -> Array:
+    def labels(self, rows: Dataset, source: str = "the data") -> Array:
         """Labels as `(rows,)`: class numbers, or similarities from 0 to 5.
 
         Raises:
@@ -128,7 +128,7 @@ class Glue:
             return np.asarray(logits[:, 0].double())
         return np.asarray(logits[:, class_order(self.classes, names)].argmax(-1))
 
-    def _columns(self, rows: Dataset, source: str = "the rows") -> tuple[str, ...]:
+    def _columns(self, rows: Dataset, source: str = "the data") -> tuple[str, ...]:
         pair = [("sentence1", "sentence2")] if len(self.text_columns) > 1 else []
         return choose_columns(rows, list(dict.fromkeys([self.text_columns, *pair])), source)
 

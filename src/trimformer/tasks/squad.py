@@ -125,7 +125,7 @@ class Squad:
             places.append((start, end) if accepted else None)
         return places
 
-    def accepted_answers(self, rows: Dataset, source: str = "the rows") -> list[list[str]]:
+    def accepted_answers(self, rows: Dataset, source: str = "the data") -> list[list[str]]:
         """The texts that count as right, by row; none where the question has no answer.
 
         Raises:

@@ -80,8 +80,8 @@ class Text:
         """
         if dense is None:
             raise DataError(
-                "text without labels is judged against the dense model: pass the dense model as `dense`, "
-                "or choose a task with labels"
+                "text without labels is judged against the dense model: pass the dense model as --dense (in "
+                "Python, `dense`), or choose a task with labels"
             )
         features = self.encode(rows, tokenizer, max_length)
         read = partial(_read, dense)

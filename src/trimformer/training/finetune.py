@@ -25,7 +25,7 @@ from trimformer.errors import DataError, InvalidOption, NumericalError, require_
 from trimformer.interfaces import Features, Metrics, OwnLoss
 from trimformer.labels import in_model_order
 from trimformer.pipeline import versions
-from trimformer.project import LOWER_IS_BETTER, Project
+from trimformer.project import LOWER_IS_BETTER, Project, without
 from trimformer.training.trainer import (
     DEFAULTS,
     Bar,
@@ -148,8 +148,7 @@ def training_features(project: Project, options: FineTuning, seed: int) -> list[
         features = task.encode(chosen, project.tokenizer, project.max_length, labels=labelled)
         if labelled:
             features = in_model_order(features, getattr(task, "classes", ()), project.model.config)
-    held_out = {tuple(row["input_ids"]) for row in project.held_out}
-    kept = [row for row in features if tuple(row["input_ids"]) not in held_out]
+    kept = without(features, project.held_out)
     if not kept:
         raise DataError("no rows to train on: none, or every row is also an evaluation row; give rows kept apart")
     return kept

@@ -56,9 +56,8 @@ def prune_pretrained(
         calibration_tokens=None, seed=seed, progress=project.progress, **options,
     )  # fmt: skip
     result = pruner.prune(budget)
-    batches = pruner.calibration.batches
     models = {"dense": dense, "pruned": result.model}
-    times = latency.measure(models, batches[len(batches) // 2], progress=project.progress)
+    times = latency.measure_at(pruner.workload, models, progress=project.progress)
     result.manifest |= {"new_head": list(new_head), "latency": {name: asdict(time) for name, time in times.items()}}
     if new_head:
         result.model = put_on(model, result.model)

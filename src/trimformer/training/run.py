@@ -107,11 +107,11 @@ def complete(run: Run, folder: Path, *, resume: bool, progress: Progress) -> Fin
         TrimformerError: wrong options or rows, or a model that does not fit the task.
     """
     project, new = _gather(run, run.model, progress)
-    manifest = _manifest(run.model)
+    manifest = checkpoint.read_manifest(run.model)
     if run.pruning:
         _prune_once(run, project, new, folder / PRUNED)
         small, _ = _gather(run, str(folder / PRUNED), progress)
-        manifest = _manifest(str(folder / PRUNED))
+        manifest = checkpoint.read_manifest(folder / PRUNED)
     else:
         small = project
     trained = _train(run, small, folder, resume=resume)
@@ -154,7 +154,7 @@ def report(run: Run, trained: FineTuned, *, as_json: bool) -> None:
     tables.out_console.print(tables.finetuning_table(trained.facts))
     if "units" in trained.facts:
         tables.out_console.print(tables.units_table(trained.facts["units"]))
-    tables.out_console.print(f"checkpoint: [bold]{run.out}[/bold]", soft_wrap=True)
+    tables.written("checkpoint", run.out)
 
 
 def save(run: Run, trained: FineTuned, *, overwrite: bool) -> None:
@@ -219,11 +219,6 @@ def _compare(run: Run, small: Project, folder: Path, *, resume: bool, progress: 
     times = step_times(small, {"dense": dense.model, "finetuned": small.model}, run.options, seed=run.seed)
     facts: dict[str, Any] = {"step": {name: asdict(time) for name, time in times.items()}}
     return facts | ({"dense": _train(run, dense, folder / DENSE, resume=resume).facts} if run.dense_too else {})
-
-
-def _manifest(name: str) -> dict[str, Any]:
-    file = Path(name) / checkpoint.MANIFEST
-    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def _is_encoder(trained: FineTuned) -> bool:
