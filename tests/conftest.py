@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -30,6 +31,14 @@ torch.set_num_threads(1)  # tiny matrices: more threads only wait for each other
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's cache."""
     monkeypatch.setenv("TRIMFORMER_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C ends what runs, even where the tests themselves were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 TinyBert = Callable[..., PreTrainedModel]

@@ -322,6 +322,7 @@ def test_a_bug_shows_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) ->
         run("list")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_with_130_in_one_line(
     run: Run, model: Path, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

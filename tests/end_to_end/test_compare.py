@@ -116,6 +116,7 @@ def test_every_cell_is_run_once_and_shown(compare: Compare, out: Path, pruned: l
     assert facts in json.loads(again.out)
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_goes_on(compare: Compare, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = Pruner.prune, []
 
