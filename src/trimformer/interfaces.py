@@ -253,10 +253,6 @@ class Cost(Protocol):
     def description(self) -> str:
         """One line for `trimformer list`."""
 
-    @property
-    def measured(self) -> bool:
-        """Whether it takes a measurement on this machine, in place of a formula."""
-
     def prices(
         self,
         structure: Structure,

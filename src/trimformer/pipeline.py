@@ -228,7 +228,7 @@ class Pruner:
     def _kept_by_cost(self, masks: Masks) -> dict[str, float]:
         """Share of every cost that stays; of those that must be measured, where they are."""
         costs = plugins.provided("costs")
-        counted = [name for name, cost in costs.items() if name in self._prices or not cost.measured]
+        counted = [name for name, cost in costs.items() if name in self._prices or not isinstance(cost, MeasuredCost)]
         shares = {}
         for name in counted:
             prices = self.prices(name)

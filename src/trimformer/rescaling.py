@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trimformer.calibration import check_finite, watching
+from trimformer.calibration import check_finite, frozen, watching
 from trimformer.interfaces import Batch, Masks
-from trimformer.job import Job, Walk
+from trimformer.job import Job, Walk, cut_and_refit
 from trimformer.masking import masked
 from trimformer.objectives import predictions
 from trimformer.reconstruction import RegressionSums, spd_solve
@@ -69,6 +69,15 @@ def unit_scales(system: UnitSystem, damping: float, site: str) -> Tensor | None:
     damped.diagonal().add_(damping * float(system.matrix.diagonal().mean()) + TINY)
     scales = 1 + spd_solve(damped, (system.right - system.matrix.sum(1))[:, None], site)[:, 0]
     return None if bool((scales.abs() > LARGEST_SCALE).any()) else scales
+
+
+def cut_and_rescale(job: Job, masks: Masks, teacher: Masks | None, *, damping: float) -> None:
+    """Cut the student to given masks; with masks of a teacher, `rescale` what it keeps."""
+    with frozen(job.dense.model), frozen(job.student.model):
+        if teacher is None:
+            cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
+        else:
+            rescale(job, masks, teacher, damping=damping)
 
 
 def rescale(job: Job, masks: Masks, teacher: Masks, *, damping: float) -> None:

@@ -91,6 +91,11 @@ class Structure:
         """The attention site of the same block."""
         return next(other for other in self.sites if other.block == site.block and other.kind == "head")
 
+    @property
+    def occupied(self) -> list[Site]:
+        """The sites that have any unit."""
+        return [site for site in self.sites if site.units]
+
     def full_masks(self) -> Masks:
         """Masks that keep every unit."""
         return {site.name: torch.ones(site.units, dtype=torch.bool) for site in self.sites}

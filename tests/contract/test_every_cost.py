@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from tiny_models import CONFIGS, random_masks, tiny_model
 from trimformer import plugins
-from trimformer.interfaces import Cost, Masks, Workload
+from trimformer.interfaces import Cost, Masks, MeasuredCost, Workload
 from trimformer.search import total_cost
 from trimformer.structure import Structure, parameter_count, read_structure
 from trimformer.surgery import cut
@@ -59,7 +59,7 @@ def without(structure: Structure, kind: str, block: int) -> Masks:
     return {site.name: masks[site.name] & ((site.kind, site.block) != (kind, block)) for site in structure}
 
 
-@pytest.fixture(params=[name for name, cost in plugins.provided("costs").items() if not cost.measured])
+@pytest.fixture(params=[name for name, cost in plugins.provided("costs").items() if not isinstance(cost, MeasuredCost)])
 def name(request: pytest.FixtureRequest) -> str:
     assert request.param in COUNTS, f"cost {request.param!r} has no independent count: add one to COUNTS in {__file__}"
     return request.param

@@ -28,7 +28,7 @@ from tiny_models import (
 from trimformer import plugins
 from trimformer.batching import length_sorted_indices, pad
 from trimformer.errors import InvalidOption, LabelError, NumericalError, UnreachableTarget
-from trimformer.interfaces import Batch, Budget, Features, PruningResult, Workload
+from trimformer.interfaces import Batch, Budget, Features, MeasuredCost, PruningResult, Workload
 from trimformer.labels import pad_labels
 from trimformer.pipeline import Pruner, prune
 from trimformer.search import total_cost
@@ -36,7 +36,7 @@ from trimformer.structure import check_weights, read_structure
 from trimformer.surgery import cut, pruning_config
 
 BUDGETS = [index / 20 for index in range(1, 20)]
-FORMULAS = [name for name, cost in plugins.provided("costs").items() if not cost.measured]
+FORMULAS = [name for name, cost in plugins.provided("costs").items() if not isinstance(cost, MeasuredCost)]
 OVERFLOWING_TOKEN = 7
 WEIGHT_TOLERANCE = 2e-3
 """Refits differ by rounding: inputs of other batches round differently, and sums are taken in float32 by batch."""

@@ -103,7 +103,6 @@ class SlowerThanItsTable:
     """A cost that counts parameters and finds `factor` times as many afterwards."""
 
     description = "for this test"
-    measured = True
 
     def __init__(self, factor: float) -> None:
         self.factor = factor

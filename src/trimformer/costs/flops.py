@@ -20,8 +20,6 @@ class Flops:
 
     description = "floating-point operations of attention and FFN at the mean sequence length"
 
-    measured = False
-
     def prices(self, structure: Structure, workload: Workload, **_: Any) -> Prices:
         """FLOPs that a unit adds, the same for every unit of a site."""
         length, width = workload.sequence_length, structure.width

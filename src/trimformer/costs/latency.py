@@ -47,7 +47,6 @@ class Latency:
     """Microseconds of one forward pass over a batch."""
 
     description = "measured time of the whole model on this machine"
-    measured = True
 
     def prices(
         self,
@@ -77,7 +76,7 @@ class Latency:
 
 def _measure(structure: Structure, workload: Workload, progress: Progress | None) -> dict[str, Tensor]:
     """`(units + 1,)` microseconds by site; and of whole models, `(sizes, 2)`: sum over the tables, and time."""
-    by_shape = {_shape(structure, site): site for site in structure if site.units}
+    by_shape = {_shape(structure, site): site for site in structure.occupied}
     grid = {shape: _grid(site) for shape, site in by_shape.items()}
     models = {f"{share} of all units": _with_share(structure, share) for share in WHOLE_SIZES}
     for shape, site in by_shape.items():

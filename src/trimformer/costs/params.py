@@ -15,8 +15,6 @@ class Parameters:
 
     description = "weights and biases of attention and FFN that go when a unit is cut"
 
-    measured = False
-
     def prices(self, structure: Structure, workload: Workload, **_: Any) -> Prices:
         """Parameters that a unit adds, the same for every unit of a site and for any workload."""
         return Prices({site.name: linear_table(site.units, _unit_parameters(structure, site)) for site in structure})

@@ -68,7 +68,7 @@ class DualCP:
         with frozen(calibration.dense.model):
             inputs = _inputs_at(calibration, drawn_tokens(calibration.tokens, self.tokens, calibration.seed))
         measured: dict[str, Tensor] = {}
-        for site in calibration.progress(_with_units(calibration), "clustering"):
+        for site in calibration.progress(calibration.dense.occupied, "clustering"):
             hidden = inputs.pop(site.name)
             measured[f"{site.name}.merges"] = dendrogram(similarity(hidden, site.units))
             measured[f"{site.name}.activity"] = hidden.abs().mean(0).reshape(site.units, -1).mean(1).cpu()
@@ -91,12 +91,12 @@ class DualCP:
             site.name: torch.rand(site.units, generator=generator)
             if self.centroid == "random"
             else measured[f"{site.name}.activity"]
-            for site in _with_units(job)
+            for site in job.dense.occupied
         }
 
     def _clustered(self, job: Job, kind: Kind, limit: float, measured: Measured, priority: dict[str, Tensor]) -> Masks:
         """Masks of all sites of a kind within a limit: merged by rising distance, over all of them."""
-        sites = [site for site in _with_units(job) if site.kind == kind]
+        sites = [site for site in job.dense.occupied if site.kind == kind]
         merges = {site.name: measured[f"{site.name}.merges"] for site in sites}
         last = torch.full((1,), torch.inf, dtype=torch.float64)
         distances = {name: torch.cat([rows[:, 2], last]) for name, rows in merges.items()}
@@ -144,7 +144,7 @@ def drawn_tokens(tokens: int, wanted: int, seed: int) -> Tensor:
 
 def _inputs_at(calibration: Calibration, drawn: Tensor) -> dict[str, Tensor]:
     """The consumers' inputs at the drawn tokens, `(drawn, features)` by site; no other token is kept."""
-    sites = _with_units(calibration)
+    sites = calibration.dense.occupied
     inputs: dict[str, list[Tensor]] = {site.name: [] for site in sites}
 
     def see_input(site: Site, hidden: Tensor) -> None:
@@ -160,10 +160,6 @@ def _inputs_at(calibration: Calibration, drawn: Tensor) -> dict[str, Tensor]:
         with torch.no_grad(), watching(calibration.dense, sites, inputs=see_input):
             calibration.dense.model(**batch)
     return {name: torch.cat(parts) for name, parts in inputs.items()}
-
-
-def _with_units(calibration: Calibration) -> list[Site]:
-    return [site for site in calibration.dense if site.units]
 
 
 def _up(value: float) -> float:

@@ -20,8 +20,8 @@ from torch import Tensor
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.errors import UnreachableTarget, require_range
 from trimformer.interfaces import Masks, Measured
-from trimformer.job import Calibration, Job, cut_and_refit
-from trimformer.rescaling import rescale, teacher_job
+from trimformer.job import Calibration, Job
+from trimformer.rescaling import cut_and_rescale, teacher_job
 from trimformer.scoring import convex_representation
 from trimformer.search import ROUNDING, keep_best
 from trimformer.sites import Site
@@ -79,11 +79,8 @@ class KCM:
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Keep all heads and the best neurons; rescale."""
         masks = _searched(job, measured)
-        with frozen(job.dense.model), frozen(job.student.model):
-            if self.tune:
-                rescale(job, masks, _searched(teacher_job(job), measured), damping=self.damping)
-            else:
-                cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
+        teacher = _searched(teacher_job(job), measured) if self.tune else None
+        cut_and_rescale(job, masks, teacher, damping=self.damping)
         return masks
 
 

@@ -24,10 +24,10 @@ from torch import Tensor
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.errors import require_range
 from trimformer.interfaces import Masks, Measured, Scores
-from trimformer.job import Calibration, Job, cut_and_refit
+from trimformer.job import Calibration, Job
 from trimformer.labels import task_loss
 from trimformer.objectives import predictions
-from trimformer.rescaling import rescale, teacher_job
+from trimformer.rescaling import cut_and_rescale, teacher_job
 from trimformer.scoring import mask_gradients
 from trimformer.sites import Site
 from trimformer.splits import best_split, rearranged
@@ -55,7 +55,7 @@ class MaskTuning:
 
     def measure(self, calibration: Calibration) -> Measured:
         """By site: `gradients`, of each mini-batch's mean loss with respect to the masks, `(minibatches, units)`."""
-        sites = [site for site in calibration.dense if site.units]
+        sites = calibration.dense.occupied
         owners = drawn_minibatches(calibration.sequences, self.minibatch, calibration.seed)
         sizes = owners.bincount().double()[:, None]
         sums = {site.name: torch.zeros(len(sizes), site.units, dtype=torch.float64) for site in sites}
@@ -79,13 +79,10 @@ class MaskTuning:
         """Search, exchange, rescale."""
         masks = _searched(job, measured)
         if self.rearrange:
-            for site in job.progress([site for site in job.dense if site.units], "rearranging"):
+            for site in job.progress(job.dense.occupied, "rearranging"):
                 masks[site.name] = rearranged(masks[site.name], measured[f"{site.name}.gradients"])
-        with frozen(job.dense.model), frozen(job.student.model):
-            if self.tune:
-                rescale(job, masks, _searched(teacher_job(job), measured), damping=self.damping)
-            else:
-                cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
+        teacher = _searched(teacher_job(job), measured) if self.tune else None
+        cut_and_rescale(job, masks, teacher, damping=self.damping)
         return masks
 
 

@@ -74,7 +74,7 @@ class Surgeon:
         with frozen(calibration.dense.model):
             grams, metrics, energies = self._moments(calibration)
             measured: dict[str, Tensor] = {}
-            for site in calibration.progress(_with_units(calibration), "removal curves"):
+            for site in calibration.progress(calibration.dense.occupied, "removal curves"):
                 weight = calibration.dense.consumer_weight(site)
                 curve = self._curve(site, grams.pop(site.name), metrics[site.name], weight)
                 measured |= {f"{site.name}.order": curve.order, f"{site.name}.cost": curve.cost}
@@ -84,7 +84,7 @@ class Surgeon:
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Allocate the budget over the curves; from the bottom up cut, choose the last units anew, and refit."""
         curves = {
-            s.name: RemovalCurve(measured[f"{s.name}.order"], measured[f"{s.name}.cost"]) for s in _with_units(job)
+            s.name: RemovalCurve(measured[f"{s.name}.order"], measured[f"{s.name}.cost"]) for s in job.dense.occupied
         }
         masks = job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit)
         with frozen(job.dense.model), frozen(job.student.model):
@@ -136,7 +136,7 @@ class Surgeon:
         Where the refit has no intercept, mean of `h hᵀ` in place of the covariance.
         """
         device, width = calibration.dense.model.device, calibration.dense.width
-        sites = _with_units(calibration)
+        sites = calibration.dense.occupied
         sums = {site.name: RegressionSums(site.features, 0, device) for site in sites}
         metrics = {site.name: torch.zeros(width, width, dtype=torch.float64, device=device) for site in sites}
         energies: dict[str, list[Tensor]] = {site.name: [] for site in sites}
@@ -174,10 +174,6 @@ class Surgeon:
             damped(gram, self.curve_ridge), damped(metric, self.damping), weight, units, site=site.name,
             removals=removals,
         )  # fmt: skip
-
-
-def _with_units(calibration: Calibration) -> list[Site]:
-    return [site for site in calibration.dense if site.units]
 
 
 PROVIDES = {"surgeon": Surgeon}
