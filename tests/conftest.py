@@ -13,6 +13,8 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+pytest_plugins = ["commands"]
+
 SPECIAL = {
     "pad_token": "[PAD]",
     "unk_token": "[UNK]",

@@ -3,49 +3,23 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
-from conftest import WORDS, TinyBert
+from commands import Run, assert_mistake, rows, write
+from conftest import TinyBert
 from tiny_models import SETTINGS
-from trimformer import checkpoint, cli, evaluation, plugins
+from trimformer import checkpoint, evaluation, plugins
 from trimformer.pipeline import Pruner
 from trimformer.structure import parameter_count
 
 TOKENS = 150
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> Result:
-        code = 0
-        capsys.readouterr()
-        try:
-            cli.main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Result(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
@@ -67,35 +41,12 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "small"
 
 
-def rows(count: int, seed: int) -> list[dict[str, object]]:
-    generator = random.Random(seed)  # noqa: S311  # words for a test
-    return [
-        {"sentence": " ".join(generator.choices(WORDS.split(), k=generator.randint(3, 9))), "label": index % 2}
-        for index in range(count)
-    ]
-
-
-def write(file: Path, values: list[dict[str, object]]) -> None:
-    file.write_text("".join(json.dumps(row) + "\n" for row in values))
-
-
 def prune(model: Path, data: Path, out: Path, /, **changes: object) -> list[object]:
     """Arguments of a prune command; `changes` replace, add or (None) leave out an option."""
     given = {"task": "sst2", "data": data, "flops": 0.5, "method": "kprune", "calibration-tokens": TOKENS, "out": out}
     given |= {name.replace("_", "-"): value for name, value in changes.items()}
     options = [part for name, value in given.items() if value is not None for part in (f"--{name}", value)]
     return ["prune", model, *options]
-
-
-def assert_mistake(result: Result, *said: str) -> None:
-    """Exit code 2, and one line that says all of this."""
-    assert result.code == 2, result
-    assert result.out == ""
-    lines = [line for line in result.err.strip().splitlines() if not line.endswith(" …")]
-    assert len(lines) == 1, result.err
-    assert lines[0].startswith("Error: ")
-    for part in said:
-        assert part in lines[0]
 
 
 class TestWorks:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_command_line import Run, assert_mistake, rows, run, write  # noqa: F401  # run is a fixture
 from transformers import PreTrainedTokenizerBase
 
+from commands import Run, assert_mistake, rows, write
 from conftest import TinyBert
 from trimformer import checkpoint
 from trimformer.compare import bench
@@ -64,7 +64,7 @@ Compare = Callable[..., Any]
 
 
 @pytest.fixture
-def compare(run: Run, plan: Path, out: Path) -> Compare:  # noqa: F811  # the fixture
+def compare(run: Run, plan: Path, out: Path) -> Compare:
     return lambda *more: run("compare", plan, "--out", out, *more)
 
 
@@ -251,5 +251,5 @@ def test_a_wrong_key_is_one_line(compare: Compare, plan: Path, out: Path) -> Non
     assert not out.exists()
 
 
-def test_a_missing_file_is_one_line(run: Run, out: Path) -> None:  # noqa: F811
+def test_a_missing_file_is_one_line(run: Run, out: Path) -> None:
     assert_mistake(run("compare", "none.yaml", "--out", out), "cannot read none.yaml", "check the path")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +12,14 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from commands import Run
 from conftest import WORDS, TinyBert
 from tiny_models import random_masks
-from trimformer import checkpoint, cli
+from trimformer import checkpoint
 from trimformer.structure import read_structure
 from trimformer.surgery import cut
 
 ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed: pip install 'trimformer[onnx]'")
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Exit code, stdout and stderr of a command."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = 0
-        capsys.readouterr()
-        try:
-            cli.main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture

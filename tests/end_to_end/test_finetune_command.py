@@ -4,43 +4,18 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
+from commands import Run, assert_mistake, write
 from conftest import WORDS, TinyBert
-from trimformer import checkpoint, cli
+from trimformer import checkpoint
 from trimformer.structure import parameter_count
 from trimformer.training import run as training_run
 
 QUICK = ("--train", "per_device_train_batch_size=8", "--train", "learning_rate=1e-2", "--train", "num_train_epochs=2")
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: object) -> Result:
-        code = 0
-        capsys.readouterr()
-        try:
-            cli.main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Result(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture
@@ -59,7 +34,7 @@ def data(tmp_path: Path) -> Path:
         for index in range(count):
             words = [*generator.choices(WORDS.split()[:10], k=4), ("dog", "cat")[index % 2]]
             rows.append({"sentence": " ".join(words), "label": index % 2})
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write(folder / f"{name}.jsonl", rows)
     return folder
 
 
@@ -75,14 +50,6 @@ def finetune(model: Path, data: Path, out: Path, *more: object) -> list[object]:
 def p_prune(model: Path, data: Path, out: Path, *more: object) -> list[object]:
     asked = ["--flops", 0.6, "--method", "dual_cp", "--calibration-tokens", 200, "--then-finetune"]
     return ["prune", model, "--task", "sst2", "--data", data, "--out", out, *asked, *QUICK, *more]
-
-
-def assert_mistake(result: Result, *said: str) -> None:
-    assert (result.code, result.out) == (2, ""), result
-    lines = [line for line in result.err.strip().splitlines() if not line.endswith(" …")]
-    assert len(lines) == 1, result.err
-    for part in said:
-        assert part in lines[0]
 
 
 def test_finetune_writes_a_checkpoint_with_its_facts(run: Run, base: Path, data: Path, out: Path) -> None:

@@ -9,16 +9,17 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from commands import execute
 from conftest import WORDS, TinyBert
 from hub_stand_in import hub
-from trimformer import checkpoint, cli
+from trimformer import checkpoint
 from trimformer.report import page as report
 
-Run = Callable[..., int]
+Prune = Callable[..., int]
 
 
 @pytest.fixture
-def prune(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Run:
+def prune(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Prune:
     """Runs `trimformer COMMAND` on a tiny model and its rows, with further arguments, and gives the exit code."""
     model = checkpoint.save(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
     words = WORDS.split()
@@ -37,15 +38,7 @@ def prune(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Pat
     return run
 
 
-def execute(*arguments: object) -> int:
-    try:
-        cli.main([str(argument) for argument in arguments])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
-def test_prune_tells_everything_in_its_manifest_page_and_card(prune: Run, tmp_path: Path) -> None:
+def test_prune_tells_everything_in_its_manifest_page_and_card(prune: Prune, tmp_path: Path) -> None:
     out, page = tmp_path / "small", tmp_path / "pages" / "small.html"
     assert prune("prune", "--flops", 0.5, "--out", out, "--report", page) == 0
     facts = json.loads((out / "trimformer.json").read_text())
@@ -66,7 +59,7 @@ def test_prune_tells_everything_in_its_manifest_page_and_card(prune: Run, tmp_pa
     assert f"accuracy {facts['metrics']['dense']['accuracy']['value']:.4f}" in card.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def test_sweep_writes_a_page_that_can_be_made_again(prune: Run, tmp_path: Path) -> None:
+def test_sweep_writes_a_page_that_can_be_made_again(prune: Prune, tmp_path: Path) -> None:
     out, page, again = tmp_path / "sizes", tmp_path / "sweep.html", tmp_path / "again.html"
     assert prune("sweep", "--flops", "0.8,0.4", "--out", out, "--report", page) == 0
     assert execute("report", out, "--out", again) == 0
@@ -78,14 +71,14 @@ def test_sweep_writes_a_page_that_can_be_made_again(prune: Run, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("method", ["kprune", "random"])
-def test_methods_without_curves_have_pages_too(prune: Run, tmp_path: Path, method: str) -> None:
+def test_methods_without_curves_have_pages_too(prune: Prune, tmp_path: Path, method: str) -> None:
     page = tmp_path / "page.html"
     assert prune("prune", "--flops", 0.5, "--method", method, "--out", tmp_path / "small", "--report", page) == 0
     assert "Removal curves" not in page.read_text()
 
 
 def test_a_page_that_exists_stops_before_any_work(
-    prune: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prune: Prune, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.html"
     page.write_text("mine")
@@ -101,7 +94,7 @@ def test_a_folder_without_a_result(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "page.html").exists()
 
 
-def test_push_uploads_what_was_saved(prune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_uploads_what_was_saved(prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "small"
     with hub() as server:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
@@ -116,7 +109,7 @@ def test_push_uploads_what_was_saved(prune: Run, tmp_path: Path, monkeypatch: py
 
 
 def test_push_without_login_stops_before_any_work(
-    prune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
@@ -125,7 +118,7 @@ def test_push_without_login_stops_before_any_work(
     assert not (tmp_path / "small").exists()
 
 
-def test_compare_writes_a_page(prune: Run, tmp_path: Path) -> None:
+def test_compare_writes_a_page(prune: Prune, tmp_path: Path) -> None:
     assert prune is not None  # it made the model and its rows
     plan, page = tmp_path / "plan.yaml", tmp_path / "compare.html"
     plan.write_text(
