@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
+import transformers
 
 from trimformer.cache import DIGEST_CHARACTERS
 from trimformer.interfaces import Batch
@@ -31,6 +32,7 @@ def measured_key(calibration: Calibration, name: str, method: Any) -> dict[str, 
         "options": {name: value for name, value in asdict(method).items() if name in method.measured_by},
         "seed": calibration.seed,
         "version": f"{version('trimformer')}, format {FORMAT}",
+        "computed_by": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -66,9 +66,7 @@ def measure(
     device = str(batch["input_ids"].device)
     return {
         name: Latency(
-            median_ms=float(np.median(values)),
-            low_ms=float(np.percentile(values, 25)), high_ms=float(np.percentile(values, 75)),
-            runs=runs, rows=rows, length=length, device=device, threads=torch.get_num_threads(),
+            **quartiles(values), runs=runs, rows=rows, length=length, device=device, threads=torch.get_num_threads(),
         )
         for name, values in times.items()
     }  # fmt: skip
@@ -80,6 +78,12 @@ def measure_at(
     """Time of one forward pass over random tokens, of models with the same vocabulary on the same device."""
     first = next(iter(models.values()))
     return measure(models, random_batch(first.config, workload, first.device), runs=runs, progress=progress)
+
+
+def quartiles(milliseconds: Sequence[float]) -> dict[str, float]:
+    """`median_ms`, and `low_ms` and `high_ms`, the quarters below and above which a quarter of the values lie."""
+    low, median, high = np.percentile(milliseconds, [25, 50, 75])
+    return {"median_ms": float(median), "low_ms": float(low), "high_ms": float(high)}
 
 
 def device_name(device: torch.device) -> str:

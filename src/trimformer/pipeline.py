@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,7 +18,8 @@ from trimformer import plugins
 from trimformer.batching import only, split_batches, tokens_at_once
 from trimformer.cache import MeasuredCache
 from trimformer.calibration import check_activations
-from trimformer.errors import TrimformerError
+from trimformer.correction import pruned_as_measured
+from trimformer.errors import InvalidOption, TrimformerError
 from trimformer.fingerprint import fingerprint, measured_key
 from trimformer.inputs import Data, calibration_batches, check_inputs, check_padding, workload_of
 from trimformer.interfaces import (
@@ -47,9 +47,6 @@ from trimformer.uniform import check_uniform, prune_uniformly, uniform_job
 DEFAULT_METHOD = "surgeon"
 DEFAULT_CALIBRATION_TOKENS = 20_000
 TOKENS_PER_FEATURE = 2
-NEAR = 0.03
-"""Relative error of a measured cost that is good enough."""
-ATTEMPTS = 3
 
 
 def prune(
@@ -162,28 +159,21 @@ class Pruner:
     def prune(self, budget: Budget) -> PruningResult:
         """A pruned copy of the model within a budget.
 
-        A cost that is measured is measured on the result as well. Where that is off by more than `NEAR`, the model is
-        pruned again to a share corrected by as much, at most `ATTEMPTS` times in all; the nearest result is returned.
+        A cost that is measured is measured on the result as well, which is pruned again where it is off.
 
         Raises:
             TrimformerError: as `prune`.
         """
         cost = plugins.load("costs", budget.cost)
-        result = self._prune(budget, budget.keep_fraction)
         if not isinstance(cost, MeasuredCost):
-            return result
-        nearest, error, share = result, math.inf, budget.keep_fraction
-        for attempt in range(ATTEMPTS):
-            kept = cost.kept(self.calibration.dense.model, result.model, self.workload, self.calibration.progress)
-            result.manifest["budget"]["measured"] = kept
-            off = kept / budget.keep_fraction - 1
-            if abs(off) < error:
-                nearest, error = result, abs(off)
-            share /= 1 + off
-            if error <= NEAR or attempt == ATTEMPTS - 1 or not self.prices(budget.cost).floor < share <= 1:
-                break
-            result = self._prune(budget, share)
-        return nearest
+            return self._prune(budget, budget.keep_fraction)
+        dense, progress = self.calibration.dense.model, self.calibration.progress
+        return pruned_as_measured(
+            lambda share: self._prune(budget, share),
+            lambda model: cost.kept(dense, model, self.workload, progress),
+            lowest=self.prices(budget.cost).floor,
+            asked=budget.keep_fraction,
+        )
 
     def _prune(self, budget: Budget, share: float) -> PruningResult:
         """A pruned copy that keeps at most a share of the budget's cost, as formulas or tables have it."""
@@ -245,7 +235,7 @@ class Pruner:
             "patterns": patterns(masks),
             "parameters": {"dense": parameter_count(job.dense.model), "pruned": parameter_count(job.student.model)},
             "already_pruned": bool(pruning_config(job.dense).kept),
-            "warnings": self.warnings,
+            "warnings": list(self.warnings),
             "calibration": {
                 "tokens": job.tokens, "sequences": job.sequences, "mean_length": job.mean_length, "seed": job.seed,
                 "fingerprint": fingerprint(job.batches),
@@ -278,8 +268,15 @@ def versions() -> dict[str, str]:
 
 
 def _rounded(dense: Structure, tables: CostTables, multiple: int) -> CostTables:
-    """The tables with neurons bought by the `multiple`, so that every search keeps whole multiples."""
+    """The tables with neurons bought by the `multiple`, so that every search keeps whole multiples.
+
+    Raises:
+        InvalidOption: no layer has so many neurons.
+    """
     neurons = {site.name for site in dense if site.kind == "neuron"}
+    widest = max(site.units for site in dense)
+    if multiple > widest:
+        raise InvalidOption(f"round_to={multiple} is more than the {widest} units of the widest layer: try 8 or 64")
     return {name: rounded_table(table, multiple) if name in neurons else table for name, table in tables.items()}
 
 

@@ -37,6 +37,7 @@ LAYERS = (
     ("report",),
     (
         "clustering",
+        "correction",
         "curves",
         "inputs",
         "structure",

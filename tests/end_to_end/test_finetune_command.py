@@ -153,6 +153,12 @@ class TestMistakes:
         train.write_text("".join(json.dumps({"sentence": line}) + "\n" for line in WORDS.split()))
         assert_mistake(run(*finetune(base, data, out)), "label")
 
+    def test_labels_missing_where_pruning_comes_first(self, run: Run, base: Path, data: Path, out: Path) -> None:
+        write(data / "train.jsonl", [{"sentence": f"{line} cat"} for line in WORDS.split()])
+        result = run(*p_prune(base, data, out))
+        assert_mistake(result, "label")
+        assert "clustering" not in result.err
+
     def test_options_of_fine_tuning_without_it(self, run: Run, base: Path, data: Path, out: Path) -> None:
         wrong = [part for part in p_prune(base, data, out) if part != "--then-finetune"]
         assert_mistake(run(*wrong), "--then-finetune")

@@ -117,6 +117,13 @@ class SlowerThanItsTable:
         return self.results[-1]
 
 
+class NeverFaster(SlowerThanItsTable):
+    """A cost that finds nothing gained."""
+
+    def kept(self, *_: object) -> float:
+        return 1.0
+
+
 @pytest.mark.parametrize(("factor", "measurements"), [(1.0, 1), (1.2, 2), (0.8, 2)])
 def test_a_result_that_measures_otherwise_is_pruned_again(
     monkeypatch: pytest.MonkeyPatch, factor: float, measurements: int
@@ -132,11 +139,34 @@ def test_a_result_that_measures_otherwise_is_pruned_again(
     assert result.manifest["budget"]["measured"] == pytest.approx(0.5, rel=0.05)
 
 
+def test_a_result_that_stays_far_off_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"input_ids": list(range(5, 13))}] * 8
+
+    def warnings(cost: SlowerThanItsTable) -> list[str]:
+        monkeypatch.setitem(plugins.provided("costs"), "latency", cost)
+        model = tiny_model("bert", intermediate_size=800)
+        result = prune(model, rows, budget=Budget(latency=0.9), method="random", calibration_tokens=None)
+        return [said for said in result.manifest["warnings"] if "the result measures" in said]
+
+    assert warnings(SlowerThanItsTable(1.0)) == []
+    assert len(warnings(NeverFaster(1.0))) == 1
+
+
 def test_a_length_that_the_model_cannot_read_is_refused() -> None:
     model = tiny_model("bert")
     length = model.config.max_position_embeddings + 1
     with pytest.raises(InvalidOption, match=f"sequence_length={length} is out of range: .* at most {length - 1}"):
         prune(model, [{"input_ids": [5, 6]}], budget=Budget(flops=0.5), sequence_length=length, calibration_tokens=None)
+
+
+def test_multiples_wider_than_any_layer_are_refused() -> None:
+    with pytest.raises(InvalidOption, match="round_to=4096 is more than the"):
+        prune(
+            tiny_model("bert"),
+            [{"input_ids": [5, 6]}],
+            budget=Budget(flops=0.5, round_to=4096),
+            calibration_tokens=None,
+        )
 
 
 @pytest.mark.parametrize("wrong", [{"latency": 0.0}, {"latency": 0.5, "flops": 0.5}, {"flops": 0.5, "round_to": 0}])

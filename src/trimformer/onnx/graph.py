@@ -27,7 +27,6 @@ AXES = ("batch", "length")
 EXAMPLE = (2, 7)
 """Rows and tokens of the pass that is traced: not 1, which would be taken for a size that never changes."""
 REMEDY = "compute this otherwise, or stay with PyTorch"
-_UNTRACEABLE = (RuntimeError, ValueError, TypeError, NotImplementedError)
 
 
 def to_onnx(model: PreTrainedModel, file: Path, inputs: Sequence[str], pooling: Pooling | None = None) -> None:
@@ -142,7 +141,7 @@ def _traced(model: nn.Module, batch: Batch, structure: Structure) -> torch.expor
     axes = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
     try:
         return torch.export.export(model, (), kwargs=batch, dynamic_shapes=dict.fromkeys(batch, axes), strict=False)
-    except _UNTRACEABLE as error:
+    except RuntimeError as error:
         where = _site_of(structure, _running(structure, error.__traceback__))
         raise UnsupportedModel(f"{where} cannot be exported to ONNX: {first_line(error)}; {REMEDY}") from error
 

@@ -50,6 +50,7 @@ class OnnxModel(nn.Module):
         super().__init__()
         require_onnx()
         import onnxruntime as ort  # noqa: PLC0415  # an extra
+        from onnxruntime.capi import onnxruntime_pybind11_state as errors  # noqa: PLC0415  # an extra
 
         self.config, self.device = config, torch.device(device)
         provider = "CUDAExecutionProvider" if self.device.type == "cuda" else "CPUExecutionProvider"
@@ -63,7 +64,9 @@ class OnnxModel(nn.Module):
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self.session = ort.InferenceSession(str(file), options, providers=[provider])
-        except Exception as error:  # onnxruntime's errors share no other base
+        except (
+            errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile, errors.NotImplemented,
+        ) as error:  # fmt: skip
             raise CheckpointError(f"{file} cannot be read by ONNX Runtime: {first_line(error)}") from error
         self.inputs = [given.name for given in self.session.get_inputs()]
         self.outputs = [found.name for found in self.session.get_outputs()]

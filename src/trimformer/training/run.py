@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from trimformer.errors import CheckpointError, InvalidOption
 from trimformer.interfaces import Budget, Progress, Task
 from trimformer.options import assignments
 from trimformer.project import Project, plain
-from trimformer.training.finetune import FineTuned, FineTuning, finetune, judge
+from trimformer.training.finetune import FineTuned, FineTuning, finetune, judge, training_features
 from trimformer.training.heads import load_to_train
 from trimformer.training.p_pruning import prune_pretrained
 from trimformer.training.step_time import step_times
@@ -30,6 +30,7 @@ ASKED = "run.json"
 PRUNED, DENSE = "pruned", "dense"
 NOT_ASKED = {"out", "device", "command"}
 """What may differ when a run is resumed."""
+ROWS_TO_CHECK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,9 +199,11 @@ def _gather(run: Run, name: str, progress: Progress) -> tuple[Project, list[str]
 
 
 def _prune_once(run: Run, project: Project, new: list[str], folder: Path) -> None:
-    """Prune and save, unless an interrupted run did so."""
+    """Prune and save, unless an interrupted run did so. Rows that cannot be trained on are refused before."""
     if folder.exists():
         return
+    some = min(run.options.rows or ROWS_TO_CHECK, ROWS_TO_CHECK)
+    training_features(project, replace(run.options, rows=some), run.seed)
     options = dict(run.pruning)
     result = prune_pretrained(project, Budget(**options.pop("budget")), new_head=new, **options)
     result.manifest |= {"source": run.model}

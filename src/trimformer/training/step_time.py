@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
 from trimformer.interfaces import Batch, OwnLoss, Task
+from trimformer.latency import quartiles
 from trimformer.project import Project
 from trimformer.training.finetune import FineTuning, training_features
 from trimformer.training.trainer import DEFAULTS, collator, to_device
@@ -56,13 +56,7 @@ def step_times(
         for name, learner in learners.items():
             times[name].append(learner.step_ms(batch))
     measured = {name: values[WARM_UP:] or values for name, values in times.items()}
-    return {
-        name: StepTime(
-            median_ms=float(np.median(values)), low_ms=float(np.percentile(values, 25)),
-            high_ms=float(np.percentile(values, 75)), steps=len(values),
-        )
-        for name, values in measured.items()
-    }  # fmt: skip
+    return {name: StepTime(**quartiles(values), steps=len(values)) for name, values in measured.items()}
 
 
 class _Learner:
