@@ -156,14 +156,14 @@ def length_limit(tokenizer: PreTrainedTokenizerBase, max_length: int | None, def
     """Tokens a row is truncated to: `max_length`, or the default where the tokenizer allows it.
 
     Raises:
-        InvalidOption: `max_length` is outside 8 to the tokenizer's `model_max_length`.
+        InvalidOption: `max_length` is outside 8 to the tokenizer's `model_max_length`, see `inputs.fitted`.
     """
     allowed = int(tokenizer.model_max_length)
     if max_length is None:
         return min(default, allowed)
     if not SHORTEST_MAX_LENGTH <= max_length <= allowed:
         raise InvalidOption(
-            f"max_length={max_length} is outside {SHORTEST_MAX_LENGTH} to {allowed}, the tokenizer's model_max_length"
+            f"max_length={max_length} is outside {SHORTEST_MAX_LENGTH} to {allowed}, the most that model and tokenizer read"
         )
     return max_length
 

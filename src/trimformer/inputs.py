@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -132,6 +133,16 @@ def most_tokens(config: Any) -> float:
     """How many tokens a row may have; infinity where the config names no limit."""
     positions: float = getattr(config, "max_position_embeddings", math.inf)
     return positions - (config.pad_token_id or 0) - 1 if config.model_type in POSITIONS_AFTER_PADDING else positions
+
+
+def fitted(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """The tokenizer or, where it allows longer rows than the model reads, a copy that does not."""
+    longest = most_tokens(model.config)
+    if tokenizer.model_max_length <= longest:
+        return tokenizer
+    fitting = copy.copy(tokenizer)
+    fitting.model_max_length = int(longest)
+    return fitting
 
 
 def workload_of(model: PreTrainedModel, length: float | None, rows: int | None, mean_length: float) -> Workload:

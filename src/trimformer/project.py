@@ -17,15 +17,15 @@ from trimformer.batching import sample_rows
 from trimformer.cache import MeasuredCache
 from trimformer.checkpoint import round_weights
 from trimformer.errors import DataError, LabelError
+from trimformer.inputs import fitted
 from trimformer.interfaces import Features, Metrics, Progress, PruningResult, Task, Workload
 from trimformer.labels import asked_by, in_model_order
+from trimformer.metrics import DISTANCES, LOWER_IS_BETTER, loss, shown
 from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, Pruner
 from trimformer.resources import watching_resources
 
 ENCODE_ROWS = 2048
 GUARD_ROWS = 1000
-DISTANCES = ("kl", "squared_distance")
-LOWER_IS_BETTER = (*DISTANCES, "perplexity")
 FEW_ROWS = 50
 COLLAPSE = 0.1
 """A relative loss of the judging metric that deserves a loud warning."""
@@ -69,7 +69,7 @@ class TaskResult:
         budget = self.pruning.manifest["budget"]
         milder = min(1.0, round(1.5 * budget["asked"] + 0.05, 2))
         return (
-            f"{name} {'rose' if change > 0 else 'fell'} from {before.value:.4f} to {self.after[name].value:.4f} "
+            f"{name} {'rose' if change > 0 else 'fell'} from {shown(before.value)} to {shown(self.after[name].value)} "
             f"({abs(change):.0%}): "
             f"this is too small for the task; try --{budget['cost']} {milder}, or `prune --max-drop 0.02`"
         )
@@ -83,7 +83,7 @@ class Project:
 
     Args:
         model: fine-tuned for the task; stays as it is.
-        tokenizer: of the model.
+        tokenizer: of the model; held to rows that the model reads.
         task: one of `trimformer list`.
         calibration_rows: labels are looked at only for a method that needs them.
         evaluation_rows: what the metrics are measured on, before and after.
@@ -102,6 +102,9 @@ class Project:
     guard_rows: Dataset | None = None
     stored_dtype: torch.dtype = torch.float32
     progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokenizer", fitted(self.tokenizer, self.model))
 
     def pruner(
         self,
@@ -223,9 +226,7 @@ def drop(before: Metrics, after: Metrics) -> float:
         if name in after:
             return after[name].value
     name = next(iter(before))
-    if name in LOWER_IS_BETTER:
-        return after[name].value / before[name].value - 1
-    return before[name].value - after[name].value
+    return loss(name, before[name].value, after[name].value)
 
 
 def evaluate(
@@ -251,7 +252,7 @@ def evaluate(
     """
     chosen: Task = plugins.load("tasks", task)
     rows = chosen.rows(data, "validation")
-    return chosen.evaluate(model, tokenizer, rows, dense=dense, max_length=max_length, progress=progress)
+    return chosen.evaluate(model, fitted(tokenizer, model), rows, dense=dense, max_length=max_length, progress=progress)
 
 
 def without(features: Sequence[Features], held_out: Sequence[Features]) -> list[Features]:

@@ -28,6 +28,7 @@ LAYERS = (
         "batching",
         "labels",
         "losses",
+        "metrics",
         "objectives",
         "data",
         "hub",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from conftest import SPECIAL, build_tokenizer
 from tiny_models import tiny_model
@@ -160,13 +160,27 @@ def test_a_tokenizer_without_padding_and_end_will_do(task: LanguageModeling, mod
     assert _value(task.evaluate(model, tokenizer, rows, max_length=30)) == pytest.approx(expected)
 
 
-def test_rows_longer_than_the_context_are_refused(task: LanguageModeling, model: PreTrainedModel) -> None:
+def test_windows_are_as_long_as_the_model_reads(task: LanguageModeling, model: PreTrainedModel) -> None:
+    """A tokenizer need not know the context: neither rows of calibration nor of judging are longer."""
+    unlimited = PreTrainedTokenizerFast(tokenizer_object=build_tokenizer().backend_tokenizer, pad_token="[PAD]")
+    assert unlimited.model_max_length > 10**20
+    rows, others = (Dataset.from_dict({"text": [text]}) for text in (TEXT, LINES))
+    project = Project(model, unlimited, task, others, rows)
+    assert {len(row["input_ids"]) for row in project.drawn(1000, 0)} == {64}
+    assert project.before == task.evaluate(model, build_tokenizer(), rows) == task.evaluate(model, unlimited, rows)
+    project.judge(project.pruner(calibration_tokens=1000).prune(Budget(flops=0.6)))
+    assert unlimited.model_max_length > 10**20
+
+
+def test_windows_longer_than_the_model_reads_are_refused(task: LanguageModeling, model: PreTrainedModel) -> None:
     tokenizer = build_tokenizer(model_max_length=100_000)
     rows, others = (Dataset.from_dict({"text": [text]}) for text in (TEXT, LINES))
-    with pytest.raises(DataError, match="the model reads at most 64"):
-        Project(model, tokenizer, task, others, rows).pruner(calibration_tokens=100)
-    with pytest.raises(InvalidOption, match="max_length=80 is more than the 64 tokens that the model reads"):
-        task.evaluate(model, tokenizer, rows, max_length=80)
+    for asked in (
+        lambda: Project(model, tokenizer, task, others, rows, max_length=80).pruner(calibration_tokens=100),
+        lambda: task.evaluate(model, tokenizer, rows, max_length=80),
+    ):
+        with pytest.raises(InvalidOption, match="max_length=80 is outside 8 to 64, the most that model and tokenizer"):
+            asked()
 
 
 def test_a_language_model_is_pruned_and_judged(task: LanguageModeling, model: PreTrainedModel) -> None:

@@ -12,6 +12,7 @@ from trimformer import checkpoint, plugins, steps, tables
 from trimformer.data import encode_texts
 from trimformer.errors import InvalidOption
 from trimformer.export import CHECK_TEXTS, export, spread
+from trimformer.inputs import fitted
 from trimformer.interfaces import Task
 from trimformer.onnx.model import require_onnx
 from trimformer.onnx.pooling import read_pooling
@@ -45,7 +46,7 @@ def export_command(
     chosen: Task | None = plugins.load("tasks", task) if task else None
     rows = chosen.rows(data, "validation") if chosen else None
     dense = checkpoint.load_model(model, chosen.auto_class if chosen else None)
-    tokenizer = checkpoint.load_tokenizer(model)
+    tokenizer = fitted(checkpoint.load_tokenizer(model), dense)
     with progress_bars(error_console) as progress:
         if chosen and rows is not None:
             features = spread(chosen.encode(rows, tokenizer, max_length))

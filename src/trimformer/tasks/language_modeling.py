@@ -28,10 +28,11 @@ from trimformer.data import choose_columns, length_limit, read_rows, texts
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
 from trimformer.evaluation import Array, metric, run
 from trimformer.hub import read_hub
+from trimformer.inputs import fitted
 from trimformer.interfaces import Batch, Features, Metrics, Progress, Split
 
 CONTEXT = 1024
-"""Tokens of a window unless said; fewer where the tokenizer allows fewer."""
+"""Tokens of a window unless said; fewer where the tokenizer or the model allows fewer."""
 PASSAGE_CHARACTERS = 16_000
 """A row is at least so long: some windows of text that belongs together."""
 SHARE_TO_JUDGE_BY = 0.2
@@ -100,13 +101,10 @@ class LanguageModeling:
 
         Raises:
             DataError: rows without text, or fewer than two tokens.
-            InvalidOption: a stride outside 1 to the length of a window.
+            InvalidOption: a window that is longer than the model reads, or a stride outside 1 to its length.
             UnsupportedModel: a model that gives no logits for every token.
         """
-        longest = int(getattr(model.config, "max_position_embeddings", CONTEXT))
-        length = length_limit(tokenizer, max_length, min(CONTEXT, longest))
-        if length > longest:
-            raise InvalidOption(f"max_length={length} is more than the {longest} tokens that the model reads")
+        length = length_limit(fitted(tokenizer, model), max_length, CONTEXT)
         stride = self.stride or length
         if not 1 <= stride <= length:
             raise InvalidOption(f"stride={stride} is outside 1 to {length}, the length of a window")

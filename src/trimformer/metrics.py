@@ -1,0 +1,32 @@
+"""How metrics are read: which way is better, what is lost between two values, and how a value is written."""
+
+from __future__ import annotations
+
+DISTANCES = ("kl", "squared_distance")
+"""From the dense model, which is at 0."""
+PERPLEXITY = "perplexity"
+LOWER_IS_BETTER = (*DISTANCES, PERPLEXITY)
+FOUR_DECIMALS, TWO_DECIMALS = 10, 100_000
+"""Below these a value has so many; above them, two digits and a power of ten."""
+
+
+def loss(name: str, before: float, after: float) -> float:
+    """How much worse a metric became, positive if it did: the difference; of a perplexity, the share by which it rose.
+
+    >>> loss("accuracy", 0.9, 0.87) > 0, loss("perplexity", 20.0, 21.0)
+    (True, 0.05)
+    """
+    if name == PERPLEXITY:
+        return (after - before) / before
+    return after - before if name in LOWER_IS_BETTER else before - after
+
+
+def shown(value: float, sign: str = "") -> str:
+    """A value in as many digits as can be told apart; `sign="+"` also marks those above zero.
+
+    >>> shown(0.86712), shown(14.67), shown(-31.5, "+"), shown(2.5e7)
+    ('0.8671', '14.67', '-31.50', '2.5e+07')
+    """
+    size = abs(value)
+    kind = ".4f" if size < FOUR_DECIMALS else ".2f" if size < TWO_DECIMALS else ".1e"
+    return format(value, f"{sign}{kind}")
