@@ -1,15 +1,16 @@
-"""Puts the measured tables into the README and the docs.
+"""Puts measured tables into the README and the docs.
 
-    python benchmarks/results_to_docs.py
+    python benchmarks/results_to_docs.py [NAME …]
 
-Takes the rows of `benchmarks/results/minilm`, which `trimformer compare benchmarks/minilm.yaml` writes, and replaces
-what is between the markers `<!-- results:begin -->` and `<!-- results:end -->` in each file of `TARGETS`.
+Takes the rows of `benchmarks/results/NAME`, which `trimformer compare benchmarks/NAME.yaml` writes, and replaces what
+is between the markers `<!-- NAME:begin -->` and `<!-- NAME:end -->` in each page of `PAGES[NAME]`; without a NAME, of
+all.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trimformer.compare import markdown
@@ -18,9 +19,8 @@ from trimformer.compare.rows import Row
 from trimformer.compare.run import stored
 
 ROOT = Path(__file__).parents[1]
-PLAN = ROOT / "benchmarks" / "minilm.yaml"
-RESULTS = ROOT / "benchmarks" / "results" / "minilm"
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+BENCHMARKS = ROOT / "benchmarks"
+Tables = Callable[[Plan, Sequence[Row]], str]
 
 
 def short(plan: Plan, rows: Sequence[Row]) -> str:
@@ -33,45 +33,61 @@ def long(plan: Plan, rows: Sequence[Row]) -> str:
     return f"{short(plan, rows)}\n\n{markdown.costs(rows)}\n\n{markdown.speedups(plan, rows)}"
 
 
-TARGETS: dict[Path, Callable[[Plan, Sequence[Row]], str]] = {
-    ROOT / "README.md": short,
-    ROOT / "docs" / "methods.md": long,
+PAGES: Mapping[str, Mapping[Path, Tables]] = {
+    "minilm": {ROOT / "README.md": short, ROOT / "docs" / "methods.md": long},
+    "decoders": {ROOT / "docs" / "methods.md": long},
 }
+"""By comparison, which tables go into which page."""
 
 
 def main() -> None:
-    """Write all targets, or none where one of them has no place for the tables."""
-    plan = read_plan(PLAN)
-    rows = stored(plan, RESULTS, print)
-    missing = len(list(plan.cells())) - len(rows)
-    if missing:
-        sys.exit(
-            f"{missing} cells are missing: trimformer compare benchmarks/minilm.yaml --out benchmarks/results/minilm"
-        )
+    """Write all pages, or none where rows are missing or a page has no place for the tables."""
+    pages: dict[Path, str] = {}
     try:
-        pages = {
-            target: between_markers(target.read_text(encoding="utf-8"), tables(plan, rows))
-            for target, tables in TARGETS.items()
-        }
+        for name in sys.argv[1:] or PAGES:
+            plan, rows = results(name)
+            for file, tables in PAGES[name].items():
+                page = pages.get(file) or file.read_text(encoding="utf-8")
+                pages[file] = between_markers(page, name, tables(plan, rows))
     except (OSError, ValueError) as error:
         sys.exit(f"nothing was written: {error}")
-    for target, page in pages.items():
-        target.write_text(page, encoding="utf-8")
-        print(f"wrote the tables into {target.relative_to(ROOT)}")
+    for file, page in pages.items():
+        file.write_text(page, encoding="utf-8")
+        print(f"wrote tables into {file.relative_to(ROOT)}")
 
 
-def between_markers(page: str, tables: str) -> str:
-    """The page with the tables, and nothing else, between its two markers.
+def results(name: str) -> tuple[Plan, list[Row]]:
+    """A comparison, and the row of each of its cells.
+
+    Raises:
+        ValueError: there is no such comparison, or it has not been run to its end.
+    """
+    if name not in PAGES:
+        raise ValueError(f"{name!r} is none of {', '.join(PAGES)}")
+    plan = read_plan(BENCHMARKS / f"{name}.yaml")
+    rows = stored(plan, BENCHMARKS / "results" / name, print)
+    missing = len(list(plan.cells())) - len(rows)
+    if missing:
+        raise ValueError(
+            f"{missing} cells of {name} are missing: "
+            f"trimformer compare benchmarks/{name}.yaml --out benchmarks/results/{name}"
+        )
+    return plan, rows
+
+
+def between_markers(page: str, name: str, tables: str) -> str:
+    """The page with the tables, and nothing else, between the two markers of that name.
 
     Raises:
         ValueError: a marker is missing, is there twice, or they are in the wrong order.
     """
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end) or page.count(BEGIN) > 1 or page.count(END) > 1:
+    before, after = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    head, begin, rest = page.partition(before)
+    _, end, tail = rest.partition(after)
+    if not (begin and end) or page.count(before) > 1 or page.count(after) > 1:
         first_line = page.partition("\n")[0]
-        raise ValueError(f"the page {first_line!r} needs {BEGIN} and, below it, {END}, once each")
-    return f"{head}{BEGIN}\n\n{tables}\n\n{END}{tail}"
+        raise ValueError(f"the page {first_line!r} needs {before} and, below it, {after}, once each")
+    return f"{head}{before}\n\n{tables}\n\n{after}{tail}"
 
 
 if __name__ == "__main__":

@@ -4,8 +4,9 @@
     trimformer prune OUT/llama --task language_modeling --data OUT/text --flops 0.6 --out smaller
 
 OUT gets `gpt2`, `llama` (checkpoints with a byte-level BPE tokenizer made on the same text), `text` (train and test
-file; the last 5 % of the lines are test), and `perplexity.json`. The text is `../shared/data/lm/english/train.txt`, or
-`--text`. Presets: `gpu` (minutes on one GPU), `cpu` (two cores, up to 25 minutes), `smoke` (seconds, learns little).
+file; the last 5 % of the lines are test), and `perplexity.json`: on that test file, and on WikiText-2's and PTB's where
+`../shared` has them. The text is `../shared/data/lm/english/train.txt`, or `--text`. Presets: `gpu` (minutes on one
+GPU), `cpu` (two cores, up to 25 minutes), `smoke` (seconds, learns little). `benchmarks/decoders.yaml` prunes both.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ from transformers import (
 import trimformer
 from trimformer import plugins
 
-TEXT = Path(__file__).parents[2] / "shared" / "data" / "lm" / "english" / "train.txt"
+LM = Path(__file__).parents[2] / "shared" / "data" / "lm"
+TEXT = LM / "english" / "train.txt"
+BENCHMARKS = ("wikitext2", "ptb")
 TEST_SHARE = 0.05
 END = "<|endoftext|>"
 DROPOUT = 0.1
@@ -77,18 +80,29 @@ def main() -> None:
     folder = split_text(given.text, given.out / "text", short=given.preset == "smoke")
     tokenizer = make_tokenizer(folder / "train.txt", preset)
     rows = Dataset.from_list(windows(folder, tokenizer, preset.context))
-    results: dict[str, Any] = {}
     for name in given.models:
         set_seed(given.seed)
         model = BUILDERS[name](preset)
         with tempfile.TemporaryDirectory() as scratch:
             train(model, tokenizer, rows, preset, scratch, given.seed)
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        found = trimformer.evaluate(model, tokenizer, "language_modeling", str(folder), max_length=preset.context)
-        results[name] = {"perplexity": found["perplexity"].value, "tokens": found["perplexity"].sample_size}
         trimformer.save(model, given.out / name, tokenizer=tokenizer, overwrite=True)
-        (given.out / "perplexity.json").write_text(json.dumps(results, indent=2) + "\n")
-        print(name, results[name])
+        record(given.out / "perplexity.json", name, perplexities(model, tokenizer, folder))
+
+
+def perplexities(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> dict[str, Any]:
+    """On the test file of the model's own text, and of the benchmarks that are there."""
+    texts = {"language_modeling": folder} | {name: LM / name for name in BENCHMARKS if (LM / name).exists()}
+    found = {name: trimformer.evaluate(model, tokenizer, name, str(text)) for name, text in texts.items()}
+    return {name: asdict(metrics["perplexity"]) for name, metrics in found.items()}
+
+
+def record(file: Path, name: str, results: dict[str, Any]) -> None:
+    """Add a model's results to those of the models trained before."""
+    known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    file.write_text(json.dumps(known | {name: results}, indent=2) + "\n", encoding="utf-8")
+    for text, metric in results.items():
+        print(f"{name}, {text}: perplexity {metric['value']:.2f} [{metric['low']:.2f}, {metric['high']:.2f}]")
 
 
 def split_text(source: Path, folder: Path, *, short: bool) -> Path:

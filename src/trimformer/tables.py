@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trimformer.interfaces import Metric, Metrics, Progress
+from trimformer.metrics import shown
 from trimformer.project import TaskResult
 
 out_console = Console()
@@ -63,7 +64,7 @@ def metrics_table(metrics: Metrics) -> Table:
     """Metric, value, interval and sample size."""
     table = _table("metric", "value", "95 % interval", "rows")
     for name, metric in metrics.items():
-        table.add_row(name, f"{metric.value:.4f}", _interval(metric), str(metric.sample_size))
+        table.add_row(name, shown(metric.value), _interval(metric), str(metric.sample_size))
     return table
 
 
@@ -73,8 +74,8 @@ def result_table(result: TaskResult) -> Table:
     table = _table("", "dense", "pruned", "")
     for name, before in result.before.items():
         after = result.after[name]
-        change = f"{after.value - before.value:+.4f}"
-        table.add_row(f"{name}, {after.sample_size} rows", f"{before.value:.4f}", f"{after.value:.4f}", change)
+        change = shown(after.value - before.value, "+")
+        table.add_row(f"{name}, {after.sample_size} rows", shown(before.value), shown(after.value), change)
         table.add_row("  95 % interval", _interval(before), _interval(after), "")
     table.add_section()
     _add_guard(table, facts)
@@ -118,13 +119,13 @@ def sweep_table(results: Sequence[TaskResult]) -> Table:
     """One row a budget: asked, reached and measured; fits 80 columns."""
     name, dense = next(iter(results[0].before.items()))
     table = _table("asked", "reached", "parameters", "latency", name, "95 % interval")
-    table.add_row("dense", "", "100.0%", "100.0%", f"{dense.value:.4f}", _interval(dense))
+    table.add_row("dense", "", "100.0%", "100.0%", shown(dense.value), _interval(dense))
     for result in results:
         facts, after = result.pruning.manifest, result.after[name]
         table.add_row(
             f"{facts['budget']['cost']} {facts['budget']['asked']:.1%}", f"{facts['budget']['reached']:.1%}",
             f"{result.parameter_share:.1%}", f"{result.latency_share:.1%}",
-            f"{after.value:.4f}", _interval(after),
+            shown(after.value), _interval(after),
         )  # fmt: skip
     seconds = results[0].pruning.manifest["seconds"]["measuring"]
     measuring = f"measured once, in {seconds:.0f} s" if seconds else "measured by an earlier run"
@@ -149,10 +150,10 @@ def finetuning_table(facts: Mapping[str, Any]) -> Table:
     table = _table("", "fine-tuned", "dense", "")
     for name, own in (metrics.get("pruned") or metrics["finetuned"]).items():
         other = metrics["dense"].get(name)
-        change = f"{own['value'] - other['value']:+.4f}" if other else ""
-        values = (f"{found['value']:.4f}" if found else "" for found in (own, other))
+        change = shown(own["value"] - other["value"], "+") if other else ""
+        values = (shown(found["value"]) if found else "" for found in (own, other))
         table.add_row(f"{name}, {own['sample_size']} rows", *values, change)
-        intervals = (f"[{found['low']:.4f}, {found['high']:.4f}]" if found else "" for found in (own, other))
+        intervals = (f"[{shown(found['low'])}, {shown(found['high'])}]" if found else "" for found in (own, other))
         table.add_row("  95 % interval", *intervals, "")
     table.add_section()
     if "step" in tuning:
@@ -187,7 +188,7 @@ def export_table(facts: Mapping[str, Any]) -> Table:
     table = _table("file", "MB", "largest difference", *names)
     for file, about in files.items():
         metrics = [about["metrics"][name] for name in names]
-        shown = (f"{each['value']:.4f} [{each['low']:.4f}, {each['high']:.4f}]" for each in metrics)
+        shown = (f"{shown(each['value'])} [{shown(each['low'])}, {shown(each['high'])}]" for each in metrics)
         table.add_row(file, f"{about['megabytes']:.1f}", f"{about['max_difference']:.1e}", *shown)
     first = next(iter(files.values()))
     judged = f"; {names[0]} on {first['metrics'][names[0]]['sample_size']} rows" if names else ""
@@ -232,7 +233,7 @@ def _table(*columns: str) -> Table:
 
 
 def _interval(metric: Metric) -> str:
-    return f"[{metric.low:.4f}, {metric.high:.4f}]"
+    return f"[{shown(metric.low)}, {shown(metric.high)}]"
 
 
 def _bar(kept: int, of: int, width: int = 20) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from trimformer.compare.rows import Row
-from trimformer.project import LOWER_IS_BETTER
+from trimformer.metrics import PERPLEXITY, loss, shown
 
 SMALL_LOSS = 0.03
-"""Three points: the loss within which the papers compare speed."""
+"""Three points: the loss within which the papers compare speed. Of a perplexity, 3 % of it."""
 KINDS: Mapping[str, str] = {"attention": "heads", "ffn": "neurons"}
 
 
@@ -28,8 +28,8 @@ class Spread:
     count: int
 
     def __str__(self) -> str:
-        spread = f" ± {self.deviation:.4f} ({self.count})" if self.count > 1 else ""
-        return f"{self.mean:.4f}{spread}"
+        spread = f" ± {shown(self.deviation)} ({self.count})" if self.count > 1 else ""
+        return f"{shown(self.mean)}{spread}"
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,18 @@ def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
 
 def lost(row: Row) -> float:
     """How much of the judging metric was lost, positive if it became worse."""
-    change = row.dense - row.value
-    return -change if row.metric in LOWER_IS_BETTER else change
+    return loss(row.metric, row.dense, row.value)
+
+
+def small_loss(rows: Iterable[Row]) -> str:
+    """The loss within which speed is compared, in words that fit these rows' metrics."""
+    points, percent = f"{100 * SMALL_LOSS:g} points", f"{100 * SMALL_LOSS:g} % of perplexity"
+    kinds = unique(percent if row.metric == PERPLEXITY else points for row in succeeded(rows))
+    return " or ".join(kinds or [points])
 
 
 def best_speedup(rows: Sequence[Row], task: str, method: str) -> float | None:
-    """The largest measured speed-up over budgets whose mean loss over seeds is at most three points."""
+    """The largest measured speed-up over budgets whose mean loss over seeds is at most `SMALL_LOSS`."""
     within = []
     for share in unique(row.share for row in select(rows, task=task, method=method)):
         here = select(rows, task=task, method=method, share=share)

@@ -11,6 +11,7 @@ from trimformer.compare.findings import (
     geometric_mean,
     pairs_in_common,
     select,
+    small_loss,
     spread,
     succeeded,
     unique,
@@ -18,6 +19,7 @@ from trimformer.compare.findings import (
 from trimformer.compare.plan import Plan
 from trimformer.compare.published import Published
 from trimformer.compare.rows import Row
+from trimformer.metrics import LOWER_IS_BETTER, shown
 
 FILE = "tables.md"
 WIDTH = 130
@@ -37,7 +39,8 @@ def accuracy(plan: Plan, rows: Sequence[Row]) -> str:
     """A row a task and budget, a column a method; beside each, what is published of it."""
     methods = unique(row.method for row in rows if _varied(plan, row.method) is None)
     columns: list[tuple[str, Published | None]] = [(method, None) for method in methods]
-    columns += [(method, published) for published in plan.published for method in published.methods]
+    tasks = unique(row.task for row in rows)
+    columns += [(method, published) for published in plan.published for method in published.methods(tasks)]
     header = [
         "task",
         "kept",
@@ -62,7 +65,7 @@ def _measured(rows: Sequence[Row], task: str, method: str, cost: str, share: flo
 
 def _published(published: Published, task: str, method: str, cost: str, share: float) -> str:
     value = published.metrics.get((task, method, share)) if cost == "flops" else None
-    return NOTHING if value is None else f"{value:.4f}"
+    return NOTHING if value is None else shown(value)
 
 
 def _task(rows: Sequence[Row], task: str) -> str:
@@ -77,13 +80,14 @@ def notes(plan: Plan, rows: Sequence[Row]) -> str:
         return "No cell has a result yet."
     said = [
         f"Dense: {', '.join(_dense(rows, task) for task in unique(row.task for row in known))}.",
+        *(f"Lower is better: {name}." for name in unique(row.metric for row in known) if name in LOWER_IS_BETTER),
         "Mean ± standard deviation over the seeds whose number is in brackets; without, one seed.",
         f"Kept is what was asked for; of what was asked, {_reached(known)} was reached.",
         f"Calibration tokens: {_listed(row.facts['calibration']['tokens'] for row in known)}.",
         f"On {_listed(_machine(row) for row in known)}; {_listed(_versions(row) for row in known)}.",
     ]
     for published in plan.published:
-        dense = ", ".join(f"{task} {value:.4f}" for task, value in published.dense.items() if select(rows, task=task))
+        dense = ", ".join(f"{task} {shown(value)}" for task, value in published.dense.items() if select(rows, task=task))
         said += [f"{published.name}: {published.source}.{f' Dense: {dense}.' if dense else ''}", *published.notes]
     failures = unique((row.task, row.method, row.share, row.failure) for row in rows if row.outcome is None)
     said += [f"No result for {method} on {task} at {share:.0%}: {why}." for task, method, share, why in failures]
@@ -93,7 +97,7 @@ def notes(plan: Plan, rows: Sequence[Row]) -> str:
 def _dense(rows: Sequence[Row], task: str) -> str:
     row = select(rows, task=task)[0]
     metric = row.facts["metrics"]["dense"][row.metric]
-    return f"{task} {row.dense:.4f} [{metric['low']:.4f}, {metric['high']:.4f}]"
+    return f"{task} {shown(row.dense)} [{shown(metric['low'])}, {shown(metric['high'])}]"
 
 
 def _reached(rows: Sequence[Row]) -> str:
@@ -136,7 +140,7 @@ def _pruning(row: Row) -> float:
 
 
 def speedups(plan: Plan, rows: Sequence[Row]) -> str:
-    """The largest measured speed-up within a loss of three points, by method and task, published ones below."""
+    """The largest measured speed-up within a small loss, by method and task, published ones below."""
     tasks = unique(row.task for row in succeeded(rows))
     lines = []
     for method in unique(row.method for row in succeeded(rows) if _varied(plan, row.method) is None):
@@ -148,7 +152,7 @@ def speedups(plan: Plan, rows: Sequence[Row]) -> str:
             lines.append(
                 [f"{method}, {published.name}", *(_times(value) for value in [*values, geometric_mean(values)])]
             )
-    return table(["largest speed-up within 3 points", *tasks, "geometric mean"], lines)
+    return table([f"largest speed-up within {small_loss(rows)}", *tasks, "geometric mean"], lines)
 
 
 def _times(value: float | None) -> str:

@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trimformer.compare.findings import best_speedup, pairs_in_common, select, spread, succeeded, unique
+from trimformer.compare.findings import best_speedup, pairs_in_common, select, small_loss, spread, succeeded, unique
 from trimformer.compare.plan import Plan
 from trimformer.compare.rows import Row
+from trimformer.report.pictures import metric_scale
 
 PANEL = (4.2, 3.4)
 COLUMNS = 3
@@ -73,7 +74,7 @@ def time(plan: Plan, rows: Sequence[Row]) -> Figure | None:
 
 
 def speedup(plan: Plan, rows: Sequence[Row]) -> Figure | None:
-    """The largest measured speed-up within three points, a group of bars a task."""
+    """The largest measured speed-up within a small loss, a group of bars a task."""
     tasks, methods = unique(row.task for row in succeeded(rows)), _coloured(plan, rows)
     found = {method: [best_speedup(rows, task, method) for task in tasks] for _, method in methods}
     if not any(value for values in found.values() for value in values):
@@ -86,7 +87,7 @@ def speedup(plan: Plan, rows: Sequence[Row]) -> Figure | None:
         axes.bar(np.arange(len(tasks)) + place * width, heights, width, color=colour, label=method)
     axes.axhline(1, color="gray", linewidth=1)
     axes.set_xticks(np.arange(len(tasks)) + 0.4 - width / 2, tasks)
-    axes.set_ylabel("speed-up within 3 points, measured")
+    axes.set_ylabel(f"speed-up within {small_loss(rows)}, measured")
     axes.legend(fontsize="small")
     return figure
 
@@ -120,6 +121,7 @@ def sensitivity(plan: Plan, rows: Sequence[Row]) -> Figure | None:
     """The metric against each varied option's value, a line a task and budget."""
     varied = [one for one in plan.contenders if one.varied and select(rows, method=one.label)]
     options = unique(one.varied[:2] for one in varied if one.varied)
+    metrics = unique(row.metric for row in succeeded(rows))
     if not options:
         return None
     figure = Figure(figsize=(PANEL[0] * len(options), PANEL[1]), layout="constrained")
@@ -131,6 +133,8 @@ def sensitivity(plan: Plan, rows: Sequence[Row]) -> Figure | None:
                 if one.varied and one.varied[:2] == option
             )
             _line(axes, points, None, f"{task}, {share:.0%} kept")
+        for metric in metrics if len(metrics) == 1 else ():
+            metric_scale(axes, metric)
         axes.set_xscale("symlog", linthresh=1e-4)
         axes.set_xlabel(f"{option[1]} of {option[0]}")
         axes.legend(fontsize="small")
@@ -151,7 +155,7 @@ def _panels(rows: Sequence[Row], draw: Callable[[Axes, str], None]) -> Figure | 
         axes.axhline(row.dense, linestyle="--", color="gray", label="dense")
         draw(axes, task)
         axes.set_title(f"{task}, n={row.sample_size}")
-        axes.set_ylabel(row.metric)
+        metric_scale(axes, row.metric)
         axes.grid(alpha=0.3)
     for axes in places[len(tasks) :]:
         axes.set_axis_off()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,9 @@ class Published:
     speedups: dict[tuple[str, str], float]
     """By method and task, how often the dense model's speed within a loss of three points."""
 
-    @property
-    def methods(self) -> list[str]:
-        """Methods that it has a metric of, in order."""
-        return list(dict.fromkeys(method for _, method, _ in self.metrics))
+    def methods(self, tasks: Collection[str]) -> list[str]:
+        """Methods that it has a metric of on any of these tasks, in order."""
+        return list(dict.fromkeys(method for task, method, _ in self.metrics if task in tasks))
 
 
 def read_published(file: Path) -> Published:

@@ -11,6 +11,7 @@ from trimformer.compare.bench import Bench
 from trimformer.compare.plan import Cell, Plan
 from trimformer.compare.rows import Row, Rows
 from trimformer.interfaces import Progress
+from trimformer.metrics import shown
 
 ROWS = "rows.jsonl"
 Say = Callable[[str], None]
@@ -68,4 +69,4 @@ def _result(row: Row) -> str:
     about = f"{row.task}, {row.method}, {row.share:.0%} of {row.cost}, seed {row.seed}"
     if row.outcome is None:
         return f"{about}: failed, {row.failure}"
-    return f"{about}: {row.metric} {row.value:.4f}, dense {row.dense:.4f}, {row.seconds:.0f} s"
+    return f"{about}: {row.metric} {shown(row.value)}, dense {shown(row.dense)}, {row.seconds:.0f} s"

@@ -13,9 +13,10 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from trimformer.manifest import place
+from trimformer.metrics import PERPLEXITY, shown
 from trimformer.report.side_by_side import TaskTable
 
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
@@ -68,25 +69,26 @@ def intervals(name: str, rows: Mapping[str, Interval]) -> str:
 
 def frontier(name: str, measure: str, points: Sequence[Point], dense: Interval) -> str:
     """A metric with its interval against what is left of the dense model."""
-    said = ", ".join(f"{metric['value']:.4f} at {share:.0f} %" for share, metric in sorted(points, key=_share))
-    with _picture(f"frontier-{measure}", f"{name} against {measure}: {said}; dense {dense['value']:.4f}", 2.9) as drawn:
+    said = ", ".join(f"{shown(metric['value'])} at {share:.0f} %" for share, metric in sorted(points, key=_share))
+    with _picture(f"frontier-{measure}", f"{name} against {measure}: {said}; dense {shown(dense['value'])}", 2.9) as drawn:
         axes = drawn.axes
         for share, metric in points:
             axes.plot([share] * 2, [metric["low"], metric["high"]], color=ACCENT, linewidth=1.5)
         ordered = sorted(points, key=_share)
         axes.plot([share for share, _ in ordered], [metric["value"] for _, metric in ordered], "o-", color=ACCENT)
         _dense_line(axes, dense)
-        axes.set(xlabel=f"{measure}, %", ylabel=name, xlim=(0, max(105, 5 + ordered[-1][0])))
+        metric_scale(axes, name)
+        axes.set(xlabel=f"{measure}, %", xlim=(0, max(105, 5 + ordered[-1][0])))
     return drawn.svg
 
 
 def methods(table: TaskTable) -> str:
     """The judging metric of several methods against the share that each was allowed to keep."""
     said = "; ".join(
-        f"{name}: {', '.join(f'{cell.value:.4f} at {100 * cell.share:.0f} %' for cell in cells.values())}"
+        f"{name}: {', '.join(f'{shown(cell.value)} at {100 * cell.share:.0f} %' for cell in cells.values())}"
         for name, cells in table.methods.items()
     )
-    title = f"{table.metric} of {table.task} against {table.cost}: {said}; dense {table.dense['value']:.4f}"
+    title = f"{table.metric} of {table.task} against {table.cost}: {said}; dense {shown(table.dense['value'])}"
     with _picture(f"methods-{table.task}-{table.cost}", title, 3.0 + 0.13 * len(table.methods)) as drawn:
         axes = drawn.axes
         for number, (name, cells) in enumerate(table.methods.items()):
@@ -98,7 +100,8 @@ def methods(table: TaskTable) -> str:
             )
             axes.plot(shares, [cell.value for cell in ordered], color=colour, marker=marker, label=name)
         _dense_line(axes, table.dense)
-        axes.set(xlabel=f"{table.cost} kept, %", ylabel=table.metric, xlim=(0, 105))
+        metric_scale(axes, table.metric)
+        axes.set(xlabel=f"{table.cost} kept, %", xlim=(0, 105))
         axes.figure.legend(loc="outside lower left", ncols=2, handlelength=1.5, columnspacing=1.2)
     return drawn.svg
 
@@ -126,6 +129,16 @@ def removal(sublayer: str, curves: Mapping[str, Sequence[float]], removed: Mappi
         _label_ends(axes, {place(site)[0]: curve[-1] for site, curve in shown.items()})
         axes.set(xlabel=f"{UNITS.get(sublayer, sublayer)} removed, %", ylabel="estimated loss", xlim=(0, 110))
     return drawn.svg
+
+
+def metric_scale(axes: Axes, metric: str) -> None:
+    """Name and scale of an axis of a metric: a perplexity's is logarithmic, as it can grow without limit."""
+    axes.set_ylabel(metric)
+    if metric == PERPLEXITY:
+        axes.set_ylabel("perplexity, lower is better")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(LogFormatter())
+        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
 
 
 def _dense_line(axes: Axes, dense: Interval) -> None:
@@ -208,7 +221,7 @@ def _identifier(name: str) -> str:
 
 
 def _spoken(rows: Mapping[str, Interval]) -> str:
-    return "; ".join(f"{label} {row['value']:.4f} [{row['low']:.4f}, {row['high']:.4f}]" for label, row in rows.items())
+    return "; ".join(f"{label} {shown(row['value'])} [{shown(row['low'])}, {shown(row['high'])}]" for label, row in rows.items())
 
 
 def _share(point: Point) -> float:

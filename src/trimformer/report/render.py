@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
+from trimformer.metrics import shown
 from trimformer.report import summary
 
 
@@ -22,7 +23,9 @@ def _environment() -> Environment:
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["code"] = _markdown_code
-    environment.globals |= {"names": summary.UNIT_NAMES, "interval": summary.interval, "percent": summary.percent}
+    environment.globals |= {
+        "names": summary.UNIT_NAMES, "interval": summary.interval, "percent": summary.percent, "shown": shown,
+    }  # fmt: skip
     return environment
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from trimformer.metrics import LOWER_IS_BETTER, shown
 from trimformer.report import summary
 from trimformer.report.summary import Facts, Stage
 
@@ -52,8 +53,12 @@ def sweep_remarks(results: Sequence[Facts]) -> list[str]:
 
 
 def _holds(facts: Facts) -> bool:
-    """Whether the dense model's value of the judging metric is within the pruned model's interval."""
-    return any(row.pruned["low"] <= row.dense["value"] <= row.pruned["high"] for row in summary.metrics(facts)[:1])
+    """Whether the pruned model's interval of the judging metric reaches the dense model's value, or is better."""
+    for row in summary.metrics(facts)[:1]:
+        if row.name in LOWER_IS_BETTER:
+            return row.pruned["low"] <= row.dense["value"]
+        return row.pruned["high"] >= row.dense["value"]
+    return False
 
 
 def sweep_rows(results: Sequence[Facts]) -> list[dict[str, str]]:
@@ -76,7 +81,7 @@ def sweep_rows(results: Sequence[Facts]) -> list[dict[str, str]]:
 
 
 def _shown(metric: Mapping[str, float]) -> dict[str, str]:
-    return {"value": f"{metric['value']:.4f}", "interval": summary.interval(metric)}
+    return {"value": shown(metric["value"]), "interval": summary.interval(metric)}
 
 
 def sweep_stages(results: Sequence[Facts]) -> list[Stage]:

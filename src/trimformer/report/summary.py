@@ -12,6 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from trimformer.manifest import place
+from trimformer.metrics import shown
 
 Facts = Mapping[str, Any]
 COSTS = {
@@ -87,7 +88,7 @@ def percent(share: float) -> str:
 
 def interval(metric: Mapping[str, float]) -> str:
     """A metric's 95 % interval as text."""
-    return f"{metric['low']:.4f} to {metric['high']:.4f}"
+    return f"{shown(metric['low'])} to {shown(metric['high'])}"
 
 
 def name(facts: Facts) -> str:
@@ -121,7 +122,7 @@ def short_cost(cost: str) -> str:
 def change(row: MetricRow) -> str:
     """A metric before and after in a few words, with rows and interval."""
     return (
-        f"{row.name} {row.dense['value']:.4f}\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}{row.pruned['value']:.4f} "
+        f"{row.name} {shown(row.dense['value'])}\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}{shown(row.pruned['value'])} "
         f"(n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{row.pruned['sample_size']}, "
         f"95\N{NO-BREAK SPACE}% interval {interval(row.pruned)})"
     )

@@ -25,7 +25,8 @@ from trimformer.errors import DataError, InvalidOption, NumericalError, require_
 from trimformer.interfaces import Features, Metrics, OwnLoss
 from trimformer.labels import in_model_order
 from trimformer.pipeline import versions
-from trimformer.project import LOWER_IS_BETTER, Project, without
+from trimformer.metrics import LOWER_IS_BETTER
+from trimformer.project import Project, without
 from trimformer.training.trainer import (
     DEFAULTS,
     Bar,
