@@ -162,7 +162,7 @@ def test_a_tokenizer_without_padding_and_end_will_do(task: LanguageModeling, mod
 
 def test_windows_are_as_long_as_the_model_reads(task: LanguageModeling, model: PreTrainedModel) -> None:
     """A tokenizer need not know the context: neither rows of calibration nor of judging are longer."""
-    unlimited = PreTrainedTokenizerFast(tokenizer_object=build_tokenizer().backend_tokenizer, pad_token="[PAD]")
+    unlimited = PreTrainedTokenizerFast(tokenizer_object=build_tokenizer().backend_tokenizer)
     assert unlimited.model_max_length > 10**20
     rows, others = (Dataset.from_dict({"text": [text]}) for text in (TEXT, LINES))
     project = Project(model, unlimited, task, others, rows)

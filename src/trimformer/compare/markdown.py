@@ -87,7 +87,9 @@ def notes(plan: Plan, rows: Sequence[Row]) -> str:
         f"On {_listed(_machine(row) for row in known)}; {_listed(_versions(row) for row in known)}.",
     ]
     for published in plan.published:
-        dense = ", ".join(f"{task} {shown(value)}" for task, value in published.dense.items() if select(rows, task=task))
+        dense = ", ".join(
+            f"{task} {shown(value)}" for task, value in published.dense.items() if select(rows, task=task)
+        )
         said += [f"{published.name}: {published.source}.{f' Dense: {dense}.' if dense else ''}", *published.notes]
     failures = unique((row.task, row.method, row.share, row.failure) for row in rows if row.outcome is None)
     said += [f"No result for {method} on {task} at {share:.0%}: {why}." for task, method, share, why in failures]

@@ -70,7 +70,8 @@ def intervals(name: str, rows: Mapping[str, Interval]) -> str:
 def frontier(name: str, measure: str, points: Sequence[Point], dense: Interval) -> str:
     """A metric with its interval against what is left of the dense model."""
     said = ", ".join(f"{shown(metric['value'])} at {share:.0f} %" for share, metric in sorted(points, key=_share))
-    with _picture(f"frontier-{measure}", f"{name} against {measure}: {said}; dense {shown(dense['value'])}", 2.9) as drawn:
+    title = f"{name} against {measure}: {said}; dense {shown(dense['value'])}"
+    with _picture(f"frontier-{measure}", title, 2.9) as drawn:
         axes = drawn.axes
         for share, metric in points:
             axes.plot([share] * 2, [metric["low"], metric["high"]], color=ACCENT, linewidth=1.5)
@@ -221,7 +222,9 @@ def _identifier(name: str) -> str:
 
 
 def _spoken(rows: Mapping[str, Interval]) -> str:
-    return "; ".join(f"{label} {shown(row['value'])} [{shown(row['low'])}, {shown(row['high'])}]" for label, row in rows.items())
+    return "; ".join(
+        f"{label} {shown(row['value'])} [{shown(row['low'])}, {shown(row['high'])}]" for label, row in rows.items()
+    )
 
 
 def _share(point: Point) -> float:

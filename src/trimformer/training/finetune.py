@@ -24,8 +24,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trimformer.errors import DataError, InvalidOption, NumericalError, require_range
 from trimformer.interfaces import Features, Metrics, OwnLoss
 from trimformer.labels import in_model_order
-from trimformer.pipeline import versions
 from trimformer.metrics import LOWER_IS_BETTER
+from trimformer.pipeline import versions
 from trimformer.project import Project, without
 from trimformer.training.trainer import (
     DEFAULTS,
