@@ -21,12 +21,17 @@ def loss(name: str, before: float, after: float) -> float:
     return after - before if name in LOWER_IS_BETTER else before - after
 
 
-def shown(value: float, sign: str = "") -> str:
-    """A value in as many digits as can be told apart; `sign="+"` also marks those above zero.
+def shown(value: float, sign: str = "", *, beside: float = 0.0) -> str:
+    """A value as people read it; `sign="+"` also marks those above zero.
 
-    >>> shown(0.86712), shown(14.67), shown(-31.5, "+"), shown(2.5e7)
-    ('0.8671', '14.67', '-31.50', '2.5e+07')
+    Args:
+        value: of a metric, or a difference of two.
+        sign: `+` or nothing.
+        beside: a larger value that it stands beside, in as many decimals.
+
+    >>> shown(0.86712), shown(14.67), shown(-31.5, "+"), shown(2.5e7), shown(0.123, beside=14.67)
+    ('0.8671', '14.67', '-31.50', '2.5e+07', '0.12')
     """
-    size = abs(value)
+    size = max(abs(value), abs(beside))
     kind = ".4f" if size < FOUR_DECIMALS else ".2f" if size < TWO_DECIMALS else ".1e"
     return format(value, f"{sign}{kind}")

@@ -74,7 +74,7 @@ def result_table(result: TaskResult) -> Table:
     table = _table("", "dense", "pruned", "")
     for name, before in result.before.items():
         after = result.after[name]
-        change = shown(after.value - before.value, "+")
+        change = shown(after.value - before.value, "+", beside=before.value)
         table.add_row(f"{name}, {after.sample_size} rows", shown(before.value), shown(after.value), change)
         table.add_row("  95 % interval", _interval(before), _interval(after), "")
     table.add_section()
@@ -150,7 +150,7 @@ def finetuning_table(facts: Mapping[str, Any]) -> Table:
     table = _table("", "fine-tuned", "dense", "")
     for name, own in (metrics.get("pruned") or metrics["finetuned"]).items():
         other = metrics["dense"].get(name)
-        change = shown(own["value"] - other["value"], "+") if other else ""
+        change = shown(own["value"] - other["value"], "+", beside=own["value"]) if other else ""
         values = (shown(found["value"]) if found else "" for found in (own, other))
         table.add_row(f"{name}, {own['sample_size']} rows", *values, change)
         intervals = (f"[{shown(found['low'])}, {shown(found['high'])}]" if found else "" for found in (own, other))

@@ -222,8 +222,8 @@ def test_pruning_before_fine_tuning(compare: Compare, plan: Path, out: Path) -> 
 tasks:
   one: {task: sst2, pretrained: dense, data: one}
 methods:
-  after: {method: magnitude}
   before: {method: magnitude, prune: pretrained}
+  after: {method: magnitude}
 budgets: [0.5]
 calibration_tokens: 100
 finetune: {num_train_epochs: 1, patience: 0, learning_rate: 1.0e-3}
@@ -231,7 +231,7 @@ finetune: {num_train_epochs: 1, patience: 0, learning_rate: 1.0e-3}
     )
     result = compare()
     assert result.code == 0, result.err
-    after, before = (line["outcome"] for line in lines(out))
+    before, after = (line["outcome"] for line in lines(out))
     assert after["seconds"]["finetuning"] > 0
     assert before["seconds"]["finetuning"] != after["seconds"]["finetuning"]
     assert before["metrics"]["dense"] == after["metrics"]["dense"]

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from trimformer.compare import findings
+from trimformer.compare import findings, markdown, plots
 from trimformer.compare.bench import packed
+from trimformer.compare.plan import read_plan
 from trimformer.compare.rows import Row, Rows
 from trimformer.errors import DataError
 
@@ -23,8 +24,16 @@ def row(share: float = 0.4, seed: int = 0, **facts: Any) -> Row:
     return Row(facts.pop("task", "sst2"), facts.pop("method", "kprune"), cell, outcome | facts)
 
 
+def perplexed(share: float, value: float, dense: float = 20.0, **facts: Any) -> Row:
+    """A row of language modelling."""
+    metric = {"sample_size": 10, "low": 1.0, "high": 1e9}
+    metrics = {"dense": {"perplexity": metric | {"value": dense}}, "pruned": {"perplexity": metric | {"value": value}}}
+    about = {"calibration": {"tokens": 5}, "threads": 1, "versions": {"torch": "2"}, "budget": {"reached": share}}
+    return row(share, task="ptb", metrics=metrics, **(about | {"latency": timed(50)} | facts))
+
+
 def timed(milliseconds: float) -> dict[str, Any]:
-    return {"dense": {"median_ms": 100.0}, "pruned": {"median_ms": milliseconds}}
+    return {"dense": {"median_ms": 100.0, "device": "cpu"}, "pruned": {"median_ms": milliseconds}}
 
 
 @pytest.fixture
@@ -126,3 +135,28 @@ def test_units_in_common() -> None:
     assert findings.in_common(one, other) == {"heads": 0.0, "neurons": pytest.approx(8 / 9)}
     (pair,) = findings.pairs_in_common([row(units=one), row(task="mrpc", units=other), row(0.2, units=one)])
     assert (pair.first, pair.second, pair.heads) == ("sst2", "mrpc", 0.0)
+
+
+def test_the_best_speedup_within_a_share_of_perplexity() -> None:
+    rows = [perplexed(0.9, 19.5, latency=timed(90)), perplexed(0.8, 20.5, latency=timed(80))]
+    rows.append(perplexed(0.6, 20.8, latency=timed(60)))
+    assert findings.lost(rows[0]) == pytest.approx(-0.025)
+    assert findings.best_speedup(rows, "ptb", "kprune") == pytest.approx(1.25)
+    assert findings.small_loss(rows) == "3 % of perplexity"
+    assert findings.small_loss([*rows, row()]) == "3 % of perplexity or 3 points"
+    assert findings.small_loss([row()]) == findings.small_loss([]) == "3 points"
+
+
+def test_a_perplexity_may_explode(tmp_path: Path) -> None:
+    rows = [perplexed(0.9, 21.25, seed=0), perplexed(0.9, 21.75, seed=1), perplexed(0.5, 3.4e17), perplexed(0.2, 1e308)]
+    (tmp_path / "plan.yaml").write_text("tasks: {ptb: {model: some/model}}\nmethods: {kprune: }\nbudgets: [0.5]\n")
+    plan = read_plan(tmp_path / "plan.yaml")
+    text = f"{markdown.accuracy(plan, rows)}\n{markdown.notes(plan, rows)}"
+    for part in ("| 21.50 ± 0.35 (2) |", "| 3.4e+17 |", "| 1.0e+308 |", "Dense: ptb 20.00", "Lower is better: perplex"):
+        assert part in text
+    figure = plots.accuracy(plan, rows[:3])
+    assert figure is not None
+    (panel,) = figure.axes
+    assert (panel.get_yscale(), panel.get_ylabel()) == ("log", "perplexity, lower is better")
+    figure.draw_without_rendering()
+    assert "1e+06" in [label.get_text() for label in panel.get_yticklabels()]

@@ -7,10 +7,12 @@ from textwrap import dedent
 
 import pytest
 
-from trimformer.compare.plan import read_plan
+from trimformer import plugins
+from trimformer.compare.plan import Plan, read_plan
 from trimformer.compare.published import read_published
 from trimformer.compare.settings import read_settings
 from trimformer.errors import InvalidOption
+from trimformer.tasks.language_modeling import LanguageModeling
 
 GOOD = """\
 tasks:
@@ -114,7 +116,8 @@ def test_published_numbers(file: Path) -> None:
     published = read_published(file)
     assert published.metrics == {("sst2", "kprune", 0.4): 0.85}
     assert published.speedups == {("kprune", "sst2"): 2.0}
-    assert published.methods == ["kprune"]
+    assert published.methods(["sst2"]) == ["kprune"]
+    assert published.methods(["mrpc"]) == []
     file.write_text(file.read_text().replace("source: Somebody, table 1\n", ""))
     with pytest.raises(InvalidOption, match="no source"):
         read_published(file)
@@ -153,6 +156,11 @@ def test_recipes_can_be_read(file: Path) -> None:
         assert subject.data is not None or len(subject.data_revision or "") == 40
 
 
+def shares_of(plan: Plan) -> list[str]:
+    """Labels of tasks whose metric is a share or a correlation, not a perplexity."""
+    return [one.label for one in plan.subjects if not isinstance(plugins.load("tasks", one.task), LanguageModeling)]
+
+
 @pytest.mark.parametrize("file", NUMBERS, ids=name)
 def test_published_numbers_are_of_some_recipe(file: Path) -> None:
     """A label that no recipe has would never be printed."""
@@ -161,5 +169,19 @@ def test_published_numbers_are_of_some_recipe(file: Path) -> None:
     tasks = {subject.label for plan in using for subject in plan.subjects}
     methods = {contender.label for plan in using for contender in plan.contenders}
     assert {task for task, _, _ in published.metrics} | {task for _, task in published.speedups} <= tasks
-    assert set(published.methods) | {method for method, _ in published.speedups} <= methods
-    assert all(0 < value <= 1 for value in [*published.metrics.values(), *published.dense.values()])
+    assert set(published.methods(tasks)) | {method for method, _ in published.speedups} <= methods
+    of_share = {label for plan in using for label in shares_of(plan)}
+    values = [(task, value) for (task, *_), value in published.metrics.items()] + list(published.dense.items())
+    assert all(0 < value <= 1 for task, value in values if task in of_share)
+    assert all(value > 1 for task, value in values if task not in of_share)
+
+
+def test_the_numbers_published_of_opt_stand_beside_ours() -> None:
+    plan = read_plan(BENCHMARKS / "papers" / "kprune-opt.yaml")
+    (published,) = plan.published
+    asked = {(cell.subject.label, cell.contender.label, cell.budget.keep_fraction) for cell in plan.cells()}
+    assert published.metrics.keys() <= asked
+    changes = [
+        published.metrics["opt-2.7b", "kprune", share] / published.dense["opt-2.7b"] - 1 for share in (0.95, 0.8)
+    ]
+    assert changes == pytest.approx([-0.0185, 0.0040], abs=1e-4)

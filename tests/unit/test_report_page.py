@@ -152,6 +152,19 @@ def test_a_sweep_says_down_to_where_the_metric_holds() -> None:
     assert "50.0 % of FLOPs" in text
 
 
+def test_a_perplexity_that_fell_holds_and_its_picture_is_logarithmic() -> None:
+    def of(share: float, value: float) -> dict[str, Any]:
+        interval = {"low": 0.95 * value, "high": 1.05 * value}
+        metrics = {"dense": {"perplexity": metric(60.0)}, "pruned": {"perplexity": metric(value) | interval}}
+        return facts(share, metrics=metrics)
+
+    page = report.sweep_page([of(0.8, 50.0), of(0.5, 62.0), of(0.2, 3e7)])
+    text = Page(page).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "perplexity interval reaches the dense model's keeps 50.0 %" in text
+    assert "3.0e+07" in text
+    assert "perplexity, lower is better" in page
+
+
 def test_a_sweep_over_several_costs_names_each() -> None:
     by_parameters = {"cost": "params", "asked": 0.3, "reached": 0.298, "round_to": 1}
     text = Page(report.sweep_page([facts(0.8), facts(0.3, budget=by_parameters)])).text.replace(

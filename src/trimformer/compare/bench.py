@@ -140,6 +140,7 @@ class Bench:
         """What fine-tuning the dense model took; None where it was given."""
         if self.subject.model is not None:
             return None
+        _ = self.dense  # fine-tuned now, if it was not yet
         return float(checkpoint.read_manifest(self._kept)["seconds"])
 
     def before_finetuning(self, seed: int) -> tuple[Project, list[str]]:

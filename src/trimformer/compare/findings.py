@@ -28,7 +28,7 @@ class Spread:
     count: int
 
     def __str__(self) -> str:
-        spread = f" ± {shown(self.deviation)} ({self.count})" if self.count > 1 else ""
+        spread = f" ± {shown(self.deviation, beside=self.mean)} ({self.count})" if self.count > 1 else ""
         return f"{shown(self.mean)}{spread}"
 
 
