@@ -158,6 +158,8 @@ def test_a_tokenizer_without_padding_and_end_will_do(task: LanguageModeling, mod
     expected = _value(task.evaluate(model, tokenizer, rows, max_length=30))
     tokenizer.pad_token = tokenizer.eos_token = None
     assert _value(task.evaluate(model, tokenizer, rows, max_length=30)) == pytest.approx(expected)
+    project = Project(model, tokenizer, task, Dataset.from_dict({"text": [LINES[:5000]]}), rows, max_length=30)
+    assert _value(project.judge(project.pruner(calibration_tokens=500).prune(Budget(flops=0.9))).after) > 0
 
 
 def test_windows_are_as_long_as_the_model_reads(task: LanguageModeling, model: PreTrainedModel) -> None:
