@@ -1,7 +1,8 @@
 """Walks a model bottom-up and keeps, for every calibration batch, only the hidden states that enter the current block.
 
-Lower blocks never run twice: a block, or the whole rest of the model, runs from the kept hidden states.
-Memory: tokens × width numbers, whatever the depth.
+Lower blocks never run twice: a block, or the whole rest of the model, runs from the kept hidden states. Nor does a
+block's attention once it is settled: what it puts out is kept as well.
+Memory: tokens × width numbers, whatever the depth, and as much again or twice for the attention.
 """
 
 from __future__ import annotations
@@ -32,6 +33,13 @@ class Boundary:
         self.block = 0
         self.hidden = [self._embedded(batch) for batch in batches]
         self._ahead: set[int] = set()
+        self._settled = False
+        self._attended: dict[int, Any] = {}
+        self._added: dict[int, Tensor] = {}
+
+    def settle(self) -> None:
+        """The current block's attention stays as it is: from now on, each batch runs through it at most once."""
+        self._settled = True
 
     def tail(self, index: int) -> Any:
         """Output of the whole model on a batch, run from the current block on."""
@@ -47,7 +55,7 @@ class Boundary:
             raise _Reached
 
         with _hook(self.structure.projection(site.producers[0].path), before=keep_input):
-            self._run_block(index)
+            self._run_block(index, site)
         return self._rows(index, seen["entering"])
 
     def before(self, index: int, site: Site) -> tuple[Tensor, Tensor]:
@@ -62,7 +70,7 @@ class Boundary:
             raise _Reached
 
         with self._residual_kept(index, site, seen), _hook(self.structure.consumer(site), before=keep_inputs):
-            self._run_block(index)
+            self._run_block(index, site)
         return self._rows(index, seen["residual"]), self._rows(index, seen["inputs"])
 
     def across(self, index: int, site: Site) -> tuple[Tensor, Tensor]:
@@ -79,6 +87,8 @@ class Boundary:
 
         def keep_output(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
             seen["output"] = output
+
+        def end(*_: object) -> None:
             if not last:
                 raise _Reached
 
@@ -86,8 +96,9 @@ class Boundary:
             _hook(self.structure.projection(site.producers[0].path), before=keep_input) if site.units else nullcontext()
         )
         consuming = _hook(self.structure.consumer(site), after=keep_output)
-        with self._residual_kept(index, site, seen), reading, consuming:
-            output = self._run_block(index)
+        ending = _hook(self._last_of(site), after=end)
+        with self._residual_kept(index, site, seen), reading, consuming, ending:
+            output = self._run_block(index, site)
         after = self._rows(index, seen["residual"]).float() + self._rows(index, seen["output"]).float()
         if last:
             self.hidden[index] = output
@@ -100,11 +111,14 @@ class Boundary:
             if index not in self._ahead:
                 self.hidden[index] = self._run_block(index)
         self._ahead.clear()
+        self._attended.clear()
+        self._added.clear()
+        self._settled = False
         self.block += 1
 
     @torch.no_grad()
-    def _run_block(self, index: int) -> Tensor:
-        """Output of the current block; a hook that raises `_Reached` ends the run early."""
+    def _run_block(self, index: int, site: Site | None = None) -> Tensor:
+        """Output of the current block; a hook on a site's modules that raises `_Reached` ends the run early."""
         seen = torch.empty(0)
 
         def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> NoReturn:
@@ -112,7 +126,8 @@ class Boundary:
             seen = output if isinstance(output, Tensor) else output[0]
             raise _Reached
 
-        with _hook(self.structure.blocks[self.block], after=keep), self._from_here(index, stop=self.block + 1):
+        block = self.structure.blocks[self.block]
+        with _hook(block, after=keep), self._attention_once(index, site), self._from_here(index, stop=self.block + 1):
             self.structure.base(**self.batches[index])
         return seen
 
@@ -153,19 +168,71 @@ class Boundary:
         def keep_sum(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
             seen["residual"] = hidden + output
 
+        if index in self._added:
+            seen["residual"] = hidden + self._added[index]
+            yield
+            return
         if self.structure.pre_norm:
-            attention = self.structure.consumer(self.structure.attention_beside(site))
+            attention = self.structure.consumer(self.structure.attention_of(site.block))
             hook = _hook(attention, after=keep_sum)
         else:
             hook = _hook(self.structure.projection(site.producers[0].path), before=keep_input)
         with hook:
             yield
 
+    def _last_of(self, site: Site) -> nn.Module:
+        """The module that ends last in a sublayer: its core, where the consumer is part of it, else the consumer."""
+        inside = site.core is not None and site.consumer.startswith(f"{site.core}.")
+        return self.structure.base.get_submodule(site.core if inside and site.core else site.consumer)
+
+    @contextmanager
+    def _attention_once(self, index: int, asked: Site | None) -> Iterator[None]:
+        """Where attention is settled, what it puts out is kept, and given back to runs that ask for what follows."""
+        site = self.structure.attention_of(self.block)
+        if not self._settled or not site.units or site.core is None:
+            yield
+            return
+        core = self.structure.base.get_submodule(site.core)
+        if index in self._attended and asked != site:
+            with _forward_replaced(core, self._attended[index]):
+                yield
+            return
+
+        def keep_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            self._attended[index] = output
+
+        def keep_added(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+            if self.structure.pre_norm:
+                self._added[index] = output
+
+        handles = [
+            core.register_forward_hook(keep_output, prepend=True),
+            self.structure.consumer(site).register_forward_hook(keep_added, prepend=True),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
     @contextmanager
     def _from_here(self, index: int, stop: int | None) -> Iterator[None]:
         block = self.structure.blocks[self.block]
         with only_blocks(self.structure, self.block, stop), input_replaced(block, self.hidden[index]):
             yield
+
+
+@contextmanager
+def _forward_replaced(module: nn.Module, output: Any) -> Iterator[None]:
+    """Within the context a module computes nothing and gives a known output."""
+    before = vars(module).get("forward")
+    module.forward = lambda *_, **__: output
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
 
 
 @contextmanager

@@ -79,6 +79,7 @@ class Walk:
         self.job = job
         self.dense = Boundary(job.dense, job.batches)
         self.student = Boundary(job.student, job.batches)
+        self.dense.settle()
         self._targets: dict[int, Tensor] = {}
 
     def cut(self, site: Site, mask: Tensor) -> None:
@@ -155,9 +156,12 @@ class Walk:
 
     def leave(self, site: Site) -> None:
         """Go on to the next site."""
-        if site.kind == "neuron":
-            self.dense.advance()
-            self.student.advance()
+        if site.kind == "head":
+            self.student.settle()
+            return
+        self.dense.advance()
+        self.student.advance()
+        self.dense.settle()
 
 
 def cut_and_refit(job: Job, masks: Masks, *, tune: bool, ridge: float, intercept: bool) -> None:

@@ -87,9 +87,9 @@ class Structure:
         """The consumer's weight by unit: `(units, unit_width, width)`."""
         return self.consumer_weight(site).reshape(site.units, site.unit_width, self.width)
 
-    def attention_beside(self, site: Site) -> Site:
-        """The attention site of the same block."""
-        return next(other for other in self.sites if other.block == site.block and other.kind == "head")
+    def attention_of(self, block: int) -> Site:
+        """The attention site of a block."""
+        return next(site for site in self.sites if site.block == block and site.kind == "head")
 
     @property
     def occupied(self) -> list[Site]:

@@ -62,12 +62,15 @@ def test_the_tail_from_every_block_equals_the_whole_model(architecture: str, hea
     assert torch.isfinite(outputs(structure.model, batches[0])).all()
 
 
+@pytest.mark.parametrize("settled", [False, True])
 @pytest.mark.parametrize("architecture", CONFIGS)
-def test_before_and_after_a_sublayer_equal_the_whole_model(architecture: str) -> None:
+def test_before_and_after_a_sublayer_equal_the_whole_model(architecture: str, settled: bool) -> None:
     structure = read_structure(tiny_model(architecture))
     batches = batches_of(structure)
     boundary = Boundary(structure, batches)
     for site in structure:
+        if settled:
+            boundary.settle()
         for index, batch in enumerate(batches):
             expected = seen_at(structure, batch, site)
             residual, consumed = boundary.before(index, site)
@@ -80,3 +83,20 @@ def test_before_and_after_a_sublayer_equal_the_whole_model(architecture: str) ->
             torch.testing.assert_close(after, expected["residual"] + expected["output"], atol=1e-5, rtol=0)
         if site.kind == "neuron":
             boundary.advance()
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+def test_settled_attention_runs_once(architecture: str) -> None:
+    structure = read_structure(tiny_model(architecture))
+    boundary = Boundary(structure, batches_of(structure))
+    head, neuron = structure.sites[:2]
+    runs = []
+    structure.projection(head.producers[0].path).register_forward_hook(lambda *_: runs.append(1))
+    boundary.settle()
+    for index in range(2):
+        boundary.across(index, head)
+        boundary.entering(index, neuron)
+        boundary.before(index, neuron)
+        boundary.across(index, neuron)
+    boundary.advance()
+    assert len(runs) == 2
