@@ -36,26 +36,20 @@ def document(plan: Plan, rows: Sequence[Row]) -> str:
 
 
 def accuracy(plan: Plan, rows: Sequence[Row]) -> str:
-    """A row a task and budget, a column a method; beside each, what is published of it."""
+    """A table a task: a row a method, below them what is published; a column a budget."""
     methods = unique(row.method for row in rows if _varied(plan, row.method) is None)
-    columns: list[tuple[str, Published | None]] = [(method, None) for method in methods]
-    tasks = unique(row.task for row in rows)
-    columns += [(method, published) for published in plan.published for method in published.methods(tasks)]
-    header = [
-        "task",
-        "kept",
-        *(f"{method}, {published.name}" if published else method for method, published in columns),
+    return "\n\n".join(_of_task(plan, rows, methods, task) for task in unique(row.task for row in rows))
+
+
+def _of_task(plan: Plan, rows: Sequence[Row], methods: Sequence[str], task: str) -> str:
+    budgets = unique((row.cost, row.share) for row in rows if row.task == task and row.method in methods)
+    lines = [[method, *(_measured(rows, task, method, *budget) for budget in budgets)] for method in methods]
+    lines += [
+        [f"{method}, {published.name}", *(_published(published, task, method, *budget) for budget in budgets)]
+        for published in plan.published
+        for method in published.methods([task])
     ]
-    lines = []
-    for task, cost, share in unique((row.task, row.cost, row.share) for row in rows if row.method in methods):
-        cells = [
-            _published(published, task, method, cost, share)
-            if published
-            else _measured(rows, task, method, cost, share)
-            for method, published in columns
-        ]
-        lines.append([_task(rows, task), f"{share:.0%} of {cost}", *cells])
-    return table(header, lines)
+    return table([_task(rows, task), *(f"{share:.0%} of {cost}" for cost, share in budgets)], lines)
 
 
 def _measured(rows: Sequence[Row], task: str, method: str, cost: str, share: float) -> str:
