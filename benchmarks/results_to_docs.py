@@ -33,8 +33,17 @@ def long(plan: Plan, rows: Sequence[Row]) -> str:
     return f"{short(plan, rows)}\n\n{markdown.costs(rows)}\n\n{markdown.speedups(plan, rows)}"
 
 
+def of_method(method: str) -> Tables:
+    """Accuracy of one method."""
+    return lambda plan, rows: markdown.of_method(plan, rows, method)
+
+
 PAGES: Mapping[str, Mapping[Path, Tables]] = {
-    "minilm": {ROOT / "README.md": short, ROOT / "docs" / "methods.md": long},
+    "minilm": {
+        ROOT / "README.md": short,
+        ROOT / "docs" / "methods.md": long,
+        **{ROOT / "docs" / "methods" / f"{method}.md": of_method(method) for method in ("surgeon", "kprune")},
+    },
     "decoders": {ROOT / "docs" / "methods.md": long},
 }
 """By comparison, which tables go into which page."""

@@ -52,6 +52,22 @@ def _of_task(plan: Plan, rows: Sequence[Row], methods: Sequence[str], task: str)
     return table([_task(rows, task), *(f"{share:.0%} of {cost}" for cost, share in budgets)], lines)
 
 
+def of_method(plan: Plan, rows: Sequence[Row], method: str) -> str:
+    """One method: a row a task, below each what is published; a column a budget, the dense model first."""
+    here = select(rows, method=method)
+    budgets = unique((row.cost, row.share) for row in here)
+    lines = []
+    for task in unique(row.task for row in here):
+        dense = shown(select(here, task=task)[0].dense)
+        lines.append([_task(rows, task), dense, *(_measured(rows, task, method, *budget) for budget in budgets)])
+        lines += [
+            [f"{task}, {published.name}", "", *(_published(published, task, method, *budget) for budget in budgets)]
+            for published in plan.published
+            if method in published.methods([task])
+        ]
+    return table(["task", "dense", *(f"{share:.0%} of {cost}" for cost, share in budgets)], lines)
+
+
 def _measured(rows: Sequence[Row], task: str, method: str, cost: str, share: float) -> str:
     found = spread(row.value for row in select(rows, task=task, method=method, cost=cost, share=share))
     return str(found) if found else NOTHING
