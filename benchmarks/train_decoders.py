@@ -6,7 +6,7 @@
 OUT gets `gpt2`, `llama` (checkpoints with a byte-level BPE tokenizer made on the same text), `text` (train and test
 file; the last 5 % of the lines are test), and `perplexity.json`: on that test file, and on WikiText-2's and PTB's where
 `../shared` has them. The text is `../shared/data/lm/english/train.txt`, or `--text`. Presets: `gpu` (minutes on one
-GPU), `cpu` (two cores, up to 25 minutes), `smoke` (seconds, learns little). `benchmarks/decoders.yaml` prunes both.
+GPU), `cpu` (about 20 minutes of one core a model), `smoke` (seconds, learns little). `benchmarks/decoders.yaml` prunes both.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Preset:
 
 PRESETS = {
     "gpu": Preset(8192, 384, 8, 8, 4, context=256, batch=64, steps=2000, learning_rate=1e-3),
-    "cpu": Preset(4096, 192, 4, 8, 4, context=128, batch=32, steps=450, learning_rate=2e-3),
+    "cpu": Preset(4096, 192, 4, 8, 4, context=128, batch=32, steps=1200, learning_rate=2e-3),
     "smoke": Preset(512, 32, 2, 4, 2, context=32, batch=8, steps=5, learning_rate=1e-3),
 }
 
