@@ -6,7 +6,8 @@
 OUT gets `gpt2`, `llama` (checkpoints with a byte-level BPE tokenizer made on the same text), `text` (train and test
 file; the last 5 % of the lines are test), and `perplexity.json`: on that test file, and on WikiText-2's and PTB's where
 `../shared` has them. The text is `../shared/data/lm/english/train.txt`, or `--text`. Presets: `gpu` (minutes on one
-GPU), `cpu` (about 20 minutes of one core a model), `smoke` (seconds, learns little). `benchmarks/decoders.yaml` prunes both.
+GPU), `cpu` (about 20 minutes of one core a model), `smoke` (seconds, learns little). `benchmarks/decoders.yaml` prunes
+both.
 """
 
 from __future__ import annotations
