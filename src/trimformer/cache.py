@@ -17,6 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from trimformer import ranks
 from trimformer.interfaces import Measured
 
 DIGEST_CHARACTERS = 16
@@ -31,7 +32,8 @@ def default_folder() -> Path:
 class MeasuredCache:
     """A folder of measurements; `say` is told what was found there.
 
-    Every key has `model` and `measured`, which say what of what; the rest is what else it depends on.
+    Every key has `model` and `measured`, which say what of what; the rest is what else it depends on. Of several
+    processes the first one reads, for all of them, and writes.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
@@ -40,6 +42,10 @@ class MeasuredCache:
 
     def read(self, key: dict[str, Any]) -> Measured | None:
         """A measurement, or None if there is none to be trusted; what is found is said."""
+        found = self._read(key) if ranks.is_first() else None
+        return ranks.gathered(found or {}) or None
+
+    def _read(self, key: dict[str, Any]) -> Measured | None:
         path = self._path(key)
         if not path.exists():
             self._say_what_differs(path, key)
@@ -58,7 +64,7 @@ class MeasuredCache:
 
     def write(self, key: dict[str, Any], measured: Measured) -> None:
         """Store a measurement, if there is any; the file appears whole or not at all. A failure is said, no error."""
-        if not measured:
+        if not measured or not ranks.is_first():
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

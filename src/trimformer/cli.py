@@ -12,8 +12,9 @@ import transformers
 import typer
 from rich.text import Text
 
-from trimformer import plugins
-from trimformer.errors import TrimformerError
+from trimformer import plugins, ranks
+from trimformer.errors import InvalidOption, ProcessLost, TrimformerError
+from trimformer.launch import Launch, launched
 from trimformer.manifest import command_line
 from trimformer.options import HELP_GROUPS
 from trimformer.tables import error_console
@@ -44,22 +45,39 @@ def _place(command: Callable[..., None]) -> tuple[int, str, int]:
 _add_commands()
 
 
+@app.callback()
+def _check_processes(context: typer.Context) -> None:
+    name = context.invoked_subcommand or ""
+    command = plugins.provided("commands").get(name)
+    if ranks.count() > 1 and not getattr(command and import_module(command.__module__), "MANY_PROCESSES", False):
+        raise InvalidOption(f"{name} works in one process: start it without torchrun")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2, Ctrl-C is exit code 130."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # else every attempt to reach the hub is told
     try:
+        with launched() as launch:
+            _run(arguments, launch)
+    except ProcessLost as error:  # the processes of this launch did not meet
+        _end(str(error), MISTAKE, Launch())
+
+
+def _run(arguments: Sequence[str] | None, launch: Launch) -> None:
+    try:
         typed = command_line(sys.argv[1:] if arguments is None else arguments)
-        ended = app(arguments, prog_name="trimformer", standalone_mode=False, obj=typed)
+        with launch.only_first_prints():
+            ended = app(arguments, prog_name="trimformer", standalone_mode=False, obj=typed)
     except TrimformerError as error:
-        _end(str(error), MISTAKE)
+        _end(str(error), MISTAKE, launch, lost=isinstance(error, ProcessLost))
     except UsageError as error:
-        _end(_usage(error), MISTAKE)
+        _end(_usage(error), MISTAKE, launch)
     except (typer.Abort, KeyboardInterrupt):
         ended = INTERRUPTED
     if ended == INTERRUPTED:  # newer versions of typer return it
-        _end("interrupted", INTERRUPTED)
+        _end("interrupted", INTERRUPTED, launch)
 
 
 def _usage(error: Any) -> str:
@@ -69,7 +87,9 @@ def _usage(error: Any) -> str:
     return f"{error.format_message()} Usage: {command} --help"
 
 
-def _end(message: str, code: int) -> NoReturn:
-    text = Text.assemble(("Error: ", "bold red"), " ".join(message.split()))
-    error_console.print(text, soft_wrap=True, highlight=False)
+def _end(message: str, code: int, launch: Launch, *, lost: bool = False) -> NoReturn:
+    if launch.speaks(lost=lost):
+        process = "" if ranks.is_first() else f"process {ranks.index()}: "
+        text = Text.assemble(("Error: ", "bold red"), process, " ".join(message.split()))
+        error_console.print(text, soft_wrap=True, highlight=False)
     raise SystemExit(code)

@@ -42,6 +42,10 @@ class UnreachableTarget(TrimformerError):
     """A target, such as a largest loss of accuracy, that nothing tried can meet; says how near it came."""
 
 
+class ProcessLost(TrimformerError):
+    """Another of several processes that work together has ended, or never came."""
+
+
 def require_range(
     name: str, value: float, *, low: float = 0.0, high: float = math.inf, low_included: bool = True
 ) -> None:

@@ -13,6 +13,7 @@ from scipy.stats import bootstrap, rankdata
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trimformer import ranks
 from trimformer.batching import MAX_PADDED_TOKENS, length_sorted_indices, pad
 from trimformer.errors import DataError, NumericalError
 from trimformer.inputs import check_padding
@@ -60,6 +61,8 @@ def run(
 ) -> dict[str, list[Tensor]]:
     """What `read` takes from the model's output, by name, one CPU tensor a row, in the order of `features`.
 
+    Several processes share the rows, and all have the whole result.
+
     Raises:
         DataError: no rows, or padding that the model does not know.
         NumericalError: the model's output is NaN or infinite.
@@ -67,14 +70,18 @@ def run(
     if not features:
         raise DataError("no rows to evaluate on: give at least one")
     batches = length_sorted_indices(features, max_padded_tokens=max_padded_tokens)
-    found: dict[str, dict[int, Tensor]] = {}
+    own = ranks.own_places([len(indices) * len(features[indices[0]]["input_ids"]) for indices in batches])
+    found: dict[str, Tensor] = {}
     with inference(model):
-        for indices in batches if progress is None else progress(batches, "evaluating"):
+        for place in own if progress is None else progress(own, "evaluating"):
+            indices = batches[place]
             batch = pad([features[index] for index in indices], tokenizer, model.device)
             check_padding(model, [batch])
             for name, values in read(model(**batch), batch).items():
-                found.setdefault(name, {}).update(zip(indices, (value.cpu() for value in values), strict=True))
-    return {name: [_finite(values[index], name) for index in range(len(features))] for name, values in found.items()}
+                found |= {f"{name} {row}": value.cpu() for row, value in zip(indices, values, strict=True)}
+    found = ranks.gathered(found)
+    names = dict.fromkeys(name.rpartition(" ")[0] for name in found)
+    return {name: [_finite(found[f"{name} {row}"], name) for row in range(len(features))] for name in names}
 
 
 def metric(statistic: Statistic, *columns: Array | Sequence[float], seed: int = 0) -> Metric:

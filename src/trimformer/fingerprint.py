@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -11,7 +12,9 @@ from typing import Any
 import torch
 import transformers
 
+from trimformer import ranks
 from trimformer.cache import DIGEST_CHARACTERS
+from trimformer.errors import DataError
 from trimformer.interfaces import Batch
 from trimformer.job import Calibration
 
@@ -34,6 +37,30 @@ def measured_key(calibration: Calibration, name: str, method: Any) -> dict[str, 
         "version": f"{version('trimformer')}, format {FORMAT}",
         "computed_by": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
+
+
+def check_together(calibration: Calibration, name: str, method: Any) -> None:
+    """Refuse several processes that cannot work on one result.
+
+    Raises:
+        DataError: they were given different things, or there are more of them than batches.
+    """
+    if ranks.count() == 1:
+        return
+    key = measured_key(calibration, name, method) | {"options": asdict(method)}
+    texts = {f"{ranks.index()} {part}": json.dumps(value).encode() for part, value in key.items()}
+    found = ranks.gathered({about: torch.tensor(list(text), dtype=torch.uint8) for about, text in texts.items()})
+    others = range(1, ranks.count())
+    differing = [p for p in key if not all(torch.equal(found[f"0 {p}"], found[f"{other} {p}"]) for other in others)]
+    if differing:
+        raise DataError(
+            f"the processes were given different things ({', '.join(differing)}): give all of them the same"
+        )
+    if ranks.count() > len(calibration.batches):
+        raise DataError(
+            f"{ranks.count()} processes, but the calibration rows make {len(calibration.batches)} batches: start "
+            f"at most {len(calibration.batches)} processes, or use more --calibration-tokens"
+        )
 
 
 def fingerprint(batches: Sequence[Batch]) -> str:

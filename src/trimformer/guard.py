@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from datasets import Dataset
 
-from trimformer import plugins
+from trimformer import plugins, ranks
 from trimformer.errors import DataError, UnreachableTarget
 from trimformer.interfaces import Budget, PruningResult
 from trimformer.pipeline import Pruner
@@ -47,7 +47,7 @@ def smallest_within(
     for _ in range(STEPS):
         share = (low + high) / 2
         result = pruner.prune(Budget.of(cost, share, round_to=round_to))
-        lost = drop(before, project.evaluate(result.model, rows))
+        lost = ranks.agreed_number(drop(before, project.evaluate(result.model, rows)))
         if lost <= max_drop:
             best, high = result, share
             best.manifest["guard"] = {"max_drop": max_drop, "drop": lost, "rows": len(rows)}

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from trimformer import ranks
 from trimformer.batching import token_count
 from trimformer.boundary import Boundary
 from trimformer.calibration import check_finite
-from trimformer.interfaces import Batch, CostTables, Masks, Progress
+from trimformer.interfaces import Batch, CostTables, Masks, Measured, Progress
 from trimformer.reconstruction import Refit, RegressionSums, solve
 from trimformer.sites import Site
 from trimformer.structure import Structure
 from trimformer.surgery import cut_site, write_consumer
 
 SMALLEST_ALIGNING_RIDGE = 1e-6
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What statistics are collected from. `dense` is the model as it was given and is never changed."""
+    """What statistics are collected from. `dense` is the model as it was given and is never changed.
+
+    Every process has all batches. A method that runs only its `share` of them adds up what it collected, by `ranks`.
+    """
 
     dense: Structure
     batches: list[Batch]
@@ -46,6 +52,35 @@ class Calibration:
     def mean_length(self) -> float:
         """Mean number of tokens of a sequence, `T̄`."""
         return self.tokens / self.sequences
+
+    @cached_property
+    def places(self) -> list[int]:
+        """Which batches this process computes; all of them where it is alone."""
+        return ranks.own_places([batch["input_ids"].numel() for batch in self.batches])
+
+    def share(self, by_batch: Sequence[Part]) -> list[Part]:
+        """Of what there is by batch, the part of this process."""
+        return [by_batch[place] for place in self.places]
+
+    def by_batch(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Views of values by token, `(tokens, …)`, batch by batch."""
+        parts: tuple[Tensor, ...] = values.split([token_count([batch]) for batch in self.batches])
+        return parts
+
+    def by_site(
+        self, sites: Sequence[Site], description: str, compute: Callable[[Site], dict[str, Tensor]]
+    ) -> Measured:
+        """What is computed of each site alone, as `<site>.<name>`: processes share the sites; all have all of it."""
+        own = [sites[place] for place in ranks.own_places([float(site.features) ** 3 for site in sites])]
+        found = ranks.gathered(
+            {
+                f"{site.name}.{name}": values
+                for site in self.progress(own, description)
+                for name, values in compute(site).items()
+            }
+        )
+        order = {site.name: number for number, site in enumerate(sites)}
+        return {name: found[name] for name in sorted(found, key=lambda name: order[name.rpartition(".")[0]])}
 
 
 @dataclass(frozen=True)
@@ -72,19 +107,23 @@ class Job(Calibration):
 class Walk:
     """Dense model and student bottom-up in step. At every site: `align`, `cut`, `regression`, `solve`; then `leave`.
 
+    Several processes share the batches; students stay the same to the last bit, as the first process has them.
     Memory: that of both boundaries, and from `align` to `regression` as much again for the targets.
     """
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.dense = Boundary(job.dense, job.batches)
-        self.student = Boundary(job.student, job.batches)
+        self.batches = job.share(job.batches)
+        self.dense = Boundary(job.dense, self.batches)
+        self.student = Boundary(job.student, self.batches)
         self.dense.settle()
         self._targets: dict[int, Tensor] = {}
 
-    def cut(self, site: Site, mask: Tensor) -> None:
-        """Remove units of the student's site."""
-        cut_site(self.job.student, site, mask)
+    def cut(self, site: Site, mask: Tensor) -> Tensor:
+        """Remove units of the student's site; the mask by which it was done, that of the first process."""
+        chosen = ranks.agreed(mask)
+        cut_site(self.job.student, site, chosen)
+        return chosen
 
     @torch.no_grad()
     def align(self, site: Site, *, ridge: float, intercept: bool) -> None:
@@ -97,13 +136,14 @@ class Walk:
         if site == self.job.student.sites[0]:
             return
         width = self.job.student.width
-        sums = RegressionSums(width, width, self.job.student.model.device)
-        for index in range(len(self.job.batches)):
+        sums = RegressionSums(width, width, self.job.student.model.device, ranks.agreed)
+        for index in range(len(self.batches)):
             read, self._targets[index] = self.dense.across(index, site)
             sums.add(self.student.entering(index, site).float(), read.float())
+        ranks.add_up(sums.products)
         check_finite(sums.products, site.name)
         identity = torch.eye(width, device=sums.products.device)
-        fit = solve(
+        fit = _solve(
             sums, identity, identity.new_zeros(width), site=site.name,
             ridge=self._raised(max(ridge, SMALLEST_ALIGNING_RIDGE), sums),
             intercept=intercept and all(producer.bias for producer in site.producers),
@@ -121,17 +161,18 @@ class Walk:
 
         Args:
             site: the one the walk stands at; as much of it enters as is not yet cut.
-            weights: how much each token counts, `(tokens,)` by batch; None counts all alike.
+            weights: how much each token counts, `(tokens,)` by batch of this walk; None counts all alike.
         """
         weight = self.job.student.consumer_weight(site)
         features, width = weight.shape
-        sums = RegressionSums(features, width, weight.device)
-        for index in range(len(self.job.batches)):
+        sums = RegressionSums(features, width, weight.device, ranks.agreed)
+        for index in range(len(self.batches)):
             residual, inputs = self.student.before(index, site)
             if index not in self._targets:
                 _, self._targets[index] = self.dense.across(index, site)
             target = self._targets.pop(index) - residual.float()
             sums.add(inputs.float(), target, None if weights is None else weights[index])
+        ranks.add_up(sums.products)
         check_finite(sums.products, site.name)
         return sums
 
@@ -143,7 +184,7 @@ class Walk:
         weight, bias = self.job.student.consumer_weight(site), self.job.student.consumer_bias(site)
         fixed = weight.new_zeros(weight.shape[1]) if bias is None else bias
         intercept = intercept and not (self.job.stock and bias is None)
-        return solve(sums, weight, fixed, ridge=self._raised(ridge, sums), intercept=intercept, site=site.name)
+        return _solve(sums, weight, fixed, ridge=self._raised(ridge, sums), intercept=intercept, site=site.name)
 
     def _raised(self, ridge: float, sums: RegressionSums) -> float:
         return ridge * max(1.0, sums.features / self.job.tokens)
@@ -168,10 +209,16 @@ def cut_and_refit(job: Job, masks: Masks, *, tune: bool, ridge: float, intercept
     """Cut the student to given masks, refitting every consumer from the bottom up where `tune` is set."""
     if not tune:
         for site in job.student:
-            cut_site(job.student, site, masks[site.name])
+            cut_site(job.student, site, ranks.agreed(masks[site.name]))
         return
     walk = Walk(job)
     for site in job.progress(job.student.sites, "refitting"):
         walk.cut(site, masks[site.name])
         walk.solve(site, walk.regression(site), ridge=ridge, intercept=intercept)
         walk.leave(site)
+
+
+def _solve(sums: RegressionSums, prior: Tensor, bias: Tensor, *, ridge: float, intercept: bool, site: str) -> Refit:
+    """The solution as the first process has it: libraries may round the same sums differently elsewhere."""
+    own = solve(sums, prior, bias, ridge=ridge, intercept=intercept, site=site)
+    return Refit(ranks.agreed(own.weight), ranks.agreed(own.bias))

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
-import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from trimformer import ranks
 from trimformer.batching import random_batch
 from trimformer.calibration import frozen
 from trimformer.interfaces import Batch, Progress, Workload
@@ -48,6 +48,8 @@ def measure(
 ) -> dict[str, Latency]:
     """Time of one forward pass over the same batch for several models, interleaved run by run.
 
+    Of several processes the first measures, while the others wait.
+
     Args:
         models: whatever is called as `model(**batch)`: a transformers model, one that is compiled, an `OnnxModel`.
         batch: on the device of the models.
@@ -55,20 +57,19 @@ def measure(
         warmup: passes before these.
         progress: wraps a sequence to show a bar.
     """
-    times: dict[str, list[float]] = {name: [] for name in models}
     rounds = range(warmup + runs)
-    for round_ in rounds if progress is None else progress(rounds, "measuring latency"):
-        for name, model in models.items():
-            milliseconds = _one_pass_ms(model, batch)
-            if round_ >= warmup:
-                times[name].append(milliseconds)
+    times = torch.zeros(len(rounds), len(models), dtype=torch.float64)
+    if ranks.is_first():
+        for round_ in rounds if progress is None else progress(rounds, "measuring latency"):
+            times[round_] = torch.tensor([_one_pass_ms(model, batch) for model in models.values()])
+    by_model = ranks.agreed(times)[warmup:].T.tolist()
     rows, length = batch["input_ids"].shape
     device = str(batch["input_ids"].device)
     return {
         name: Latency(
             **quartiles(values), runs=runs, rows=rows, length=length, device=device, threads=torch.get_num_threads(),
         )
-        for name, values in times.items()
+        for name, values in zip(models, by_model, strict=True)
     }  # fmt: skip
 
 

@@ -14,13 +14,13 @@ import torch
 import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer import plugins
+from trimformer import plugins, ranks
 from trimformer.batching import only, split_batches, tokens_at_once
 from trimformer.cache import MeasuredCache
 from trimformer.calibration import check_activations
 from trimformer.correction import pruned_as_measured
 from trimformer.errors import InvalidOption, TrimformerError
-from trimformer.fingerprint import fingerprint, measured_key
+from trimformer.fingerprint import check_together, fingerprint, measured_key
 from trimformer.inputs import Data, calibration_batches, check_inputs, check_padding, workload_of
 from trimformer.interfaces import (
     LABELS,
@@ -134,6 +134,7 @@ class Pruner:
         check_padding(model, batches)
         check_activations(dense, batches[0])
         self.calibration = Calibration(dense, batches, seed, progress or (lambda items, _: items), labels=labels)
+        check_together(self.calibration, method, self.method)
         self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
         self.cache = cache
         self.measuring = Used()
@@ -170,7 +171,7 @@ class Pruner:
         dense, progress = self.calibration.dense.model, self.calibration.progress
         return pruned_as_measured(
             lambda share: self._prune(budget, share),
-            lambda model: cost.kept(dense, model, self.workload, progress),
+            lambda model: ranks.agreed_number(cost.kept(dense, model, self.workload, progress)),
             lowest=self.prices(budget.cost).floor,
             asked=budget.keep_fraction,
         )
@@ -189,10 +190,10 @@ class Pruner:
         )  # fmt: skip
         measured = self.measured
         with watching_resources(dense.model.device) as pruning:
-            masks = self.method.prune(job, measured)
+            masks = ranks.agreed_masks(self.method.prune(job, measured))
             if budget.uniform:
                 job = uniform_job(job, masks)
-                masks = prune_uniformly(self.method, job, measured)
+                masks = ranks.agreed_masks(prune_uniformly(self.method, job, measured))
         (describe_stock if budget.uniform else describe_cut)(job.student, masks)
         _verify_budget(job, masks)
         reached = prices.of_sum(total_cost(masks, prices.tables)) / prices.total
@@ -241,6 +242,7 @@ class Pruner:
                 "fingerprint": fingerprint(job.batches),
             },
             "workload": asdict(self.workload),
+            "processes": ranks.count(),
             "versions": versions(),
         }  # fmt: skip
 

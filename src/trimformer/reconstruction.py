@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,19 +19,29 @@ class RegressionSums:
 
     Float32 matrix products, of the symmetric part little more than half; memory `features × (features + outputs)`.
     Inputs are shifted by their mean over the first batch before they are multiplied, so that the covariance does not
-    drown in the rounding of large means.
+    drown in the rounding of large means. Where sums over parts of the rows are added up afterwards, `agree` makes one
+    shift for all of them out of each part's own.
     """
 
-    def __init__(self, features: int, outputs: int, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        features: int,
+        outputs: int,
+        device: torch.device | str,
+        agree: Callable[[Tensor], Tensor] = lambda shift: shift,
+    ) -> None:
         self.features = features
+        self._agree = agree
+        self._begun = False
         size = features + 1
         self.products = torch.zeros(size, size + outputs, dtype=torch.float64, device=device)
         self.shift = torch.zeros(features, dtype=torch.float64, device=device)
 
     def add(self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
         """Add the rows of a batch, padding already removed; each counts once, or `weights` `(tokens,)` times."""
-        if not self.tokens:
-            self.shift = inputs.double().mean(0).float().double()
+        if not self._begun:
+            self._begun = True
+            self.shift = self._agree(inputs.double().mean(0).float().double())
         shifted = torch.cat([inputs - self.shift.to(inputs), inputs.new_ones(len(inputs), 1)], dim=1)
         weighted = shifted if weights is None else shifted * weights[:, None]
         right = torch.cat([shifted, targets], dim=1)

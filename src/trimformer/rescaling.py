@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from trimformer import ranks
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.interfaces import Batch, Masks
 from trimformer.job import Job, Walk, cut_and_refit
@@ -77,7 +78,7 @@ def cut_and_rescale(job: Job, masks: Masks, teacher: Masks | None, *, damping: f
         if teacher is None:
             cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
         else:
-            rescale(job, masks, teacher, damping=damping)
+            rescale(job, ranks.agreed_masks(masks), ranks.agreed_masks(teacher), damping=damping)
 
 
 def rescale(job: Job, masks: Masks, teacher: Masks, *, damping: float) -> None:
@@ -91,12 +92,13 @@ def rescale(job: Job, masks: Masks, teacher: Masks, *, damping: float) -> None:
     """
     last = job.dense.sites[-1].name
     only_read = tokens_read(job.dense, job.batches)
+    counting = None if only_read is None else job.share(only_read)
     with masked(job.dense, teacher):
         walk = Walk(job)
         for site in job.progress(job.student.sites, "rescaling"):
             walk.cut(site, masks[site.name])
             if bool(masks[site.name].any()) and (site.kind, site.block) != ("head", 0):
-                sums = walk.regression(site, only_read if site.name == last else None)
+                sums = walk.regression(site, counting if site.name == last else None)
                 _scale(job.student, site, sums, int(masks[site.name].sum()), damping)
             walk.leave(site)
 
@@ -143,5 +145,5 @@ def _scale(student: Structure, site: Site, sums: RegressionSums, units: int, dam
     system = unit_system(sums, weight, weight.new_zeros(weight.shape[1]) if bias is None else bias, units)
     check_finite(system.right, site.name)
     scales = unit_scales(system, damping, site.name)
-    if scales is not None:
-        weight.mul_(scales.repeat_interleave(site.unit_width)[:, None].to(weight))
+    agreed = ranks.agreed(torch.ones_like(system.right) if scales is None else scales)
+    weight.mul_(agreed.repeat_interleave(site.unit_width)[:, None].to(weight))

@@ -1,4 +1,7 @@
-"""What several commands do: load a model, gather a project, save a result, report it."""
+"""What several commands do: load a model, gather a project, save a result, report it.
+
+Of several processes only the first writes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer import checkpoint, plugins, tables, upload
+from trimformer import checkpoint, plugins, ranks, tables, upload
 from trimformer.interfaces import Progress, Task
 from trimformer.manifest import as_text
 from trimformer.project import Project, TaskResult
@@ -34,6 +37,8 @@ def gather(model: str, task: str, data: str | None, max_length: int | None, devi
 
 def save(result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwrite: bool) -> None:
     """Write the pruned model as a checkpoint, in the precision and with the extra files of its source."""
+    if not ranks.is_first():
+        return
     checkpoint.save(
         result.pruning.model, out, tokenizer=tokenizer, manifest=result.pruning.manifest, overwrite=overwrite,
         dtype=checkpoint.stored_dtype(source), extra_files=checkpoint.sentence_transformers_files(source),
@@ -68,12 +73,15 @@ def check_asked(report: Path | None, push_to_hub: str | None = None, *, overwrit
 
 def write_report(html: str, report: Path) -> None:
     """Write a report page, and say where it is."""
-    page.write(html, report)
+    if ranks.is_first():
+        page.write(html, report)
     tables.say(f"report: {report}")
 
 
 def push(out: Path, repo: str) -> None:
     """Upload a saved checkpoint, and say where it is."""
+    if not ranks.is_first():
+        return
     tables.say(f"uploading {out} to {repo} …")
     tables.say(f"uploaded: {upload.push(out, repo)}")
 

@@ -22,6 +22,8 @@ LAYERS = (
     ("interfaces", "sites"),
     (
         "plugins",
+        "ranks",
+        "launch",
         "cache",
         "options",
         "method_options",

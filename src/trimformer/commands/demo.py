@@ -26,6 +26,7 @@ from trimformer.report.page import checkpoint_page
 from trimformer.tables import error_console, progress_bars
 
 HELP_PLACE = ("About", 2)
+MANY_PROCESSES = True
 
 
 def demo_command(

@@ -13,6 +13,7 @@ from trimformer.project import evaluate, plain
 from trimformer.tables import error_console, out_console, progress_bars
 
 HELP_PLACE = ("Measure", 1)
+MANY_PROCESSES = True
 
 
 def evaluate_command(

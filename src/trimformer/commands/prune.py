@@ -47,6 +47,7 @@ from trimformer.tables import error_console, progress_bars
 from trimformer.training import run as training_run
 
 HELP_PLACE = ("Make it smaller", 1)
+MANY_PROCESSES = True
 TOGETHER = (
     "--train, --dense-too and --resume belong to --then-finetune, which takes --flops, --params or --latency and goes "
     "with none of --cache, --report and --push-to-hub"

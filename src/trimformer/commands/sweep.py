@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from trimformer import checkpoint, frontier, steps, tables
+from trimformer import checkpoint, frontier, ranks, steps, tables
 from trimformer.cache import MeasuredCache, default_folder
 from trimformer.method_options import make_method
 from trimformer.options import (
@@ -35,6 +35,7 @@ from trimformer.report.page import sweep_page
 from trimformer.tables import error_console, out_console, progress_bars
 
 HELP_PLACE = ("Make it smaller", 2)
+MANY_PROCESSES = True
 DEFAULT_SHARES = "0.8,0.6,0.4,0.2"
 
 
@@ -86,7 +87,8 @@ def sweep_command(
             result.pruning.manifest |= {"source": model, "task": task, "data": data or "hub", "command": context.obj}
             steps.save(result, model, project.tokenizer, target, overwrite=overwrite)
             results.append(result)
-    frontier.write(results, out)
+    if ranks.is_first():
+        frontier.write(results, out)
     if report is not None:
         steps.write_report(sweep_page([result.pruning.manifest for result in results]), report)
     tables.warn(results)

@@ -26,6 +26,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from trimformer import ranks
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.clustering import dendrogram, redundant_units, removal_order, similarity
 from trimformer.errors import InvalidOption, require_range
@@ -67,12 +68,15 @@ class DualCP:
         """By site: `merges`, its dendrogram, and `activity`, the mean absolute activation of every unit."""
         with frozen(calibration.dense.model):
             inputs = _inputs_at(calibration, drawn_tokens(calibration.tokens, self.tokens, calibration.seed))
-        measured: dict[str, Tensor] = {}
-        for site in calibration.progress(calibration.dense.occupied, "clustering"):
+
+        def clusters(site: Site) -> dict[str, Tensor]:
             hidden = inputs.pop(site.name)
-            measured[f"{site.name}.merges"] = dendrogram(similarity(hidden, site.units))
-            measured[f"{site.name}.activity"] = hidden.abs().mean(0).reshape(site.units, -1).mean(1).cpu()
-        return measured
+            return {
+                "merges": dendrogram(similarity(hidden, site.units)),
+                "activity": hidden.abs().mean(0).reshape(site.units, -1).mean(1).cpu(),
+            }
+
+        return calibration.by_site(calibration.dense.occupied, "clustering", clusters)
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Split the budget, cut the dendrograms of heads and of neurons, keep one unit of each cluster."""
@@ -145,21 +149,22 @@ def drawn_tokens(tokens: int, wanted: int, seed: int) -> Tensor:
 def _inputs_at(calibration: Calibration, drawn: Tensor) -> dict[str, Tensor]:
     """The consumers' inputs at the drawn tokens, `(drawn, features)` by site; no other token is kept."""
     sites = calibration.dense.occupied
-    inputs: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    device, count = calibration.dense.model.device, int(drawn.sum())
+    inputs = {site.name: torch.zeros(count, site.features, dtype=torch.float64, device=device) for site in sites}
+    places = calibration.by_batch(torch.where(drawn, drawn.cumsum(0) - 1, -1).to(device))
 
     def see_input(site: Site, hidden: Tensor) -> None:
         real = hidden[rows]
         check_finite(real, site.name)
-        inputs[site.name].append(real[here].double())
+        inputs[site.name][here[here >= 0]] = real[here >= 0].double()
 
-    start = 0
-    for batch in calibration.progress(calibration.batches, "collecting activations"):
-        rows = batch["attention_mask"].bool()
-        here = drawn[start : start + int(rows.sum())].to(rows.device)
-        start += len(here)
+    given = calibration.share(list(zip(calibration.batches, places, strict=True)))
+    for batch, own_places in calibration.progress(given, "collecting activations"):
+        rows, here = batch["attention_mask"].bool(), own_places
         with torch.no_grad(), watching(calibration.dense, sites, inputs=see_input):
             calibration.dense.model(**batch)
-    return {name: torch.cat(parts) for name, parts in inputs.items()}
+    ranks.add_up(*inputs.values())
+    return inputs
 
 
 def _up(value: float) -> float:

@@ -17,6 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from trimformer import ranks
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.errors import UnreachableTarget, require_range
 from trimformer.interfaces import Masks, Measured
@@ -63,18 +64,20 @@ class KCM:
             activity[site.name] += hidden[rows].float().abs().sum(0).double().cpu()
 
         with frozen(dense.model), torch.no_grad():
-            for batch in calibration.progress(calibration.batches, "measuring activity"):
+            for batch in calibration.progress(calibration.share(calibration.batches), "measuring activity"):
                 rows = batch["attention_mask"].bool()
                 with watching(dense, sites, inputs=see):
                     dense.base(**batch)
-        measured = {}
-        for site in calibration.progress(sites, "representing neurons"):
+        ranks.add_up(*activity.values())
+
+        def score(site: Site) -> dict[str, Tensor]:
             check_finite(activity[site.name], site.name)
             weights = dense.unit_weights(site)[:, 0].float()
             representative = convex_representation(weights, self.sigma, self.tolerance).double().cpu()
             activity_of = activity[site.name] / activity[site.name].mean().clamp(min=SILENT)
-            measured[f"{site.name}.score"] = representative * activity_of
-        return measured
+            return {"score": representative * activity_of}
+
+        return calibration.by_site(sites, "representing neurons", score)
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Keep all heads and the best neurons; rescale."""

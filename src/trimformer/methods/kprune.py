@@ -26,6 +26,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from trimformer import ranks
 from trimformer.boundary import Boundary
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.errors import InvalidOption, require_range
@@ -90,9 +91,8 @@ class KPrune:
                 if not (self.one_shot and chosen):
                     scores = self.knowledge(job, walk.student, teacher, sites[position:])
                     chosen = keep_best(scores, job.costs, left)
-                masks[site.name] = chosen[site.name]
+                masks[site.name] = walk.cut(site, chosen[site.name])
                 left -= total_cost({site.name: masks[site.name]}, job.costs)
-                walk.cut(site, masks[site.name])
                 if self.tune:
                     walk.solve(site, walk.regression(site), ridge=self.ridge, intercept=self.intercept)
                 walk.leave(site)
@@ -116,18 +116,19 @@ class KPrune:
             rows = hidden.flatten(0, 1) if token_mask is None else hidden[token_mask]
             moments[site.name] += unit_second_moments(rows.float(), site.units).double().cpu()
 
-        for index in range(len(job.batches)):
-            mask = job.batches[index]["attention_mask"].bool()
+        for index, batch in enumerate(student.batches):
+            mask = batch["attention_mask"].bool()
             token_mask = None if bool(mask.all()) else mask
             with watching(job.student, sites, input_gradients=see), torch.enable_grad():
                 loss = self._loss(job, student, teacher, index)
                 if sites:
                     loss.backward()
+        ranks.add_up(*squares.values(), *moments.values())
         scores = {s.name: self._score(job, s, squares[s.name], moments[s.name]) for s in sites}
         return scores | {site.name: torch.zeros(0) for site in job.student if site.name not in scores}
 
     def _loss(self, job: Job, student: Boundary, teacher: Callable[[int], Predictions], index: int) -> Tensor:
-        config, batch = job.student.model.config, job.batches[index]
+        config, batch = job.student.model.config, student.batches[index]
         target = teacher(index) if self.predictive == "kl" else None
         predicted = predictions(student.tail(index), batch, config)
         if target is None:

@@ -21,6 +21,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from trimformer import ranks
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.errors import require_range
 from trimformer.interfaces import Masks, Measured, Scores
@@ -64,13 +65,16 @@ class MaskTuning:
             sums[site.name].index_add_(0, here, mask_gradients(hidden, gradient, site.units).double().cpu())
 
         dense, rows = calibration.dense, [len(batch["input_ids"]) for batch in calibration.batches]
-        given = list(zip(calibration.batches, calibration.labels or [], owners.split(rows), strict=True))
+        given = calibration.share(
+            list(zip(calibration.batches, calibration.labels or [], owners.split(rows), strict=True))
+        )
         with frozen(dense.model):
             for batch, labels, members in calibration.progress(given, "measuring gradients"):
                 here = members
                 with torch.enable_grad(), watching(dense, sites, input_gradients=see):
                     predicted = predictions(dense.model(**batch), batch, dense.model.config)
                     task_loss(predicted, labels).sum().backward()
+        ranks.add_up(*sums.values())
         for site in sites:
             check_finite(sums[site.name], site.name)
         return {f"{site.name}.gradients": sums[site.name] / sizes for site in sites}
@@ -79,8 +83,11 @@ class MaskTuning:
         """Search, exchange, rescale."""
         masks = _searched(job, measured)
         if self.rearrange:
-            for site in job.progress(job.dense.occupied, "rearranging"):
-                masks[site.name] = rearranged(masks[site.name], measured[f"{site.name}.gradients"])
+            exchanged = job.by_site(
+                job.dense.occupied, "rearranging",
+                lambda site: {"mask": rearranged(masks[site.name], measured[f"{site.name}.gradients"])},
+            )  # fmt: skip
+            masks |= {site.name: exchanged[f"{site.name}.mask"] for site in job.dense.occupied}
         teacher = _searched(teacher_job(job), measured) if self.tune else None
         cut_and_rescale(job, masks, teacher, damping=self.damping)
         return masks

@@ -23,6 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from trimformer import ranks
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.curves import RemovalCurve, damped, removal_curve
 from trimformer.errors import require_range
@@ -73,12 +74,15 @@ class Surgeon:
         """
         with frozen(calibration.dense.model):
             grams, metrics, energies = self._moments(calibration)
-            measured: dict[str, Tensor] = {}
-            for site in calibration.progress(calibration.dense.occupied, "removal curves"):
+
+            def curve(site: Site) -> dict[str, Tensor]:
                 weight = calibration.dense.consumer_weight(site)
-                curve = self._curve(site, grams.pop(site.name), metrics[site.name], weight)
-                measured |= {f"{site.name}.order": curve.order, f"{site.name}.cost": curve.cost}
-                measured |= {f"{site.name}.metric": metrics[site.name], f"{site.name}.energy": energies[site.name]}
+                found = self._curve(site, grams.pop(site.name), metrics[site.name], weight)
+                return {"order": found.order, "cost": found.cost}
+
+            measured = calibration.by_site(calibration.dense.occupied, "removal curves", curve)
+        for name, metric in metrics.items():
+            measured |= {f"{name}.metric": metric, f"{name}.energy": energies[name]}
         return measured
 
     def prune(self, job: Job, measured: Measured) -> Masks:
@@ -86,7 +90,7 @@ class Surgeon:
         curves = {
             s.name: RemovalCurve(measured[f"{s.name}.order"], measured[f"{s.name}.cost"]) for s in job.dense.occupied
         }
-        masks = job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit)
+        masks = ranks.agreed_masks(job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit))
         with frozen(job.dense.model), frozen(job.student.model):
             if not self.tune:
                 cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
@@ -105,12 +109,11 @@ class Surgeon:
             mask = torch.ones_like(mask).index_fill(0, order[: site.units - candidates], value=False)
         if self.align and kept:
             walk.align(site, ridge=self.ridge, intercept=self.intercept)
-        walk.cut(site, mask)
+        mask = walk.cut(site, mask)
         sums = walk.regression(site, self._token_weights(walk.job, measured.get(f"{site.name}.energy")))
         if candidates > kept:
             removed = self._least_useful(walk, site, sums, measured[f"{site.name}.metric"], candidates - kept)
-            chosen = torch.ones(candidates, dtype=torch.bool).index_fill(0, removed, value=False)
-            walk.cut(site, chosen)
+            chosen = walk.cut(site, torch.ones(candidates, dtype=torch.bool).index_fill(0, removed, value=False))
             sums = sums.select(feature_mask(site, chosen).nonzero()[:, 0].to(sums.products.device))
             mask = mask.clone().masked_scatter(mask, chosen)
         walk.solve(site, sums, ridge=self.ridge, intercept=self.intercept)
@@ -128,7 +131,7 @@ class Surgeon:
             return None
         energy = energy.to(job.dense.model.device)
         weights = (1 - self.focus) + self.focus * energy / energy.mean().clamp(min=1e-30)
-        return list(weights.split([int(batch["attention_mask"].sum()) for batch in job.batches]))
+        return job.share(job.by_batch(weights))
 
     def _moments(self, calibration: Calibration) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """By site: covariance of `h` over tokens, mean over sequences of `Σ_t g gᵀ`, and `‖g_t‖²` of every token.
@@ -137,9 +140,10 @@ class Surgeon:
         """
         device, width = calibration.dense.model.device, calibration.dense.width
         sites = calibration.dense.occupied
-        sums = {site.name: RegressionSums(site.features, 0, device) for site in sites}
+        sums = {site.name: RegressionSums(site.features, 0, device, ranks.agreed) for site in sites}
         metrics = {site.name: torch.zeros(width, width, dtype=torch.float64, device=device) for site in sites}
-        energies: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+        energies = {site.name: torch.zeros(calibration.tokens, device=device) for site in sites}
+        places = calibration.by_batch(torch.arange(calibration.tokens, device=device))
 
         def see_input(site: Site, hidden: Tensor) -> None:
             sums[site.name].add(hidden[rows].float(), nothing)
@@ -147,10 +151,11 @@ class Surgeon:
         def see_gradient(site: Site, gradient: Tensor) -> None:
             real = gradient[rows].float()
             metrics[site.name] += real.T @ real
-            energies[site.name].append(real.square().sum(1))
+            energies[site.name][here] = real.square().sum(1)
 
-        for batch in calibration.progress(calibration.batches, "measuring curvature"):
-            rows = batch["attention_mask"].bool()
+        given = calibration.share(list(zip(calibration.batches, places, strict=True)))
+        for batch, own_places in calibration.progress(given, "measuring curvature"):
+            rows, here = batch["attention_mask"].bool(), own_places
             nothing = torch.empty(int(rows.sum()), 0, device=device)
             with (
                 torch.enable_grad(),
@@ -158,10 +163,12 @@ class Surgeon:
             ):
                 predicted = predictions(calibration.dense.model(**batch), batch, calibration.dense.model.config)
                 fisher_loss(predicted, batch, calibration.seed).sum().backward()
+        for name, total in sums.items():
+            ranks.add_up(total.products, metrics[name], energies[name])
         return (
             {name: total.covariance if self.intercept else total.gram for name, total in sums.items()},
             {name: metric / calibration.sequences for name, metric in metrics.items()},
-            {name: torch.cat(energy) for name, energy in energies.items()},
+            energies,
         )
 
     def _curve(

@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from trimformer import checkpoint, plugins, steps, tables
+from trimformer import checkpoint, plugins, ranks, steps, tables
 from trimformer.errors import CheckpointError, InvalidOption
 from trimformer.interfaces import Budget, Progress, Task
 from trimformer.options import assignments
@@ -55,6 +55,8 @@ class Run:
     """As it was typed."""
 
     def __post_init__(self) -> None:
+        if ranks.count() > 1:
+            raise InvalidOption("fine-tuning works in one process: start it without torchrun")
         if self.dense_too and self.dense is None:
             raise InvalidOption("--dense-too needs to know the dense model: name it with --dense")
 
