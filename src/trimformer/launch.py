@@ -23,7 +23,8 @@ MEETING = timedelta(minutes=5)
 """How long the processes wait for each other at the start."""
 OWN_SECONDS, LOST_SECONDS = 2, 3
 """How long a process waits for another to say why all end: with an error of its own, and because of another's end."""
-SAID = "trimformer: why the run ends"
+LEAVING_SECONDS = 3
+SAID, LEFT = "trimformer: why the run ends", "trimformer: left"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,17 @@ def launched() -> Iterator[Launch]:
     try:
         yield Launch(store)
     finally:
-        dist.destroy_process_group()
+        ranks.leave()
+        _last_out(store, rank, size)
+
+
+def _last_out(store: Any, rank: int, size: int) -> None:
+    """The first process, which may keep the store, waits a little until the others need it no more."""
+    with suppress(RuntimeError):
+        if rank:
+            store.set(f"{LEFT} {rank}", "")
+        else:
+            store.wait([f"{LEFT} {other}" for other in range(1, size)], timedelta(seconds=LEAVING_SECONDS))
 
 
 def _end(_: int, __: FrameType | None) -> None:

@@ -43,6 +43,12 @@ def is_first() -> bool:
     return index() == 0
 
 
+def leave() -> None:
+    """End the group; whoever still waits for this process is told."""
+    _gloo_beside.cache_clear()
+    dist.destroy_process_group()
+
+
 def own_places(weights: Sequence[float]) -> list[int]:
     """Which of some items this process takes, so that all are taken and all processes have about as much to do."""
     return [place for place, owner in enumerate(shared_out(weights, count())) if owner == index()]

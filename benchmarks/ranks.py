@@ -1,0 +1,110 @@
+"""How much faster two processes prune than one, each with one thread, and how near their results are.
+
+    python benchmarks/ranks.py MODEL --task sst2 --data FOLDER [--tokens 20000] [--processes 1 2] [--runs 3]
+
+One and several processes take turns, each run in fresh processes. Seconds are those of the manifest: `measuring`, what
+serves every budget, and `pruning`, at 40 % of FLOPs; medians over runs. Written to `benchmarks/results/ranks.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import distributed as dist
+
+from trimformer import Budget, Project, Pruner, load_model, load_tokenizer, plugins, ranks
+from trimformer.latency import device_name
+
+RESULTS = Path(__file__).parent / "results" / "ranks.json"
+KEPT = 0.4
+STAGES = ("measuring", "pruning")
+
+
+def main() -> None:
+    """Measure, print, store."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="checkpoint folder")
+    parser.add_argument("--task", default="sst2")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--tokens", type=int, default=20_000)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", default=["surgeon", "kprune"])
+    arguments = parser.parse_args()
+    about = {"model": Path(arguments.model).name, "task": arguments.task, "tokens": arguments.tokens, "kept": KEPT}
+    facts: dict[str, Any] = {**about, "threads_of_a_process": 1, "device": device_name(torch.device("cpu"))}
+    for method in arguments.methods:
+        facts[method] = _compared(arguments, method)
+        print(method, json.dumps(facts[method], indent=2), flush=True)
+    RESULTS.write_text(json.dumps(facts, indent=2) + "\n")
+
+
+def _compared(arguments: argparse.Namespace, method: str) -> dict[str, Any]:
+    seconds: dict[int, dict[str, list[float]]] = {
+        count: {stage: [] for stage in STAGES} for count in arguments.processes
+    }
+    weights: dict[int, dict[str, torch.Tensor]] = {}
+    for _ in range(arguments.runs):
+        for count in arguments.processes:
+            with tempfile.TemporaryDirectory() as folder:
+                _in_processes(count, arguments, method, Path(folder))
+                manifest = json.loads((Path(folder) / "manifest.json").read_text())
+                weights[count] = load_file(Path(folder) / "weights.safetensors")
+            for stage in STAGES:
+                seconds[count][stage].append(manifest["seconds"][stage])
+    alone, *others = arguments.processes
+    found: dict[str, Any] = {f"{count} processes": seconds[count] for count in arguments.processes}
+    for count in others:
+        shares = {stage: median(seconds[count][stage]) / median(seconds[alone][stage]) for stage in STAGES}
+        both = {each: sum(median(seconds[each][stage]) for stage in STAGES) for each in (alone, count)}
+        found[f"time of {count} to {alone}"] = {**shares, "both": both[count] / both[alone]}
+        found[f"largest difference of {count} to {alone}"] = _largest_difference(weights[count], weights[alone])
+    return found
+
+
+def _in_processes(count: int, arguments: argparse.Namespace, method: str, folder: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_work, args=(index, count, arguments, method, folder)) for index in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+
+
+def _work(index: int, count: int, arguments: argparse.Namespace, method: str, folder: Path) -> None:
+    torch.set_num_threads(1)
+    if count > 1:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=index, world_size=count)
+    task = plugins.load("tasks", arguments.task)
+    model, tokenizer = load_model(arguments.model, task.auto_class), load_tokenizer(arguments.model)
+    rows = [task.rows(arguments.data, split) for split in ("train", "validation")]
+    labels = plugins.load("methods", method).needs_labels
+    drawn = Project(model, tokenizer, task, *rows).drawn(arguments.tokens, 0, labels=labels)
+    pruner = Pruner(model, drawn, method=method, tokenizer=tokenizer, calibration_tokens=None)
+    result = pruner.prune(Budget(flops=KEPT))
+    if ranks.is_first():
+        save_file(
+            {name: each.contiguous() for name, each in result.model.state_dict().items()},
+            folder / "weights.safetensors",
+        )
+        (folder / "manifest.json").write_text(json.dumps(result.manifest))
+    if count > 1:
+        dist.destroy_process_group()
+
+
+def _largest_difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float | str:
+    if any(first[name].shape != second[name].shape for name in first):
+        return "other units stay"
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Processes started together, by torchrun and by hand: one result, one message, and none goes on alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerBase
+
+from conftest import WORDS, TinyBert
+from trimformer import checkpoint, cli
+
+PATIENCE = 120
+"""Seconds after which a process hangs; a machine may be busy."""
+WEIGHT_TOLERANCE = 1e-5
+Processes = list["subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def model(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+    return checkpoint.save(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder, generator = tmp_path / "data", random.Random(0)  # noqa: S311  # words for a test
+    folder.mkdir()
+    for name, count in (("train", 2000), ("validation", 70)):
+        rows = [
+            {"sentence": " ".join(generator.choices(WORDS.split(), k=generator.randint(3, 9))), "label": row % 2}
+            for row in range(count)
+        ]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def started() -> Iterator[Processes]:
+    """Processes that a test starts; none outlives it."""
+    processes: Processes = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def prune(model: Path, data: Path, out: Path, *more: object) -> list[str]:
+    options = ["--task", "sst2", "--data", data, "--flops", 0.5, "--method", "kprune", "--out", out, *more]
+    return ["prune", str(model), *map(str, options)]
+
+
+def by_hand(processes: Processes, *commands: list[str]) -> Processes:
+    """Start a process for each command as a launcher would, all of one run."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(commands))}
+    for rank, command in enumerate(commands):
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "trimformer", *command],
+                env=os.environ | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            )
+        )  # fmt: skip
+    return processes
+
+
+def errors(processes: Processes) -> list[list[str]]:
+    """What each process said went wrong; all have failed, without a word on stdout and without a traceback."""
+    found = []
+    for process in processes:
+        out, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode not in {0, None}
+        assert out == ""
+        assert "Traceback" not in err
+        found.append([line for line in err.splitlines() if line.startswith("Error: ")])
+    return found
+
+
+def test_torchrun_writes_and_prints_what_one_process_does(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    cli.main([*prune(model, data, alone, "--calibration-tokens", 2000), "--json"])
+    one = json.loads(capsys.readouterr().out)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [*prune(model, data, together, "--calibration-tokens", 2000), "--json"]
+    done = subprocess.run(
+        [*command, "-m", "trimformer", *arguments], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("pruning sublayers …") == 1
+    two = json.loads(done.stdout)
+    assert (one["processes"], two["processes"]) == (1, 2)
+    for fact in ("units", "kept", "budget", "metrics", "calibration", "warnings"):
+        assert one[fact] == two[fact]
+    weights = load_file(together / "model.safetensors")
+    for name, values in load_file(alone / "model.safetensors").items():
+        torch.testing.assert_close(weights[name], values, atol=WEIGHT_TOLERANCE, rtol=0)
+    assert {path.name for path in tmp_path.iterdir()} == {"dense", "data", "alone", "together"}
+
+
+def test_a_mistake_is_said_once(model: Path, data: Path, tmp_path: Path, started: Processes) -> None:
+    command = prune(model, data, tmp_path / "small", "--set", "gamma=-1")
+    assert errors(by_hand(started, command, command)) == [["Error: gamma=-1.0 is out of range: it must be above 0"], []]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["compare", "latency"])
+def test_a_command_for_one_process_is_refused(command: str, tmp_path: Path, started: Processes) -> None:
+    first, second = errors(by_hand(started, *2 * [[command, str(tmp_path)]]))
+    assert (len(first), second) == (1, [])
+    assert f"{command} works in one process" in first[0]
+
+
+def test_an_error_of_one_process_ends_all(model: Path, data: Path, tmp_path: Path, started: Processes) -> None:
+    few = ("--calibration-tokens", 2000)
+    right, wrong = (prune(model, rows, tmp_path / "small", *few) for rows in (data, tmp_path / "nowhere"))
+    first, second = errors(by_hand(started, right, wrong))
+    assert (first, len(second)) == ([], 1)
+    assert second[0].startswith("Error: process 1: ")
+    assert "nowhere" in second[0]
+    assert {path.name for path in tmp_path.iterdir()} == {"dense", "data"}
+
+
+@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_killed_process_ends_all(killed: int, model: Path, data: Path, tmp_path: Path, started: Processes) -> None:
+    command = prune(model, data, tmp_path / "small", "--calibration-tokens", 15_000)
+    processes = by_hand(started, command, command)
+    assert processes[0].stderr is not None
+    assert any(line.startswith("pruning sublayers") for line in processes[0].stderr)
+    processes[killed].send_signal(signal.SIGKILL)
+    start = time.monotonic()
+    said = errors(processes)
+    assert time.monotonic() - start < PATIENCE
+    assert said[killed] == []
+    assert len(said[1 - killed]) == 1
+    assert "another process of this run has ended" in said[1 - killed][0]
+    assert {path.name for path in tmp_path.iterdir()} == {"dense", "data"}
