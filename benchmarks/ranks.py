@@ -2,8 +2,9 @@
 
     python benchmarks/ranks.py MODEL --task sst2 --data FOLDER [--tokens 20000] [--processes 1 2] [--runs 3]
 
-One and several processes take turns, each run in fresh processes. Seconds are those of the manifest: `measuring`, what
-serves every budget, and `pruning`, at 40 % of FLOPs; medians over runs. Written to `benchmarks/results/ranks.json`.
+One and several processes take turns, each run in fresh processes. Timed are `measuring`, what serves every budget, and
+`pruning`, at 40 % of FLOPs: `wall` seconds, and `cpu` seconds of the process that computes most, which tell more on a
+busy machine. Ratios are of medians. Written to `benchmarks/results/ranks.json`, method by method.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import tempfile
 from pathlib import Path
 from statistics import median
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -25,7 +28,9 @@ from trimformer.latency import device_name
 
 RESULTS = Path(__file__).parent / "results" / "ranks.json"
 KEPT = 0.4
-STAGES = ("measuring", "pruning")
+TIMES = ("measuring_wall", "measuring_cpu", "pruning_wall", "pruning_cpu")
+LEAST = 0.1
+"""Seconds of which a ratio tells something."""
 
 
 def main() -> None:
@@ -40,33 +45,31 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["surgeon", "kprune"])
     arguments = parser.parse_args()
     about = {"model": Path(arguments.model).name, "task": arguments.task, "tokens": arguments.tokens, "kept": KEPT}
-    facts: dict[str, Any] = {**about, "threads_of_a_process": 1, "device": device_name(torch.device("cpu"))}
+    about |= {"threads_of_a_process": 1, "device": device_name(torch.device("cpu"))}
     for method in arguments.methods:
-        facts[method] = _compared(arguments, method)
+        facts = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        facts[method] = about | _compared(arguments, method) | {"load_of_the_machine": os.getloadavg()[1]}
         print(method, json.dumps(facts[method], indent=2), flush=True)
-    RESULTS.write_text(json.dumps(facts, indent=2) + "\n")
+        RESULTS.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 def _compared(arguments: argparse.Namespace, method: str) -> dict[str, Any]:
-    seconds: dict[int, dict[str, list[float]]] = {
-        count: {stage: [] for stage in STAGES} for count in arguments.processes
-    }
+    runs: dict[int, list[dict[str, float]]] = {count: [] for count in arguments.processes}
     weights: dict[int, dict[str, torch.Tensor]] = {}
     for _ in range(arguments.runs):
         for count in arguments.processes:
             with tempfile.TemporaryDirectory() as folder:
                 _in_processes(count, arguments, method, Path(folder))
-                manifest = json.loads((Path(folder) / "manifest.json").read_text())
+                each = [json.loads((Path(folder) / f"{index}.json").read_text()) for index in range(count)]
                 weights[count] = load_file(Path(folder) / "weights.safetensors")
-            for stage in STAGES:
-                seconds[count][stage].append(manifest["seconds"][stage])
+            runs[count].append({what: max(seconds[what] for seconds in each) for what in each[0]})
+    medians = {count: {what: median(run[what] for run in runs[count]) for what in TIMES} for count in runs}
     alone, *others = arguments.processes
-    found: dict[str, Any] = {f"{count} processes": seconds[count] for count in arguments.processes}
+    found: dict[str, Any] = {"runs": {str(count): runs[count] for count in runs}}
     for count in others:
-        shares = {stage: median(seconds[count][stage]) / median(seconds[alone][stage]) for stage in STAGES}
-        both = {each: sum(median(seconds[each][stage]) for stage in STAGES) for each in (alone, count)}
-        found[f"time of {count} to {alone}"] = {**shares, "both": both[count] / both[alone]}
-        found[f"largest difference of {count} to {alone}"] = _largest_difference(weights[count], weights[alone])
+        ratios = {what: medians[count][what] / medians[alone][what] for what in TIMES if medians[alone][what] > LEAST}
+        difference = _largest_difference(weights[count], weights[alone])
+        found[f"{count} to {alone}"] = {**ratios, "largest_difference_of_weights": difference}
     return found
 
 
@@ -89,13 +92,18 @@ def _work(index: int, count: int, arguments: argparse.Namespace, method: str, fo
     labels = plugins.load("methods", method).needs_labels
     drawn = Project(model, tokenizer, task, *rows).drawn(arguments.tokens, 0, labels=labels)
     pruner = Pruner(model, drawn, method=method, tokenizer=tokenizer, calibration_tokens=None)
+    begin = perf_counter(), process_time()
+    _ = pruner.measured
+    between = perf_counter(), process_time()
     result = pruner.prune(Budget(flops=KEPT))
+    end = perf_counter(), process_time()
+    seconds = [between[0] - begin[0], between[1] - begin[1], end[0] - between[0], end[1] - between[1]]
+    (folder / f"{index}.json").write_text(json.dumps(dict(zip(TIMES, seconds, strict=True))))
     if ranks.is_first():
         save_file(
             {name: each.contiguous() for name, each in result.model.state_dict().items()},
             folder / "weights.safetensors",
         )
-        (folder / "manifest.json").write_text(json.dumps(result.manifest))
     if count > 1:
         dist.destroy_process_group()
 

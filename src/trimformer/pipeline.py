@@ -65,6 +65,8 @@ def prune(
 ) -> PruningResult:
     """Make a model smaller; the model given stays as it is.
 
+    Several processes of a group share the work, and all get the result: each calls this, with the same arguments.
+
     Args:
         model: a fine-tuned transformers model, dense or already pruned.
         data: what to calibrate on: strings (with `tokenizer`), encoded rows (`input_ids`, …), a Dataset with these
