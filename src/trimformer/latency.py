@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
