@@ -85,7 +85,7 @@ def launched() -> Iterator[Launch]:
     try:
         yield Launch(store)
     finally:
-        ranks.leave()
+        dist.destroy_process_group()
         _last_out(store, rank, size)
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import lru_cache
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from safetensors.torch import load, save
@@ -26,6 +26,8 @@ from trimformer.interfaces import Measured
 
 PATIENCE = timedelta(hours=6)
 """How long a process waits for one that lives but does not come; one that ends is noticed at once."""
+_GROUPS: WeakValueDictionary[int, Any] = WeakValueDictionary()
+"""By the group of all processes, ours beside it; both live until PyTorch is told to destroy them, and no longer."""
 
 
 def count() -> int:
@@ -41,12 +43,6 @@ def index() -> int:
 def is_first() -> bool:
     """Whether this is the one process that decides, writes and speaks."""
     return index() == 0
-
-
-def leave() -> None:
-    """End the group; whoever still waits for this process is told."""
-    _gloo_beside.cache_clear()
-    dist.destroy_process_group()
 
 
 def own_places(weights: Sequence[float]) -> list[int]:
@@ -127,13 +123,11 @@ def _grouped() -> bool:
 
 
 def _group() -> Any:
-    return _gloo_beside(dist.group.WORLD)
-
-
-@lru_cache(maxsize=1)
-def _gloo_beside(_: Any) -> Any:
-    """A group of the same processes, made once for each group they are: gloo, and patient."""
-    return dist.new_group(backend="gloo", timeout=PATIENCE)
+    """A group of the same processes, made once: gloo, and patient."""
+    found = _GROUPS.get(id(dist.group.WORLD))
+    if found is None:
+        found = _GROUPS[id(dist.group.WORLD)] = dist.new_group(backend="gloo", timeout=PATIENCE)
+    return found
 
 
 @contextmanager
