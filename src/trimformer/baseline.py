@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from trimformer.calibration import frozen
 from trimformer.errors import require_range
-from trimformer.interfaces import Masks, Measured, Scores
+from trimformer.interfaces import Backward, Masks, Measured, Scores
 from trimformer.job import Calibration, Job, cut_and_refit
 from trimformer.search import keep_best
 
@@ -19,6 +19,7 @@ class Baseline(ABC):
 
     measured_by: ClassVar[tuple[str, ...]] = ()
     needs_labels: ClassVar[bool] = False
+    backward: ClassVar[Backward] = "none"
 
     tune: bool = False
     """Refit the output projections afterwards."""

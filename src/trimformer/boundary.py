@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from trimformer.calibration import input_replaced, only_blocks
+from trimformer.calibration import input_replaced, only_blocks, watching
 from trimformer.interfaces import Batch
 from trimformer.sites import Site
 from trimformer.structure import Structure
@@ -101,9 +101,16 @@ class Boundary:
             output = self._run_block(index, site)
         after = self._rows(index, seen["residual"]).float() + self._rows(index, seen["output"]).float()
         if last:
-            self.hidden[index] = output
-            self._ahead.add(index)
+            self._move_on(index, output)
         return self._rows(index, seen.get("entering", seen["residual"])), after
+
+    def consumed(self, index: int) -> dict[str, Tensor]:
+        """By site, what the consumers of the current block read: `(tokens, features)` of one batch, which moves on."""
+        seen: dict[str, Tensor] = {}
+        sites = [site for site in self.structure.occupied if site.block == self.block]
+        with watching(self.structure, sites, inputs=lambda site, hidden: seen.update({site.name: hidden})):
+            self._move_on(index, self._run_block(index))
+        return {name: self._rows(index, hidden) for name, hidden in seen.items()}
 
     def advance(self) -> None:
         """Move to the entrance of the next block; batches that moved on already do not run again."""
@@ -116,9 +123,20 @@ class Boundary:
         self._settled = False
         self.block += 1
 
+    def _move_on(self, index: int, output: Tensor) -> None:
+        self.hidden[index] = output
+        self._ahead.add(index)
+
+    def stand_at(self, block: int, hidden: list[Tensor]) -> None:
+        """Go to a block, with the hidden states that enter it by batch."""
+        self.block, self.hidden = block, hidden
+
     @torch.no_grad()
     def _run_block(self, index: int, site: Site | None = None) -> Tensor:
-        """Output of the current block; a hook on a site's modules that raises `_Reached` ends the run early."""
+        return self.block_output(index, site)
+
+    def block_output(self, index: int, site: Site | None = None) -> Tensor:
+        """Output of the current block on a batch; a hook on a site's modules may end the run early by `_Reached`."""
         seen = torch.empty(0)
 
         def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> NoReturn:

@@ -38,7 +38,8 @@ def frozen(model: nn.Module) -> Iterator[None]:
         for module, mode in training:
             module.training = mode
         for parameter in model.parameters():
-            parameter.requires_grad_(learning.get(parameter, True))
+            if not parameter.is_meta:
+                parameter.requires_grad_(learning.get(parameter, True))
 
 
 @contextmanager

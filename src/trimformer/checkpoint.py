@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 import transformers
@@ -18,32 +19,45 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer.errors import CheckpointError, InvalidOption, TrimformerError, first_line
 from trimformer.folders import whole_folder
 from trimformer.manifest import as_text
+from trimformer.offload import is_offloaded, like_offloaded, stored
+from trimformer.placement import Placement, find_device
 from trimformer.report.model_card import README, model_card
 
 MANIFEST = "trimformer.json"
 
 
-def load_model(name: str, auto_class: str | None = None, device: str = "cpu") -> PreTrainedModel:
-    """Load a model in float32 from a folder or (any other name) the hub.
+def load_model(
+    name: str, auto_class: str | None = None, device: str = "cpu", dtype: str = "float32"
+) -> PreTrainedModel:
+    """Load a model from a folder or (any other name) the hub.
 
     Args:
         name: a checkpoint folder, dense or pruned, or a hub name.
         auto_class: transformers' auto class; None takes the class that the checkpoint names.
         device: where to put it, such as `cpu` or `cuda`.
+        dtype: precision of its weights: `float32`, `bfloat16`, `float16`, or `auto`, that of the checkpoint.
 
     Raises:
-        InvalidOption: there is no such device.
+        InvalidOption: there is no such device or precision.
         CheckpointError: not a checkpoint, damaged, or without the weights of its task head.
     """
-    place = find_device(device)
-    model, report = load_with_report(name, auto_class)
+    return place_model(name, auto_class, Placement(device=device, dtype=dtype))
+
+
+def place_model(name: str, auto_class: str | None, placement: Placement) -> PreTrainedModel:
+    """As `load_model`, for what the command line calls where and how."""
+    device = find_device(placement.device)
+    model, report = load_with_report(name, auto_class, dtype=placement.torch_dtype, **placement.spread)
     check_report(name, report)
-    model.to(place)  # type: ignore[arg-type]  # a device is one
+    if not placement.spread:
+        model.to(device)  # type: ignore[arg-type]  # a device is one
     return model
 
 
-def load_with_report(name: str, auto_class: str | None, **settings: Any) -> tuple[PreTrainedModel, Mapping[str, Any]]:
-    """A model in float32 on the CPU, and what its checkpoint lacked; `settings` are of its config.
+def load_with_report(
+    name: str, auto_class: str | None, *, dtype: Any = torch.float32, **settings: Any
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """A model on the CPU, and what its checkpoint lacked; `settings` are of its config.
 
     Raises:
         CheckpointError: not a checkpoint, or damaged.
@@ -51,7 +65,7 @@ def load_with_report(name: str, auto_class: str | None, **settings: Any) -> tupl
     with _loading(name), _silent_transformers():
         loader = getattr(transformers, auto_class) if auto_class else _own_class(name)
         loaded: Any = loader.from_pretrained(
-            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+            name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **settings
         )
     return loaded[0].eval(), loaded[1]
 
@@ -77,23 +91,6 @@ def _silent_transformers() -> Iterator[None]:
         transformers.logging.set_verbosity(before)
 
 
-def find_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the accelerator if there is one, else the CPU.
-
-    Raises:
-        InvalidOption: there is no such device on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
-        here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise InvalidOption(f"no device {name!r} on this machine; there is {', '.join(here)}") from None
-    return device
-
-
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer that belongs to a checkpoint.
 
@@ -116,6 +113,12 @@ def stored_dtype(name: str) -> torch.dtype:
     return torch.float32
 
 
+def dtype_to_store(model: PreTrainedModel, source: str) -> torch.dtype:
+    """The precision to save a model in: its own, or where it is in memory in float32, that of its source."""
+    own = model.dtype
+    return own if own is not torch.float32 or is_offloaded(model) else stored_dtype(source)
+
+
 _STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -123,7 +126,8 @@ _STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
 def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Round weights in place to what a precision can hold, so that storing in it changes nothing more."""
     for parameter in model.parameters():
-        parameter.copy_(parameter.to(dtype))
+        if parameter.dtype is not dtype:
+            parameter.copy_(parameter.to(dtype))
 
 
 def save(
@@ -158,8 +162,11 @@ def save(
     target = Path(out)
     check_writable(target, overwrite=overwrite)
     with whole_folder(target) as new:
-        weights = {name: values.to(dtype) for name, values in model.state_dict().items()} if dtype else None
-        model.save_pretrained(new, state_dict=weights)
+        converted = dtype not in (None, model.dtype)
+        weights = {name: values.to(dtype) for name, values in model.state_dict().items()} if converted else None
+        with catch_warnings():
+            simplefilter("ignore")  # that offloaded weights are loaded shard by shard
+            model.save_pretrained(new, state_dict=weights)
         if tokenizer is not None:
             tokenizer.save_pretrained(new)
         if manifest is not None:
@@ -226,14 +233,17 @@ def sentence_transformers_files(name: str) -> dict[str, Path]:
 
 def _verify(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:
     try:
-        loaded: Any = type(model).from_pretrained(folder, dtype=model.dtype, ignore_mismatched_sizes=True)
+        loaded: Any = type(model).from_pretrained(
+            folder, dtype=model.dtype, ignore_mismatched_sizes=True, **like_offloaded(model)
+        )
     except ValueError as error:
         raise CheckpointError(
             f"the checkpoint does not read back, nothing was written: {error}; report this"
         ) from error
     written = loaded.state_dict()
-    for name, values in model.state_dict().items():
-        if name not in written or not torch.equal(written[name], values.cpu().to(dtype).to(written[name].dtype)):
+    for name, values in stored(model, model.state_dict().items()):
+        _, found = next(stored(loaded, [(name, written[name])])) if name in written else (name, None)
+        if found is None or not torch.equal(found.cpu(), values.cpu().to(dtype).to(found.dtype)):
             raise CheckpointError(f"the checkpoint reads back with another {name}: nothing was written; report this")
 
 
@@ -243,9 +253,9 @@ def check_report(name: str, report: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: names the first of them.
     """
-    for parameter, stored, expected in sorted(report["mismatched_keys"]):
+    for parameter, found, expected in sorted(report["mismatched_keys"]):
         raise CheckpointError(
-            f"{name} is damaged: its weights {parameter} have the shape {tuple(stored)}, but its config.json says "
+            f"{name} is damaged: its weights {parameter} have the shape {tuple(found)}, but its config.json says "
             f"{tuple(expected)}; save it again, or load it with the number of labels that it was trained with"
         )
     absent = sorted(key for key in report["missing_keys"] if "pooler" not in key)

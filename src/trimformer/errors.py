@@ -38,6 +38,10 @@ class NumericalError(TrimformerError):
     """NaN, infinity or a singular system; names the site and the remedy."""
 
 
+class InsufficientMemory(TrimformerError):
+    """What was asked for needs more memory than there is; says how much, and what would need less."""
+
+
 class UnreachableTarget(TrimformerError):
     """A target, such as a largest loss of accuracy, that nothing tried can meet; says how near it came."""
 

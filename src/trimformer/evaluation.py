@@ -18,6 +18,7 @@ from trimformer.batching import MAX_PADDED_TOKENS, length_sorted_indices, pad
 from trimformer.errors import DataError, NumericalError
 from trimformer.inputs import check_padding
 from trimformer.interfaces import Batch, Features, Metric, Progress
+from trimformer.offload import device_of
 
 Array = NDArray[Any]
 Read = Callable[[Any, Batch], Mapping[str, Iterable[Tensor]]]
@@ -75,7 +76,7 @@ def run(
     with inference(model):
         for place in own if progress is None else progress(own, "evaluating"):
             indices = batches[place]
-            batch = pad([features[index] for index in indices], tokenizer, model.device)
+            batch = pad([features[index] for index in indices], tokenizer, device_of(model))
             check_padding(model, [batch])
             for name, values in read(model(**batch), batch).items():
                 found |= {f"{name} {row}": value.cpu() for row, value in zip(indices, values, strict=True)}

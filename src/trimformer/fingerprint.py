@@ -17,6 +17,7 @@ from trimformer.cache import DIGEST_CHARACTERS
 from trimformer.errors import DataError
 from trimformer.interfaces import Batch
 from trimformer.job import Calibration
+from trimformer.offload import stored
 
 FORMAT = 1
 """Raised when what a method measures changes its meaning."""
@@ -25,7 +26,7 @@ FORMAT = 1
 def measured_key(calibration: Calibration, name: str, method: Any) -> dict[str, Any]:
     """Everything that a measurement depends on."""
     weights = hashlib.sha256(calibration.dense.model.config.to_json_string().encode())
-    for path, values in calibration.dense.model.state_dict().items():
+    for path, values in stored(calibration.dense.model, calibration.dense.model.state_dict().items()):
         weights.update(path.encode())
         weights.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return {

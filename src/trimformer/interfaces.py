@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trimformer.structure import Structure
 
 Split = Literal["train", "validation"]
+Backward = Literal["none", "by block", "whole model"]
 Scores = dict[str, Tensor]
 """Importance per unit, by site name; higher = keep."""
 Masks = dict[str, Tensor]
@@ -126,6 +127,10 @@ class Method(Protocol):
     """Names of the options that `measure` reads: with these the same, what it measured can be reused."""
     needs_labels: ClassVar[bool]
     """Whether `calibration.labels` is read; only then are there any."""
+
+    @property
+    def backward(self) -> Backward:
+        """How far gradients go at a time: they take memory."""
 
     def measure(self, calibration: Calibration) -> Measured:
         """What no budget enters, and so serves every budget; empty if there is nothing."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TypeVar
+from functools import cached_property, wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from trimformer.sites import Site
 from trimformer.structure import Structure
 from trimformer.surgery import cut_site, write_consumer
 
+Step = TypeVar("Step", bound=Callable[..., Any])
 SMALLEST_ALIGNING_RIDGE = 1e-6
 Part = TypeVar("Part")
 
@@ -68,14 +69,17 @@ class Calibration:
         return parts
 
     def by_site(
-        self, sites: Sequence[Site], description: str, compute: Callable[[Site], dict[str, Tensor]]
+        self, sites: Sequence[Site], description: str | None, compute: Callable[[Site], dict[str, Tensor]]
     ) -> Measured:
-        """What is computed of each site alone, as `<site>.<name>`: processes share the sites; all have all of it."""
+        """What is computed of each site alone, as `<site>.<name>`: processes share the sites; all have all of it.
+
+        Without a description there is no bar.
+        """
         own = [sites[place] for place in ranks.own_places([float(site.features) ** 3 for site in sites])]
         found = ranks.gathered(
             {
                 f"{site.name}.{name}": values
-                for site in self.progress(own, description)
+                for site in (self.progress(own, description) if description else own)
                 for name, values in compute(site).items()
             }
         )
@@ -104,6 +108,17 @@ class Job(Calibration):
         return float(self.costs[site.name][-1]) / site.units if site.units else 1.0
 
 
+def _in_memory(step: Step) -> Step:
+    """A step of a walk with the weights of its site's block in memory, the dense model's and the student's."""
+
+    @wraps(step)
+    def held(walk: Walk, site: Site, *args: Any, **kwargs: Any) -> Any:
+        with walk.job.dense.in_memory(site.block), walk.job.student.in_memory(site.block):
+            return step(walk, site, *args, **kwargs)
+
+    return cast("Step", held)
+
+
 class Walk:
     """Dense model and student bottom-up in step. At every site: `align`, `cut`, `regression`, `solve`; then `leave`.
 
@@ -125,6 +140,7 @@ class Walk:
         cut_site(self.job.student, site, chosen)
         return chosen
 
+    @_in_memory
     @torch.no_grad()
     def align(self, site: Site, *, ridge: float, intercept: bool) -> None:
         """Let the student's producers read, as nearly as a linear map can tell it, what the dense model's read.
@@ -136,7 +152,7 @@ class Walk:
         if site == self.job.student.sites[0]:
             return
         width = self.job.student.width
-        sums = RegressionSums(width, width, self.job.student.model.device, ranks.agreed)
+        sums = RegressionSums(width, width, self.job.student.device, ranks.agreed)
         for index in range(len(self.batches)):
             read, self._targets[index] = self.dense.across(index, site)
             sums.add(self.student.entering(index, site).float(), read.float())
@@ -155,6 +171,7 @@ class Walk:
         for weight in weights:
             weight.copy_(fit.weight @ weight.double())
 
+    @_in_memory
     @torch.no_grad()
     def regression(self, site: Site, weights: Sequence[Tensor] | None = None) -> RegressionSums:
         """Sums to re-solve the student's consumer from, so that its residual stream is the dense model's.
@@ -176,6 +193,7 @@ class Walk:
         check_finite(sums.products, site.name)
         return sums
 
+    @_in_memory
     def solution(self, site: Site, sums: RegressionSums, *, ridge: float, intercept: bool) -> Refit:
         """The least-squares solution near the student's present weights; nothing is written.
 
@@ -189,6 +207,7 @@ class Walk:
     def _raised(self, ridge: float, sums: RegressionSums) -> float:
         return ridge * max(1.0, sums.features / self.job.tokens)
 
+    @_in_memory
     def solve(self, site: Site, sums: RegressionSums, *, ridge: float, intercept: bool) -> None:
         """Write the solution of a regression into the student's consumer."""
         refit = self.solution(site, sums, ridge=ridge, intercept=intercept)

@@ -18,6 +18,7 @@ from trimformer import ranks
 from trimformer.batching import random_batch
 from trimformer.calibration import frozen
 from trimformer.interfaces import Batch, Progress, Workload
+from trimformer.offload import device_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def measure_at(
 ) -> dict[str, Latency]:
     """Time of one forward pass over random tokens, of models with the same vocabulary on the same device."""
     first = next(iter(models.values()))
-    return measure(models, random_batch(first.config, workload, first.device), runs=runs, progress=progress)
+    return measure(models, random_batch(first.config, workload, device_of(first)), runs=runs, progress=progress)
 
 
 def quartiles(milliseconds: Sequence[float]) -> dict[str, float]:

@@ -50,9 +50,9 @@ def feature_mask(site: Site, mask: Tensor) -> Tensor:
 
 
 def _multiply_input(consumer: Projection, site: Site, mask: Tensor) -> RemovableHandle:
-    factor = feature_mask(site, mask).to(consumer.weight)
+    factor = feature_mask(site, mask)
 
     def multiply(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        return inputs[0] * factor
+        return inputs[0] * factor.to(inputs[0])
 
     return consumer.register_forward_pre_hook(multiply)

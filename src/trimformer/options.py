@@ -42,6 +42,15 @@ PushOption = Annotated[str | None, typer.Option(help="Upload the checkpoint to t
 MethodOption = Annotated[str, typer.Option(help="Pruning method; see `trimformer list`.")]
 TokensOption = Annotated[int, typer.Option(help="Calibrate on rows that hold this many tokens.", min=1)]
 DeviceOption = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, or auto: a GPU if there is one.")]
+DtypeOption = Annotated[
+    str, typer.Option(help="Precision of the weights: float32, bfloat16, float16, or auto: that of the checkpoint.")
+]
+DeviceMapOption = Annotated[
+    str | None, typer.Option(help="auto: spread the model over GPU, CPU memory and disk; pruned block by block.")
+]
+MaxMemoryOption = Annotated[
+    str | None, typer.Option(help="What a device map may fill, such as 0=10GiB,cpu=20GiB; else all that is free.")
+]
 CacheOption = Annotated[Path | None, typer.Option(help="Folder where measurements are kept for later runs.")]
 TrainOption = Annotated[
     list[str] | None,

@@ -21,6 +21,7 @@ from trimformer.calibration import check_activations
 from trimformer.correction import pruned_as_measured
 from trimformer.errors import InvalidOption, TrimformerError
 from trimformer.fingerprint import check_together, fingerprint, measured_key
+from trimformer.footprint import check_memory, pass_tokens
 from trimformer.inputs import Data, calibration_batches, check_inputs, check_padding, workload_of
 from trimformer.interfaces import (
     LABELS,
@@ -127,8 +128,8 @@ class Pruner:
         check_weights(dense)
         needed = self.method.needs_labels
         with asked_by(method):
-            given = calibration_batches(data, tokenizer, calibration_tokens, seed, model.device, labels=needed)
-        given = split_batches(given, tokens_at_once(model))
+            given = calibration_batches(data, tokenizer, calibration_tokens, seed, dense.device, labels=needed)
+        given = split_batches(given, min(tokens_at_once(model), pass_tokens(dense)))
         batches, labels = only(given, MODEL_INPUTS), only(given, LABELS) if needed else None
         if labels and dense.predicts_next_tokens:
             labels = of_next_tokens(labels)
@@ -138,6 +139,7 @@ class Pruner:
         self.calibration = Calibration(dense, batches, seed, progress or (lambda items, _: items), labels=labels)
         check_together(self.calibration, method, self.method)
         self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
+        check_memory(dense, batches, self.method)
         self.cache = cache
         self.measuring = Used()
         self._prices: dict[str, Prices] = {}
@@ -156,7 +158,7 @@ class Pruner:
         return found
 
     def _measure(self) -> Measured:
-        with watching_resources(self.calibration.dense.model.device) as self.measuring:
+        with watching_resources(self.calibration.dense.device) as self.measuring:
             return self.method.measure(self.calibration)
 
     def prune(self, budget: Budget) -> PruningResult:
@@ -184,14 +186,14 @@ class Pruner:
         if budget.uniform:
             check_uniform(dense)
         prices = self.prices(budget.cost)
+        measured = self.measured  # before the student takes its memory
         student = read_structure(copy.deepcopy(dense.model))
         job = Job(
             dense, calibration.batches, calibration.seed, calibration.progress, labels=calibration.labels,
             student=student, limit=prices.limit(share),
             costs=_rounded(dense, prices.tables, budget.round_to),
         )  # fmt: skip
-        measured = self.measured
-        with watching_resources(dense.model.device) as pruning:
+        with watching_resources(dense.device) as pruning:
             masks = ranks.agreed_masks(self.method.prune(job, measured))
             if budget.uniform:
                 job = uniform_job(job, masks)
@@ -234,6 +236,7 @@ class Pruner:
             "options": asdict(self.method),  # type: ignore[call-overload]  # every method is a dataclass
             "kept": self._kept_by_cost(masks),
             "model_class": type(job.student.model).__name__,
+            "dtype": str(job.student.model.dtype).removeprefix("torch."),
             "units": masks_summary(job.dense, masks),
             "patterns": patterns(masks),
             "parameters": {"dense": parameter_count(job.dense.model), "pruned": parameter_count(job.student.model)},

@@ -21,6 +21,7 @@ from trimformer.inputs import fitted
 from trimformer.interfaces import Features, Metrics, Progress, PruningResult, Task, Workload
 from trimformer.labels import asked_by, in_model_order
 from trimformer.metrics import DISTANCES, LOWER_IS_BETTER, loss, shown
+from trimformer.offload import device_of
 from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, Pruner
 from trimformer.resources import watching_resources
 
@@ -138,7 +139,7 @@ class Project:
         The pruned weights are first rounded to `stored_dtype`: what is judged is what is saved.
         """
         round_weights(result.model, self.stored_dtype)
-        with watching_resources(self.model.device) as judging:
+        with watching_resources(device_of(self.model)) as judging:
             after = self.evaluate(result.model, self.evaluation_rows)
             models = {"dense": self.model, "pruned": result.model}
             times = latency.measure_at(Workload(**result.manifest["workload"]), models, progress=self.progress)

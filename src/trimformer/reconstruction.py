@@ -52,6 +52,10 @@ class RegressionSums:
             self.products[start:stop, start:] += block
             self.products[stop:, start:stop] += block[:, stop - start : size - start].T
 
+    def add_inputs(self, inputs: Tensor) -> None:
+        """Add the rows of a batch where there are no targets."""
+        self.add(inputs, inputs.new_empty(len(inputs), 0))
+
     def select(self, kept: Tensor) -> RegressionSums:
         """The sums as if only some features had been added: `(kept,)` indices."""
         size, width = self.products.shape

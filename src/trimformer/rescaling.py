@@ -99,7 +99,8 @@ def rescale(job: Job, masks: Masks, teacher: Masks, *, damping: float) -> None:
             walk.cut(site, masks[site.name])
             if bool(masks[site.name].any()) and (site.kind, site.block) != ("head", 0):
                 sums = walk.regression(site, counting if site.name == last else None)
-                _scale(job.student, site, sums, int(masks[site.name].sum()), damping)
+                with job.student.in_memory(site.block):
+                    _scale(job.student, site, sums, int(masks[site.name].sum()), damping)
             walk.leave(site)
 
 

@@ -49,5 +49,12 @@ def watching_resources(device: torch.device) -> Iterator[Used]:
             used.memory_mb["cuda"] = round(torch.cuda.max_memory_allocated(device) / MEGABYTE, 1)
 
 
+def available_bytes(device: torch.device) -> int:
+    """Memory that can still be taken on a device without pushing anything else out."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
 def _resident() -> int:
     return int(psutil.Process().memory_info().rss)

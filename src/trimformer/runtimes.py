@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimformer.checkpoint import find_device, load_config, load_model
+from trimformer.checkpoint import load_config, load_model
 from trimformer.errors import InvalidOption, UnsupportedModel, first_line, unknown_name
 from trimformer.interfaces import Batch
 from trimformer.latency import measure
 from trimformer.onnx.graph import to_onnx
 from trimformer.onnx.int8 import quantize
 from trimformer.onnx.model import FLOAT, INT8, OnnxModel, require_onnx
+from trimformer.placement import find_device
 
 RUNTIMES = {"eager": None, "compile": None, "onnx": FLOAT, "int8": INT8}
 """What can run a model; with the file of an exported folder that it reads."""

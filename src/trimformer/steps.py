@@ -14,34 +14,38 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer import checkpoint, plugins, ranks, tables, upload
 from trimformer.interfaces import Progress, Task
 from trimformer.manifest import as_text
+from trimformer.placement import Placement
 from trimformer.project import Project, TaskResult
 from trimformer.report import page
 from trimformer.tables import out_console
 
 
-def load(name: str, task: Task, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(name: str, task: Task, placement: Placement) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model with the head that the task needs, and its tokenizer."""
-    return checkpoint.load_model(name, task.auto_class, device), checkpoint.load_tokenizer(name)
+    return checkpoint.place_model(name, task.auto_class, placement), checkpoint.load_tokenizer(name)
 
 
-def gather(model: str, task: str, data: str | None, max_length: int | None, device: str, progress: Progress) -> Project:
+def gather(
+    model: str, task: str, data: str | None, max_length: int | None, placement: Placement, progress: Progress
+) -> Project:
     """A project from what the user named: rows are read before the model is."""
     chosen: Task = plugins.load("tasks", task)
     train, validation = chosen.rows(data, "train"), chosen.rows(data, "validation")
-    dense, tokenizer = load(model, chosen, device)
+    dense, tokenizer = load(model, chosen, placement)
     return Project(
         dense, tokenizer, chosen, train, validation, max_length=max_length, progress=progress,
-        stored_dtype=checkpoint.stored_dtype(model),
+        stored_dtype=checkpoint.dtype_to_store(dense, model),
     )  # fmt: skip
 
 
 def save(result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwrite: bool) -> None:
-    """Write the pruned model as a checkpoint, in the precision and with the extra files of its source."""
+    """Write the pruned model as a checkpoint, in the precision it is to have and with the extra files of its source."""
     if not ranks.is_first():
         return
+    model = result.pruning.model
     checkpoint.save(
-        result.pruning.model, out, tokenizer=tokenizer, manifest=result.pruning.manifest, overwrite=overwrite,
-        dtype=checkpoint.stored_dtype(source), extra_files=checkpoint.sentence_transformers_files(source),
+        model, out, tokenizer=tokenizer, manifest=result.pruning.manifest, overwrite=overwrite,
+        dtype=checkpoint.dtype_to_store(model, source), extra_files=checkpoint.sentence_transformers_files(source),
     )  # fmt: skip
 
 

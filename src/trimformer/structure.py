@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +16,7 @@ from trimformer import plugins
 from trimformer.errors import NumericalError, UnsupportedModel
 from trimformer.interfaces import Masks
 from trimformer.modeling_trimformer import NoHeads, Projection, auto_class
+from trimformer.offload import device_of, in_memory, stored, stored_weight
 from trimformer.sites import Architecture, Producer, Site
 
 
@@ -40,6 +42,17 @@ class Structure:
         return blocks
 
     @cached_property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return device_of(self.model)
+
+    @cached_property
+    def flow(self) -> int:
+        """Numbers that all projections below the task head read and write for a token."""
+        modules = self.base.modules()
+        return sum(sum(module.weight.shape) for module in modules if isinstance(module, Projection))
+
+    @cached_property
     def width(self) -> int:
         """Width of the residual stream."""
         return int(self.model.config.hidden_size)
@@ -55,6 +68,12 @@ class Structure:
         """Whether it is a causal language model: what it predicts at a token is the token after it."""
         return auto_class(type(self.model).__name__) == "AutoModelForCausalLM"
 
+    @contextmanager
+    def in_memory(self, block: int) -> Iterator[None]:
+        """Within the context, a block's weights are in memory, to be read and changed, wherever they are kept."""
+        with in_memory(self.model, self.blocks[block]):
+            yield
+
     def projection(self, path: str) -> Projection:
         """A projection by its path."""
         module = self.base.get_submodule(path)
@@ -67,7 +86,10 @@ class Structure:
         return self.projection(site.consumer)
 
     def consumer_weight(self, site: Site) -> Tensor:
-        """The consumer's weight as a view `(features, width)`: what is written to it is written to the model."""
+        """The consumer's weight as a view `(features, width)`; of a block not in memory, a copy.
+
+        What is written to the view is written to the model.
+        """
         return _features_first(self.consumer(site))
 
     def producer_weights(self, site: Site) -> list[Tensor]:
@@ -108,7 +130,7 @@ class Structure:
 
 
 def _features_first(projection: Projection) -> Tensor:
-    weight: Tensor = projection.weight.detach()
+    weight = stored_weight(projection, "weight")
     return weight if isinstance(projection, Conv1D) else weight.T
 
 
@@ -160,7 +182,7 @@ def check_weights(structure: Structure) -> None:
     """
     if not any(site.units for site in structure):
         raise UnsupportedModel("nothing is left to prune: no sublayer of this model has a head or neuron")
-    for name, parameter in structure.model.named_parameters():
+    for name, parameter in stored(structure.model, structure.model.named_parameters()):
         if parameter.is_floating_point() and not torch.isfinite(parameter).all():
             paths = {path: site.name for site in structure for path in (*_produced_by(site), site.consumer)}
             sites = [site for path, site in paths.items() if f"{path}." in name]

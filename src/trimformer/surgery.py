@@ -40,9 +40,10 @@ def cut_site(structure: Structure, site: Site, mask: Tensor) -> None:
     """Remove units from the weights of one site: rows of its producers, columns of its consumer."""
     if bool(mask.all()):
         return
-    for producer in site.producers:
-        keep(structure.projection(producer.path), producer_mask(producer, mask), outputs=True)
-    keep(structure.consumer(site), feature_mask(site, mask), outputs=False)
+    with structure.in_memory(site.block):
+        for producer in site.producers:
+            keep(structure.projection(producer.path), producer_mask(producer, mask), outputs=True)
+        keep(structure.consumer(site), feature_mask(site, mask), outputs=False)
     if site.core is not None:
         _resize_attention(structure, site, site.core, int(mask.sum()))
 

@@ -262,6 +262,29 @@ def test_an_existing_output_folder_stays(run: Run, model: Path, data: Path, out:
     assert [file.name for file in out.iterdir()] == ["mine.txt"]
 
 
+def test_weights_in_half_precision(run: Run, model: Path, data: Path, out: Path) -> None:
+    result = run(*prune(model, data, out), "--dtype", "bfloat16")
+    assert result.code == 0, result.err
+    assert checkpoint.stored_dtype(str(out)) is torch.bfloat16
+    assert checkpoint.read_manifest(out)["dtype"] == "bfloat16"
+    again = run("evaluate", out, "--task", "sst2", "--data", data, "--dtype", "auto", "--json")
+    metrics = checkpoint.read_manifest(out)["metrics"]["pruned"]
+    assert json.loads(again.out)["metrics"]["accuracy"]["value"] == metrics["accuracy"]["value"]
+
+
+def test_a_model_spread_over_memory_and_disk(run: Run, model: Path, data: Path, out: Path) -> None:
+    spread = ["--device-map", "auto", "--max-memory", "cpu=60KB"]
+    result = run(*prune(model, data, out), "--method", "surgeon", *spread)
+    assert result.code == 0, result.err
+    assert AutoModelForSequenceClassification.from_pretrained(out).num_labels == 2
+    refused = run(*prune(model, data, out), "--overwrite", "--method", "kprune", *spread)
+    assert_mistake(refused, "--method surgeon, which takes them block by block")
+
+
+def test_placements_do_not_go_with_fine_tuning(run: Run, model: Path, data: Path, out: Path) -> None:
+    assert_mistake(run(*prune(model, data, out), "--then-finetune", "--dtype", "bfloat16"), "--dtype and --device-map")
+
+
 def test_messages_are_printed_as_they_are(run: Run, model: Path, data: Path, out: Path) -> None:
     result = run(*prune(model, data, out, task="[bold]sst2[/nonsense]"))
     assert_mistake(result, "'[bold]sst2[/nonsense]'")

@@ -21,6 +21,7 @@ from trimformer.options import (
     TokensOption,
 )
 from trimformer.pipeline import DEFAULT_METHOD
+from trimformer.placement import Placement
 from trimformer.project import Project
 from trimformer.report.page import checkpoint_page
 from trimformer.tables import error_console, progress_bars
@@ -48,7 +49,7 @@ def demo_command(
     steps.check_asked(report, overwrite=overwrite)
     task: Task = plugins.load("tasks", "embedding")
     name = demo_model()
-    dense, tokenizer = steps.load(name, task, device)
+    dense, tokenizer = steps.load(name, task, Placement(device=device))
     with progress_bars(error_console) as progress:
         calibration_rows, evaluation_rows = docstring_pairs(progress)
         project = Project(

@@ -8,7 +8,18 @@ import typer
 
 from trimformer import checkpoint, plugins, steps, tables
 from trimformer.interfaces import Task
-from trimformer.options import DataOption, DeviceOption, JsonOption, LengthOption, ModelArgument, TaskOption
+from trimformer.options import (
+    DataOption,
+    DeviceMapOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    LengthOption,
+    MaxMemoryOption,
+    ModelArgument,
+    TaskOption,
+)
+from trimformer.placement import Placement
 from trimformer.project import evaluate, plain
 from trimformer.tables import error_console, out_console, progress_bars
 
@@ -23,12 +34,16 @@ def evaluate_command(
     dense: Annotated[str | None, typer.Option(help="Compare with this model, where the task can.")] = None,
     max_length: LengthOption = None,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    device_map: DeviceMapOption = None,
+    max_memory: MaxMemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge a model, dense or pruned, on the validation rows of a task."""
     chosen: Task = plugins.load("tasks", task)
-    judged, tokenizer = steps.load(model, chosen, device)
-    reference = checkpoint.load_model(dense, chosen.auto_class, device) if dense else None
+    placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
+    judged, tokenizer = steps.load(model, chosen, placement)
+    reference = checkpoint.place_model(dense, chosen.auto_class, placement) if dense else None
     with progress_bars(error_console) as progress:
         metrics = evaluate(judged, tokenizer, task, data, dense=reference, max_length=max_length, progress=progress)
     if as_json:

@@ -14,12 +14,13 @@ from torch import nn
 
 from trimformer import steps, tables
 from trimformer.batching import random_batch
-from trimformer.checkpoint import find_device, load_config
+from trimformer.checkpoint import load_config
 from trimformer.errors import InvalidOption
 from trimformer.inputs import most_tokens
 from trimformer.interfaces import Progress, Workload
 from trimformer.latency import device_name, measure, using_threads
 from trimformer.options import DeviceOption, JsonOption
+from trimformer.placement import find_device
 from trimformer.runtimes import MOST_COMPILED, compile_for, runners, runtimes_of
 from trimformer.tables import error_console, out_console, progress_bars
 

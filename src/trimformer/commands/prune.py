@@ -20,11 +20,14 @@ from trimformer.options import (
     CountedLengthOption,
     DataOption,
     DenseTooOption,
+    DeviceMapOption,
     DeviceOption,
+    DtypeOption,
     FlopsOption,
     JsonOption,
     LatencyOption,
     LengthOption,
+    MaxMemoryOption,
     MethodOption,
     ModelArgument,
     OverwriteOption,
@@ -42,6 +45,7 @@ from trimformer.options import (
     assignments,
 )
 from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD
+from trimformer.placement import Placement
 from trimformer.report.page import checkpoint_page
 from trimformer.tables import error_console, progress_bars
 from trimformer.training import run as training_run
@@ -50,7 +54,7 @@ HELP_PLACE = ("Make it smaller", 1)
 MANY_PROCESSES = True
 TOGETHER = (
     "--train, --dense-too and --resume belong to --then-finetune, which takes --flops, --params or --latency and goes "
-    "with none of --cache, --report and --push-to-hub"
+    "with none of --cache, --report, --push-to-hub, --dtype and --device-map"
 )
 
 
@@ -75,6 +79,9 @@ def prune_command(
     max_length: LengthOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    device_map: DeviceMapOption = None,
+    max_memory: MaxMemoryOption = None,
     set_: SetOption = None,
     cache: CacheOption = None,
     report: ReportOption = None,
@@ -96,12 +103,14 @@ def prune_command(
         raise InvalidOption("--uniform goes with --flops, --params or --latency, not with --max-drop")
     shares = {"flops": flops, "params": params, "latency": latency}
     budget = Budget(**shares, round_to=round_to, uniform=uniform) if max_drop is None else None
+    placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     options = assignments(set_)
     make_method(method, options)
     checkpoint.check_writable(out, overwrite=overwrite, source=model)
     steps.check_asked(report, push_to_hub, overwrite=overwrite)
     if then_finetune or train or dense_too or resume:
-        if not then_finetune or budget is None or any(each is not None for each in (cache, report, push_to_hub)):
+        others = (cache, report, push_to_hub, device_map, None if dtype == "float32" else dtype)
+        if not then_finetune or budget is None or any(each is not None for each in others):
             raise InvalidOption(TOGETHER)
         run = training_run.Run(
             model=model, task=task, data=data, out=out, options=training_run.tuning(train), max_length=max_length,
@@ -112,13 +121,12 @@ def prune_command(
         )  # fmt: skip
         training_run.report(run, training_run.carry_out(run, resume=resume, overwrite=overwrite), as_json=as_json)
         return
-    measured = MeasuredCache(cache or default_folder(), say=tables.say)
     with progress_bars(error_console) as progress:
-        project = steps.gather(model, task, data, max_length, device, progress)
+        project = steps.gather(model, task, data, max_length, placement, progress)
         project = project if budget else project.with_guard(seed)
         pruner = project.pruner(
-            method=method, calibration_tokens=calibration_tokens, sequence_length=sequence_length,
-            batch_size=batch_size, seed=seed, options=options, cache=measured,
+            method=method, calibration_tokens=calibration_tokens, sequence_length=sequence_length, seed=seed,
+            batch_size=batch_size, options=options, cache=MeasuredCache(cache or default_folder(), say=tables.say),
         )  # fmt: skip
         small = pruner.prune(budget) if budget else smallest_within(project, pruner, max_drop or 0.0, round_to=round_to)
         result = project.judge(small)

@@ -15,9 +15,12 @@ from trimformer.options import (
     CacheOption,
     CountedLengthOption,
     DataOption,
+    DeviceMapOption,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     LengthOption,
+    MaxMemoryOption,
     MethodOption,
     ModelArgument,
     OverwriteOption,
@@ -31,6 +34,7 @@ from trimformer.options import (
     budgets,
 )
 from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD
+from trimformer.placement import Placement
 from trimformer.report.page import sweep_page
 from trimformer.tables import error_console, out_console, progress_bars
 
@@ -58,6 +62,9 @@ def sweep_command(
     max_length: LengthOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    device_map: DeviceMapOption = None,
+    max_memory: MaxMemoryOption = None,
     set_: SetOption = None,
     cache: CacheOption = None,
     report: ReportOption = None,
@@ -67,6 +74,7 @@ def sweep_command(
     """One calibration, several sizes: a checkpoint each, a table, and a plot of the metric against what is kept."""
     texts = {"flops": flops, "params": params, "latency": latency}
     asked = budgets(texts if any(texts.values()) else {"flops": DEFAULT_SHARES}, round_to)
+    placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     options = assignments(set_)
     make_method(method, options)
     targets = [out / f"{budget.cost}-{budget.keep_fraction:g}" for budget in asked]
@@ -77,7 +85,7 @@ def sweep_command(
     measured = MeasuredCache(cache or default_folder(), say=tables.say)
     results = []
     with progress_bars(error_console) as progress:
-        project = steps.gather(model, task, data, max_length, device, progress)
+        project = steps.gather(model, task, data, max_length, placement, progress)
         pruner = project.pruner(
             method=method, calibration_tokens=calibration_tokens, sequence_length=sequence_length,
             batch_size=batch_size, seed=seed, options=options, cache=measured,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from trimformer import checkpoint, plugins
+from trimformer import checkpoint, placement, plugins
 from trimformer.compare.plan import Cell, Contender, Source, Subject
 from trimformer.compare.rows import Row
 from trimformer.compare.sources import data_digest, model_digest
@@ -39,7 +39,7 @@ class Bench:
 
     Args:
         subject: the task.
-        device: as `checkpoint.find_device` has it.
+        device: as `placement.find_device` has it.
         folder: for fine-tuned models and the Trainer's checkpoints.
     """
 
@@ -59,7 +59,7 @@ class Bench:
             "finetuning": self._finetuning if contender.before_finetuning or subject.model is None else None,
             "budget": {"cost": budget.cost, "share": budget.keep_fraction, "round_to": budget.round_to},
             "calibration_tokens": contender.calibration_tokens, "sequence_length": subject.sequence_length,
-            "seed": cell.seed, "device": checkpoint.find_device(self.device).type,
+            "seed": cell.seed, "device": placement.find_device(self.device).type,
             "versions": {name: versions()[name] for name in DETERMINING_VERSIONS},
         })  # fmt: skip
 

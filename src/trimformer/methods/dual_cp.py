@@ -30,7 +30,7 @@ from trimformer import ranks
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.clustering import dendrogram, redundant_units, removal_order, similarity
 from trimformer.errors import InvalidOption, require_range
-from trimformer.interfaces import Masks, Measured
+from trimformer.interfaces import Backward, Masks, Measured
 from trimformer.job import Calibration, Job, cut_and_refit
 from trimformer.search import remove_in_order, total_cost
 from trimformer.sites import Kind, Site
@@ -45,6 +45,7 @@ class DualCP:
 
     measured_by: ClassVar[tuple[str, ...]] = ("tokens",)
     needs_labels: ClassVar[bool] = False
+    backward: ClassVar[Backward] = "none"
 
     tokens: int = 200
     """Tokens drawn from the calibration rows to compare units at; at least 2."""
@@ -149,7 +150,7 @@ def drawn_tokens(tokens: int, wanted: int, seed: int) -> Tensor:
 def _inputs_at(calibration: Calibration, drawn: Tensor) -> dict[str, Tensor]:
     """The consumers' inputs at the drawn tokens, `(drawn, features)` by site; no other token is kept."""
     sites = calibration.dense.occupied
-    device, count = calibration.dense.model.device, int(drawn.sum())
+    device, count = calibration.dense.device, int(drawn.sum())
     inputs = {site.name: torch.zeros(count, site.features, dtype=torch.float64, device=device) for site in sites}
     places = calibration.by_batch(torch.where(drawn, drawn.cumsum(0) - 1, -1).to(device))
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from trimformer import ranks
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.errors import UnreachableTarget, require_range
-from trimformer.interfaces import Masks, Measured
+from trimformer.interfaces import Backward, Masks, Measured
 from trimformer.job import Calibration, Job
 from trimformer.rescaling import cut_and_rescale, teacher_job
 from trimformer.scoring import convex_representation
@@ -39,6 +39,7 @@ class KCM:
 
     measured_by: ClassVar[tuple[str, ...]] = ("sigma", "tolerance")
     needs_labels: ClassVar[bool] = False
+    backward: ClassVar[Backward] = "none"
 
     sigma: float = 1.0
     """Width of the Gaussian kernel between output weights of length 1; above 0."""

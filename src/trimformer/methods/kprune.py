@@ -30,7 +30,7 @@ from trimformer import ranks
 from trimformer.boundary import Boundary
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.errors import InvalidOption, require_range
-from trimformer.interfaces import Masks, Measured, Scores
+from trimformer.interfaces import Backward, Masks, Measured, Scores
 from trimformer.job import Calibration, Job, Walk
 from trimformer.objectives import Predictions, divergence, fisher_loss, predictions
 from trimformer.scoring import mask_gradients, output_energy, unit_second_moments
@@ -44,6 +44,7 @@ class KPrune:
 
     measured_by: ClassVar[tuple[str, ...]] = ()
     needs_labels: ClassVar[bool] = False
+    backward: ClassVar[Backward] = "whole model"
 
     gamma: float = 2.0
     """Temperature of both softmaxes in the KL divergence; above 0."""

@@ -24,7 +24,7 @@ from torch import Tensor
 from trimformer import ranks
 from trimformer.calibration import check_finite, frozen, watching
 from trimformer.errors import require_range
-from trimformer.interfaces import Masks, Measured, Scores
+from trimformer.interfaces import Backward, Masks, Measured, Scores
 from trimformer.job import Calibration, Job
 from trimformer.labels import task_loss
 from trimformer.objectives import predictions
@@ -40,6 +40,7 @@ class MaskTuning:
 
     measured_by: ClassVar[tuple[str, ...]] = ("minibatch",)
     needs_labels: ClassVar[bool] = True
+    backward: ClassVar[Backward] = "whole model"
 
     minibatch: int = 32
     """Sequences, drawn at random, whose gradients are averaged before they are squared; at least 1."""

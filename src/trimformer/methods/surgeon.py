@@ -9,7 +9,8 @@ sublayer are re-solved to read from the student's residual stream what the dense
 to go are chosen anew on the student's own statistics, and the output projection is re-solved so that the residual
 stream is nearest to the dense model's.
 
-Needs no labels. One backward pass; memory features² for every site, curves for one site at a time.
+Needs no labels. One backward pass, block by block where memory is short, or none (`gradients=False`); memory features²
+for every site or for those of one block, curves for one site at a time.
 
 Source: ours. Nearest relatives: ZipLM (arXiv 2302.04089), SlimGPT (arXiv 2412.18110), LLM Surgeon (arXiv 2312.17244),
 K-prune's residual repair (arXiv 2308.03449). Curvature is K-FAC (arXiv 1503.05671) with the true Fisher.
@@ -24,13 +25,13 @@ import torch
 from torch import Tensor
 
 from trimformer import ranks
-from trimformer.calibration import check_finite, frozen, watching
+from trimformer.calibration import check_finite, frozen
 from trimformer.curves import RemovalCurve, damped, removal_curve
-from trimformer.errors import require_range
-from trimformer.interfaces import Masks, Measured
+from trimformer.errors import InvalidOption, require_range
+from trimformer.interfaces import Backward, Masks, Measured
 from trimformer.job import Calibration, Job, Walk, cut_and_refit
 from trimformer.masking import feature_mask
-from trimformer.objectives import fisher_loss, predictions
+from trimformer.moments import Moments, moments
 from trimformer.reconstruction import RegressionSums
 from trimformer.search import remove_cheapest
 from trimformer.sites import Site
@@ -40,9 +41,11 @@ from trimformer.sites import Site
 class Surgeon:
     """Options of Surgeon; all strengths are relative to the mean diagonal of the matrix they are added to."""
 
-    measured_by: ClassVar[tuple[str, ...]] = ("damping", "curve_ridge", "intercept")
+    measured_by: ClassVar[tuple[str, ...]] = ("damping", "curve_ridge", "intercept", "gradients")
     needs_labels: ClassVar[bool] = False
 
+    gradients: bool = True
+    """Measure the metric by a backward pass; without, by forward passes alone, where memory is short."""
     damping: float = 0.3
     """Of the gradients' second moment, the metric; above 0."""
     curve_ridge: float = 1e-4
@@ -60,7 +63,14 @@ class Surgeon:
     intercept: bool = True
     """Of the refit: also re-solve the bias."""
 
+    @property
+    def backward(self) -> Backward:
+        """Gradients are taken block by block where memory is short."""
+        return "by block" if self.gradients else "none"
+
     def __post_init__(self) -> None:
+        if self.focus and not self.gradients:
+            raise InvalidOption("focus weighs tokens by their gradients: it goes not with gradients=false")
         for name in ("damping", "curve_ridge"):
             require_range(name, getattr(self, name), low_included=False)
         require_range("ridge", self.ridge)
@@ -68,21 +78,17 @@ class Surgeon:
             require_range(name, getattr(self, name), high=1.0)
 
     def measure(self, calibration: Calibration) -> Measured:
-        """By site: `order` and `cost` of its removal curve, `metric`, and `energy`.
+        """By site: `order` and `cost` of its removal curve; with gradients, `metric` and `energy`.
 
         `metric` is the second moment of the gradient at the site's output, `energy` every token's squared gradient.
         """
-        with frozen(calibration.dense.model):
-            grams, metrics, energies = self._moments(calibration)
-
-            def curve(site: Site) -> dict[str, Tensor]:
-                weight = calibration.dense.consumer_weight(site)
-                found = self._curve(site, grams.pop(site.name), metrics[site.name], weight)
-                return {"order": found.order, "cost": found.cost}
-
-            measured = calibration.by_site(calibration.dense.occupied, "removal curves", curve)
-        for name, metric in metrics.items():
-            measured |= {f"{name}.metric": metric, f"{name}.energy": energies[name]}
+        dense, measured = calibration.dense, dict[str, Tensor]()
+        with frozen(dense.model):
+            for group in moments(calibration, gradients=self.gradients):
+                for name, seen in group.items() if self.gradients else ():
+                    metric = seen.gradients / calibration.sequences
+                    measured |= {f"{name}.metric": metric, f"{name}.energy": seen.energy}
+                measured |= self._curves(calibration, group, measured)
         return measured
 
     def prune(self, job: Job, measured: Measured) -> Masks:
@@ -112,7 +118,8 @@ class Surgeon:
         mask = walk.cut(site, mask)
         sums = walk.regression(site, self._token_weights(walk.job, measured.get(f"{site.name}.energy")))
         if candidates > kept:
-            removed = self._least_useful(walk, site, sums, measured[f"{site.name}.metric"], candidates - kept)
+            metric = self._metric(site, measured, walk.job.dense.width)
+            removed = self._least_useful(walk, site, sums, metric, candidates - kept)
             chosen = walk.cut(site, torch.ones(candidates, dtype=torch.bool).index_fill(0, removed, value=False))
             sums = sums.select(feature_mask(site, chosen).nonzero()[:, 0].to(sums.products.device))
             mask = mask.clone().masked_scatter(mask, chosen)
@@ -123,53 +130,34 @@ class Surgeon:
     def _least_useful(self, walk: Walk, site: Site, sums: RegressionSums, metric: Tensor, count: int) -> Tensor:
         """The `count` units of the student's site that are missed least, by the student's own statistics."""
         weight = walk.solution(site, sums, ridge=self.ridge, intercept=self.intercept).weight
-        gram = sums.covariance if self.intercept else sums.gram
+        gram = self._gram(sums)
         return self._curve(site, gram, metric.to(gram.device), weight, removals=count).order
 
     def _token_weights(self, job: Job, energy: Tensor | None) -> list[Tensor] | None:
         if not self.focus or energy is None:
             return None
-        energy = energy.to(job.dense.model.device)
+        energy = energy.to(job.dense.device)
         weights = (1 - self.focus) + self.focus * energy / energy.mean().clamp(min=1e-30)
         return job.share(job.by_batch(weights))
 
-    def _moments(self, calibration: Calibration) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """By site: covariance of `h` over tokens, mean over sequences of `Σ_t g gᵀ`, and `‖g_t‖²` of every token.
+    def _metric(self, site: Site, measured: Measured, width: int) -> Tensor:
+        """What a change at a site's output costs, `(width, width)`: without gradients, its squared length."""
+        return measured.get(f"{site.name}.metric", torch.eye(width, dtype=torch.float64))
 
-        Where the refit has no intercept, mean of `h hᵀ` in place of the covariance.
-        """
-        device, width = calibration.dense.model.device, calibration.dense.width
-        sites = calibration.dense.occupied
-        sums = {site.name: RegressionSums(site.features, 0, device, ranks.agreed) for site in sites}
-        metrics = {site.name: torch.zeros(width, width, dtype=torch.float64, device=device) for site in sites}
-        energies = {site.name: torch.zeros(calibration.tokens, device=device) for site in sites}
-        places = calibration.by_batch(torch.arange(calibration.tokens, device=device))
+    def _gram(self, sums: RegressionSums) -> Tensor:
+        """Of a consumer's input over tokens: the covariance, or where the refit has no intercept the mean of `h hᵀ`."""
+        return sums.covariance if self.intercept else sums.gram
 
-        def see_input(site: Site, hidden: Tensor) -> None:
-            sums[site.name].add(hidden[rows].float(), nothing)
+    def _curves(self, calibration: Calibration, group: dict[str, Moments], measured: Measured) -> Measured:
+        """By site of a group: `order` and `cost`. What curves are made from is forgotten one by one."""
+        dense, sites = calibration.dense, [seen.site for seen in group.values()]
 
-        def see_gradient(site: Site, gradient: Tensor) -> None:
-            real = gradient[rows].float()
-            metrics[site.name] += real.T @ real
-            energies[site.name][here] = real.square().sum(1)
+        def curve(site: Site) -> dict[str, Tensor]:
+            gram, metric = self._gram(group.pop(site.name).inputs), self._metric(site, measured, dense.width)
+            found = self._curve(site, gram, metric, dense.consumer_weight(site))
+            return {"order": found.order, "cost": found.cost}
 
-        given = calibration.share(list(zip(calibration.batches, places, strict=True)))
-        for batch, own_places in calibration.progress(given, "measuring curvature"):
-            rows, here = batch["attention_mask"].bool(), own_places
-            nothing = torch.empty(int(rows.sum()), 0, device=device)
-            with (
-                torch.enable_grad(),
-                watching(calibration.dense, sites, inputs=see_input, output_gradients=see_gradient),
-            ):
-                predicted = predictions(calibration.dense.model(**batch), batch, calibration.dense.model.config)
-                fisher_loss(predicted, batch, calibration.seed).sum().backward()
-        for name, total in sums.items():
-            ranks.add_up(total.products, metrics[name], energies[name])
-        return (
-            {name: total.covariance if self.intercept else total.gram for name, total in sums.items()},
-            {name: metric / calibration.sequences for name, metric in metrics.items()},
-            energies,
-        )
+        return calibration.by_site(sites, "removal curves" if len(sites) == len(dense.occupied) else None, curve)
 
     def _curve(
         self, site: Site, gram: Tensor, metric: Tensor, weight: Tensor, removals: int | None = None

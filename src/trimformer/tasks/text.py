@@ -21,6 +21,7 @@ from trimformer.errors import DataError, LabelError, UnsupportedModel
 from trimformer.evaluation import inference, mean, metric, run
 from trimformer.interfaces import Batch, Features, Metrics, Progress, Split
 from trimformer.objectives import agreement, divergence, predictions
+from trimformer.offload import device_of
 
 TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"), ("question", "context"))
 MAX_PADDED_TOKENS = 1024
@@ -113,7 +114,7 @@ def compare(dense_output: Any, output: Any, batch: Batch, config: Any) -> dict[s
 
 
 def _read(dense: PreTrainedModel, output: Any, batch: Batch) -> Mapping[str, Tensor]:
-    dense_output = dense(**{name: values.to(dense.device) for name, values in batch.items()})
+    dense_output = dense(**{name: values.to(device_of(dense)) for name, values in batch.items()})
     device = batch["input_ids"].device
     here = {name: values.to(device) for name, values in dense_output.items() if torch.is_tensor(values)}
     return compare(here, output, batch, dense.config)

@@ -1,0 +1,96 @@
+"""Moments are the same with all of a model at once as block by block, where only one block's are held."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from tiny_models import CONFIGS, inputs, is_causal, tiny_model
+from trimformer import moments
+from trimformer.calibration import frozen
+from trimformer.curves import damped, removal_curve
+from trimformer.errors import InvalidOption
+from trimformer.job import Calibration
+from trimformer.methods.surgeon import Surgeon
+from trimformer.structure import read_structure
+
+
+def calibration_of(model: PreTrainedModel) -> Calibration:
+    batches = [inputs(model, seed=seed) for seed in range(3)]
+    return Calibration(read_structure(model), batches, 0, lambda items, _: items)
+
+
+@pytest.fixture
+def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "SHARE_OF_MEMORY", 0.0)
+
+
+@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("token_head", [False, True])
+def test_block_by_block_equals_all_at_once(
+    architecture: str, token_head: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    per_token = "language model" if is_causal(architecture) else "question answering"
+    calibration = calibration_of(tiny_model(architecture, per_token if token_head else "sequence classification"))
+    together = Surgeon().measure(calibration)
+    monkeypatch.setattr(moments, "SHARE_OF_MEMORY", 0.0)
+    apart = Surgeon().measure(calibration)
+    assert apart.keys() == together.keys()
+    for name, values in together.items():
+        torch.testing.assert_close(apart[name], values, rtol=1e-4, atol=1e-7 * float(values.abs().max()))
+
+
+@pytest.mark.usefixtures("short_of_memory")
+@pytest.mark.parametrize("gradients", [False, True])
+def test_only_one_block_is_held(gradients: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: weakref.WeakSet[Any] = weakref.WeakSet()
+    most = 0
+
+    class Counted(moments.RegressionSums):
+        def __init__(self, *arguments: Any) -> None:
+            nonlocal most
+            super().__init__(*arguments)
+            alive.add(self)
+            most = max(most, len(alive))
+
+    monkeypatch.setattr(moments, "RegressionSums", Counted)
+    calibration = calibration_of(tiny_model("llama", num_hidden_layers=4))
+    with frozen(calibration.dense.model):
+        names = [each.site.name for each in moments.moments(calibration, gradients=gradients)]
+    assert sorted(names) == sorted(site.name for site in calibration.dense)
+    assert most == 3, "two sites of a block, and the last one of the block before, which the loop still names"
+
+
+def test_without_gradients_a_change_costs_its_square() -> None:
+    calibration = calibration_of(tiny_model("bert"))
+    measured = Surgeon(gradients=False).measure(calibration)
+    assert not [name for name in measured if name.endswith((".metric", ".energy"))]
+    site, seen = calibration.dense.sites[1], Surgeon().measure(calibration)
+    assert not torch.equal(seen[f"{site.name}.cost"], measured[f"{site.name}.cost"])
+    with frozen(calibration.dense.model):
+        sums = next(each for each in moments.moments(calibration, gradients=False) if each.site == site).inputs
+    weight = calibration.dense.consumer_weight(site)
+    expected = removal_curve(
+        damped(sums.covariance, 1e-4), damped(torch.eye(calibration.dense.width), 0.3), weight, site.units, site="ffn"
+    )
+    assert torch.equal(measured[f"{site.name}.order"], expected.order)
+    torch.testing.assert_close(measured[f"{site.name}.cost"], expected.cost)
+
+
+def test_no_focus_without_gradients() -> None:
+    with pytest.raises(InvalidOption, match="focus weighs tokens by their gradients"):
+        Surgeon(gradients=False, focus=0.5)
+
+
+@pytest.mark.usefixtures("short_of_memory")
+def test_the_model_stays_as_it_was() -> None:
+    model = tiny_model("gpt2")
+    calibration = calibration_of(model)
+    before = {name: (id(parameter), parameter.requires_grad) for name, parameter in model.named_parameters()}
+    Surgeon().measure(calibration)
+    assert {name: (id(parameter), parameter.requires_grad) for name, parameter in model.named_parameters()} == before
+    assert all(parameter.grad is None for parameter in model.parameters())
