@@ -187,7 +187,11 @@ def format_table(runs: list[dict[str, Any]]) -> str:
 def _cpu_ratio(own: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
     """CPU seconds of fine-tuning the dense model against those of each run, the median over data and seeds."""
     dense = {(run["data"], run["seed"]): run for run in runs if run["method"] == "dense" and not run["speed"]}
-    judged = [(run, dense[run["data"], run["seed"]]) for run in own if not run["speed"]]
+    judged = [
+        (run, dense[run["data"], run["seed"]])
+        for run in own
+        if not run["speed"] and (run["data"], run["seed"]) in dense
+    ]
     ratios = [other["finetuning_cpu_seconds"] / run["finetuning_cpu_seconds"] for run, other in judged]
     return f"{statistics.median(ratios):.2f} × as fast"
 

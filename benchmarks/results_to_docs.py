@@ -29,8 +29,9 @@ def short(plan: Plan, rows: Sequence[Row]) -> str:
 
 
 def long(plan: Plan, rows: Sequence[Row]) -> str:
-    """Costs and speed-ups as well."""
-    return f"{short(plan, rows)}\n\n{markdown.costs(rows)}\n\n{markdown.speedups(plan, rows)}"
+    """Costs and speed-ups as well, and why results are missing."""
+    parts = [short(plan, rows), markdown.failures(rows), markdown.costs(rows), markdown.speedups(plan, rows)]
+    return "\n\n".join(filter(None, parts))
 
 
 def of_method(method: str) -> Tables:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from trimformer.compare.findings import (
     best_speedup,
@@ -29,7 +29,7 @@ NOTHING = "–"
 def document(plan: Plan, rows: Sequence[Row]) -> str:
     """All tables that the rows can fill, and their notes."""
     parts = [
-        f"# {plan.title}", accuracy(plan, rows), notes(plan, rows), costs(rows), speedups(plan, rows),
+        f"# {plan.title}", accuracy(plan, rows), notes(plan, rows), failures(rows), costs(rows), speedups(plan, rows),
         units_in_common(rows), sensitivity(plan, rows),
     ]  # fmt: skip
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -84,7 +84,7 @@ def _task(rows: Sequence[Row], task: str) -> str:
 
 
 def notes(plan: Plan, rows: Sequence[Row]) -> str:
-    """Dense metrics, seeds, tokens, what was reached, versions, failures, and sources of published numbers."""
+    """Dense metrics, seeds, tokens, what was reached, versions, and sources of published numbers."""
     known = succeeded(rows)
     if not known:
         return "No cell has a result yet."
@@ -101,9 +101,17 @@ def notes(plan: Plan, rows: Sequence[Row]) -> str:
             f"{task} {shown(value)}" for task, value in published.dense.items() if select(rows, task=task)
         )
         said += [f"{published.name}: {published.source}.{f' Dense: {dense}.' if dense else ''}", *published.notes]
-    failures = unique((row.task, row.method, row.share, row.failure) for row in rows if row.outcome is None)
-    said += [f"No result for {method} on {task} at {share:.0%}: {why}." for task, method, share, why in failures]
-    return "\n\n".join(textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in said)
+    return _paragraphs(said)
+
+
+def failures(rows: Sequence[Row]) -> str:
+    """Why cells have no result."""
+    found = unique((row.task, row.method, row.share, row.failure) for row in rows if row.outcome is None)
+    return _paragraphs(f"No result for {method} on {task} at {share:.0%}: {why}." for task, method, share, why in found)
+
+
+def _paragraphs(lines: Iterable[str]) -> str:
+    return "\n\n".join(textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False) for line in lines)
 
 
 def _dense(rows: Sequence[Row], task: str) -> str:
