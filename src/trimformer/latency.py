@@ -63,7 +63,7 @@ def measure(
     times = torch.zeros(len(rounds), len(models), dtype=torch.float64)
     if ranks.is_first():
         for round_ in rounds if progress is None else progress(rounds, "measuring latency"):
-            times[round_] = torch.tensor([_one_pass_ms(model, batch) for model in models.values()])
+            times[round_] = times.new_tensor([_one_pass_ms(model, batch) for model in models.values()])
     by_model = ranks.agreed(times)[warmup:].T.tolist()
     rows, length = batch["input_ids"].shape
     device = str(batch["input_ids"].device)

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic, sleep
 from types import FrameType
 from typing import Any
 
@@ -24,6 +25,7 @@ MEETING = timedelta(minutes=5)
 OWN_SECONDS, LOST_SECONDS = 2, 3
 """How long a process waits for another to say why all end: with an error of its own, and because of another's end."""
 LEAVING_SECONDS = 3
+EVERY_SECONDS = 0.05
 SAID, LEFT = "trimformer: why the run ends", "trimformer: left"
 
 
@@ -42,12 +44,8 @@ class Launch:
             return True
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is near; torchrun need not hurry it
         wait = LOST_SECONDS * lost + OWN_SECONDS * (not ranks.is_first())
-        with suppress(RuntimeError):  # nobody has spoken yet
-            if wait:
-                self.store.wait([SAID], timedelta(seconds=wait))
-                return False
         try:
-            return bool(self.store.add(SAID, 1) == 1)
+            return not _there(self.store, [SAID], wait) and bool(self.store.add(SAID, 1) == 1)
         except RuntimeError:  # its keeper is gone
             return True
 
@@ -75,6 +73,7 @@ def launched() -> Iterator[Launch]:
     try:
         store, rank, size = next(rendezvous("env://", timeout=MEETING))
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=ranks.PATIENCE)
+        ranks.connected()
     except (RuntimeError, ValueError) as error:
         raise ProcessLost(
             f"the processes of this run do not find each other ({first_line(error)}): start them with torchrun"
@@ -95,7 +94,15 @@ def _last_out(store: Any, rank: int, size: int) -> None:
         if rank:
             store.set(f"{LEFT} {rank}", "")
         else:
-            store.wait([f"{LEFT} {other}" for other in range(1, size)], timedelta(seconds=LEAVING_SECONDS))
+            _there(store, [f"{LEFT} {other}" for other in range(1, size)], LEAVING_SECONDS)
+
+
+def _there(store: Any, keys: list[str], seconds: float) -> bool:
+    """Whether the store has some keys, or will soon; its own way to wait complains when it waited in vain."""
+    end = monotonic() + seconds
+    while not (there := store.check(keys)) and monotonic() < end:
+        sleep(EVERY_SECONDS)
+    return bool(there)
 
 
 def _end(_: int, __: FrameType | None) -> None:

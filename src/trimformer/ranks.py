@@ -72,7 +72,7 @@ def add_up(*sums: Tensor) -> None:
     for values in sums:
         host = values.cpu().contiguous()
         with _together():
-            dist.all_reduce(host, group=_group())
+            dist.all_reduce(host, group=connected())
         values.copy_(host)
 
 
@@ -82,7 +82,7 @@ def agreed(values: Tensor) -> Tensor:
         return values
     host = values.detach().cpu().clone(memory_format=torch.contiguous_format)
     with _together():
-        dist.broadcast(host, 0, group=_group())
+        dist.broadcast(host, 0, group=connected())
     return host.to(values.device)
 
 
@@ -108,7 +108,7 @@ def gathered(named: Measured) -> Measured:
     for process, size in enumerate(sizes.tolist()):
         packed = own if process == index() else torch.empty(size, dtype=torch.uint8)
         with _together():
-            dist.broadcast(packed, process, group=_group())
+            dist.broadcast(packed, process, group=connected())
         found |= load(packed.numpy().tobytes())
     return found
 
@@ -122,8 +122,8 @@ def _grouped() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _group() -> Any:
-    """A group of the same processes, made once: gloo, and patient."""
+def connected() -> Any:
+    """A group of the same processes, made once: gloo, and patient. From then on, one that ends is noticed."""
     found = _GROUPS.get(id(dist.group.WORLD))
     if found is None:
         found = _GROUPS[id(dist.group.WORLD)] = dist.new_group(backend="gloo", timeout=PATIENCE)

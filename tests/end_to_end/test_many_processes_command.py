@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from conftest import WORDS, TinyBert
 from trimformer import checkpoint, cli
 
-PATIENCE = 120
+PATIENCE = 300
 """Seconds after which a process hangs; a machine may be busy."""
 WEIGHT_TOLERANCE = 1e-5
 Processes = list["subprocess.Popen[str]"]
