@@ -188,8 +188,8 @@ def export_table(facts: Mapping[str, Any]) -> Table:
     table = _table("file", "MB", "largest difference", *names)
     for file, about in files.items():
         metrics = [about["metrics"][name] for name in names]
-        shown = (f"{shown(each['value'])} [{shown(each['low'])}, {shown(each['high'])}]" for each in metrics)
-        table.add_row(file, f"{about['megabytes']:.1f}", f"{about['max_difference']:.1e}", *shown)
+        values = (f"{shown(each['value'])} [{shown(each['low'])}, {shown(each['high'])}]" for each in metrics)
+        table.add_row(file, f"{about['megabytes']:.1f}", f"{about['max_difference']:.1e}", *values)
     first = next(iter(files.values()))
     judged = f"; {names[0]} on {first['metrics'][names[0]]['sample_size']} rows" if names else ""
     table.caption = f"difference to PyTorch on {first['compared_rows']} rows, {first['compared_tokens']} tokens{judged}"
