@@ -145,12 +145,12 @@ def costs(rows: Sequence[Row]) -> str:
         pruning = statistics.median(row.facts["seconds"]["pruning"] / row.facts["forward_seconds"] for row in here)
         measuring = statistics.median(row.facts["seconds"]["measuring"] / row.facts["forward_seconds"] for row in here)
         tuning = [row.facts["seconds"]["finetuning"] for row in here]
-        shown = [
+        cells = [
             f"{measuring + pruning:.1f}", f"{pruning:.1f}", f"{statistics.median(_pruning(row) for row in here):.1f}",
             f"{statistics.median(tuning):.0f}" if None not in tuning else NOTHING,
             f"{max(row.facts['memory_mb']['host'] for row in here) / 1000:.2f}",
         ]  # fmt: skip
-        lines.append([method, *shown])
+        lines.append([method, *cells])
     header = ["method", "first budget ÷ forward pass", "further ÷ forward pass", "seconds, first budget"]
     return table([*header, "seconds of fine-tuning", "peak memory, GB"], lines)
 
