@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
@@ -82,19 +83,26 @@ def launched() -> Iterator[Launch]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or rank) % torch.cuda.device_count())
     signal.signal(signal.SIGTERM, _end)
     try:
-        yield Launch(store)
+        with _until_left(store, rank, size):
+            yield Launch(store)
+    except SystemExit as end:  # all is said
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(int(end.code or 0))  # threads of PyTorch may wait for processes that are gone while Python tidies up
+
+
+@contextmanager
+def _until_left(store: Any, rank: int, size: int) -> Iterator[None]:
+    """At its end, the first process, which may keep the store, waits a little until the others need it no more."""
+    try:
+        yield
     finally:
         dist.destroy_process_group()
-        _last_out(store, rank, size)
-
-
-def _last_out(store: Any, rank: int, size: int) -> None:
-    """The first process, which may keep the store, waits a little until the others need it no more."""
-    with suppress(RuntimeError):
-        if rank:
-            store.set(f"{LEFT} {rank}", "")
-        else:
-            _there(store, [f"{LEFT} {other}" for other in range(1, size)], LEAVING_SECONDS)
+        with suppress(RuntimeError):
+            if rank:
+                store.set(f"{LEFT} {rank}", "")
+            else:
+                _there(store, [f"{LEFT} {other}" for other in range(1, size)], LEAVING_SECONDS)
 
 
 def _there(store: Any, keys: list[str], seconds: float) -> bool:
