@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -12,13 +11,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
-from conftest import WORDS, TinyBert
+from commands import rows, write
+from conftest import TinyBert
 from trimformer import checkpoint, cli
 
 PATIENCE = 300
@@ -34,14 +35,10 @@ def model(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Pat
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder, generator = tmp_path / "data", random.Random(0)  # noqa: S311  # words for a test
+    folder = tmp_path / "data"
     folder.mkdir()
-    for name, count in (("train", 2000), ("validation", 70)):
-        rows = [
-            {"sentence": " ".join(generator.choices(WORDS.split(), k=generator.randint(3, 9))), "label": row % 2}
-            for row in range(count)
-        ]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for seed, (name, count) in enumerate((("train", 2000), ("validation", 70))):
+        write(folder / f"{name}.jsonl", rows(count, seed))
     return folder
 
 
@@ -110,6 +107,38 @@ def test_torchrun_writes_and_prints_what_one_process_does(
     for name, values in load_file(alone / "model.safetensors").items():
         torch.testing.assert_close(weights[name], values, atol=WEIGHT_TOLERANCE, rtol=0)
     assert {path.name for path in tmp_path.iterdir()} == {"dense", "data", "alone", "together"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["sweep", "--flops", "0.7,0.4", "--calibration-tokens", "2000"],
+        ["prune", "--max-drop", "0.2", "--calibration-tokens", "2000"],
+        ["evaluate"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_command_for_several_finds_what_one_process_does(
+    command: list[str], model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], started: Processes
+) -> None:
+    name, *options = command
+    given = [name, str(model), "--task", "sst2", "--data", str(data), *options, "--json"]
+    alone, together = (
+        given if name == "evaluate" else [*given, "--out", str(tmp_path / folder)] for folder in ("alone", "together")
+    )
+    cli.main(alone)
+    one = json.loads(capsys.readouterr().out)
+    outputs = [process.communicate(timeout=PATIENCE)[0] for process in by_hand(started, together, together)]
+    assert [process.returncode for process in started] == [0, 0]
+    assert outputs[1] == ""
+    assert facts(json.loads(outputs[0])) == facts(one)
+
+
+def facts(printed: Any) -> Any:
+    """What does not depend on the number of processes and the time: all metrics, and what was kept."""
+    if isinstance(printed, list):
+        return [facts(entry) for entry in printed]
+    return {name: printed[name] for name in ("metrics", "units", "kept", "guard") if name in printed}
 
 
 def test_a_mistake_is_said_once(model: Path, data: Path, tmp_path: Path, started: Processes) -> None:
