@@ -212,7 +212,7 @@ def test_a_cell_that_cannot_be_done_is_told_and_the_others_go_on(
     assert compare().code == 0
     assert sum(line["failure"] is not None for line in lines(out)) == 2
     text = (out / "tables.md").read_text()
-    assert "No result for magnitude on one at 40%: a singular system; give more tokens." in text
+    assert "No result for magnitude on one, two at 40%: a singular system; give more tokens." in text
     assert "| one (accuracy, n=10) | 70% of flops | 40% of flops |" in text
     assert re.search(r"\| magnitude \| 0\.\d{4} \| – \|", text)
 

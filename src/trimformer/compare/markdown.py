@@ -93,7 +93,7 @@ def notes(plan: Plan, rows: Sequence[Row]) -> str:
         *(f"Lower is better: {name}." for name in unique(row.metric for row in known) if name in LOWER_IS_BETTER),
         "Mean ± standard deviation over the seeds whose number is in brackets; without, one seed.",
         f"Kept is what was asked for; of what was asked, {_reached(known)} was reached.",
-        f"Calibration tokens: {_listed(row.facts['calibration']['tokens'] for row in known)}.",
+        f"Calibration tokens: {_range(row.facts['calibration']['tokens'] for row in known)}.",
         f"On {_listed(_machine(row) for row in known)}; {_listed(_versions(row) for row in known)}.",
     ]
     for published in plan.published:
@@ -105,9 +105,23 @@ def notes(plan: Plan, rows: Sequence[Row]) -> str:
 
 
 def failures(rows: Sequence[Row]) -> str:
-    """Why cells have no result."""
-    found = unique((row.task, row.method, row.share, row.failure) for row in rows if row.outcome is None)
-    return _paragraphs(f"No result for {method} on {task} at {share:.0%}: {why}." for task, method, share, why in found)
+    """Which cells have no result, a paragraph a method, and why; where the reasons differ, that of the first."""
+    failed = [row for row in rows if row.outcome is None]
+    said = []
+    for method in unique(row.method for row in failed):
+        here = [row for row in failed if row.method == method]
+        first, reasons = here[0], {row.failure for row in here}
+        about = f"({first.task} at {first.share:.0%}) " if len(reasons) > 1 else ""
+        said.append(f"No result for {method} on {_cells(here)}: {about}{first.failure}.")
+    return _paragraphs(said)
+
+
+def _cells(rows: Sequence[Row]) -> str:
+    """Tasks and shares, those tasks together that have the same ones."""
+    tasks: dict[str, list[str]] = {}
+    for task in unique(row.task for row in rows):
+        tasks.setdefault(", ".join(unique(f"{row.share:.0%}" for row in rows if row.task == task)), []).append(task)
+    return "; ".join(f"{', '.join(together)} at {shares}" for shares, together in tasks.items())
 
 
 def _paragraphs(lines: Iterable[str]) -> str:
@@ -123,6 +137,11 @@ def _dense(rows: Sequence[Row], task: str) -> str:
 def _reached(rows: Sequence[Row]) -> str:
     shares = [row.facts["budget"]["reached"] / row.share for row in rows]
     return f"{min(shares):.1%} to {max(shares):.1%}"
+
+
+def _range(values: Iterable[int]) -> str:
+    found = sorted(values)
+    return str(found[0]) if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
 
 
 def _machine(row: Row) -> str:

@@ -21,19 +21,24 @@ COLUMNS = 3
 
 
 def write(plan: Plan, rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Draw every plot that the rows can fill into a folder."""
-    drawn: dict[str, Figure | None] = {
+    """Draw every plot that the rows can fill into a folder, as `NAME.svg`."""
+    return [save(figure, folder / f"{name}.svg") for name, figure in draw(plan, rows).items()]
+
+
+def draw(plan: Plan, rows: Sequence[Row]) -> dict[str, Figure]:
+    """Every plot that the rows can fill, by name."""
+    drawn = {
         "accuracy": accuracy(plan, rows), "time": time(plan, rows), "speedup": speedup(plan, rows),
         "common": common(rows), "sensitivity": sensitivity(plan, rows),
     }  # fmt: skip
-    files = []
-    for name, figure in drawn.items():
-        if figure is not None:
-            file = folder / f"{name}.svg"
-            with mpl.rc_context({"svg.hashsalt": "trimformer"}):
-                figure.savefig(file, metadata={"Date": None})
-            files.append(file)
-    return files
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def save(figure: Figure, file: Path) -> Path:
+    """Write a figure as SVG, the same bytes each time."""
+    with mpl.rc_context({"svg.hashsalt": "trimformer"}):
+        figure.savefig(file, metadata={"Date": None})
+    return file
 
 
 def accuracy(plan: Plan, rows: Sequence[Row]) -> Figure | None:
@@ -49,7 +54,7 @@ def accuracy(plan: Plan, rows: Sequence[Row]) -> Figure | None:
             for published in plan.published:
                 known = {share: published.metrics.get((task, method, share)) for share in _shares(rows)}
                 crosses = [(100 * share, value) for share, value in known.items() if value is not None]
-                axes.plot(*zip(*crosses, strict=True), "x", color=colour) if crosses else None
+                axes.plot(*zip(*crosses, strict=True), "x", color=colour, label="published") if crosses else None
         axes.set_xlabel("kept, %")
 
     return _panels(rows, draw)
