@@ -1,37 +1,50 @@
-"""Puts measured tables into the README and the docs.
+"""Puts measured tables and plots into the README and the docs.
 
     python benchmarks/results_to_docs.py [NAME …]
 
 Takes the rows of `benchmarks/results/NAME`, which `trimformer compare benchmarks/NAME.yaml` writes, and replaces what
 is between the markers `<!-- NAME:begin -->` and `<!-- NAME:end -->` in each page of `PAGES[NAME]`; without a NAME, of
-all.
+all. Plots go to `docs/figures/NAME`.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from trimformer.compare import markdown
+from matplotlib.figure import Figure
+
+from trimformer.compare import markdown, plots
 from trimformer.compare.plan import Plan, read_plan
 from trimformer.compare.rows import Row
 from trimformer.compare.run import stored
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
+DOCS = ROOT / "docs"
+FIGURES = DOCS / "figures"
 Tables = Callable[[Plan, Sequence[Row]], str]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a page shows of a comparison: some plots, by name, and below them tables."""
+
+    tables: Tables
+    plots: tuple[str, ...] = ()
 
 
 def short(plan: Plan, rows: Sequence[Row]) -> str:
     """Accuracy, and what goes with it."""
-    return f"{markdown.accuracy(plan, rows)}\n\n{markdown.notes(plan, rows)}"
+    return _parts(markdown.accuracy(plan, rows), markdown.notes(plan, rows))
 
 
 def long(plan: Plan, rows: Sequence[Row]) -> str:
-    """Costs and speed-ups as well, and why results are missing."""
-    parts = [short(plan, rows), markdown.failures(rows), markdown.costs(rows), markdown.speedups(plan, rows)]
-    return "\n\n".join(filter(None, parts))
+    """All tables but that of units in common, and why results are missing."""
+    tables = markdown.failures(rows), markdown.costs(rows), markdown.speedups(plan, rows)
+    return _parts(short(plan, rows), *tables, markdown.sensitivity(plan, rows))
 
 
 def of_method(method: str) -> Tables:
@@ -39,31 +52,63 @@ def of_method(method: str) -> Tables:
     return lambda plan, rows: markdown.of_method(plan, rows, method)
 
 
-PAGES: Mapping[str, Mapping[Path, Tables]] = {
-    "minilm": {
-        ROOT / "README.md": short,
-        ROOT / "docs" / "methods.md": long,
-        **{ROOT / "docs" / "methods" / f"{method}.md": of_method(method) for method in ("surgeon", "kprune")},
-    },
-    "decoders": {ROOT / "docs" / "methods.md": long},
+def with_units_in_common(plan: Plan, rows: Sequence[Row]) -> str:
+    """All tables."""
+    return _parts(long(plan, rows), markdown.units_in_common(rows))
+
+
+def _parts(*parts: str) -> str:
+    return "\n\n".join(filter(None, parts))
+
+
+PAPERS: Mapping[str, Shown] = {
+    "kprune-accuracy": Shown(short, ("accuracy",)),
+    "kprune-cost": Shown(long, ("time",)),
+    "kprune-speed": Shown(long, ("speedup",)),
+    "kprune-sensitivity": Shown(long, ("sensitivity",)),
+    "kprune-opt": Shown(short),
+    "pprune-figure2": Shown(long, ("accuracy",)),
+    "pprune-figure3": Shown(long, ("accuracy",)),
+    "pprune-figure4": Shown(long),
+    "pprune-figure5": Shown(long, ("accuracy",)),
+    "pprune-figure6": Shown(with_units_in_common, ("common",)),
+    "pprune-table2": Shown(short),
 }
-"""By comparison, which tables go into which page."""
+"""The papers' experiments that run here, by recipe."""
+PAGES: Mapping[str, Mapping[Path, Shown]] = {
+    "minilm": {
+        ROOT / "README.md": Shown(short, ("accuracy",)),
+        DOCS / "methods.md": Shown(long, ("accuracy", "time")),
+        **{DOCS / "methods" / f"{method}.md": Shown(of_method(method)) for method in ("surgeon", "kprune")},
+    },
+    "decoders": {DOCS / "methods.md": Shown(long, ("accuracy",))},
+    **{f"papers/here/{name}": {DOCS / "papers.md": shown} for name, shown in PAPERS.items()},
+}
+"""By comparison, what goes into which page."""
 
 
 def main() -> None:
-    """Write all pages, or none where rows are missing or a page has no place for the tables."""
+    """Write all pages and plots, or none where rows are missing or a page has no place for the tables."""
     pages: dict[Path, str] = {}
+    figures: dict[Path, Figure] = {}
     try:
         for name in sys.argv[1:] or PAGES:
             plan, rows = results(name)
-            for file, tables in PAGES[name].items():
-                page = pages.get(file) or file.read_text(encoding="utf-8")
-                pages[file] = between_markers(page, name, tables(plan, rows))
+            drawn = plots.draw(plan, rows)
+            for page, shown in PAGES[name].items():
+                wanted = {FIGURES / name / f"{plot}.svg": drawn[plot] for plot in shown.plots}
+                links = [f"![{plan.title}]({file.relative_to(page.parent)})" for file in wanted]
+                text = pages.get(page) or page.read_text(encoding="utf-8")
+                pages[page] = between_markers(text, name, _parts(*links, shown.tables(plan, rows)))
+                figures |= wanted
     except (OSError, ValueError) as error:
         sys.exit(f"nothing was written: {error}")
-    for file, page in pages.items():
-        file.write_text(page, encoding="utf-8")
-        print(f"wrote tables into {file.relative_to(ROOT)}")
+    for file, figure in figures.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        plots.save(figure, file)
+    for page, text in pages.items():
+        page.write_text(text, encoding="utf-8")
+        print(f"wrote tables into {page.relative_to(ROOT)}")
 
 
 def results(name: str) -> tuple[Plan, list[Row]]:

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.batching import tokens_at_once
@@ -165,8 +164,8 @@ def _read(output: Any, batch: Batch) -> dict[str, Tensor]:
     logits = getattr(output, "logits", None)
     if logits is None or logits.shape[:2] != batch["input_ids"].shape:
         raise UnsupportedModel("perplexity needs a model that predicts every next token: load a causal language model")
-    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), batch["input_ids"][:, 1:], reduction="none")
-    return {"loss": losses}
+    scores, targets = logits[:, :-1].float(), batch["input_ids"][:, 1:, None]
+    return {"loss": scores.logsumexp(-1) - scores.gather(-1, targets)[..., 0]}
 
 
 def _perplexity(*columns: Array, axis: int = -1) -> Array:
