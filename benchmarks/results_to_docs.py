@@ -82,6 +82,7 @@ PAGES: Mapping[str, Mapping[Path, Shown]] = {
         **{DOCS / "methods" / f"{method}.md": Shown(of_method(method)) for method in ("surgeon", "kprune")},
     },
     "decoders": {DOCS / "methods.md": Shown(long, ("accuracy",))},
+    "decoders-own": {DOCS / "methods.md": Shown(short, ("accuracy",))},
     **{f"papers/here/{name}": {DOCS / "papers.md": shown} for name, shown in PAPERS.items()},
 }
 """By comparison, what goes into which page."""
