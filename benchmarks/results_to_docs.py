@@ -41,10 +41,29 @@ def short(plan: Plan, rows: Sequence[Row]) -> str:
     return _parts(markdown.accuracy(plan, rows), markdown.notes(plan, rows))
 
 
-def long(plan: Plan, rows: Sequence[Row]) -> str:
-    """All tables but that of units in common, and why results are missing."""
-    tables = markdown.failures(rows), markdown.costs(rows), markdown.speedups(plan, rows)
-    return _parts(short(plan, rows), *tables, markdown.sensitivity(plan, rows))
+def complete(plan: Plan, rows: Sequence[Row]) -> str:
+    """The same, and why results are missing."""
+    return _parts(short(plan, rows), markdown.failures(rows))
+
+
+def with_costs(plan: Plan, rows: Sequence[Row]) -> str:
+    """The same, and what pruning cost."""
+    return _parts(complete(plan, rows), markdown.costs(rows))
+
+
+def with_speedups(plan: Plan, rows: Sequence[Row]) -> str:
+    """The same, and how much faster the models are."""
+    return _parts(with_costs(plan, rows), markdown.speedups(plan, rows))
+
+
+def with_units_in_common(plan: Plan, rows: Sequence[Row]) -> str:
+    """Accuracy, and what models of different tasks have in common."""
+    return _parts(complete(plan, rows), markdown.units_in_common(rows))
+
+
+def with_sensitivity(plan: Plan, rows: Sequence[Row]) -> str:
+    """Accuracy, and what becomes of it as options vary."""
+    return _parts(complete(plan, rows), markdown.sensitivity(plan, rows))
 
 
 def of_method(method: str) -> Tables:
@@ -52,37 +71,32 @@ def of_method(method: str) -> Tables:
     return lambda plan, rows: markdown.of_method(plan, rows, method)
 
 
-def with_units_in_common(plan: Plan, rows: Sequence[Row]) -> str:
-    """All tables."""
-    return _parts(long(plan, rows), markdown.units_in_common(rows))
-
-
 def _parts(*parts: str) -> str:
     return "\n\n".join(filter(None, parts))
 
 
 PAPERS: Mapping[str, Shown] = {
-    "kprune-accuracy": Shown(short, ("accuracy",)),
-    "kprune-cost": Shown(long, ("time",)),
-    "kprune-speed": Shown(long, ("speedup",)),
-    "kprune-sensitivity": Shown(long, ("sensitivity",)),
-    "kprune-opt": Shown(short),
-    "pprune-figure2": Shown(long, ("accuracy",)),
-    "pprune-figure3": Shown(long, ("accuracy",)),
-    "pprune-figure4": Shown(long),
-    "pprune-figure5": Shown(long, ("accuracy",)),
+    "kprune-accuracy": Shown(complete, ("accuracy",)),
+    "kprune-cost": Shown(with_costs, ("time",)),
+    "kprune-speed": Shown(with_speedups, ("speedup",)),
+    "kprune-sensitivity": Shown(with_sensitivity, ("sensitivity",)),
+    "kprune-opt": Shown(complete),
+    "pprune-figure2": Shown(complete, ("accuracy",)),
+    "pprune-figure3": Shown(complete, ("accuracy",)),
+    "pprune-figure4": Shown(with_costs),
+    "pprune-figure5": Shown(complete, ("accuracy",)),
     "pprune-figure6": Shown(with_units_in_common, ("common",)),
-    "pprune-table2": Shown(short),
+    "pprune-table2": Shown(complete),
 }
 """The papers' experiments that run here, by recipe."""
 PAGES: Mapping[str, Mapping[Path, Shown]] = {
     "minilm": {
         ROOT / "README.md": Shown(short, ("accuracy",)),
-        DOCS / "methods.md": Shown(long, ("accuracy", "time")),
+        DOCS / "methods.md": Shown(with_speedups, ("accuracy", "time")),
         **{DOCS / "methods" / f"{method}.md": Shown(of_method(method)) for method in ("surgeon", "kprune")},
     },
-    "decoders": {DOCS / "methods.md": Shown(long, ("accuracy",))},
-    "decoders-own": {DOCS / "methods.md": Shown(short, ("accuracy",))},
+    "decoders": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
+    "decoders-own": {DOCS / "methods.md": Shown(complete, ("accuracy",))},
     **{f"papers/here/{name}": {DOCS / "papers.md": shown} for name, shown in PAPERS.items()},
 }
 """By comparison, what goes into which page."""
