@@ -109,7 +109,7 @@ def main() -> None:
     try:
         for name in sys.argv[1:] or PAGES:
             plan, rows = results(name)
-            drawn = plots.draw(plan, rows)
+            drawn = plots.figures(plan, rows)
             for page, shown in PAGES[name].items():
                 wanted = {FIGURES / name / f"{plot}.svg": drawn[plot] for plot in shown.plots}
                 links = [f"![{plan.title}]({file.relative_to(page.parent)})" for file in wanted]

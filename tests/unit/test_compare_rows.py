@@ -160,3 +160,17 @@ def test_a_perplexity_may_explode(tmp_path: Path) -> None:
     assert (panel.get_yscale(), panel.get_ylabel()) == ("log", "perplexity, lower is better")
     figure.draw_without_rendering()
     assert "1e+06" in [label.get_text() for label in panel.get_yticklabels()]
+
+
+def test_failures_of_a_method_are_told_once() -> None:
+    failed = [
+        Row(task, "kcm", {"budget": {"cost": "flops", "share": share}, "seed": seed}, None, f"too few at {share}")
+        for task, kept in (("stsb", (0.2, 0.1)), ("sst2", (0.2, 0.1)), ("mrpc", (0.1,)))
+        for share in kept
+        for seed in (0, 1)
+    ]
+    assert markdown.failures([*failed, row()]) == (
+        "No result for kcm on stsb, sst2 at 20%, 10%; mrpc at 10%: (stsb at 20%) too few at 0.2."
+    )
+    assert markdown.failures(failed[-1:]) == "No result for kcm on mrpc at 10%: too few at 0.1."
+    assert not markdown.failures([row()])

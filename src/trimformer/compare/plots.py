@@ -22,10 +22,10 @@ COLUMNS = 3
 
 def write(plan: Plan, rows: Sequence[Row], folder: Path) -> list[Path]:
     """Draw every plot that the rows can fill into a folder, as `NAME.svg`."""
-    return [save(figure, folder / f"{name}.svg") for name, figure in draw(plan, rows).items()]
+    return [save(figure, folder / f"{name}.svg") for name, figure in figures(plan, rows).items()]
 
 
-def draw(plan: Plan, rows: Sequence[Row]) -> dict[str, Figure]:
+def figures(plan: Plan, rows: Sequence[Row]) -> dict[str, Figure]:
     """Every plot that the rows can fill, by name."""
     drawn = {
         "accuracy": accuracy(plan, rows), "time": time(plan, rows), "speedup": speedup(plan, rows),
