@@ -82,13 +82,12 @@ PAPERS: Mapping[str, Shown] = {
     "kprune-sensitivity": Shown(with_sensitivity, ("sensitivity",)),
     "kprune-opt": Shown(complete),
     "pprune-figure2": Shown(complete, ("accuracy",)),
-    "pprune-figure3": Shown(complete, ("accuracy",)),
     "pprune-figure4": Shown(with_costs),
     "pprune-figure5": Shown(complete, ("accuracy",)),
     "pprune-figure6": Shown(with_units_in_common, ("common",)),
     "pprune-table2": Shown(complete),
 }
-"""The papers' experiments that run here, by recipe."""
+"""The papers' experiments that were run here, by recipe."""
 PAGES: Mapping[str, Mapping[Path, Shown]] = {
     "minilm": {
         ROOT / "README.md": Shown(short, ("accuracy",)),
