@@ -7,7 +7,8 @@ OUT gets `gpt2`, `llama` (checkpoints with a byte-level BPE tokenizer made on th
 file; the last 5 % of the lines are held out, and the first 500,000 characters of these are the test file), and
 `perplexity.json`: on that test file, and on WikiText-2's and PTB's where `../shared` has them. The text is
 `../shared/data/lm/english/train.txt`, or `--text`. Presets: `gpu` (minutes on one GPU), `cpu` (about 20 minutes of one
-core a model), `smoke` (seconds, learns little). `benchmarks/decoders.yaml` prunes both.
+core a model), `smoke` (seconds, learns little). `benchmarks/decoders.yaml` and `decoders-own.yaml` prune
+both.
 """
 
 from __future__ import annotations
