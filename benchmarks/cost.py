@@ -24,7 +24,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 import trimformer
 from trimformer import Budget, Pruner
-from trimformer.curves import removal_curve
+from trimformer.pruning.choose.curves import removal_curve
 
 RESULTS = Path(__file__).parent / "results" / "cost.json"
 KEPT = 0.4
@@ -47,7 +47,7 @@ def main() -> None:
         },
         "memory": lambda: _memory(arguments.model),
         "curves": _curves,
-    }  # fmt: skip
+    }
     facts: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for part in arguments.parts:
         facts[part] = parts[part]() | {"threads": torch.get_num_threads()}
@@ -65,10 +65,13 @@ def _time(model: PreTrainedModel, method: str, tokens: int) -> dict[str, float]:
     first = _seconds(lambda: pruner.prune(Budget(flops=KEPT)))
     further = _seconds(lambda: pruner.prune(Budget(flops=KEPT)))
     return {
-        "forward_seconds": forward, "forward_backward_seconds": both, "first_seconds": first,
-        "first_to_forward": first / forward, "further_to_forward": further / forward,
+        "forward_seconds": forward,
+        "forward_backward_seconds": both,
+        "first_seconds": first,
+        "first_to_forward": first / forward,
+        "further_to_forward": further / forward,
         "first_to_sites_times_forward_backward": first / (sites * both),
-    }  # fmt: skip
+    }
 
 
 def _memory(folder: str | None) -> dict[str, float]:

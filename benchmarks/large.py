@@ -23,11 +23,11 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from trimformer import Budget, Pruner, save
-from trimformer.footprint import footprint
-from trimformer.latency import device_name
-from trimformer.pipeline import versions
-from trimformer.structure import parameter_count
-from trimformer.tables import error_console, progress_bars
+from trimformer.cli.console import error_console, progress_bars
+from trimformer.model.manifest import versions
+from trimformer.model.structure import parameter_count
+from trimformer.observing.latency import device_name
+from trimformer.pruning.memory import footprint
 
 RESULTS = Path(__file__).parent / "results" / "large.json"
 LENGTH = 256
@@ -74,22 +74,34 @@ def _pruned(arguments: argparse.Namespace) -> dict[str, Any]:
         save(result.model, Path(folder) / "pruned", manifest=result.manifest)
     seconds["saving"] = perf_counter() - start
     return {
-        "parameters": parameter_count(model), "parameters_after": parameter_count(result.model),
-        "flops": result.manifest["kept"]["flops"], "tokens": calibration.tokens, "dtype": arguments.dtype,
-        "gradients": options["gradients"], "seconds": seconds,
-        "minutes": sum(seconds.values()) / 60, "cpu_minutes": process_time() / 60,
+        "parameters": parameter_count(model),
+        "parameters_after": parameter_count(result.model),
+        "flops": result.manifest["kept"]["flops"],
+        "tokens": calibration.tokens,
+        "dtype": arguments.dtype,
+        "gradients": options["gradients"],
+        "seconds": seconds,
+        "minutes": sum(seconds.values()) / 60,
+        "cpu_minutes": process_time() / 60,
         "peak_gb": peaks | {"saving": _peak_gb()},
         "estimate_gb": (parameter_count(model) * model.dtype.itemsize + estimate.needed) / 1e9,
-        "threads": torch.get_num_threads(), "device": device_name(model.device), "load": os.getloadavg(),
+        "threads": torch.get_num_threads(),
+        "device": device_name(model.device),
+        "load": os.getloadavg(),
         "versions": versions(),
-    }  # fmt: skip
+    }
 
 
 def _model(layers: int, dtype: torch.dtype) -> PreTrainedModel:
     config = LlamaConfig(
-        hidden_size=WIDTH, intermediate_size=NEURONS, num_attention_heads=HEADS, num_key_value_heads=KEY_VALUE_HEADS,
-        vocab_size=VOCABULARY, num_hidden_layers=layers, max_position_embeddings=2048,
-    )  # fmt: skip
+        hidden_size=WIDTH,
+        intermediate_size=NEURONS,
+        num_attention_heads=HEADS,
+        num_key_value_heads=KEY_VALUE_HEADS,
+        vocab_size=VOCABULARY,
+        num_hidden_layers=layers,
+        max_position_embeddings=2048,
+    )
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     return model.eval()

@@ -17,8 +17,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from trimformer import cli
-from trimformer.export import FACTS
+from trimformer.cli import app
+from trimformer.export.folder import FACTS
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -75,7 +75,7 @@ def run(*arguments: object) -> Any:
     """What a command of trimformer prints as JSON."""
     printed = io.StringIO()
     with redirect_stdout(printed):
-        cli.main([*map(str, arguments), "--json"])
+        app.main([*map(str, arguments), "--json"])
     return json.loads(printed.getvalue())
 
 

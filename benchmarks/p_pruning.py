@@ -25,7 +25,7 @@ import torch
 import transformers
 
 from trimformer import Budget, Project, load_tokenizer, plugins
-from trimformer.demo import demo_model
+from trimformer.data.demo import demo_model
 from trimformer.training.finetune import FineTuning, finetune, judge
 from trimformer.training.heads import load_to_train
 from trimformer.training.p_pruning import prune_pretrained
@@ -134,9 +134,11 @@ def _pruned(project: Project, new: list[str], wanted: dict[str, Any]) -> tuple[P
 
 def _options(wanted: dict[str, Any]) -> FineTuning:
     arguments = {
-        "num_train_epochs": wanted["epochs"], "per_device_train_batch_size": 16,
-        "learning_rate": wanted["learning_rate"], "save_strategy": "no",
-    }  # fmt: skip
+        "num_train_epochs": wanted["epochs"],
+        "per_device_train_batch_size": 16,
+        "learning_rate": wanted["learning_rate"],
+        "save_strategy": "no",
+    }
     return FineTuning(rows=wanted["rows"], patience=0, arguments=arguments)
 
 
@@ -149,11 +151,17 @@ def _quality(wanted: dict[str, Any]) -> dict[str, Any]:
     cpu_seconds = process_time() - start
     name, metric = next(iter(judge(project, trained.model, project.evaluation_rows).items()))
     return facts | {
-        "metric": name, "value": metric.value, "rows_judged": metric.sample_size, "low": metric.low,
-        "high": metric.high, "finetuning_seconds": trained.facts["seconds"], "finetuning_cpu_seconds": cpu_seconds,
+        "metric": name,
+        "value": metric.value,
+        "rows_judged": metric.sample_size,
+        "low": metric.low,
+        "high": metric.high,
+        "finetuning_seconds": trained.facts["seconds"],
+        "finetuning_cpu_seconds": cpu_seconds,
         "steps": trained.facts["steps"],
-        "threads": torch.get_num_threads(), "versions": trained.facts["versions"],
-    }  # fmt: skip
+        "threads": torch.get_num_threads(),
+        "versions": trained.facts["versions"],
+    }
 
 
 def _speed(wanted: dict[str, Any]) -> dict[str, Any]:
@@ -162,8 +170,10 @@ def _speed(wanted: dict[str, Any]) -> dict[str, Any]:
     times = step_times(dense, {"dense": dense.model, "pruned": pruned.model}, _options(wanted), seed=wanted["seed"])
     ratio = times["dense"].median_ms / times["pruned"].median_ms
     return facts | {
-        "speed_up": ratio, "threads": torch.get_num_threads(), **{name: asdict(time) for name, time in times.items()},
-    }  # fmt: skip
+        "speed_up": ratio,
+        "threads": torch.get_num_threads(),
+        **{name: asdict(time) for name, time in times.items()},
+    }
 
 
 def format_table(runs: list[dict[str, Any]]) -> str:

@@ -149,11 +149,20 @@ def train(
     """Next-token prediction with AdamW and a cosine schedule; in bfloat16 on a GPU."""
     on_gpu = torch.cuda.is_available()
     arguments = TrainingArguments(
-        output_dir=scratch, seed=seed, max_steps=preset.steps, learning_rate=preset.learning_rate,
-        per_device_train_batch_size=preset.batch, lr_scheduler_type="cosine", warmup_steps=preset.steps // 20,
-        weight_decay=0.1, bf16=on_gpu, use_cpu=not on_gpu, save_strategy="no", report_to=[],
+        output_dir=scratch,
+        seed=seed,
+        max_steps=preset.steps,
+        learning_rate=preset.learning_rate,
+        per_device_train_batch_size=preset.batch,
+        lr_scheduler_type="cosine",
+        warmup_steps=preset.steps // 20,
+        weight_decay=0.1,
+        bf16=on_gpu,
+        use_cpu=not on_gpu,
+        save_strategy="no",
+        report_to=[],
         logging_steps=max(1, preset.steps // 20),
-    )  # fmt: skip
+    )
     collator = DataCollatorForLanguageModeling(tokenizer, mlm=False)
     Trainer(model, arguments, train_dataset=rows, data_collator=collator).train()
     model.config.use_cache = True
@@ -163,23 +172,39 @@ def gpt2(preset: Preset) -> PreTrainedModel:
     """GPT-2: learned positions, fused query, key and value, biases, tied embeddings."""
     return GPT2LMHeadModel(
         GPT2Config(
-            vocab_size=preset.vocabulary, n_embd=preset.width, n_layer=preset.blocks, n_head=preset.heads,
-            n_positions=preset.context, bos_token_id=0, eos_token_id=0, pad_token_id=0,
-            embd_pdrop=DROPOUT, resid_pdrop=DROPOUT, attn_pdrop=DROPOUT,
+            vocab_size=preset.vocabulary,
+            n_embd=preset.width,
+            n_layer=preset.blocks,
+            n_head=preset.heads,
+            n_positions=preset.context,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=0,
+            embd_pdrop=DROPOUT,
+            resid_pdrop=DROPOUT,
+            attn_pdrop=DROPOUT,
         )
-    )  # fmt: skip
+    )
 
 
 def llama(preset: Preset) -> PreTrainedModel:
     """Llama: rotary positions, two query heads for each key and value head, gated feed-forward, no biases."""
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=preset.vocabulary, hidden_size=preset.width, num_hidden_layers=preset.blocks,
-            num_attention_heads=preset.heads, num_key_value_heads=preset.key_value_heads,
-            intermediate_size=preset.width * 8 // 3, max_position_embeddings=preset.context, tie_word_embeddings=True,
-            bos_token_id=0, eos_token_id=0, pad_token_id=0, attention_dropout=DROPOUT,
+            vocab_size=preset.vocabulary,
+            hidden_size=preset.width,
+            num_hidden_layers=preset.blocks,
+            num_attention_heads=preset.heads,
+            num_key_value_heads=preset.key_value_heads,
+            intermediate_size=preset.width * 8 // 3,
+            max_position_embeddings=preset.context,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=0,
+            pad_token_id=0,
+            attention_dropout=DROPOUT,
         )
-    )  # fmt: skip
+    )
 
 
 BUILDERS = {"gpt2": gpt2, "llama": llama}

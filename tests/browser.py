@@ -45,8 +45,10 @@ class Browser:
         (read_here, write_there), (read_there, write_here) = _pipe(), _pipe()
         self._process = subprocess.Popen(
             [sys.executable, "-c", RUN, str(read_there), str(write_there), CHROMIUM, *FLAGS, profile],
-            pass_fds=(read_there, write_there), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            pass_fds=(read_there, write_there),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         os.close(read_there)
         os.close(write_there)
         self._read, self._write = os.fdopen(read_here, "rb"), os.fdopen(write_here, "wb")

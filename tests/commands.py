@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from conftest import WORDS
-from trimformer import cli
+from trimformer.cli import app
 
 
 class Result(NamedTuple):
@@ -28,7 +28,7 @@ Run = Callable[..., Result]
 def execute(*arguments: object) -> int:
     """Run a command in this process and give its exit code."""
     try:
-        cli.main([str(argument) for argument in arguments])
+        app.main([str(argument) for argument in arguments])
     except SystemExit as end:
         return int(end.code or 0)
     return 0

@@ -14,9 +14,15 @@ def metric(value: float, rows: int = 872) -> dict[str, float]:
 
 def latency(median_ms: float) -> dict[str, Any]:
     return {
-        "median_ms": median_ms, "low_ms": 0.98 * median_ms, "high_ms": 1.03 * median_ms, "runs": 15, "rows": 32,
-        "length": 22, "device": "cpu", "threads": 2,
-    }  # fmt: skip
+        "median_ms": median_ms,
+        "low_ms": 0.98 * median_ms,
+        "high_ms": 1.03 * median_ms,
+        "runs": 15,
+        "rows": 32,
+        "length": 22,
+        "device": "cpu",
+        "threads": 2,
+    }
 
 
 def facts(share: float = 0.5, **changes: Any) -> dict[str, Any]:
@@ -32,30 +38,44 @@ def facts(share: float = 0.5, **changes: Any) -> dict[str, Any]:
         for sublayer, points in (("attention", HEADS + 1), ("ffn", 33))
     }
     return {
-        "method": "surgeon", "options": {"damping": 0.3, "tune": True}, "source": "some/model", "task": "sst2",
-        "data": "hub", "command": f"trimformer prune some/model --task sst2 --flops {share} --out smaller",
+        "method": "surgeon",
+        "options": {"damping": 0.3, "tune": True},
+        "source": "some/model",
+        "task": "sst2",
+        "data": "hub",
+        "command": f"trimformer prune some/model --task sst2 --flops {share} --out smaller",
         "model_class": "BertForSequenceClassification",
-        "kept": {"flops": share - 0.0004, "params": share - 0.002}, "units": units,
+        "kept": {"flops": share - 0.0004, "params": share - 0.002},
+        "units": units,
         "patterns": {
             f"encoder.layer.{block}.attention": "." * (HEADS - heads) + "#" * heads for block, heads in enumerate(kept)
         },
-        "curves": curves, "parameters": {"dense": 22_713_986, "pruned": round(22_713_986 * (0.5 + share / 2))},
-        "already_pruned": False, "warnings": [],
+        "curves": curves,
+        "parameters": {"dense": 22_713_986, "pruned": round(22_713_986 * (0.5 + share / 2))},
+        "already_pruned": False,
+        "warnings": [],
         "calibration": {
-            "tokens": 20013, "sequences": 892, "mean_length": 22.4, "seed": 7, "fingerprint": "060e51de8f1a1684",
+            "tokens": 20013,
+            "sequences": 892,
+            "mean_length": 22.4,
+            "seed": 7,
+            "fingerprint": "060e51de8f1a1684",
         },
         "workload": {"sequence_length": 22.4, "batch_size": 32},
         "versions": {"trimformer": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "python": "3.11.7"},
         "budget": {"cost": "flops", "asked": share, "reached": share - 0.0004, "round_to": 1},
         "seconds": {"measuring": 12.5, "pruning": 20.25, "judging": 8.0},
         "memory_mb": {
-            "measuring": {"host": 1382.4}, "pruning": {"host": 1134.3, "cuda": 890.1}, "judging": {"host": 1091.6},
+            "measuring": {"host": 1382.4},
+            "pruning": {"host": 1134.3, "cuda": 890.1},
+            "judging": {"host": 1091.6},
         },
         "metrics": {
-            "dense": {"accuracy": metric(0.8739)}, "pruned": {"accuracy": metric(0.8739 - (1 - share) ** 4 / 5)},
+            "dense": {"accuracy": metric(0.8739)},
+            "pruned": {"accuracy": metric(0.8739 - (1 - share) ** 4 / 5)},
         },
         "latency": {"dense": latency(61.2), "pruned": latency(61.2 * (0.08 + 0.92 * share))},
-    } | changes  # fmt: skip
+    } | changes
 
 
 def runs() -> list[dict[str, Any]]:

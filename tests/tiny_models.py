@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from conftest import MAX_LENGTH
-from trimformer.interfaces import Batch, Features, Masks
-from trimformer.structure import Structure
+from trimformer.data.rows import Batch, Features
+from trimformer.model.sites import Masks
+from trimformer.model.structure import Structure
 
 VOCABULARY = 120
 WIDTH = 32

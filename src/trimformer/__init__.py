@@ -3,12 +3,15 @@
 Importing the package lets `from_pretrained` load pruned checkpoints.
 """
 
-from trimformer import modeling_trimformer as _modeling_trimformer  # registers the checkpoint hook
-from trimformer.checkpoint import load_model, load_tokenizer, save
 from trimformer.errors import TrimformerError
-from trimformer.interfaces import Budget, Metric, PruningResult
-from trimformer.pipeline import Pruner, prune
-from trimformer.project import Project, evaluate
+from trimformer.judging.metrics import Metric
+from trimformer.judging.project import Project, evaluate
+from trimformer.model import modeling_trimformer as _modeling_trimformer  # registers the checkpoint hook
+from trimformer.model.checkpoint import load_model, load_tokenizer
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.pruner import Pruner, prune
+from trimformer.pruning.result import PruningResult
+from trimformer.report.saving import save
 
 __all__ = [
     "Budget",

@@ -1,6 +1,6 @@
 """`python -m trimformer` is the command line."""
 
-from trimformer.cli import main
+from trimformer.cli.app import main
 
 if __name__ == "__main__":
     main()

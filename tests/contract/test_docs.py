@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import typer
 
-from trimformer import cli, plugins
+from trimformer import plugins
+from trimformer.cli import app
 
 ROOT = Path(__file__).parents[2]
 METHOD_PAGES = ROOT / "docs" / "methods"
@@ -27,7 +28,7 @@ def read(page: Path) -> str:
 
 
 def commands() -> dict[str, Any]:
-    group: Any = typer.main.get_command(cli.app)
+    group: Any = typer.main.get_command(app.app)
     return group.commands
 
 

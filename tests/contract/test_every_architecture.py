@@ -24,13 +24,14 @@ from tiny_models import (
     random_masks,
     tiny_model,
 )
-from trimformer import checkpoint, plugins
-from trimformer.batching import pad
+from trimformer import plugins
+from trimformer.data.batches import pad
 from trimformer.errors import InvalidOption, UnsupportedModel
-from trimformer.interfaces import Masks
-from trimformer.masking import masked
-from trimformer.structure import Structure, parameter_count, read_structure
-from trimformer.surgery import cut, pruning_config
+from trimformer.model import checkpoint
+from trimformer.model.masking import masked
+from trimformer.model.sites import Masks
+from trimformer.model.structure import Structure, parameter_count, read_structure
+from trimformer.model.surgery import cut, pruning_config
 
 
 def empty(*kinds: str, block: int | None = None) -> Callable[[Structure], Masks]:
@@ -188,7 +189,7 @@ def test_eager_and_sdpa_attention_agree(
 )
 def test_the_bare_encoder_loads_from_a_checkpoint_with_head(dense: PreTrainedModel, tmp_path: Path) -> None:
     small, batch = pruned(dense, MASKS["no heads above"]), inputs(dense)
-    checkpoint.save(small, tmp_path / "small")
+    checkpoint.write(small, tmp_path / "small")
     encoder = aligned(AutoModel.from_pretrained(tmp_path / "small"))
     with torch.no_grad():
         expected = small.base_model(**batch).last_hidden_state
@@ -210,7 +211,7 @@ def test_two_cuts_are_one_cut_of_both(dense: PreTrainedModel, head: str, tmp_pat
     structure = read_structure(dense)
     first = random_masks(structure, keep=0.7)
     once = read_structure(pruned(dense, lambda _: first))
-    checkpoint.save(once.model, tmp_path / "once")
+    checkpoint.write(once.model, tmp_path / "once")
     reloaded = read_structure(load(tmp_path / "once", head))
     second = random_masks(reloaded, keep=0.6, seed=2)
     cut(reloaded, second)

@@ -15,10 +15,11 @@ from transformers import PreTrainedModel
 
 from tiny_models import CONFIGS, random_masks, tiny_model
 from trimformer import plugins
-from trimformer.interfaces import Cost, Masks, MeasuredCost, Workload
-from trimformer.search import total_cost
-from trimformer.structure import Structure, parameter_count, read_structure
-from trimformer.surgery import cut
+from trimformer.data.batches import Workload
+from trimformer.model.sites import Masks
+from trimformer.model.structure import Structure, parameter_count, read_structure
+from trimformer.model.surgery import cut
+from trimformer.pruning.budget import Cost, MeasuredCost, total_cost
 
 LENGTHS = (1, 8, 13)
 

@@ -17,14 +17,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrai
 
 from conftest import build_tokenizer
 from tiny_models import CONFIGS, inputs, is_causal, outputs, random_masks, tiny_model
-from trimformer.batching import pad
+from trimformer.data.batches import pad
+from trimformer.data.rows import Batch
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
-from trimformer.evaluation import run
-from trimformer.interfaces import Batch, Budget, Masks
-from trimformer.masking import masked
-from trimformer.pipeline import prune
-from trimformer.structure import Structure, read_structure
-from trimformer.surgery import cut, pruning_config
+from trimformer.judging.evaluation import run
+from trimformer.model.masking import masked
+from trimformer.model.sites import Masks
+from trimformer.model.structure import Structure, read_structure
+from trimformer.model.surgery import cut, pruning_config
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.pruner import prune
 
 DECODERS = [name for name in CONFIGS if is_causal(name)]
 NEW_TOKENS = 8
@@ -174,8 +176,12 @@ def generated_in_new_process(folders: list[Path], tmp_path: Path, *, with_packag
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", program, json.dumps(list(map(str, folders)))],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -26,14 +26,16 @@ from tiny_models import (
     tiny_model,
 )
 from trimformer import plugins
-from trimformer.batching import length_sorted_indices, pad
+from trimformer.data.batches import Workload, length_sorted_indices, pad
+from trimformer.data.labels import pad_labels
+from trimformer.data.rows import Batch, Features
 from trimformer.errors import InvalidOption, LabelError, NumericalError, UnreachableTarget
-from trimformer.interfaces import Batch, Budget, Features, MeasuredCost, PruningResult, Workload
-from trimformer.labels import pad_labels
-from trimformer.pipeline import Pruner, prune
-from trimformer.search import total_cost
-from trimformer.structure import check_weights, read_structure
-from trimformer.surgery import cut, pruning_config
+from trimformer.model.structure import read_structure
+from trimformer.model.surgery import cut, pruning_config
+from trimformer.pruning.budget import Budget, MeasuredCost, total_cost
+from trimformer.pruning.preflight import check_weights
+from trimformer.pruning.pruner import Pruner, prune
+from trimformer.pruning.result import PruningResult
 
 BUDGETS = [index / 20 for index in range(1, 20)]
 FORMULAS = [name for name, cost in plugins.provided("costs").items() if not isinstance(cost, MeasuredCost)]
@@ -102,9 +104,12 @@ def test_budget_is_used_up_but_never_exceeded(method: str, cost: str, share: flo
     assert kept <= share * total * (1 + 1e-9)
     assert share * total - kept < max(removed)
     assert result.manifest["budget"] == {
-        "cost": cost, "asked": share, "reached": pytest.approx(kept / total), "round_to": 1,
+        "cost": cost,
+        "asked": share,
+        "reached": pytest.approx(kept / total),
+        "round_to": 1,
         "uniform": False,
-    }  # fmt: skip
+    }
     assert {site.name: site.units for site in read_structure(result.model)} == {
         name: int(mask.sum()) for name, mask in result.masks.items()
     }

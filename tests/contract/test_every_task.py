@@ -11,10 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from conftest import TinyBert
 from tiny_models import tiny_model
-from trimformer import batching, evaluation, plugins
+from trimformer import plugins
+from trimformer.data import batches
+from trimformer.data.rows import LABELS as LABEL_NAMES
+from trimformer.data.rows import MODEL_INPUTS
 from trimformer.errors import LabelError
-from trimformer.interfaces import LABELS as LABEL_NAMES
-from trimformer.interfaces import MODEL_INPUTS, Metrics, Task
+from trimformer.judging import evaluation
+from trimformer.judging.metrics import Metrics
+from trimformer.judging.task import Task
 
 SENTENCES = [
     "the red cat saw a dog",
@@ -130,7 +134,7 @@ def test_batch_size_does_not_matter(
     metrics: Metrics,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    alone = partial(batching.length_sorted_indices, max_rows=1)
+    alone = partial(batches.length_sorted_indices, max_rows=1)
     monkeypatch.setattr(evaluation, "length_sorted_indices", alone)
     assert_same(task.evaluate(build(), tokenizer, labelled, dense=build(seed=1)), metrics, interval=True)
 

@@ -10,11 +10,11 @@ import transformers
 
 from tiny_models import SETTINGS, SHARES, inputs, labelled, outputs, tiny_model
 from trimformer import plugins
-from trimformer.checkpoint import load_model, save, stored_dtype
 from trimformer.errors import InvalidOption
-from trimformer.interfaces import Budget
-from trimformer.pipeline import prune
-from trimformer.placement import Placement
+from trimformer.model.checkpoint import load_model, stored_dtype, write
+from trimformer.model.placement import Placement
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.pruner import prune
 
 
 @pytest.mark.parametrize("method", plugins.names("methods"))
@@ -27,12 +27,16 @@ def test_weights_stay_in_half_precision(method: str, architecture: str, dtype: t
     tiny_model(architecture).save_pretrained(tmp_path / "dense")
     model = load_model(str(tmp_path / "dense"), dtype=str(dtype).removeprefix("torch."))
     result = prune(
-        model, labelled(unlabelled, "sequence classification"), budget=Budget(flops=SHARES.get(method, 0.5)),
-        method=method, options=SETTINGS.get(method), calibration_tokens=None,
-    )  # fmt: skip
+        model,
+        labelled(unlabelled, "sequence classification"),
+        budget=Budget(flops=SHARES.get(method, 0.5)),
+        method=method,
+        options=SETTINGS.get(method),
+        calibration_tokens=None,
+    )
     assert {values.dtype for values in result.model.parameters()} == {dtype}
     assert result.manifest["dtype"] == str(dtype).removeprefix("torch.")
-    saved = save(result.model, tmp_path / "pruned")
+    saved = write(result.model, tmp_path / "pruned")
     assert stored_dtype(str(saved)) is dtype
     loaded = load_model(str(saved), dtype="auto")
     by_transformers = getattr(transformers, type(model).__name__).from_pretrained(saved, dtype="auto").eval()

@@ -1,82 +1,39 @@
 """The package keeps its shape: imports go down only, files and functions stay short, nothing unsafe is called.
 
-`LAYERS` is the one place where a module's layer is written down. Imports under `if TYPE_CHECKING:` do not count.
+The table "The plan" in docs/architecture.md is the one place where a room's floor is written down. All imports count:
+those inside functions and under `if TYPE_CHECKING:` too.
 """
 
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-ROOT = Path(__file__).parents[2] / "src" / "trimformer"
+REPOSITORY = Path(__file__).parents[2]
+ROOT = REPOSITORY / "src" / "trimformer"
+PLAN = REPOSITORY / "docs" / "architecture.md"
 PLUGIN_FOLDERS = ("architectures", "methods", "tasks", "costs", "commands")
+MOST_FLOORS = 10
+MOST_FILES_AT_THE_TOP = 6
 
-LAYERS = (
-    ("errors",),
-    ("interfaces", "sites"),
-    (
-        "plugins",
-        "ranks",
-        "launch",
-        "cache",
-        "options",
-        "method_options",
-        "batching",
-        "labels",
-        "losses",
-        "metrics",
-        "objectives",
-        "data",
-        "hub",
-        "folders",
-    ),
-    ("manifest", "offload", "placement", "resources", "upload"),
-    ("report",),
-    (
-        "clustering",
-        "correction",
-        "curves",
-        "inputs",
-        "structure",
-        "masking",
-        "scoring",
-        "search",
-        "splits",
-        "reconstruction",
-        "modeling_trimformer",
-        "surgery",
-    ),
-    (
-        "calibration",
-        "boundary",
-        "checkpoint",
-        "evaluation",
-        "latency",
-        "onnx",
-        "runtimes",
-    ),
-    ("job",),
-    ("baseline", "moments", "rescaling", "uniform"),
-    ("architectures", "methods", "tasks", "costs"),
-    ("fingerprint", "footprint"),
-    ("pipeline",),
-    ("project",),
-    ("demo", "export", "guard", "frontier", "tables"),
-    ("steps", "training", "compare"),
-    ("commands",),
-    ("cli",),
-    ("__init__", "__main__"),
-)
-"""Lowest first. A module imports from lower layers and its own; a plug-in from lower layers only."""
 
-MAX_FILE_LINES = 300
-MAX_BODY_LINES = 40
+def read_plan() -> list[set[str]]:
+    """Floors of the plan, the lowest first: names of rooms, read from the table under `## The plan`."""
+    section = PLAN.read_text(encoding="utf-8").split("## The plan\n", 1)[1].split("\n## ", 1)[0]
+    lines = [line.split("|") for line in section.splitlines() if re.match(r"\| \d+ \|", line)]
+    floors = {int(line[1]): {name.rstrip("/") for name in re.findall(r"`([^`]+)`", line[2])} for line in lines}
+    assert sorted(floors) == list(range(1, len(floors) + 1)), "the floors of the plan are not numbered 1, 2, …"
+    return [floors[number] for number in sorted(floors)]
+
+
+FLOORS = read_plan()
+GROUND = "the ground"
+MAX_FILE_LINES = 350
+MAX_BODY_LINES = 60
 FORBIDDEN_IMPORTS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "torch.load"}
 FORBIDDEN_CALLS = {"eval", "exec"}
 
@@ -92,14 +49,19 @@ def module_of(path: Path) -> str:
 MODULES = {module_of(path): path for path in FILES}
 
 
-def layer_of(module: str) -> int:
-    """Index into `LAYERS`."""
-    top = module.split(".", maxsplit=1)[0]
-    for index, layer in enumerate(LAYERS):
-        if top in layer:
-            return index
+def room_of(module: str) -> str:
+    """`pruning.refit.walk` -> `pruning`; the files of the lowest floor are one room."""
+    room = module.split(".", maxsplit=1)[0]
+    return GROUND if room in FLOORS[0] else room
+
+
+def floor_of(module: str) -> int:
+    """The number of a module's floor, the lowest is 1."""
+    for number, rooms in enumerate(FLOORS, start=1):
+        if room_of(module) in rooms | ({GROUND} if number == 1 else set()):
+            return number
     pytest.fail(
-        f"trimformer.{module} is in no layer: add {top!r} to LAYERS in {Path(__file__).name}, as low as it can be"
+        f"trimformer.{module} is in no room of {PLAN.name}: add {room_of(module)!r} to its table, as low as can be"
     )
 
 
@@ -108,21 +70,9 @@ def is_plugin(module: str) -> bool:
     return module.split(".", maxsplit=1)[0] in PLUGIN_FOLDERS
 
 
-def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes below `node`, without the bodies of `if TYPE_CHECKING:`."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            for statement in child.orelse:
-                yield statement
-                yield from runtime_nodes(statement)
-        else:
-            yield child
-            yield from runtime_nodes(child)
-
-
 def imported_names(tree: ast.AST) -> Iterator[str]:
-    """Dotted names of everything that is imported at run time: `from a import b` gives `a.b`."""
-    for node in runtime_nodes(tree):
+    """Dotted names of everything that is imported: `from a import b` gives `a.b`."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -130,7 +80,7 @@ def imported_names(tree: ast.AST) -> Iterator[str]:
 
 
 def imported_modules(tree: ast.AST) -> set[str]:
-    """The modules of this package that are imported at run time, `__init__` for the package itself."""
+    """The modules of this package that are imported, `__init__` for the package itself."""
     found = set()
     for name in imported_names(tree):
         package, *parts = name.split(".")
@@ -153,24 +103,49 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return statements[-1].end_lineno - statements[0].lineno + 1 if statements else 0
 
 
+IMPORTS = {module: imported_modules(parse(module)) - {module} for module in MODULES}
 every_module = pytest.mark.parametrize("module", MODULES)
 
 
-def test_package_is_found() -> None:
-    assert "interfaces" in MODULES, f"no package in {ROOT}"
+def reachable(start: str) -> set[str]:
+    """Modules that a module imports, directly or by way of others."""
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        for module in IMPORTS[waiting.pop()] - seen:
+            seen.add(module)
+            waiting.append(module)
+    return seen
 
 
-@every_module
-def test_module_is_in_a_layer(module: str) -> None:
-    assert layer_of(module) >= 0
+def test_the_plan_is_of_this_house() -> None:
+    planned = set().union({GROUND}, *FLOORS[1:])
+    assert planned == {room_of(module) for module in MODULES}, "the plan and the package have other rooms"
+    assert len(FLOORS) <= MOST_FLOORS
+
+
+def test_few_files_stand_beside_the_folders() -> None:
+    assert len(list(ROOT.glob("*.py"))) <= MOST_FILES_AT_THE_TOP
 
 
 @every_module
 def test_imports_go_down_only(module: str) -> None:
-    for imported in imported_modules(parse(module)) - {module}:
-        assert layer_of(imported) <= layer_of(module), (
-            f"trimformer.{module} imports trimformer.{imported}, which is in a higher layer: imports go down only"
-        )
+    for imported in IMPORTS[module]:
+        if room_of(imported) != room_of(module):
+            assert floor_of(imported) < floor_of(module), (
+                f"trimformer.{module} imports trimformer.{imported}, whose room is not on a lower floor"
+            )
+
+
+@every_module
+def test_modules_import_each_other_in_no_circle(module: str) -> None:
+    assert module not in reachable(module), f"trimformer.{module} is in a circle of imports"
+
+
+def test_architectures_see_sites_only() -> None:
+    for module in MODULES:
+        if room_of(module) == "architectures":
+            assert IMPORTS[module] <= {"model.sites"}, f"trimformer.{module} needs model.sites only"
 
 
 @every_module

@@ -14,13 +14,15 @@ from torch import Tensor
 from torch import distributed as dist
 
 from tiny_models import SETTINGS, SHARES, labelled, tiny_model
-from trimformer import plugins, ranks
-from trimformer.batching import length_sorted_indices, pad
-from trimformer.cache import MeasuredCache
+from trimformer import plugins, processes
+from trimformer.data.batches import length_sorted_indices, pad
+from trimformer.data.labels import pad_labels
+from trimformer.data.rows import Batch
 from trimformer.errors import DataError
-from trimformer.interfaces import Batch, Budget, PruningResult
-from trimformer.labels import pad_labels
-from trimformer.pipeline import Pruner
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.cache import MeasuredCache
+from trimformer.pruning.pruner import Pruner
+from trimformer.pruning.result import PruningResult
 
 WEIGHT_TOLERANCE = 1e-5
 """Batches stay whole, so that only the order differs in which float64 sums are added up."""
@@ -80,7 +82,7 @@ def cached(folder: Path) -> dict[str, Tensor]:
 
 def refusals() -> dict[str, Tensor]:
     """Errors as text."""
-    head, index = "sequence classification", ranks.index()
+    head, index = "sequence classification", processes.index()
     wrong: list[Callable[[], Any]] = [
         lambda: Pruner(tiny_model("bert", head), batches(head)[: 3 + index]),
         lambda: Pruner(tiny_model("bert", head, seed=index), batches(head)),

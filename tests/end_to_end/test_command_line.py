@@ -15,16 +15,19 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from commands import Run, assert_mistake, rows, write
 from conftest import TinyBert
 from tiny_models import SETTINGS
-from trimformer import checkpoint, evaluation, plugins
-from trimformer.pipeline import Pruner
-from trimformer.structure import parameter_count
+from trimformer import plugins
+from trimformer.judging import evaluation
+from trimformer.model import checkpoint
+from trimformer.model.manifest import read_manifest
+from trimformer.model.structure import parameter_count
+from trimformer.pruning.pruner import Pruner
 
 TOKENS = 150
 
 
 @pytest.fixture
 def model(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
-    return checkpoint.save(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
+    return checkpoint.write(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
 
 
 @pytest.fixture
@@ -117,8 +120,11 @@ class TestWorks:
     def test_python_m_trimformer(self, tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "trimformer", "list", "--json"],
-            cwd=tmp_path, capture_output=True, text=True, check=True,
-        )  # fmt: skip
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         assert "kprune" in json.loads(done.stdout)["methods"]
         assert done.stderr == ""
 
@@ -230,7 +236,7 @@ class TestMistakes:
     def test_another_number_of_labels(
         self, run: Run, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, data: Path, out: Path
     ) -> None:
-        folder = checkpoint.save(tiny_bert(num_labels=3), data.with_name("three"), tokenizer=tokenizer)
+        folder = checkpoint.write(tiny_bert(num_labels=3), data.with_name("three"), tokenizer=tokenizer)
         assert_mistake(run(*prune(folder, data, out)), "3 labels", "needs 2")
 
     def test_unsupported_architecture(self, run: Run, model: Path, data: Path, out: Path) -> None:
@@ -266,9 +272,9 @@ def test_weights_in_half_precision(run: Run, model: Path, data: Path, out: Path)
     result = run(*prune(model, data, out), "--dtype", "bfloat16")
     assert result.code == 0, result.err
     assert checkpoint.stored_dtype(str(out)) is torch.bfloat16
-    assert checkpoint.read_manifest(out)["dtype"] == "bfloat16"
+    assert read_manifest(out)["dtype"] == "bfloat16"
     again = run("evaluate", out, "--task", "sst2", "--data", data, "--dtype", "auto", "--json")
-    metrics = checkpoint.read_manifest(out)["metrics"]["pruned"]
+    metrics = read_manifest(out)["metrics"]["pruned"]
     assert json.loads(again.out)["metrics"]["accuracy"]["value"] == metrics["accuracy"]["value"]
 
 

@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerBase
 
 from commands import Run, assert_mistake, rows, write
 from conftest import TinyBert
-from trimformer import checkpoint
 from trimformer.compare import bench
 from trimformer.compare.plan import read_plan
 from trimformer.errors import NumericalError
-from trimformer.pipeline import Pruner
+from trimformer.model import checkpoint
+from trimformer.pruning.pruner import Pruner
 
 PLAN = """\
 title: Tiny models
@@ -46,7 +46,7 @@ CELLS = 2 * 3 * 2
 
 @pytest.fixture
 def plan(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
-    checkpoint.save(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
+    checkpoint.write(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
     for seed, name in enumerate(("one", "two")):
         (tmp_path / name).mkdir()
         write(tmp_path / name / "train.jsonl", rows(40, seed=2 * seed))
@@ -101,9 +101,17 @@ def test_every_cell_is_run_once_and_shown(compare: Compare, out: Path, pruned: l
     assert {site["units"] for site in facts["units"].values()} == {4, 48}
     text = (out / "tables.md").read_text()
     for part in (
-        "# Tiny models", "random, the paper", "0.8765", "Somebody, table 1", "another planet", "geometric mean",
-        "5.00 ×", "heads in common", "| random | ridge | 1 |", "Dense: one",
-    ):  # fmt: skip
+        "# Tiny models",
+        "random, the paper",
+        "0.8765",
+        "Somebody, table 1",
+        "another planet",
+        "geometric mean",
+        "5.00 ×",
+        "heads in common",
+        "| random | ridge | 1 |",
+        "Dense: one",
+    ):
         assert part in text
     assert "ridge=1" not in text.partition("Dense:")[0]
     for name in ("accuracy", "time", "common", "sensitivity"):

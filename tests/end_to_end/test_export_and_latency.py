@@ -15,16 +15,16 @@ from transformers import PreTrainedTokenizerBase
 from commands import Run
 from conftest import WORDS, TinyBert
 from tiny_models import random_masks
-from trimformer import checkpoint
-from trimformer.structure import read_structure
-from trimformer.surgery import cut
+from trimformer.model import checkpoint
+from trimformer.model.structure import read_structure
+from trimformer.model.surgery import cut
 
 ort = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed: pip install 'trimformer[onnx]'")
 
 
 @pytest.fixture
 def dense(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
-    return checkpoint.save(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
+    return checkpoint.write(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def pruned(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Pa
     structure = read_structure(tiny_bert(num_labels=2))
     cut(structure, random_masks(structure))
     facts = {"task": "sst2", "data": str(data)}
-    return checkpoint.save(structure.model, tmp_path / "pruned", tokenizer=tokenizer, manifest=facts)
+    return checkpoint.write(structure.model, tmp_path / "pruned", tokenizer=tokenizer, manifest=facts)
 
 
 def test_export_of_a_pruned_model(run: Run, pruned: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -71,7 +71,7 @@ def test_export_of_a_pruned_model(run: Run, pruned: Path, tokenizer: PreTrainedT
 def test_export_of_a_sentence_transformers_model(
     run: Run, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    folder = checkpoint.save(tiny_bert(None), tmp_path / "encoder", tokenizer=tokenizer)
+    folder = checkpoint.write(tiny_bert(None), tmp_path / "encoder", tokenizer=tokenizer)
     kinds = ("Transformer", "Pooling", "Normalize")
     modules = [{"type": f"sentence_transformers.models.{kind}", "path": f"{i}_{kind}"} for i, kind in enumerate(kinds)]
     (folder / "modules.json").write_text(json.dumps(modules))
@@ -106,10 +106,13 @@ def test_latency_of_two_models_in_two_runtimes(run: Run, dense: Path, pruned: Pa
     assert (facts["device"], facts["threads"], facts["runs"]) == ("cpu", 1, 3)
     assert facts["device_name"]
     found = [(each["rows"], each["length"], each["runtime"], Path(each["model"]).name) for each in facts["measured"]]
-    assert found == list(itertools.chain.from_iterable(
-        [(*shape, runtime, "dense"), (*shape, runtime, "pruned")]
-        for shape in ((1, 4), (3, 8)) for runtime in ("eager", "onnx")
-    ))  # fmt: skip
+    assert found == list(
+        itertools.chain.from_iterable(
+            [(*shape, runtime, "dense"), (*shape, runtime, "pruned")]
+            for shape in ((1, 4), (3, 8))
+            for runtime in ("eager", "onnx")
+        )
+    )
     for first, second in zip(facts["measured"][::2], facts["measured"][1::2], strict=True):
         assert first["ratio"] == 1
         assert second["ratio"] == second["median_ms"] / first["median_ms"]

@@ -11,9 +11,9 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from commands import Run, assert_mistake, write
 from conftest import WORDS, TinyBert
-from trimformer import checkpoint
-from trimformer.structure import parameter_count
-from trimformer.training import run as training_run
+from trimformer.cli import finetune_run as training_run
+from trimformer.model import checkpoint
+from trimformer.model.structure import parameter_count
 
 QUICK = ("--train", "per_device_train_batch_size=8", "--train", "learning_rate=1e-2", "--train", "num_train_epochs=2")
 
@@ -21,7 +21,7 @@ QUICK = ("--train", "per_device_train_batch_size=8", "--train", "learning_rate=1
 @pytest.fixture
 def base(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
     """A pre-trained encoder without a head."""
-    return checkpoint.save(tiny_bert(None), tmp_path / "base", tokenizer=tokenizer)
+    return checkpoint.write(tiny_bert(None), tmp_path / "base", tokenizer=tokenizer)
 
 
 @pytest.fixture
@@ -132,10 +132,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("more", "said"),
         [
-            (
-                ["--train", "learning_rat=1"],
-                ["unknown training argument 'learning_rat'", "'learning_rate'"],
-            ),
+            (["--train", "learning_rat=1"], ["unknown training argument 'learning_rat'", "'learning_rate'"]),
             (["--train", "learning_rate"], ["--train 'learning_rate' must be name=value"]),
             (["--train", "learning_rate=-1"], ["learning_rate=-1", "above 0"]),
             (["--train", "rows=0"], ["rows=0", "at least 1"]),

@@ -20,7 +20,8 @@ from transformers import PreTrainedTokenizerBase
 
 from commands import rows, write
 from conftest import TinyBert
-from trimformer import checkpoint, cli
+from trimformer.cli import app
+from trimformer.model import checkpoint
 
 PATIENCE = 300
 """Seconds after which a process hangs; a machine may be busy."""
@@ -30,7 +31,7 @@ Processes = list["subprocess.Popen[str]"]
 
 @pytest.fixture
 def model(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
-    return checkpoint.save(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
+    return checkpoint.write(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
 
 
 @pytest.fixture
@@ -68,9 +69,11 @@ def by_hand(processes: Processes, *commands: list[str]) -> Processes:
             subprocess.Popen(
                 [sys.executable, "-m", "trimformer", *command],
                 env=os.environ | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
             )
-        )  # fmt: skip
+        )
     return processes
 
 
@@ -90,7 +93,7 @@ def test_torchrun_writes_and_prints_what_one_process_does(
     model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     alone, together = tmp_path / "alone", tmp_path / "together"
-    cli.main([*prune(model, data, alone, "--calibration-tokens", 2000), "--json"])
+    app.main([*prune(model, data, alone, "--calibration-tokens", 2000), "--json"])
     one = json.loads(capsys.readouterr().out)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = [*prune(model, data, together, "--calibration-tokens", 2000), "--json"]
@@ -126,7 +129,7 @@ def test_every_command_for_several_finds_what_one_process_does(
     alone, together = (
         given if name == "evaluate" else [*given, "--out", str(tmp_path / folder)] for folder in ("alone", "together")
     )
-    cli.main(alone)
+    app.main(alone)
     one = json.loads(capsys.readouterr().out)
     outputs = [process.communicate(timeout=PATIENCE)[0] for process in by_hand(started, together, together)]
     assert [process.returncode for process in started] == [0, 0]

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from commands import execute
 from conftest import WORDS, TinyBert
 from hub_stand_in import hub
-from trimformer import checkpoint
+from trimformer.model import checkpoint
 from trimformer.report import page as report
 
 Prune = Callable[..., int]
@@ -21,7 +21,7 @@ Prune = Callable[..., int]
 @pytest.fixture
 def prune(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Prune:
     """Runs `trimformer COMMAND` on a tiny model and its rows, with further arguments, and gives the exit code."""
-    model = checkpoint.save(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
+    model = checkpoint.write(tiny_bert(num_labels=2), tmp_path / "dense", tokenizer=tokenizer)
     words = WORDS.split()
     for split, count in (("train", 60), ("validation", 12)):
         rows = [

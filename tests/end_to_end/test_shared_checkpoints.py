@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from trimformer import Budget, Project, checkpoint, plugins
+from trimformer import Budget, Project, plugins
+from trimformer.model import checkpoint
 
 SHARED = Path(__file__).parents[3] / "shared"
 DROP = 0.03
@@ -24,6 +25,6 @@ def test_sst2_at_40_percent_of_the_flops_stays_near_the_dense_model(tmp_path: Pa
     result = project.judge(pruner.prune(Budget(flops=0.4)))
     assert result.pruning.manifest["budget"]["reached"] <= 0.4
     assert result.after["accuracy"].value >= result.before["accuracy"].value - DROP
-    saved = checkpoint.save(result.pruning.model, tmp_path / "small", tokenizer=tokenizer)
+    saved = checkpoint.write(result.pruning.model, tmp_path / "small", tokenizer=tokenizer)
     again = task.evaluate(checkpoint.load_model(str(saved)), tokenizer, task.rows(str(data), "validation"))
     assert again["accuracy"].value == result.after["accuracy"].value

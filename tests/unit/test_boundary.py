@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from tiny_models import ARCHITECTURES_AND_HEADS, CONFIGS, inputs, outputs, tiny_model
-from trimformer.boundary import Boundary
-from trimformer.interfaces import Batch
-from trimformer.sites import Site
-from trimformer.structure import Structure, read_structure
+from trimformer.data.rows import Batch
+from trimformer.model.sites import Site
+from trimformer.model.structure import Structure, read_structure
+from trimformer.observing.boundary import Boundary
 
 
 def batches_of(structure: Structure) -> list[Batch]:

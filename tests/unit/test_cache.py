@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trimformer import Budget, Pruner
-from trimformer.cache import MeasuredCache
+from trimformer.pruning.cache import MeasuredCache
 
 ROWS = [{"input_ids": [2, *range(5, 5 + n), 3], "attention_mask": [1] * (n + 2)} for n in range(3, 15)]
 

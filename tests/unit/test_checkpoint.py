@@ -25,10 +25,10 @@ from transformers import (
 
 from conftest import TinyBert
 from tiny_models import random_masks, tiny_model
-from trimformer import checkpoint
 from trimformer.errors import CheckpointError, TrimformerError
-from trimformer.structure import parameter_count, read_structure
-from trimformer.surgery import cut, pruning_config
+from trimformer.model import checkpoint
+from trimformer.model.structure import parameter_count, read_structure
+from trimformer.model.surgery import cut, pruning_config
 
 TEXTS = ["the red cat saw a dog", "who built the old city?"]
 
@@ -74,7 +74,7 @@ def small(tiny_bert: TinyBert) -> PreTrainedModel:
 
 @pytest.fixture
 def saved(small: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
-    return checkpoint.save(small, tmp_path / "small", tokenizer=tokenizer, manifest={"method": "test"})
+    return checkpoint.write(small, tmp_path / "small", tokenizer=tokenizer, manifest={"method": "test"})
 
 
 def logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
@@ -88,8 +88,12 @@ def use_in_new_process(preamble: str, options: str, jobs: list[tuple[Path, Path]
     arguments = json.dumps([[str(source), str(target)] for source, target in jobs])
     done = subprocess.run(
         [sys.executable, "-c", program, arguments],
-        env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -101,10 +105,12 @@ def test_new_processes_load_with_and_without_the_package_and_save_again(
     runs = [
         *use_in_new_process(WITH_PACKAGE, "{}", [(saved, by_package)], tmp_path),
         *use_in_new_process(
-            WITHOUT_PACKAGE, "{'trust_remote_code': True}",
-            [(saved, by_file), (by_package, last), (by_file, last)], tmp_path,
+            WITHOUT_PACKAGE,
+            "{'trust_remote_code': True}",
+            [(saved, by_file), (by_package, last), (by_file, last)],
+            tmp_path,
         ),
-    ]  # fmt: skip
+    ]
     expected = logits(small, tokenizer)
     for found, scores, count in runs:
         torch.testing.assert_close(torch.tensor(found), expected, atol=1e-6, rtol=0)
@@ -135,7 +141,7 @@ def test_a_checkpoint_holds_safetensors_the_manifest_and_the_kept_units(saved: P
 
 
 def test_a_dense_checkpoint_has_nothing_added(tiny_bert: TinyBert, tmp_path: Path) -> None:
-    folder = checkpoint.save(tiny_bert(), tmp_path / "dense")
+    folder = checkpoint.write(tiny_bert(), tmp_path / "dense")
     assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors"}
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
 
@@ -148,7 +154,7 @@ def test_load_model_takes_the_class_of_the_checkpoint(saved: Path, small: PreTra
 
 
 def test_half_precision_is_saved_and_verified(small: PreTrainedModel, tmp_path: Path) -> None:
-    folder = checkpoint.save(small.to(torch.bfloat16), tmp_path / "half")
+    folder = checkpoint.write(small.to(torch.bfloat16), tmp_path / "half")
     loaded = AutoModelForSequenceClassification.from_pretrained(folder, dtype="auto")
     assert loaded.dtype is torch.bfloat16
     assert all(torch.equal(value, small.state_dict()[name]) for name, value in loaded.state_dict().items())
@@ -178,9 +184,16 @@ def test_trainer_trains_it_and_saves_it_again(saved: Path, tokenizer: PreTrained
     before = {name: value.clone() for name, value in model.named_parameters()}
     rows = [{"input_ids": tokenizer(text)["input_ids"][:6], "label": label} for label, text in enumerate(TEXTS)]
     arguments = TrainingArguments(
-        tmp_path / "runs", max_steps=2, learning_rate=1e-3, report_to="none", use_cpu=True, disable_tqdm=True,
-        per_device_train_batch_size=2, dataloader_pin_memory=False, save_strategy="no",
-    )  # fmt: skip
+        tmp_path / "runs",
+        max_steps=2,
+        learning_rate=1e-3,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        per_device_train_batch_size=2,
+        dataloader_pin_memory=False,
+        save_strategy="no",
+    )
     trainer = Trainer(model, arguments, train_dataset=rows, processing_class=tokenizer)
     assert trainer.train().training_loss > 0
     changed = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
@@ -239,7 +252,7 @@ class TestDamaged:
             checkpoint.load_model(str(tmp_path / "nothing"))
 
     def test_no_tokenizer(self, small: PreTrainedModel, tmp_path: Path) -> None:
-        folder = checkpoint.save(small, tmp_path / "bare")
+        folder = checkpoint.write(small, tmp_path / "bare")
         with pytest.raises(CheckpointError, match="bare has no tokenizer: copy"):
             checkpoint.load_tokenizer(str(folder))
 
@@ -277,8 +290,8 @@ class TestWriting:
 
     def test_an_existing_folder_is_kept_unless_told(self, small: PreTrainedModel, saved: Path) -> None:
         with pytest.raises(CheckpointError, match=r"small exists: choose another folder, or allow --overwrite"):
-            checkpoint.save(small, saved)
-        checkpoint.save(small, saved, overwrite=True)
+            checkpoint.write(small, saved)
+        checkpoint.write(small, saved, overwrite=True)
         assert not (saved / "trimformer.json").exists()
         assert [file.name for file in saved.parent.iterdir()] == ["small"]
 
@@ -288,16 +301,16 @@ class TestWriting:
         (tmp_path / "file").write_text("x")
         for name in ("papers", "file"):
             with pytest.raises(CheckpointError, match="is not a checkpoint folder: it is not replaced"):
-                checkpoint.save(small, tmp_path / name, overwrite=True)
+                checkpoint.write(small, tmp_path / name, overwrite=True)
         assert (tmp_path / "papers" / "thesis.tex").read_text() == "all of it"
 
     def test_an_empty_folder_can_be_replaced(self, small: PreTrainedModel, tmp_path: Path) -> None:
         (tmp_path / "out").mkdir()
-        assert (checkpoint.save(small, tmp_path / "out", overwrite=True) / "config.json").exists()
+        assert (checkpoint.write(small, tmp_path / "out", overwrite=True) / "config.json").exists()
 
     def test_a_full_disk(self, small: PreTrainedModel, tmp_path: Path) -> None:
         with largest_file(20_000), pytest.raises(CheckpointError, match=r"cannot write .*out: .*free some space"):
-            checkpoint.save(small, tmp_path / "out")
+            checkpoint.write(small, tmp_path / "out")
         assert list(tmp_path.iterdir()) == []
 
     def test_a_full_disk_leaves_what_was_there(
@@ -305,14 +318,14 @@ class TestWriting:
     ) -> None:
         before = {file.name: file.read_bytes() for file in saved.iterdir()}
         with largest_file(20_000), pytest.raises(CheckpointError):
-            checkpoint.save(small, saved, tokenizer=tokenizer, overwrite=True)
+            checkpoint.write(small, saved, tokenizer=tokenizer, overwrite=True)
         assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
         assert [file.name for file in saved.parent.iterdir()] == ["small"]
 
     def test_a_parent_that_is_no_folder(self, small: PreTrainedModel, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("x")
         with pytest.raises(CheckpointError, match="file"):
-            checkpoint.save(small, tmp_path / "file" / "out")
+            checkpoint.write(small, tmp_path / "file" / "out")
         assert (tmp_path / "file").read_text() == "x"
 
     def test_a_failed_last_step_brings_the_old_folder_back(
@@ -328,13 +341,13 @@ class TestWriting:
 
         monkeypatch.setattr(Path, "rename", fail_for_new)
         with pytest.raises(CheckpointError, match="the disk is gone"):
-            checkpoint.save(small, saved, overwrite=True)
+            checkpoint.write(small, saved, overwrite=True)
         assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
 
     def test_a_model_that_does_not_read_back_is_not_written(self, small: PreTrainedModel, tmp_path: Path) -> None:
         small.config.quantization_config.linears.popitem()
         with pytest.raises(CheckpointError, match=r"does not read back|reads back with another"):
-            checkpoint.save(small, tmp_path / "out")
+            checkpoint.write(small, tmp_path / "out")
         assert list(tmp_path.iterdir()) == []
 
 
@@ -353,7 +366,7 @@ def test_sentence_transformers_loads_it(tokenizer: PreTrainedTokenizerBase, tmp_
     sentence_transformers = pytest.importorskip("sentence_transformers")
     modules = pytest.importorskip("sentence_transformers.models")
     dense = tiny_model("bert", "encoder", vocab_size=len(tokenizer))
-    checkpoint.save(dense, tmp_path / "bert", tokenizer=tokenizer)
+    checkpoint.write(dense, tmp_path / "bert", tokenizer=tokenizer)
     transformer = modules.Transformer(str(tmp_path / "bert"))
     pooling = modules.Pooling(dense.config.hidden_size)
     sentence_transformers.SentenceTransformer(modules=[transformer, pooling], device="cpu").save(str(tmp_path / "st"))
@@ -362,7 +375,7 @@ def test_sentence_transformers_loads_it(tokenizer: PreTrainedTokenizerBase, tmp_
     structure = read_structure(model)
     cut(structure, random_masks(structure))
     files = checkpoint.sentence_transformers_files(str(tmp_path / "st"))
-    checkpoint.save(model, tmp_path / "small", tokenizer=own_tokenizer, extra_files=files)
+    checkpoint.write(model, tmp_path / "small", tokenizer=own_tokenizer, extra_files=files)
 
     encoder = sentence_transformers.SentenceTransformer(str(tmp_path / "small"), device="cpu")
     batch = own_tokenizer(TEXTS, padding=True, return_tensors="pt")

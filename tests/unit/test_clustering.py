@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from trimformer.clustering import dendrogram, paired_best_first, redundant_units, removal_order, similarity
+from trimformer.pruning.choose.clustering import (
+    dendrogram,
+    paired_best_first,
+    redundant_units,
+    removal_order,
+    similarity,
+)
 
 SEEDS = pytest.mark.parametrize("seed", range(5))
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trimformer.curves import damped, removal_curve
 from trimformer.errors import NumericalError
+from trimformer.pruning.choose.curves import damped, removal_curve
 
 RIDGE = 1e-9
 

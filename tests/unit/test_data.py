@@ -11,7 +11,7 @@ import pytest
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from trimformer import data, hub
+from trimformer.data import columns, encoding, files, hub
 from trimformer.errors import DataError, InvalidOption
 
 ROWS = [{"sentence": f'row {index}, with a "quote"', "label": index % 2} for index in range(10)]
@@ -35,26 +35,26 @@ def test_every_ending_gives_the_same_rows(tmp_path: Path, ending: str) -> None:
     source = write_rows(tmp_path / f"train{ending.lower()}")
     if ending.isupper():
         source = str(Path(source).rename(tmp_path / f"train{ending}"))
-    assert list(data.read_rows(source, "train")) == ROWS
-    assert list(data.read_rows(str(tmp_path), "train")) == ROWS
+    assert list(files.read_rows(source, "train")) == ROWS
+    assert list(files.read_rows(str(tmp_path), "train")) == ROWS
 
 
 def test_text_file_has_one_row_a_line_without_blank_ones(tmp_path: Path) -> None:
     (tmp_path / "rows.txt").write_text("first line\n\n  \nsecond line é\n", encoding="utf-8")
-    rows = data.read_rows(str(tmp_path / "rows.txt"), "validation")
+    rows = files.read_rows(str(tmp_path / "rows.txt"), "validation")
     assert list(rows["text"]) == ["first line", "second line é"]
 
 
 def test_json_may_hold_rows_in_data_or_be_lines(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"version": "1.1", "data": ROWS}))
     (tmp_path / "b.json").write_text("\n".join(map(json.dumps, ROWS)))
-    assert list(data.read_rows(str(tmp_path / "a.json"), "train")) == ROWS
-    assert list(data.read_rows(str(tmp_path / "b.json"), "train")) == ROWS
+    assert list(files.read_rows(str(tmp_path / "a.json"), "train")) == ROWS
+    assert list(files.read_rows(str(tmp_path / "b.json"), "train")) == ROWS
 
 
 def test_columns_that_appear_late_and_rows_beyond_one_parser_block_are_kept(tmp_path: Path) -> None:
     rows = [{"text": "x" * 3_000_000}, {"text": "y", "label": 1}]
-    assert list(data.read_rows(write_lines(tmp_path, rows), "train")) == [{**rows[0], "label": None}, rows[1]]
+    assert list(files.read_rows(write_lines(tmp_path, rows), "train")) == [{**rows[0], "label": None}, rows[1]]
 
 
 def write_lines(folder: Path, rows: list[dict[str, object]]) -> str:
@@ -67,8 +67,8 @@ def write_lines(folder: Path, rows: list[dict[str, object]]) -> str:
 def test_validation_file_may_have_three_names(tmp_path: Path, stem: str) -> None:
     write_rows(tmp_path / "train.jsonl", ROWS[:6])
     write_rows(tmp_path / f"{stem}.jsonl", ROWS[6:])
-    assert list(data.read_split(str(tmp_path), "validation")) == ROWS[6:]
-    assert list(data.read_split(str(tmp_path), "train")) == ROWS[:6]
+    assert list(files.read_split(str(tmp_path), "validation")) == ROWS[6:]
+    assert list(files.read_split(str(tmp_path), "train")) == ROWS[:6]
 
 
 @pytest.mark.parametrize(
@@ -94,20 +94,20 @@ def test_validation_file_may_have_three_names(tmp_path: Path, stem: str) -> None
 def test_damaged_files_are_named_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message) as caught:
-        data.read_rows(str(tmp_path / name), "train")
+        files.read_rows(str(tmp_path / name), "train")
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_and_ambiguous_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no file or folder"):
-        data.read_rows(str(tmp_path / "nothing.jsonl"), "train")
+        files.read_rows(str(tmp_path / "nothing.jsonl"), "train")
     with pytest.raises(DataError, match="no train or validation file"):
-        data.read_rows(str(tmp_path), "train")
+        files.read_rows(str(tmp_path), "train")
     write_rows(tmp_path / "train.jsonl")
     write_rows(tmp_path / "train.csv")
     with pytest.raises(DataError, match=r"train\.csv, train\.jsonl"):
-        data.read_rows(str(tmp_path), "train")
+        files.read_rows(str(tmp_path), "train")
 
 
 def test_hub_errors_become_data_errors(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,15 +124,15 @@ def test_one_file_for_both_splits_is_divided_without_overlap(tmp_path: Path, fol
     rows = [{"text": f"row {index % 37}"} for index in range(100)]
     file = write_rows(tmp_path / "train.jsonl", rows)
     source = str(tmp_path) if folder else file
-    train, validation = (set(data.read_split(source, split)["text"]) for split in ("train", "validation"))
+    train, validation = (set(files.read_split(source, split)["text"]) for split in ("train", "validation"))
     assert not train & validation
     assert train | validation == {row["text"] for row in rows}
-    assert list(data.read_rows(source, "validation")) == rows
+    assert list(files.read_rows(source, "validation")) == rows
 
 
 def test_split_is_deterministic_and_changes_with_the_seed() -> None:
     rows = Dataset.from_list([{"text": str(index)} for index in range(50)])
-    first, again, other = (data.split_rows(rows, seed) for seed in (1, 1, 2))
+    first, again, other = (files.split_rows(rows, seed) for seed in (1, 1, 2))
     assert len(first["validation"]) == 10
     assert len(first["train"]) == 40
     assert list(first["train"]) == list(again["train"])
@@ -142,20 +142,20 @@ def test_split_is_deterministic_and_changes_with_the_seed() -> None:
 @pytest.mark.parametrize("texts", [["only"], ["same", "same"]])
 def test_one_distinct_row_cannot_be_divided(texts: list[str]) -> None:
     with pytest.raises(DataError, match="more rows"):
-        data.split_rows(Dataset.from_dict({"text": texts}))
+        files.split_rows(Dataset.from_dict({"text": texts}))
 
 
 def test_missing_columns_name_those_that_are_there() -> None:
     rows = Dataset.from_list(ROWS)
     with pytest.raises(DataError, match=r"rows.csv has no column 'text'.*'sentence', 'label'"):
-        data.require_columns(rows, ["text"], "rows.csv")
-    assert data.choose_columns(rows, [("text",), ("sentence",)]) == ("sentence",)
+        columns.require_columns(rows, ["text"], "rows.csv")
+    assert columns.choose_columns(rows, [("text",), ("sentence",)]) == ("sentence",)
 
 
 @pytest.mark.parametrize("values", [[1, 2], ["fine", None], [["a"], ["b"]]])
 def test_texts_must_be_text(values: list[object]) -> None:
     with pytest.raises(DataError, match=r"row [12]: 'text' is .*, not text"):
-        data.texts(Dataset.from_dict({"text": values}), "text")
+        columns.texts(Dataset.from_dict({"text": values}), "text")
 
 
 @pytest.mark.parametrize(
@@ -171,24 +171,24 @@ def test_texts_must_be_text(values: list[object]) -> None:
 )
 def test_labels_out_of_range_are_named(values: list[object], message: str) -> None:
     with pytest.raises(DataError, match=message):
-        data.numbers(Dataset.from_dict({"label": values}), "label", whole=True, low=0, high=1)
+        columns.numbers(Dataset.from_dict({"label": values}), "label", whole=True, low=0, high=1)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_must_be_finite(value: float) -> None:
     with pytest.raises(DataError, match=r"row 2"):
-        data.numbers(Dataset.from_dict({"score": [0.5, value]}), "score")
+        columns.numbers(Dataset.from_dict({"score": [0.5, value]}), "score")
 
 
 def test_encoding_truncates_and_does_not_pad(tokenizer: PreTrainedTokenizerBase) -> None:
-    short, long = data.encode_texts([["the cat", "a " * 100]], tokenizer)
+    short, long = encoding.encode_texts([["the cat", "a " * 100]], tokenizer)
     assert len(short["input_ids"]) == 4
     assert len(long["input_ids"]) == tokenizer.model_max_length
     assert set(short) == {"input_ids", "attention_mask", "token_type_ids"}
-    assert [len(row["input_ids"]) for row in data.encode_texts([["a " * 100], ["a " * 100]], tokenizer, 20)] == [20]
+    assert [len(row["input_ids"]) for row in encoding.encode_texts([["a " * 100], ["a " * 100]], tokenizer, 20)] == [20]
 
 
 @pytest.mark.parametrize("max_length", [0, 7, 65])
 def test_max_length_out_of_range(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
     with pytest.raises(InvalidOption, match=f"max_length={max_length} is outside 8 to 64"):
-        data.length_limit(tokenizer, max_length)
+        encoding.length_limit(tokenizer, max_length)

@@ -12,11 +12,14 @@ from transformers import PreTrainedModel
 
 from tiny_models import inputs, outputs, tiny_model
 from trimformer import plugins
+from trimformer.data.batches import Workload
+from trimformer.data.rows import Batch
 from trimformer.errors import InvalidOption
-from trimformer.interfaces import Batch, Budget, PruningResult, Workload
 from trimformer.methods.dual_cp import drawn_tokens
-from trimformer.pipeline import Pruner
-from trimformer.structure import read_structure
+from trimformer.model.structure import read_structure
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.pruner import Pruner
+from trimformer.pruning.result import PruningResult
 
 LENGTH = 9.0
 RATIOS = [0.2, 0.5, 1.0, 2.0, 5.0, 20.0]

@@ -15,11 +15,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from conftest import TinyBert
-from trimformer import evaluation
-from trimformer.data import encode_texts
+from trimformer.data.encoding import encode_texts
+from trimformer.data.rows import Batch
 from trimformer.errors import DataError, NumericalError
-from trimformer.evaluation import metric
-from trimformer.interfaces import Batch
+from trimformer.judging import evaluation, statistics
+from trimformer.judging.statistics import metric
 
 TEXTS = ["the red cat saw a dog", "house", "who built the old city in the river", "a tree", "what is blue?"]
 
@@ -77,11 +77,11 @@ def test_statistics_equal_those_of_sklearn_and_scipy() -> None:
     first = random.integers(0, 10, 200) / 2
     second = first + random.normal(size=200)
     pairs = [
-        (evaluation.accuracy(predicted, actual), sklearn.metrics.accuracy_score(actual, predicted)),
-        (evaluation.f1(predicted, actual), sklearn.metrics.f1_score(actual, predicted)),
-        (evaluation.matthews(predicted, actual), sklearn.metrics.matthews_corrcoef(actual, predicted)),
-        (evaluation.pearson(first, second), scipy.stats.pearsonr(first, second).statistic),
-        (evaluation.spearman(first, second), scipy.stats.spearmanr(first, second).statistic),
+        (statistics.accuracy(predicted, actual), sklearn.metrics.accuracy_score(actual, predicted)),
+        (statistics.f1(predicted, actual), sklearn.metrics.f1_score(actual, predicted)),
+        (statistics.matthews(predicted, actual), sklearn.metrics.matthews_corrcoef(actual, predicted)),
+        (statistics.pearson(first, second), scipy.stats.pearsonr(first, second).statistic),
+        (statistics.spearman(first, second), scipy.stats.spearmanr(first, second).statistic),
     ]
     for own, reference in pairs:
         assert own == pytest.approx(reference, abs=1e-12)
@@ -91,13 +91,13 @@ def test_interval_equals_a_plain_bootstrap() -> None:
     values = np.random.default_rng(1).random(300)
     resamples = np.random.default_rng(7).integers(0, 300, (1000, 300))
     low, high = np.percentile(values[resamples].mean(1), [2.5, 97.5])
-    found = metric(evaluation.mean, values, seed=7)
+    found = metric(statistics.mean, values, seed=7)
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-3)
-    assert found == metric(evaluation.mean, values, seed=7)
-    assert found != metric(evaluation.mean, values, seed=8)
+    assert found == metric(statistics.mean, values, seed=7)
+    assert found != metric(statistics.mean, values, seed=8)
 
 
-@pytest.mark.parametrize("statistic", [evaluation.f1, evaluation.matthews, evaluation.pearson, evaluation.spearman])
+@pytest.mark.parametrize("statistic", [statistics.f1, statistics.matthews, statistics.pearson, statistics.spearman])
 @pytest.mark.parametrize(
     "columns", [([0, 0, 0], [0, 1, 0]), ([0.1, 0.1, 0.1], [0, 1, 2]), ([1, 0], [1, 0]), ([1], [1])]
 )
@@ -110,13 +110,13 @@ def test_degenerate_rows_give_finite_metrics(statistic: evaluation.Statistic, co
 
 def test_metric_of_nothing_or_of_nan_is_an_error() -> None:
     with pytest.raises(DataError, match="no rows"):
-        metric(evaluation.mean, [])
+        metric(statistics.mean, [])
     with pytest.raises(NumericalError, match="mean of 2 rows is nan"):
-        metric(evaluation.mean, [0.0, float("nan")])
+        metric(statistics.mean, [0.0, float("nan")])
 
 
 @pytest.mark.parametrize(
-    ("statistic", "rows", "seconds"), [(evaluation.accuracy, 1725, 0.3), (evaluation.spearman, 1500, 3)]
+    ("statistic", "rows", "seconds"), [(statistics.accuracy, 1725, 0.3), (statistics.spearman, 1500, 3)]
 )
 def test_bootstrap_is_fast(statistic: evaluation.Statistic, rows: int, seconds: float) -> None:
     first, second = np.random.default_rng(0).integers(0, 2, (2, rows))

@@ -17,15 +17,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from conftest import MAX_LENGTH, TinyBert, build_tokenizer
 from tiny_models import CONFIGS, inputs, is_causal, random_masks, tiny_model
-from trimformer.data import encode_texts
+from trimformer.data.encoding import encode_texts
 from trimformer.errors import CheckpointError, InvalidOption, NumericalError, UnsupportedModel
-from trimformer.export import CHECK_TEXTS, FACTS, LIMIT, compare, export, spread
-from trimformer.interfaces import Masks
-from trimformer.onnx.graph import OPSET, to_onnx
-from trimformer.onnx.model import FLOAT, INT8, OnnxModel, require_onnx
-from trimformer.onnx.pooling import Pooling, read_pooling
-from trimformer.structure import Structure, read_structure
-from trimformer.surgery import cut
+from trimformer.export.folder import CHECK_TEXTS, FACTS, LIMIT, compare, export, spread
+from trimformer.export.onnx.graph import OPSET, to_onnx
+from trimformer.export.onnx.model import FLOAT, INT8, OnnxModel, require_onnx
+from trimformer.export.onnx.pooling import Pooling, read_pooling
+from trimformer.model.sites import Masks
+from trimformer.model.structure import Structure, read_structure
+from trimformer.model.surgery import cut
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed: pip install 'trimformer[onnx]'")
 
@@ -102,9 +102,12 @@ def test_dense_and_with_nothing_left(choose: Callable[[Structure], Masks], writt
     [(Structure.full_masks, 16, 2, 2), (uneven_and_empty, 8, 1, 1), (nothing, 0, 0, 0)],
 )
 def test_nothing_is_left_of_an_empty_sublayer(
-    choose: Callable[[Structure], Masks], products: int, attentions: int, feed_forwards: int,
+    choose: Callable[[Structure], Masks],
+    products: int,
+    attentions: int,
+    feed_forwards: int,
     written: Callable[..., Path],
-) -> None:  # fmt: skip
+) -> None:
     found = operators(written("bert", choose=choose))
     assert (found["MatMul"], found["Softmax"], found["Gelu"]) == (products, attentions, feed_forwards)
 
@@ -210,10 +213,14 @@ class TestExport:
         assert operators(tmp_path / "out" / INT8)["MatMulInteger"] == 12
 
     def test_what_differs_is_not_written(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, features: list, tmp_path: Path,
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        features: list,
+        tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
-    ) -> None:  # fmt: skip
-        monkeypatch.setattr("trimformer.export.LIMIT", 1e-12)
+    ) -> None:
+        monkeypatch.setattr("trimformer.export.folder.LIMIT", 1e-12)
         with pytest.raises(NumericalError, match=r"differ by .* more than 1e-12"):
             export(model, tokenizer, tmp_path / "out", features)
         assert list(tmp_path.iterdir()) == []

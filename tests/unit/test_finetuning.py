@@ -20,14 +20,15 @@ from transformers import (
 )
 
 from conftest import WORDS, TinyBert
-from trimformer import checkpoint, plugins
+from trimformer import plugins
 from trimformer.errors import CheckpointError, DataError, InvalidOption, LabelError, NumericalError
-from trimformer.interfaces import Budget
-from trimformer.losses import contrastive_loss, ranking_loss
-from trimformer.modeling_trimformer import NoHeads
-from trimformer.project import Project
-from trimformer.structure import parameter_count, read_structure
-from trimformer.surgery import cut
+from trimformer.judging.losses import contrastive_loss, ranking_loss
+from trimformer.judging.project import Project
+from trimformer.model import checkpoint
+from trimformer.model.modeling_trimformer import NoHeads
+from trimformer.model.structure import parameter_count, read_structure
+from trimformer.model.surgery import cut
+from trimformer.pruning.budget import Budget
 from trimformer.training.finetune import FineTuning, finetune, judge, training_features
 from trimformer.training.heads import load_to_train
 from trimformer.training.p_pruning import prune_pretrained
@@ -117,13 +118,17 @@ class TestLearns:
         assert judge(project, tuned.model, project.calibration_rows)["spearman"].value > 0.7
 
     def test_question_answering(self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-        rows = Dataset.from_list([
-            {
-                "question": "where is the cat", "context": text,
-                "answers": {"text": ["cat"], "answer_start": [text.index("cat")]},
-            }
-            for text in sentences(64, seed=0)["sentence"] if "cat" in text
-        ])  # fmt: skip
+        rows = Dataset.from_list(
+            [
+                {
+                    "question": "where is the cat",
+                    "context": text,
+                    "answers": {"text": ["cat"], "answer_start": [text.index("cat")]},
+                }
+                for text in sentences(64, seed=0)["sentence"]
+                if "cat" in text
+            ]
+        )
         project = project_of(tiny_bert("QuestionAnswering"), tokenizer, task="squad", rows=rows)
         project = replace(project, evaluation_rows=rows.select(range(4)))
         tuned = finetune(project, FineTuning(patience=0, arguments=QUICK | {"num_train_epochs": 10}), tmp_path)
@@ -147,9 +152,12 @@ class TestLearns:
     def test_embeddings_from_scores(
         self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
     ) -> None:
-        pairs = Dataset.from_list([
-            {"first": row["sentence"], "second": "a cat", "score": float(row["label"])} for row in sentences(64, seed=0)
-        ])  # fmt: skip
+        pairs = Dataset.from_list(
+            [
+                {"first": row["sentence"], "second": "a cat", "score": float(row["label"])}
+                for row in sentences(64, seed=0)
+            ]
+        )
         project = project_of(tiny_bert(None), tokenizer, task="embedding", rows=pairs)
         project = replace(project, evaluation_rows=pairs.select(range(4)))
         tuned = finetune(project, FineTuning(patience=0, arguments=QUICK), tmp_path)
@@ -199,7 +207,7 @@ class TestPruned:
     ) -> None:
         project = project_of(uneven, tokenizer)
         tuned = finetune(project.with_guard(), FineTuning(arguments=QUICK), tmp_path / "run")
-        saved = checkpoint.save(tuned.model, tmp_path / "out", tokenizer=tokenizer)
+        saved = checkpoint.write(tuned.model, tmp_path / "out", tokenizer=tokenizer)
         loaded = AutoModelForSequenceClassification.from_pretrained(saved)
         assert same_weights(loaded, tuned.model)
         assert parameter_count(loaded) == parameter_count(uneven)
@@ -225,7 +233,7 @@ class TestPruned:
     def test_a_pretrained_model_is_pruned_below_its_new_head(
         self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
     ) -> None:
-        checkpoint.save(tiny_bert(None), tmp_path / "base", tokenizer=tokenizer)
+        checkpoint.write(tiny_bert(None), tmp_path / "base", tokenizer=tokenizer)
         task = plugins.load("tasks", "sst2")
         model, new = load_to_train(str(tmp_path / "base"), task)
         unlabelled = sentences(64, seed=0).remove_columns("label")
@@ -236,7 +244,7 @@ class TestPruned:
         assert (timed["rows"], timed["length"]) == (workload["batch_size"], round(workload["sequence_length"]))
         assert torch.equal(result.model.classifier.weight, model.classifier.weight)
         assert parameter_count(result.model) < parameter_count(model)
-        saved = checkpoint.save(result.model, tmp_path / "small", tokenizer=tokenizer)
+        saved = checkpoint.write(result.model, tmp_path / "small", tokenizer=tokenizer)
         loaded, lacking = load_to_train(str(saved), task)
         assert lacking == []
         assert same_weights(loaded, result.model)
@@ -256,7 +264,7 @@ class TestPruned:
 class TestHeads:
     @pytest.fixture
     def base(self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> str:
-        return str(checkpoint.save(tiny_bert(None), tmp_path / "base", tokenizer=tokenizer))
+        return str(checkpoint.write(tiny_bert(None), tmp_path / "base", tokenizer=tokenizer))
 
     def test_new_where_there_is_none(self, base: str) -> None:
         model, new = load_to_train(base, plugins.load("tasks", "mnli"))
@@ -276,7 +284,7 @@ class TestHeads:
         self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
     ) -> None:
         model = tiny_bert(num_labels=2)
-        name = str(checkpoint.save(model, tmp_path / "two", tokenizer=tokenizer))
+        name = str(checkpoint.write(model, tmp_path / "two", tokenizer=tokenizer))
         kept, new = load_to_train(name, plugins.load("tasks", "mrpc"))
         assert new == []
         assert torch.equal(kept.classifier.weight, model.classifier.weight)

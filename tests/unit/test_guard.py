@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from trimformer import Project, plugins
 from trimformer.errors import DataError, NumericalError, UnreachableTarget
-from trimformer.guard import smallest_within
+from trimformer.judging.guard import smallest_within
 
 WORDS = ["the", "film", "is", "good", "bad", "a", "long", "story", "of", "love", "and", "war"]
 ROWS = Dataset.from_list(

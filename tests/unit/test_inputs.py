@@ -5,9 +5,9 @@ import torch
 
 from tiny_models import tiny_model
 from trimformer import Budget, prune
-from trimformer.batching import rows_at_once
+from trimformer.data.batches import rows_at_once
+from trimformer.data.given import calibration_batches
 from trimformer.errors import DataError, InvalidOption, NumericalError
-from trimformer.inputs import calibration_batches
 
 CPU = torch.device("cpu")
 

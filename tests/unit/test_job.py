@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from tiny_models import inputs, tiny_model
-from trimformer.job import Job, Walk
-from trimformer.sites import Site
-from trimformer.structure import Structure, read_structure
+from trimformer.model.sites import Site
+from trimformer.model.structure import Structure, read_structure
+from trimformer.pruning.contract import Job
+from trimformer.pruning.refit.walk import Walk
 
 
 @pytest.fixture(params=["bert", "distilbert", "gpt2", "llama"])

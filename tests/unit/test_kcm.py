@@ -9,8 +9,8 @@ from tiny_models import inputs, tiny_model
 from trimformer import Budget
 from trimformer.errors import InvalidOption, NumericalError, UnreachableTarget
 from trimformer.methods.kcm import KCM
-from trimformer.pipeline import Pruner
-from trimformer.scoring import convex_representation
+from trimformer.pruning.choose.scoring import convex_representation
+from trimformer.pruning.pruner import Pruner
 
 
 def test_heads_stay_and_a_silent_neuron_goes_first() -> None:

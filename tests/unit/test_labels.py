@@ -10,12 +10,12 @@ from transformers import PreTrainedTokenizerBase
 from conftest import TinyBert
 from tiny_models import HEADS, tiny_model
 from trimformer import Project, plugins
-from trimformer.batching import make_batches, only, pad
+from trimformer.data.batches import make_batches, only, pad
+from trimformer.data.given import calibration_batches
+from trimformer.data.labels import in_model_order, pad_labels
+from trimformer.data.rows import LABELS, MODEL_INPUTS, Features
 from trimformer.errors import DataError, LabelError
-from trimformer.inputs import calibration_batches
-from trimformer.interfaces import LABELS, MODEL_INPUTS, Features
-from trimformer.labels import in_model_order, pad_labels, task_loss
-from trimformer.objectives import predictions
+from trimformer.observing.predictions import predictions, task_loss
 
 CPU = torch.device("cpu")
 ROWS: list[Features] = [{"input_ids": [2, *range(7, 7 + length), 3], "labels": length % 3} for length in range(1, 9)]

@@ -13,10 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from conftest import SPECIAL, build_tokenizer
 from tiny_models import tiny_model
 from trimformer import plugins
-from trimformer.batching import LOGITS_AT_ONCE, MAX_PADDED_TOKENS, split_batches, tokens_at_once
+from trimformer.data.batches import LOGITS_AT_ONCE, MAX_PADDED_TOKENS, split_batches, tokens_at_once
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
-from trimformer.interfaces import Budget, Metrics
-from trimformer.project import Project, drop
+from trimformer.judging.metrics import Metrics
+from trimformer.judging.project import Project, drop
+from trimformer.pruning.budget import Budget
 from trimformer.tasks.language_modeling import PASSAGE_CHARACTERS, LanguageModeling, _windows
 
 TEXT = "the red cat saw a dog in the old house . who built the green tree ? a river was in the big city\n" * 5
@@ -188,9 +189,13 @@ def test_windows_longer_than_the_model_reads_are_refused(task: LanguageModeling,
 def test_a_language_model_is_pruned_and_judged(task: LanguageModeling, model: PreTrainedModel) -> None:
     tokenizer = build_tokenizer()
     project = Project(
-        model, tokenizer, task, Dataset.from_dict({"text": [LINES[:20_000]]}), Dataset.from_dict({"text": [TEXT]}),
+        model,
+        tokenizer,
+        task,
+        Dataset.from_dict({"text": [LINES[:20_000]]}),
+        Dataset.from_dict({"text": [TEXT]}),
         max_length=32,
-    )  # fmt: skip
+    )
     result = project.judge(project.pruner(calibration_tokens=2000).prune(Budget(flops=0.6)))
     assert set(result.after) == {"perplexity"}
     lost = drop(result.before, result.after)

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from tiny_models import inputs, outputs, random_masks, tiny_model
-from trimformer import checkpoint
 from trimformer.errors import InvalidOption, UnsupportedModel
-from trimformer.latency import Latency, measure, using_threads
-from trimformer.runtimes import compile_for, runners, runtimes_of
-from trimformer.structure import read_structure
-from trimformer.surgery import cut
+from trimformer.export.runtimes import compile_for, runners, runtimes_of
+from trimformer.model import checkpoint
+from trimformer.model.structure import read_structure
+from trimformer.model.surgery import cut
+from trimformer.observing.latency import Latency, measure, using_threads
 
 BATCH = {"input_ids": torch.ones(4, 8, dtype=torch.long)}
 
@@ -74,7 +74,7 @@ def test_a_pruned_model_with_empty_sublayers_compiles_whole(architecture: str) -
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's compiler imports what PyTorch has deprecated
 def test_the_compiled_runtime_gives_what_the_model_gives(tmp_path: Path) -> None:
     model = tiny_model("bert")
-    folder = checkpoint.save(model, tmp_path / "bert")
+    folder = checkpoint.write(model, tmp_path / "bert")
     found = runners(str(folder), ["compile", "eager"], "cpu", tmp_path)
     batch = inputs(model)
     compile_for(found["compile"], batch, "bert")
@@ -101,7 +101,7 @@ class TestRuntimes:
     def test_a_checkpoint_in_onnx_runtime(self, tmp_path: Path) -> None:
         pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
         model = tiny_model("distilbert")
-        folder = checkpoint.save(model, tmp_path / "model")
+        folder = checkpoint.write(model, tmp_path / "model")
         (tmp_path / "scratch").mkdir()
         found = runners(str(folder), ["int8", "eager", "onnx"], "cpu", tmp_path / "scratch")
         assert list(found) == ["int8", "eager", "onnx"]

@@ -10,12 +10,12 @@ from transformers import PreTrainedModel
 
 from tiny_models import tiny_model
 from trimformer import plugins
-from trimformer.cache import MeasuredCache
+from trimformer.data.batches import Workload
 from trimformer.errors import InvalidOption, UnreachableTarget
-from trimformer.interfaces import Budget, Prices, Workload
-from trimformer.pipeline import prune
-from trimformer.search import linear_table
-from trimformer.structure import Structure, read_structure
+from trimformer.model.structure import Structure, read_structure
+from trimformer.pruning.budget import Budget, Prices, linear_table
+from trimformer.pruning.cache import MeasuredCache
+from trimformer.pruning.pruner import prune
 
 COST = plugins.load("costs", "latency")
 WORKLOAD = Workload(sequence_length=6, batch_size=2)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from example_facts import facts
-from trimformer.manifest import CURVE_POINTS, as_text, command_line, compact_curves, patterns
+from trimformer.cli.app import command_line
+from trimformer.model.manifest import as_text
+from trimformer.pruning.facts import CURVE_POINTS, compact_curves, patterns
 
 
 def test_text_reads_back_and_has_a_line_for_a_list_of_numbers() -> None:

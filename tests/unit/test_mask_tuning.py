@@ -7,12 +7,12 @@ import torch
 
 from tiny_models import labelled, tiny_model
 from trimformer import Budget
-from trimformer.batching import pad
+from trimformer.data.batches import pad
+from trimformer.data.labels import pad_labels
 from trimformer.errors import InvalidOption
-from trimformer.labels import pad_labels
-from trimformer.masking import feature_mask
 from trimformer.methods.mask_tuning import MaskTuning, drawn_minibatches
-from trimformer.pipeline import Pruner
+from trimformer.model.masking import feature_mask
+from trimformer.pruning.pruner import Pruner
 
 STEP = 1e-2
 

@@ -42,10 +42,15 @@ def test_what_the_model_does(model_class: str, pipeline: str) -> None:
 def test_every_fact_is_told() -> None:
     text = model_card(facts(warnings=["beware of this"])).replace("\N{NO-BREAK SPACE}", " ")
     for part in (
-        "accuracy 0.8739 → 0.8614 (n = 872", "> **Warning:** beware of this",
-        "| FLOPs of attention and FFN | at most 50.0 % | 50.0 % |  |", "| 0 | 9 / 12 | 768 / 1536 |",
-        "| accuracy | 0.8739 | 0.8614 |", "trimformer prune some/model", "| seed | `7` |", "trust_remote_code=True",
-    ):  # fmt: skip
+        "accuracy 0.8739 → 0.8614 (n = 872",
+        "> **Warning:** beware of this",
+        "| FLOPs of attention and FFN | at most 50.0 % | 50.0 % |  |",
+        "| 0 | 9 / 12 | 768 / 1536 |",
+        "| accuracy | 0.8739 | 0.8614 |",
+        "trimformer prune some/model",
+        "| seed | `7` |",
+        "trust_remote_code=True",
+    ):
         assert part in text, part
 
 

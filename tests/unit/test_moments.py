@@ -10,13 +10,13 @@ import torch
 from transformers import PreTrainedModel
 
 from tiny_models import CONFIGS, inputs, is_causal, tiny_model
-from trimformer import moments
-from trimformer.calibration import frozen
-from trimformer.curves import damped, removal_curve
 from trimformer.errors import InvalidOption
-from trimformer.job import Calibration
 from trimformer.methods.surgeon import Surgeon
-from trimformer.structure import read_structure
+from trimformer.model.structure import read_structure
+from trimformer.observing import moments
+from trimformer.observing.calibration import Calibration
+from trimformer.observing.watching import frozen
+from trimformer.pruning.choose.curves import damped, removal_curve
 
 
 def calibration_of(model: PreTrainedModel) -> Calibration:

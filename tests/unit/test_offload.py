@@ -14,12 +14,14 @@ from transformers import PreTrainedModel
 
 from tiny_models import SETTINGS, SHARES, inputs, is_causal, outputs, tiny_model
 from trimformer import plugins
-from trimformer.checkpoint import load_model, save
+from trimformer.data.rows import Features
 from trimformer.errors import InvalidOption
-from trimformer.interfaces import Budget, Features, PruningResult
-from trimformer.offload import SCRATCH, is_offloaded
-from trimformer.pipeline import prune
-from trimformer.structure import read_structure
+from trimformer.model.checkpoint import load_model, write
+from trimformer.model.offload import SCRATCH, is_offloaded
+from trimformer.model.structure import read_structure
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.pruner import prune
+from trimformer.pruning.result import PruningResult
 
 BY_BLOCK = [name for name in plugins.names("methods") if plugins.load("methods", name).backward != "whole model"]
 FAMILIES = ["bert", "gpt2", "llama"]
@@ -84,7 +86,7 @@ def test_offloaded_models_are_pruned_alike(family: str, method: str, rows: list[
     torch.testing.assert_close(outputs(offloaded, batch), outputs(model, batch))
     assert is_offloaded(result.model)
     assert is_offloaded(offloaded)
-    save(result.model, tmp_path / "pruned")
+    write(result.model, tmp_path / "pruned")
     loaded = load_model(str(tmp_path / "pruned"))
     assert not is_offloaded(loaded)
     assert torch.equal(outputs(loaded, batch), outputs(result.model, batch))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from trimformer.errors import NumericalError
-from trimformer.reconstruction import BLOCK, RegressionSums, solve
+from trimformer.observing.sums import BLOCK, RegressionSums
+from trimformer.pruning.refit.least_squares import solve
 
 TOKENS, FEATURES, OUTPUTS = 200, 7, 5
 
@@ -84,9 +85,7 @@ def test_no_features_leave_a_bias(regression: tuple[Tensor, Tensor, Tensor, Tens
     torch.testing.assert_close(refit.bias, targets.mean(0) if intercept else bias)
 
 
-def test_a_singular_system_is_an_error_that_names_the_site(
-    regression: tuple[Tensor, Tensor, Tensor, Tensor],
-) -> None:
+def test_a_singular_system_is_an_error_that_names_the_site(regression: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
     inputs, targets, prior, bias = regression
     inputs[:, 3] = 0
     with pytest.raises(NumericalError, match=r"singular system at site block\.2\.ffn .*ridge"):

@@ -95,11 +95,29 @@ def test_every_fact_of_a_checkpoint_is_told() -> None:
     for part in (
         "Keeps 50.0 % of the FLOPs of attention and FFN and runs in 54.0 % of the dense model's time",
         "accuracy 0.8739 → 0.8614 (n = 872, 95 % interval 0.8389 to 0.8824)",
-        "beware of this", "at most 50.0 %", "49.8 %", "22.71 M → 17.04 M", "75.0 %", "61.2 ms → 33.0 ms", "1 2 3 4 5",
-        "heads, of 12", "neurons, of 1536", "768", "12.5 s", "1382 MB", "1134 MB, 890 MB cuda", "seed", "7",
-        "torch 2.13.0", "060e51de8f1a1684", "damping=0.3", "BertForSequenceClassification.from_pretrained",
-        '"my/folder"', "not a measure of speed", "2 threads",
-    ):  # fmt: skip
+        "beware of this",
+        "at most 50.0 %",
+        "49.8 %",
+        "22.71 M → 17.04 M",
+        "75.0 %",
+        "61.2 ms → 33.0 ms",
+        "1 2 3 4 5",
+        "heads, of 12",
+        "neurons, of 1536",
+        "768",
+        "12.5 s",
+        "1382 MB",
+        "1134 MB, 890 MB cuda",
+        "seed",
+        "7",
+        "torch 2.13.0",
+        "060e51de8f1a1684",
+        "damping=0.3",
+        "BertForSequenceClassification.from_pretrained",
+        '"my/folder"',
+        "not a measure of speed",
+        "2 threads",
+    ):
         assert part in text, part
     assert changed["command"].split() == re.findall(r"<span>([^<]*)</span>", report.checkpoint_page(changed))
 

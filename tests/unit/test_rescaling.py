@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from tiny_models import inputs, outputs, tiny_model
-from trimformer.batching import only
+from trimformer.data.batches import only
+from trimformer.data.rows import MODEL_INPUTS
 from trimformer.errors import NumericalError
-from trimformer.interfaces import MODEL_INPUTS
-from trimformer.job import Job
-from trimformer.reconstruction import RegressionSums
-from trimformer.rescaling import UnitSystem, rescale, teacher_job, tokens_read, unit_scales, unit_system
-from trimformer.search import linear_table
-from trimformer.structure import read_structure
-from trimformer.uniform import uniform_job
+from trimformer.model.structure import read_structure
+from trimformer.observing.sums import RegressionSums
+from trimformer.pruning.budget import linear_table
+from trimformer.pruning.contract import Job
+from trimformer.pruning.refit.rescaling import UnitSystem, rescale, teacher_job, tokens_read, unit_scales, unit_system
+from trimformer.pruning.uniform import uniform_job
 
 
 @pytest.mark.parametrize("units", [3, 12])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from trimformer.resources import EVERY_SECONDS, watching_resources
+from trimformer.observing.resources import EVERY_SECONDS, watching_resources
 
 CPU = torch.device("cpu")
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from tiny_models import inputs, tiny_model
-from trimformer.calibration import watching
-from trimformer.scoring import mask_gradients, output_energy, unit_second_moments
-from trimformer.sites import Site
-from trimformer.structure import Structure, read_structure
+from trimformer.model.sites import Site
+from trimformer.model.structure import Structure, read_structure
+from trimformer.observing.watching import watching
+from trimformer.pruning.choose.scoring import mask_gradients, output_energy, unit_second_moments
 
 
 def loss(structure: Structure, batch: dict[str, Tensor]) -> Tensor:

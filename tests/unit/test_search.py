@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from trimformer.curves import RemovalCurve
-from trimformer.interfaces import CostTables, Scores
-from trimformer.search import keep_best, linear_table, remove_cheapest, rounded_table, total_cost
+from trimformer.model.sites import Scores
+from trimformer.pruning.budget import CostTables, linear_table, rounded_table, total_cost
+from trimformer.pruning.choose.curves import RemovalCurve
+from trimformer.pruning.choose.search import keep_best, remove_cheapest
 
 SIZES = {"a": 4, "b": 9, "c": 4, "d": 0}
 STEPS = torch.tensor([0.0, 5, 5, 5, 9, 9, 9, 9, 20, 20], dtype=torch.float64)

@@ -13,14 +13,16 @@ from transformers import PreTrainedModel
 
 from tiny_models import CONFIGS, HEADS_PER_BLOCK, inputs, is_causal, outputs, random_masks, tiny_model
 from trimformer import plugins
-from trimformer.curves import RemovalCurve
+from trimformer.data.rows import Batch
 from trimformer.errors import InvalidOption, UnreachableTarget, UnsupportedModel
-from trimformer.interfaces import Batch, Budget, PruningResult
-from trimformer.pipeline import prune
-from trimformer.search import remove_cheapest
-from trimformer.structure import Structure, read_structure
-from trimformer.surgery import cut
-from trimformer.uniform import SLACK, _capped
+from trimformer.model.structure import Structure, read_structure
+from trimformer.model.surgery import cut
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.choose.curves import RemovalCurve
+from trimformer.pruning.choose.search import remove_cheapest
+from trimformer.pruning.pruner import prune
+from trimformer.pruning.result import PruningResult
+from trimformer.pruning.uniform import SLACK, _capped
 
 OWN_DIVISION = "dual_cp"
 """The method that divides a budget between heads and neurons by itself."""

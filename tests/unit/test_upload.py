@@ -9,7 +9,7 @@ import pytest
 
 from hub_stand_in import Hub, hub
 from trimformer.errors import CheckpointError, InvalidOption
-from trimformer.upload import check_push, push
+from trimformer.export.upload import check_push, push
 
 TOKEN = "hf_" + "x" * 20
 

@@ -1,6 +1,6 @@
 """BERT and the encoders that share its modules: RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA."""
 
-from trimformer.sites import Architecture
+from trimformer.model.sites import Architecture
 
 BERT = Architecture(
     description="post-norm encoder with BERT's module names",

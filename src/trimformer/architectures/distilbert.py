@@ -1,6 +1,6 @@
 """DistilBERT: BERT's sublayers under other names; the attention module holds its own output projection."""
 
-from trimformer.sites import Architecture
+from trimformer.model.sites import Architecture
 
 DISTILBERT = Architecture(
     description="post-norm encoder with DistilBERT's module names",

@@ -1,6 +1,6 @@
 """GPT-NeoX and Pythia: one projection is query, key and value, head by head; both sublayers read the block's input."""
 
-from trimformer.sites import Architecture
+from trimformer.model.sites import Architecture
 
 GPT_NEOX = Architecture(
     description="pre-norm decoder with GPT-NeoX's fused query, key and value, parallel residual or not",

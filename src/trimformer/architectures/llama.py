@@ -4,7 +4,7 @@ Qwen3's norms of queries and keys are the same for every head and stay. Gemma 2 
 normalise what a sublayer adds.
 """
 
-from trimformer.sites import Architecture
+from trimformer.model.sites import Architecture
 
 LLAMA = Architecture(
     description="pre-norm decoder with Llama's module names",

@@ -1,6 +1,6 @@
 """OPT; its 350m has the norms after the sublayers, as BERT has."""
 
-from trimformer.sites import Architecture
+from trimformer.model.sites import Architecture
 
 OPT = Architecture(
     description="decoder with OPT's module names, pre-norm or post-norm",

@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 from rich.markdown import Markdown
 
-from trimformer import steps, tables
+from trimformer.cli import console, steps
+from trimformer.cli.console import error_console, out_console, progress_bars
+from trimformer.cli.options import JsonOption, ReportOption
 from trimformer.compare import markdown, plots
 from trimformer.compare.plan import read_plan
 from trimformer.compare.rows import Row, as_facts
 from trimformer.compare.run import run, stored
 from trimformer.errors import InvalidOption
-from trimformer.options import JsonOption, ReportOption
 from trimformer.report.page import comparison_page
-from trimformer.tables import error_console, out_console, progress_bars
 
 HELP_PLACE = ("Measure", 3)
 
@@ -37,11 +37,11 @@ def compare_command(
     plan = read_plan(file)
     steps.check_asked(report, overwrite=overwrite)
     if show:
-        rows = stored(plan, out, tables.say)
+        rows = stored(plan, out, console.say)
         if not rows:
             raise InvalidOption(f"{out} has no results of {file}: run it without --show")
     else:
-        rows = run(plan, out, tables.say, lambda: progress_bars(error_console))
+        rows = run(plan, out, console.say, lambda: progress_bars(error_console))
     text = markdown.document(plan, rows)
     (out / markdown.FILE).write_text(text, encoding="utf-8")
     files = plots.write(plan, rows, out)

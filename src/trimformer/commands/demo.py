@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from trimformer import checkpoint, plugins, steps
-from trimformer.demo import demo_model, docstring_pairs
-from trimformer.interfaces import Budget, Task
-from trimformer.method_options import make_method
-from trimformer.options import (
+from trimformer import plugins
+from trimformer.cli import steps
+from trimformer.cli.console import error_console, progress_bars
+from trimformer.cli.options import (
     DeviceOption,
     JsonOption,
     MethodOption,
@@ -20,11 +19,15 @@ from trimformer.options import (
     SeedOption,
     TokensOption,
 )
-from trimformer.pipeline import DEFAULT_METHOD
-from trimformer.placement import Placement
-from trimformer.project import Project
+from trimformer.data.demo import demo_model, docstring_pairs
+from trimformer.judging.project import Project
+from trimformer.judging.task import Task
+from trimformer.model import checkpoint
+from trimformer.model.placement import Placement
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.method_options import make_method
+from trimformer.pruning.pruner import DEFAULT_METHOD
 from trimformer.report.page import checkpoint_page
-from trimformer.tables import error_console, progress_bars
 
 HELP_PLACE = ("About", 2)
 MANY_PROCESSES = True
@@ -53,14 +56,22 @@ def demo_command(
     with progress_bars(error_console) as progress:
         calibration_rows, evaluation_rows = docstring_pairs(progress)
         project = Project(
-            dense, tokenizer, task, calibration_rows, evaluation_rows, progress=progress,
+            dense,
+            tokenizer,
+            task,
+            calibration_rows,
+            evaluation_rows,
+            progress=progress,
             stored_dtype=checkpoint.stored_dtype(name),
-        )  # fmt: skip
+        )
         pruner = project.pruner(method=method, calibration_tokens=calibration_tokens, seed=seed)
         result = project.judge(pruner.prune(budget))
     result.pruning.manifest |= {
-        "source": "all-MiniLM-L6-v2", "task": "embedding", "data": "library docstrings", "command": context.obj,
-    }  # fmt: skip
+        "source": "all-MiniLM-L6-v2",
+        "task": "embedding",
+        "data": "library docstrings",
+        "command": context.obj,
+    }
     steps.save(result, name, tokenizer, out, overwrite=overwrite)
     if report is not None:
         steps.write_report(checkpoint_page(result.pruning.manifest, str(out)), report)

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from trimformer import checkpoint, plugins, steps, tables
-from trimformer.interfaces import Task
-from trimformer.options import (
+from trimformer import plugins
+from trimformer.cli import steps
+from trimformer.cli.console import error_console, out_console, progress_bars
+from trimformer.cli.options import (
     DataOption,
     DeviceMapOption,
     DeviceOption,
@@ -19,9 +20,11 @@ from trimformer.options import (
     ModelArgument,
     TaskOption,
 )
-from trimformer.placement import Placement
-from trimformer.project import evaluate, plain
-from trimformer.tables import error_console, out_console, progress_bars
+from trimformer.judging.project import evaluate, plain
+from trimformer.judging.task import Task
+from trimformer.model import checkpoint
+from trimformer.model.placement import Placement
+from trimformer.report import terminal
 
 HELP_PLACE = ("Measure", 1)
 MANY_PROCESSES = True
@@ -49,7 +52,7 @@ def evaluate_command(
     if as_json:
         steps.print_json({"model": model, "task": task, "metrics": plain(metrics)})
     else:
-        out_console.print(tables.metrics_table(metrics))
+        out_console.print(terminal.metrics_table(metrics))
 
 
 PROVIDES = {"evaluate": evaluate_command}

@@ -8,16 +8,20 @@ from typing import Annotated
 
 import typer
 
-from trimformer import checkpoint, plugins, steps, tables
-from trimformer.data import encode_texts
+from trimformer import plugins
+from trimformer.cli import console, steps
+from trimformer.cli.console import error_console, out_console, progress_bars
+from trimformer.cli.options import DataOption, JsonOption, LengthOption, ModelArgument, OverwriteOption
+from trimformer.data.encoding import encode_texts
 from trimformer.errors import InvalidOption
-from trimformer.export import CHECK_TEXTS, export, spread
-from trimformer.inputs import fitted
-from trimformer.interfaces import Task
-from trimformer.onnx.model import require_onnx
-from trimformer.onnx.pooling import read_pooling
-from trimformer.options import DataOption, JsonOption, LengthOption, ModelArgument, OverwriteOption
-from trimformer.tables import error_console, out_console, progress_bars
+from trimformer.export.folder import CHECK_TEXTS, export, spread
+from trimformer.export.onnx.model import require_onnx
+from trimformer.export.onnx.pooling import read_pooling
+from trimformer.judging.task import Task
+from trimformer.model import checkpoint
+from trimformer.model.limits import fitted
+from trimformer.model.manifest import read_manifest
+from trimformer.report import terminal
 
 HELP_PLACE = ("Take it along", 1)
 
@@ -56,15 +60,23 @@ def export_command(
         else:
             features, judge = encode_texts([CHECK_TEXTS], tokenizer, max_length), None
         facts = export(
-            dense, tokenizer, target, features, int8=int8, judge=judge, pooling=pooling, overwrite=overwrite,
-            facts={"source": model, "task": task, "data": data}, progress=progress,
+            dense,
+            tokenizer,
+            target,
+            features,
+            int8=int8,
+            judge=judge,
+            pooling=pooling,
+            overwrite=overwrite,
+            facts={"source": model, "task": task, "data": data},
+            progress=progress,
             extra_files=checkpoint.sentence_transformers_files(model),
-        )  # fmt: skip
+        )
     if as_json:
         steps.print_json(facts | {"out": str(target)})
         return
-    out_console.print(tables.export_table(facts))
-    tables.written("export", target, f"opset {facts['opset']}, outputs {', '.join(facts['outputs'])}")
+    out_console.print(terminal.export_table(facts))
+    console.written("export", target, f"opset {facts['opset']}, outputs {', '.join(facts['outputs'])}")
 
 
 def _pruned_for(model: str, data: str | None) -> tuple[str | None, str | None]:
@@ -73,7 +85,7 @@ def _pruned_for(model: str, data: str | None) -> tuple[str | None, str | None]:
     Raises:
         InvalidOption: rows are given, but nothing says for which task.
     """
-    facts = checkpoint.read_manifest(model)
+    facts = read_manifest(model)
     if data is not None:
         if "task" not in facts:
             raise InvalidOption(f"--data needs --task: {model} does not say what it was pruned for")

@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from trimformer import checkpoint, plugins
-from trimformer.options import (
+from trimformer import plugins
+from trimformer.cli import finetune_run as training_run
+from trimformer.cli.finetune_run import Run
+from trimformer.cli.options import (
     DataOption,
     DenseTooOption,
     DeviceOption,
@@ -20,8 +22,7 @@ from trimformer.options import (
     SeedOption,
     TrainOption,
 )
-from trimformer.training import run as training_run
-from trimformer.training.run import Run
+from trimformer.model import checkpoint
 
 HELP_PLACE = ("Make it smaller", 4)
 
@@ -44,9 +45,18 @@ def finetune_command(
 ) -> None:
     """Fine-tune a model on labelled rows, keep the best checkpoint, and judge it on rows kept apart."""
     run = Run(
-        model=model, task=task, data=data, out=out, options=training_run.tuning(train),
-        max_length=max_length, seed=seed, device=device, dense=dense, dense_too=dense_too, command=context.obj,
-    )  # fmt: skip
+        model=model,
+        task=task,
+        data=data,
+        out=out,
+        options=training_run.tuning(train),
+        max_length=max_length,
+        seed=seed,
+        device=device,
+        dense=dense,
+        dense_too=dense_too,
+        command=context.obj,
+    )
     plugins.load("tasks", task)
     checkpoint.check_writable(out, overwrite=overwrite, source=model)
     training_run.report(run, training_run.carry_out(run, resume=resume, overwrite=overwrite), as_json=as_json)

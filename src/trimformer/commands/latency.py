@@ -12,17 +12,18 @@ import torch
 import typer
 from torch import nn
 
-from trimformer import steps, tables
-from trimformer.batching import random_batch
-from trimformer.checkpoint import load_config
+from trimformer.cli import steps
+from trimformer.cli.console import error_console, out_console, progress_bars
+from trimformer.cli.options import DeviceOption, JsonOption
+from trimformer.data.batches import Workload, random_batch
 from trimformer.errors import InvalidOption
-from trimformer.inputs import most_tokens
-from trimformer.interfaces import Progress, Workload
-from trimformer.latency import device_name, measure, using_threads
-from trimformer.options import DeviceOption, JsonOption
-from trimformer.placement import find_device
-from trimformer.runtimes import MOST_COMPILED, compile_for, runners, runtimes_of
-from trimformer.tables import error_console, out_console, progress_bars
+from trimformer.export.runtimes import MOST_COMPILED, compile_for, runners, runtimes_of
+from trimformer.model.checkpoint import load_config
+from trimformer.model.limits import most_tokens
+from trimformer.model.placement import find_device
+from trimformer.observing.latency import device_name, measure, using_threads
+from trimformer.progress import Progress
+from trimformer.report import terminal
 
 HELP_PLACE = ("Measure", 2)
 Shape = tuple[int, int]
@@ -57,13 +58,17 @@ def latency_command(
             batch = random_batch(smallest, Workload(length, rows), place)
             measured += _measure(candidates, batch, runs, progress)
         facts = {
-            "device": str(place), "device_name": device_name(place), "threads": torch.get_num_threads(), "runs": runs,
-            "models": models, "measured": measured,
-        }  # fmt: skip
+            "device": str(place),
+            "device_name": device_name(place),
+            "threads": torch.get_num_threads(),
+            "runs": runs,
+            "models": models,
+            "measured": measured,
+        }
     if as_json:
         steps.print_json(facts)
     else:
-        out_console.print(tables.latency_table(facts))
+        out_console.print(terminal.latency_table(facts))
 
 
 def _candidates(
@@ -91,11 +96,14 @@ def _measure(
     first = {runner[1]: times[name].median_ms for name, runner in reversed(names.items())}
     return [
         {
-            "model": runner[0], "runtime": runner[1], **asdict(times[name]),
-            "sequences_per_second": times[name].sequences_per_second, "ratio": times[name].median_ms / first[runner[1]],
+            "model": runner[0],
+            "runtime": runner[1],
+            **asdict(times[name]),
+            "sequences_per_second": times[name].sequences_per_second,
+            "ratio": times[name].median_ms / first[runner[1]],
         }
         for name, runner in names.items()
-    ]  # fmt: skip
+    ]
 
 
 def _shapes(text: str) -> list[Shape]:

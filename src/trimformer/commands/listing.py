@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from trimformer import plugins, steps, tables
-from trimformer.options import JsonOption
-from trimformer.tables import out_console
+from trimformer import plugins
+from trimformer.cli import steps
+from trimformer.cli.console import out_console
+from trimformer.cli.options import JsonOption
+from trimformer.report import terminal
 
 HELP_PLACE = ("About", 1)
 
@@ -16,7 +18,7 @@ def list_command(as_json: JsonOption = False) -> None:
         steps.print_json(listed)
     else:
         for folder, described in listed.items():
-            out_console.print(tables.plugins_table(folder, described))
+            out_console.print(terminal.plugins_table(folder, described))
 
 
 PROVIDES = {"list": list_command}

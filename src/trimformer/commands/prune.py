@@ -8,13 +8,10 @@ from typing import Annotated
 
 import typer
 
-from trimformer import checkpoint, steps, tables
-from trimformer.cache import MeasuredCache, default_folder
-from trimformer.errors import InvalidOption
-from trimformer.guard import smallest_within
-from trimformer.interfaces import Budget
-from trimformer.method_options import make_method
-from trimformer.options import (
+from trimformer.cli import console, steps
+from trimformer.cli import finetune_run as training_run
+from trimformer.cli.console import error_console, progress_bars
+from trimformer.cli.options import (
     BatchOption,
     CacheOption,
     CountedLengthOption,
@@ -44,11 +41,15 @@ from trimformer.options import (
     UniformOption,
     assignments,
 )
-from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD
-from trimformer.placement import Placement
+from trimformer.errors import InvalidOption
+from trimformer.judging.guard import smallest_within
+from trimformer.model import checkpoint
+from trimformer.model.placement import Placement
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.cache import MeasuredCache, default_folder
+from trimformer.pruning.method_options import make_method
+from trimformer.pruning.pruner import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD
 from trimformer.report.page import checkpoint_page
-from trimformer.tables import error_console, progress_bars
-from trimformer.training import run as training_run
 
 HELP_PLACE = ("Make it smaller", 1)
 MANY_PROCESSES = True
@@ -87,8 +88,7 @@ def prune_command(
     report: ReportOption = None,
     push_to_hub: PushOption = None,
     then_finetune: Annotated[
-        bool,
-        typer.Option("--then-finetune", help="P-pruning: prune a pre-trained model, then fine-tune it."),
+        bool, typer.Option("--then-finetune", help="P-pruning: prune a pre-trained model, then fine-tune it.")
     ] = False,
     train: TrainOption = None,
     dense_too: DenseTooOption = False,
@@ -113,21 +113,41 @@ def prune_command(
         if not then_finetune or budget is None or any(each is not None for each in others):
             raise InvalidOption(TOGETHER)
         run = training_run.Run(
-            model=model, task=task, data=data, out=out, options=training_run.tuning(train), max_length=max_length,
-            seed=seed, device=device, dense=model, dense_too=dense_too, command=context.obj, pruning={
-                "budget": asdict(budget), "method": method, "options": options, "sequence_length": sequence_length,
-                "calibration_tokens": calibration_tokens, "batch_size": batch_size, "seed": seed,
+            model=model,
+            task=task,
+            data=data,
+            out=out,
+            options=training_run.tuning(train),
+            max_length=max_length,
+            seed=seed,
+            device=device,
+            dense=model,
+            dense_too=dense_too,
+            command=context.obj,
+            pruning={
+                "budget": asdict(budget),
+                "method": method,
+                "options": options,
+                "sequence_length": sequence_length,
+                "calibration_tokens": calibration_tokens,
+                "batch_size": batch_size,
+                "seed": seed,
             },
-        )  # fmt: skip
+        )
         training_run.report(run, training_run.carry_out(run, resume=resume, overwrite=overwrite), as_json=as_json)
         return
     with progress_bars(error_console) as progress:
         project = steps.gather(model, task, data, max_length, placement, progress)
         project = project if budget else project.with_guard(seed)
         pruner = project.pruner(
-            method=method, calibration_tokens=calibration_tokens, sequence_length=sequence_length, seed=seed,
-            batch_size=batch_size, options=options, cache=MeasuredCache(cache or default_folder(), say=tables.say),
-        )  # fmt: skip
+            method=method,
+            calibration_tokens=calibration_tokens,
+            sequence_length=sequence_length,
+            seed=seed,
+            batch_size=batch_size,
+            options=options,
+            cache=MeasuredCache(cache or default_folder(), say=console.say),
+        )
         small = pruner.prune(budget) if budget else smallest_within(project, pruner, max_drop or 0.0, round_to=round_to)
         result = project.judge(small)
     result.pruning.manifest |= {"source": model, "task": task, "data": data or "hub", "command": context.obj}

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from trimformer import steps
-from trimformer.options import OverwriteOption
+from trimformer.cli import steps
+from trimformer.cli.options import OverwriteOption
 from trimformer.report import page as report
 
 HELP_PLACE = ("Take it along", 2)

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from trimformer import checkpoint, frontier, ranks, steps, tables
-from trimformer.cache import MeasuredCache, default_folder
-from trimformer.method_options import make_method
-from trimformer.options import (
+from trimformer import processes
+from trimformer.cli import console, steps
+from trimformer.cli.console import error_console, out_console, progress_bars
+from trimformer.cli.options import (
     BatchOption,
     CacheOption,
     CountedLengthOption,
@@ -33,10 +33,13 @@ from trimformer.options import (
     assignments,
     budgets,
 )
-from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD
-from trimformer.placement import Placement
+from trimformer.model import checkpoint
+from trimformer.model.placement import Placement
+from trimformer.pruning.cache import MeasuredCache, default_folder
+from trimformer.pruning.method_options import make_method
+from trimformer.pruning.pruner import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD
+from trimformer.report import frontier, terminal
 from trimformer.report.page import sweep_page
-from trimformer.tables import error_console, out_console, progress_bars
 
 HELP_PLACE = ("Make it smaller", 2)
 MANY_PROCESSES = True
@@ -82,29 +85,34 @@ def sweep_command(
         checkpoint.check_writable(target, overwrite=overwrite)
     frontier.check_writable(out, overwrite=overwrite)
     steps.check_asked(report, overwrite=overwrite)
-    measured = MeasuredCache(cache or default_folder(), say=tables.say)
+    measured = MeasuredCache(cache or default_folder(), say=console.say)
     results = []
     with progress_bars(error_console) as progress:
         project = steps.gather(model, task, data, max_length, placement, progress)
         pruner = project.pruner(
-            method=method, calibration_tokens=calibration_tokens, sequence_length=sequence_length,
-            batch_size=batch_size, seed=seed, options=options, cache=measured,
-        )  # fmt: skip
+            method=method,
+            calibration_tokens=calibration_tokens,
+            sequence_length=sequence_length,
+            batch_size=batch_size,
+            seed=seed,
+            options=options,
+            cache=measured,
+        )
         for budget, target in zip(asked, targets, strict=True):
             result = project.judge(pruner.prune(budget))
             result.pruning.manifest |= {"source": model, "task": task, "data": data or "hub", "command": context.obj}
             steps.save(result, model, project.tokenizer, target, overwrite=overwrite)
             results.append(result)
-    if ranks.is_first():
+    if processes.is_first():
         frontier.write(results, out)
     if report is not None:
         steps.write_report(sweep_page([result.pruning.manifest for result in results]), report)
-    tables.warn(results)
+    console.warn(results)
     if as_json:
         steps.print_json([result.pruning.manifest for result in results])
         return
-    out_console.print(tables.sweep_table(results))
-    tables.written("checkpoints", out / "…", f"plot: {out / frontier.PLOT}")
+    out_console.print(terminal.sweep_table(results))
+    console.written("checkpoints", out / "…", f"plot: {out / frontier.PLOT}")
 
 
 PROVIDES = {"sweep": sweep_command}

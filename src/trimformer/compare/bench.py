@@ -15,17 +15,22 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from trimformer import checkpoint, placement, plugins
+from trimformer import plugins
 from trimformer.compare.plan import Cell, Contender, Source, Subject
 from trimformer.compare.rows import Row
 from trimformer.compare.sources import data_digest, model_digest
+from trimformer.data.hub import hub_revision, model_folder
 from trimformer.errors import CheckpointError, TrimformerError
-from trimformer.hub import hub_revision, model_folder
-from trimformer.interfaces import Masks, Progress, PruningResult, Task
-from trimformer.labels import asked_by
-from trimformer.pipeline import Pruner, versions
-from trimformer.project import Project
-from trimformer.resources import watching_resources
+from trimformer.judging.project import Project
+from trimformer.judging.task import Task
+from trimformer.model import checkpoint, placement
+from trimformer.model.manifest import read_manifest, versions
+from trimformer.model.sites import Masks
+from trimformer.observing.resources import watching_resources
+from trimformer.progress import Progress
+from trimformer.pruning.method_options import asked_by
+from trimformer.pruning.pruner import Pruner
+from trimformer.pruning.result import PruningResult
 from trimformer.training.finetune import FineTuned, finetune
 from trimformer.training.heads import load_to_train, put_on
 
@@ -52,16 +57,23 @@ class Bench:
     def identity(self, cell: Cell) -> dict[str, Any]:
         """Everything that decides a cell's outcome."""
         subject, contender, budget = cell.subject, cell.contender, cell.budget
-        return _as_json({
-            "task": subject.task, **self._content, "max_length": subject.max_length,
-            "method": contender.method, "options": dict(contender.options),
-            "before_finetuning": contender.before_finetuning,
-            "finetuning": self._finetuning if contender.before_finetuning or subject.model is None else None,
-            "budget": {"cost": budget.cost, "share": budget.keep_fraction, "round_to": budget.round_to},
-            "calibration_tokens": contender.calibration_tokens, "sequence_length": subject.sequence_length,
-            "seed": cell.seed, "device": placement.find_device(self.device).type,
-            "versions": {name: versions()[name] for name in DETERMINING_VERSIONS},
-        })  # fmt: skip
+        return _as_json(
+            {
+                "task": subject.task,
+                **self._content,
+                "max_length": subject.max_length,
+                "method": contender.method,
+                "options": dict(contender.options),
+                "before_finetuning": contender.before_finetuning,
+                "finetuning": self._finetuning if contender.before_finetuning or subject.model is None else None,
+                "budget": {"cost": budget.cost, "share": budget.keep_fraction, "round_to": budget.round_to},
+                "calibration_tokens": contender.calibration_tokens,
+                "sequence_length": subject.sequence_length,
+                "seed": cell.seed,
+                "device": placement.find_device(self.device).type,
+                "versions": {name: versions()[name] for name in DETERMINING_VERSIONS},
+            }
+        )
 
     def progress(self, items: Sequence[Any], description: str) -> Any:
         """Shows progress as `show` does at the time."""
@@ -98,9 +110,16 @@ class Bench:
             labels = plugins.load("methods", contender.method).needs_labels
             rows = project.drawn(contender.calibration_tokens, seed, labels=labels)
         pruner = Pruner(
-            project.model, rows, method=contender.method, options=contender.options, tokenizer=project.tokenizer,
-            calibration_tokens=None, sequence_length=self.subject.sequence_length, seed=seed, progress=self.progress,
-        )  # fmt: skip
+            project.model,
+            rows,
+            method=contender.method,
+            options=contender.options,
+            tokenizer=project.tokenizer,
+            calibration_tokens=None,
+            sequence_length=self.subject.sequence_length,
+            seed=seed,
+            progress=self.progress,
+        )
         return whole, pruner
 
     def _outcome(self, cell: Cell, project: Project, pruner: Pruner) -> dict[str, Any]:
@@ -116,9 +135,12 @@ class Bench:
         facts = self.dense.judge(result).pruning.manifest
         kept = ("metrics", "latency", "budget", "kept", "parameters", "calibration", "warnings", "versions")
         return {
-            **{name: facts[name] for name in kept}, "units": packed(result.masks), "seconds": seconds,
-            "memory_mb": used.memory_mb, "threads": torch.get_num_threads(),
-        }  # fmt: skip
+            **{name: facts[name] for name in kept},
+            "units": packed(result.masks),
+            "seconds": seconds,
+            "memory_mb": used.memory_mb,
+            "threads": torch.get_num_threads(),
+        }
 
     @cached_property
     def dense(self) -> Project:
@@ -128,11 +150,11 @@ class Bench:
             model = checkpoint.load_model(folder, self.task.auto_class, self.device)
             return self._project(model, folder)
         kept = self._kept
-        if checkpoint.read_manifest(kept).get("made_by") != _as_json(self._made_by):
+        if read_manifest(kept).get("made_by") != _as_json(self._made_by):
             project, _ = self.before_finetuning(DENSE_SEED)
             tuned = self._tuned(project, DENSE_SEED)
             manifest = {"made_by": self._made_by, "seconds": tuned.facts["seconds"]}
-            checkpoint.save(tuned.model, kept, tokenizer=project.tokenizer, manifest=manifest, overwrite=True)
+            checkpoint.write(tuned.model, kept, tokenizer=project.tokenizer, manifest=manifest, overwrite=True)
         return self._project(checkpoint.load_model(str(kept), self.task.auto_class, self.device), str(kept))
 
     @property
@@ -141,7 +163,7 @@ class Bench:
         if self.subject.model is not None:
             return None
         _ = self.dense  # fine-tuned now, if it was not yet
-        return float(checkpoint.read_manifest(self._kept)["seconds"])
+        return float(read_manifest(self._kept)["seconds"])
 
     def before_finetuning(self, seed: int) -> tuple[Project, list[str]]:
         """The pre-trained model with the task's rows, and the names of its new weights: the head that it lacks."""
@@ -152,10 +174,15 @@ class Bench:
     def _project(self, model: PreTrainedModel, folder: str) -> Project:
         train, validation = self._rows
         return Project(
-            model, checkpoint.load_tokenizer(folder), self.task, train, validation,
-            max_length=self.subject.max_length, stored_dtype=checkpoint.stored_dtype(folder),
+            model,
+            checkpoint.load_tokenizer(folder),
+            self.task,
+            train,
+            validation,
+            max_length=self.subject.max_length,
+            stored_dtype=checkpoint.stored_dtype(folder),
             progress=self.progress,
-        )  # fmt: skip
+        )
 
     @cached_property
     def _rows(self) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trimformer.compare.rows import Row
-from trimformer.metrics import PERPLEXITY, loss, shown
+from trimformer.judging.metrics import PERPLEXITY, loss, shown
 
 SMALL_LOSS = 0.03
 """Three points: the loss within which the papers compare speed. Of a perplexity, 3 % of it."""

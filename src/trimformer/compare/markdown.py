@@ -15,11 +15,11 @@ from trimformer.compare.findings import (
     spread,
     succeeded,
     unique,
-)  # fmt: skip
+)
 from trimformer.compare.plan import Plan
 from trimformer.compare.published import Published
 from trimformer.compare.rows import Row
-from trimformer.metrics import LOWER_IS_BETTER, shown
+from trimformer.judging.metrics import LOWER_IS_BETTER, shown
 
 FILE = "tables.md"
 WIDTH = 130
@@ -29,9 +29,15 @@ NOTHING = "–"
 def document(plan: Plan, rows: Sequence[Row]) -> str:
     """All tables that the rows can fill, and their notes."""
     parts = [
-        f"# {plan.title}", accuracy(plan, rows), notes(plan, rows), failures(rows), costs(rows), speedups(plan, rows),
-        units_in_common(rows), sensitivity(plan, rows),
-    ]  # fmt: skip
+        f"# {plan.title}",
+        accuracy(plan, rows),
+        notes(plan, rows),
+        failures(rows),
+        costs(rows),
+        speedups(plan, rows),
+        units_in_common(rows),
+        sensitivity(plan, rows),
+    ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -165,10 +171,12 @@ def costs(rows: Sequence[Row]) -> str:
         measuring = statistics.median(row.facts["seconds"]["measuring"] / row.facts["forward_seconds"] for row in here)
         tuning = [row.facts["seconds"]["finetuning"] for row in here]
         cells = [
-            f"{measuring + pruning:.1f}", f"{pruning:.1f}", f"{statistics.median(_pruning(row) for row in here):.1f}",
+            f"{measuring + pruning:.1f}",
+            f"{pruning:.1f}",
+            f"{statistics.median(_pruning(row) for row in here):.1f}",
             f"{statistics.median(tuning):.0f}" if None not in tuning else NOTHING,
             f"{max(row.facts['memory_mb']['host'] for row in here) / 1000:.2f}",
-        ]  # fmt: skip
+        ]
         lines.append([method, *cells])
     header = ["method", "first budget ÷ forward pass", "further ÷ forward pass", "seconds, first budget"]
     return table([*header, "seconds of fine-tuning", "peak memory, GB"], lines)

@@ -10,20 +10,26 @@ from typing import Any
 from trimformer import plugins
 from trimformer.compare.published import Published, read_published
 from trimformer.compare.settings import Section, read_settings
-from trimformer.demo import demo_model
+from trimformer.data.demo import demo_model
 from trimformer.errors import InvalidOption, require_range
-from trimformer.interfaces import Budget
-from trimformer.method_options import make_method
-from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.method_options import make_method
+from trimformer.pruning.pruner import DEFAULT_CALIBRATION_TOKENS
 from trimformer.training.finetune import FineTuning
 
-FILE_KEYS = (
-    "title", "tasks", "methods", "budgets", "seeds", "calibration_tokens", "device", "finetune", "published",
-)  # fmt: skip
+FILE_KEYS = ("title", "tasks", "methods", "budgets", "seeds", "calibration_tokens", "device", "finetune", "published")
 TASK_KEYS = (
-    "task", "model", "revision", "pretrained", "pretrained_revision", "data", "data_revision", "max_length",
-    "sequence_length", "finetune",
-)  # fmt: skip
+    "task",
+    "model",
+    "revision",
+    "pretrained",
+    "pretrained_revision",
+    "data",
+    "data_revision",
+    "max_length",
+    "sequence_length",
+    "finetune",
+)
 METHOD_KEYS = ("method", "options", "vary", "calibration_tokens", "prune", "seeds")
 DEMO = "demo"
 """Name of the model that the extra `demo` installs."""
@@ -155,11 +161,16 @@ def _subject(tasks: Section, label: str, top: Section, folder: Path) -> Subject:
         with entry.about("sequence_length"):
             require_range("sequence_length", length, low=1)
     return Subject(
-        label=label, task=task, model=_source(entry, "model", "revision", folder),
+        label=label,
+        task=task,
+        model=_source(entry, "model", "revision", folder),
         pretrained=_source(entry, "pretrained", "pretrained_revision", folder),
-        data=_source(entry, "data", "data_revision", folder), data_revision=entry.text("data_revision"),
-        max_length=entry.number("max_length", int), sequence_length=length, finetuning=_finetuning(top, entry),
-    )  # fmt: skip
+        data=_source(entry, "data", "data_revision", folder),
+        data_revision=entry.text("data_revision"),
+        max_length=entry.number("max_length", int),
+        sequence_length=length,
+        finetuning=_finetuning(top, entry),
+    )
 
 
 def _source(entry: Section, key: str, revision: str, folder: Path) -> Source | None:
@@ -198,10 +209,13 @@ def _contenders(methods: Section, label: str, top: Section) -> Iterator[Contende
         options = asdict(make_method(method, given))  # type: ignore[call-overload]  # every method is a dataclass
     tokens = entry.number("calibration_tokens", int, top.number("calibration_tokens", int, DEFAULT_CALIBRATION_TOKENS))
     contender = Contender(
-        label=label, method=method, options=options, calibration_tokens=tokens,
+        label=label,
+        method=method,
+        options=options,
+        calibration_tokens=tokens,
         seeds=tuple(_seeds(entry, _seeds(top, [0]))),
         before_finetuning=stage == "pretrained",
-    )  # fmt: skip
+    )
     yield contender
     varied = entry.section("vary")
     for option in varied:

@@ -28,9 +28,12 @@ def write(plan: Plan, rows: Sequence[Row], folder: Path) -> list[Path]:
 def figures(plan: Plan, rows: Sequence[Row]) -> dict[str, Figure]:
     """Every plot that the rows can fill, by name."""
     drawn = {
-        "accuracy": accuracy(plan, rows), "time": time(plan, rows), "speedup": speedup(plan, rows),
-        "common": common(rows), "sensitivity": sensitivity(plan, rows),
-    }  # fmt: skip
+        "accuracy": accuracy(plan, rows),
+        "time": time(plan, rows),
+        "speedup": speedup(plan, rows),
+        "common": common(rows),
+        "sensitivity": sensitivity(plan, rows),
+    }
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
@@ -69,9 +72,12 @@ def time(plan: Plan, rows: Sequence[Row]) -> Figure | None:
                 found = spread(row.value for row in here)
                 _line(axes, [(_mean(row.seconds for row in here), found)], colour, method)
                 axes.annotate(
-                    f"{here[0].share:.0%}", (_mean(row.seconds for row in here), _mean(row.value for row in here)),
-                    (4, 4), textcoords="offset points", fontsize="x-small",
-                )  # fmt: skip
+                    f"{here[0].share:.0%}",
+                    (_mean(row.seconds for row in here), _mean(row.value for row in here)),
+                    (4, 4),
+                    textcoords="offset points",
+                    fontsize="x-small",
+                )
         axes.set_xscale("log")
         axes.set_xlabel("seconds")
 
@@ -195,6 +201,12 @@ def _line(axes: Axes, points: Sequence[tuple[float, Any]], colour: str | None, l
     known = [(x, found) for x, found in points if found is not None]
     if known:
         axes.errorbar(
-            [x for x, _ in known], [found.mean for _, found in known], yerr=[found.deviation for _, found in known],
-            marker="o", markersize=4, capsize=2, color=colour, label=label,
-        )  # fmt: skip
+            [x for x, _ in known],
+            [found.mean for _, found in known],
+            yerr=[found.deviation for _, found in known],
+            marker="o",
+            markersize=4,
+            capsize=2,
+            color=colour,
+            label=label,
+        )

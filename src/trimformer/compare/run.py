@@ -10,8 +10,8 @@ from pathlib import Path
 from trimformer.compare.bench import Bench
 from trimformer.compare.plan import Cell, Plan
 from trimformer.compare.rows import Row, Rows
-from trimformer.interfaces import Progress
-from trimformer.metrics import shown
+from trimformer.judging.metrics import shown
+from trimformer.progress import Progress
 
 ROWS = "rows.jsonl"
 Say = Callable[[str], None]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from trimformer.checkpoint import MANIFEST
 from trimformer.compare.plan import Source
-from trimformer.data import READERS
-from trimformer.hub import MODEL_FILES
+from trimformer.data.files import READERS
+from trimformer.data.hub import MODEL_FILES
+from trimformer.model.manifest import MANIFEST
 
 DATA_FILES = tuple(f"*{ending}" for ending in READERS)
 CHARACTERS = 16

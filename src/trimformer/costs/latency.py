@@ -25,13 +25,15 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer.cache import DIGEST_CHARACTERS, MeasuredCache
-from trimformer.calibration import only_blocks
-from trimformer.interfaces import Prices, Progress, Workload
-from trimformer.latency import device_name, measure_at
-from trimformer.sites import Site
-from trimformer.structure import Structure, read_structure
-from trimformer.surgery import cut_site
+from trimformer.data.batches import Workload
+from trimformer.model.sites import Site
+from trimformer.model.structure import Structure, read_structure
+from trimformer.model.surgery import cut_site
+from trimformer.observing.latency import device_name, measure_at
+from trimformer.observing.watching import only_blocks
+from trimformer.progress import Progress
+from trimformer.pruning.budget import Prices
+from trimformer.pruning.cache import DIGEST_CHARACTERS, MeasuredCache
 
 GRID = 13
 """Counts of units that are timed at each kind of site, 0 and all among them."""

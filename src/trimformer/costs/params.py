@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from trimformer.interfaces import Prices, Workload
-from trimformer.search import linear_table
-from trimformer.sites import Site
-from trimformer.structure import Structure
+from trimformer.data.batches import Workload
+from trimformer.model.sites import Site
+from trimformer.model.structure import Structure
+from trimformer.pruning.budget import Prices, linear_table
 
 
 class Parameters:

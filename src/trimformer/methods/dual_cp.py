@@ -26,14 +26,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trimformer import ranks
-from trimformer.calibration import check_finite, frozen, watching
-from trimformer.clustering import dendrogram, redundant_units, removal_order, similarity
+from trimformer import processes
 from trimformer.errors import InvalidOption, require_range
-from trimformer.interfaces import Backward, Masks, Measured
-from trimformer.job import Calibration, Job, cut_and_refit
-from trimformer.search import remove_in_order, total_cost
-from trimformer.sites import Kind, Site
+from trimformer.model.sites import Kind, Masks, Site
+from trimformer.observing.calibration import Calibration, Measured
+from trimformer.observing.watching import check_finite, frozen, watching
+from trimformer.pruning.budget import total_cost
+from trimformer.pruning.choose.clustering import dendrogram, redundant_units, removal_order, similarity
+from trimformer.pruning.choose.search import remove_in_order
+from trimformer.pruning.contract import Backward, Job
+from trimformer.pruning.refit.walk import cut_and_refit
 
 DIGITS = 3
 """Decimals of the ranges that an error names."""
@@ -164,7 +166,7 @@ def _inputs_at(calibration: Calibration, drawn: Tensor) -> dict[str, Tensor]:
         rows, here = batch["attention_mask"].bool(), own_places
         with torch.no_grad(), watching(calibration.dense, sites, inputs=see_input):
             calibration.dense.model(**batch)
-    ranks.add_up(*inputs.values())
+    processes.add_up(*inputs.values())
     return inputs
 
 

@@ -17,15 +17,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trimformer import ranks
-from trimformer.calibration import check_finite, frozen, watching
+from trimformer import processes
 from trimformer.errors import UnreachableTarget, require_range
-from trimformer.interfaces import Backward, Masks, Measured
-from trimformer.job import Calibration, Job
-from trimformer.rescaling import cut_and_rescale, teacher_job
-from trimformer.scoring import convex_representation
-from trimformer.search import ROUNDING, keep_best
-from trimformer.sites import Site
+from trimformer.model.sites import Masks, Site
+from trimformer.observing.calibration import Calibration, Measured
+from trimformer.observing.watching import check_finite, frozen, watching
+from trimformer.pruning.choose.scoring import convex_representation
+from trimformer.pruning.choose.search import ROUNDING, keep_best
+from trimformer.pruning.contract import Backward, Job
+from trimformer.pruning.refit.rescaling import cut_and_rescale, teacher_job
 
 LOOSEST_TOLERANCE = 0.05
 """Above, the first iteration may already seem to be the last."""
@@ -69,7 +69,7 @@ class KCM:
                 rows = batch["attention_mask"].bool()
                 with watching(dense, sites, inputs=see):
                     dense.base(**batch)
-        ranks.add_up(*activity.values())
+        processes.add_up(*activity.values())
 
         def score(site: Site) -> dict[str, Tensor]:
             check_finite(activity[site.name], site.name)

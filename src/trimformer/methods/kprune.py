@@ -26,16 +26,18 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trimformer import ranks
-from trimformer.boundary import Boundary
-from trimformer.calibration import check_finite, frozen, watching
+from trimformer import processes
 from trimformer.errors import InvalidOption, require_range
-from trimformer.interfaces import Backward, Masks, Measured, Scores
-from trimformer.job import Calibration, Job, Walk
-from trimformer.objectives import Predictions, divergence, fisher_loss, predictions
-from trimformer.scoring import mask_gradients, output_energy, unit_second_moments
-from trimformer.search import keep_best, total_cost
-from trimformer.sites import Site
+from trimformer.model.sites import Masks, Scores, Site
+from trimformer.observing.boundary import Boundary
+from trimformer.observing.calibration import Calibration, Measured
+from trimformer.observing.predictions import Predictions, divergence, fisher_loss, predictions
+from trimformer.observing.watching import check_finite, frozen, watching
+from trimformer.pruning.budget import total_cost
+from trimformer.pruning.choose.scoring import mask_gradients, output_energy, unit_second_moments
+from trimformer.pruning.choose.search import keep_best
+from trimformer.pruning.contract import Backward, Job
+from trimformer.pruning.refit.walk import Walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,7 @@ class KPrune:
                 loss = self._loss(job, student, teacher, index)
                 if sites:
                     loss.backward()
-        ranks.add_up(*squares.values(), *moments.values())
+        processes.add_up(*squares.values(), *moments.values())
         scores = {s.name: self._score(job, s, squares[s.name], moments[s.name]) for s in sites}
         return scores | {site.name: torch.zeros(0) for site in job.student if site.name not in scores}
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trimformer.baseline import Baseline
-from trimformer.interfaces import Scores
-from trimformer.job import Job
+from trimformer.model.sites import Scores
+from trimformer.pruning.baseline import Baseline
+from trimformer.pruning.contract import Job
 
 
 @dataclass(frozen=True, kw_only=True)

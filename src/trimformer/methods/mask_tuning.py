@@ -21,17 +21,16 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trimformer import ranks
-from trimformer.calibration import check_finite, frozen, watching
+from trimformer import processes
 from trimformer.errors import require_range
-from trimformer.interfaces import Backward, Masks, Measured, Scores
-from trimformer.job import Calibration, Job
-from trimformer.labels import task_loss
-from trimformer.objectives import predictions
-from trimformer.rescaling import cut_and_rescale, teacher_job
-from trimformer.scoring import mask_gradients
-from trimformer.sites import Site
-from trimformer.splits import best_split, rearranged
+from trimformer.model.sites import Masks, Scores, Site
+from trimformer.observing.calibration import Calibration, Measured
+from trimformer.observing.predictions import predictions, task_loss
+from trimformer.observing.watching import check_finite, frozen, watching
+from trimformer.pruning.choose.allocation import best_split, rearranged
+from trimformer.pruning.choose.scoring import mask_gradients
+from trimformer.pruning.contract import Backward, Job
+from trimformer.pruning.refit.rescaling import cut_and_rescale, teacher_job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +74,7 @@ class MaskTuning:
                 with torch.enable_grad(), watching(dense, sites, input_gradients=see):
                     predicted = predictions(dense.model(**batch), batch, dense.model.config)
                     task_loss(predicted, labels).sum().backward()
-        ranks.add_up(*sums.values())
+        processes.add_up(*sums.values())
         for site in sites:
             check_finite(sums[site.name], site.name)
         return {f"{site.name}.gradients": sums[site.name] / sizes for site in sites}
@@ -85,9 +84,10 @@ class MaskTuning:
         masks = _searched(job, measured)
         if self.rearrange:
             exchanged = job.by_site(
-                job.dense.occupied, "rearranging",
+                job.dense.occupied,
+                "rearranging",
                 lambda site: {"mask": rearranged(masks[site.name], measured[f"{site.name}.gradients"])},
-            )  # fmt: skip
+            )
             masks |= {site.name: exchanged[f"{site.name}.mask"] for site in job.dense.occupied}
         teacher = _searched(teacher_job(job), measured) if self.tune else None
         cut_and_rescale(job, masks, teacher, damping=self.damping)

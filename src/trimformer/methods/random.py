@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from trimformer.baseline import Baseline
-from trimformer.interfaces import Scores
-from trimformer.job import Job
+from trimformer.model.sites import Scores
+from trimformer.pruning.baseline import Baseline
+from trimformer.pruning.contract import Job
 
 
 @dataclass(frozen=True, kw_only=True)

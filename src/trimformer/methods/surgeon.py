@@ -24,17 +24,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trimformer import ranks
-from trimformer.calibration import check_finite, frozen
-from trimformer.curves import RemovalCurve, damped, removal_curve
+from trimformer import processes
 from trimformer.errors import InvalidOption, require_range
-from trimformer.interfaces import Backward, Masks, Measured
-from trimformer.job import Calibration, Job, Walk, cut_and_refit
-from trimformer.masking import feature_mask
-from trimformer.moments import Moments, moments
-from trimformer.reconstruction import RegressionSums
-from trimformer.search import remove_cheapest
-from trimformer.sites import Site
+from trimformer.model.masking import feature_mask
+from trimformer.model.sites import Masks, Site
+from trimformer.observing.calibration import Calibration, Measured
+from trimformer.observing.moments import Moments, moments
+from trimformer.observing.sums import RegressionSums
+from trimformer.observing.watching import check_finite, frozen
+from trimformer.pruning.choose.curves import RemovalCurve, damped, removal_curve
+from trimformer.pruning.choose.search import remove_cheapest
+from trimformer.pruning.contract import Backward, Job
+from trimformer.pruning.refit.walk import Walk, cut_and_refit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +97,7 @@ class Surgeon:
         curves = {
             s.name: RemovalCurve(measured[f"{s.name}.order"], measured[f"{s.name}.cost"]) for s in job.dense.occupied
         }
-        masks = ranks.agreed_masks(job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit))
+        masks = processes.agreed_masks(job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit))
         with frozen(job.dense.model), frozen(job.student.model):
             if not self.tune:
                 cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
@@ -166,9 +167,13 @@ class Surgeon:
         check_finite(metric, site.name)
         units = gram.shape[0] // site.unit_width
         return removal_curve(
-            damped(gram, self.curve_ridge), damped(metric, self.damping), weight, units, site=site.name,
+            damped(gram, self.curve_ridge),
+            damped(metric, self.damping),
+            weight,
+            units,
+            site=site.name,
             removals=removals,
-        )  # fmt: skip
+        )
 
 
 PROVIDES = {"surgeon": Surgeon}

@@ -14,10 +14,13 @@ from trimformer.report.summary import Facts
 README = "README.md"
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 PIPELINES = {
-    "ForSequenceClassification": "text-classification", "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering", "ForMaskedLM": "fill-mask", "ForCausalLM": "text-generation",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "fill-mask",
+    "ForCausalLM": "text-generation",
     "LMHeadModel": "text-generation",
-}  # fmt: skip
+}
 """By the end of a model class's name, the hub's name of what the model does; any other gives features."""
 
 
@@ -35,11 +38,19 @@ def model_card(facts: Facts) -> str:
         metrics=[row.name for row in summary.metrics(facts)] or None,
     )
     body = render(
-        "card.md", title=f"{summary.name(facts)}, pruned by {facts['method']}", model=facts.get("source", "a model"),
-        verdict=summary.verdict(facts), warnings=summary.warnings([facts]), shares=summary.shares(facts),
-        remarks=summary.remarks(facts), metrics=summary.metrics(facts), blocks=summary.blocks(facts),
-        loading=summary.loading(facts, "this/folder"), command=facts.get("command"), settings=summary.settings(facts),
-    )  # fmt: skip
+        "card.md",
+        title=f"{summary.name(facts)}, pruned by {facts['method']}",
+        model=facts.get("source", "a model"),
+        verdict=summary.verdict(facts),
+        warnings=summary.warnings([facts]),
+        shares=summary.shares(facts),
+        remarks=summary.remarks(facts),
+        metrics=summary.metrics(facts),
+        blocks=summary.blocks(facts),
+        loading=summary.loading(facts, "this/folder"),
+        command=facts.get("command"),
+        settings=summary.settings(facts),
+    )
     return f"---\n{header.to_yaml()}\n---\n\n{body}"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from jinja2 import UndefinedError
 
 from trimformer.errors import CheckpointError, DataError
-from trimformer.manifest import place
+from trimformer.model.sites import place
 from trimformer.report import pictures, side_by_side, summary
 from trimformer.report.render import render
 from trimformer.report.summary import Facts
@@ -48,14 +48,24 @@ def checkpoint_page(facts: Facts, folder: str = CHECKPOINT) -> str:
     """
     rows = summary.metrics(facts)
     return render(
-        "checkpoint.html", model=summary.name(facts), method=facts["method"], verdict=summary.verdict(facts),
-        warnings=summary.warnings([facts]), shares=summary.shares(facts), remarks=summary.remarks(facts), metrics=rows,
+        "checkpoint.html",
+        model=summary.name(facts),
+        method=facts["method"],
+        verdict=summary.verdict(facts),
+        warnings=summary.warnings([facts]),
+        shares=summary.shares(facts),
+        remarks=summary.remarks(facts),
+        metrics=rows,
         metric_pictures=[pictures.intervals(row.name, {"dense": row.dense, "pruned": row.pruned}) for row in rows],
-        blocks=summary.blocks(facts), curve_pictures=_curves(facts, summary.removed(facts)),
-        stages=summary.stages(facts), cached=_cached(facts),
-        loading=summary.loading(facts, folder), command=facts.get("command"), settings=summary.settings(facts),
+        blocks=summary.blocks(facts),
+        curve_pictures=_curves(facts, summary.removed(facts)),
+        stages=summary.stages(facts),
+        cached=_cached(facts),
+        loading=summary.loading(facts, folder),
+        command=facts.get("command"),
+        settings=summary.settings(facts),
         versions=facts["versions"],
-    )  # fmt: skip
+    )
 
 
 def sweep_page(results: Sequence[Facts]) -> str:
@@ -63,14 +73,24 @@ def sweep_page(results: Sequence[Facts]) -> str:
     first = results[0]
     judged = summary.metrics(first)[:1]
     return render(
-        "sweep.html", results=results, model=summary.name(first), method=first["method"],
-        verdict=side_by_side.sweep_verdict(results), remarks=side_by_side.sweep_remarks(results),
-        warnings=summary.warnings(results), pictures=_frontiers(results),
-        metric=judged[0].name if judged else None, table=side_by_side.sweep_rows(results),
+        "sweep.html",
+        results=results,
+        model=summary.name(first),
+        method=first["method"],
+        verdict=side_by_side.sweep_verdict(results),
+        remarks=side_by_side.sweep_remarks(results),
+        warnings=summary.warnings(results),
+        pictures=_frontiers(results),
+        metric=judged[0].name if judged else None,
+        table=side_by_side.sweep_rows(results),
         kept=[(side_by_side.asked(facts), summary.blocks(facts)) for facts in results],
-        curve_pictures=_curves(first, {}), stages=side_by_side.sweep_stages(results), cached=_cached(first),
-        command=first.get("command"), settings=summary.settings(first), versions=first["versions"],
-    )  # fmt: skip
+        curve_pictures=_curves(first, {}),
+        stages=side_by_side.sweep_stages(results),
+        cached=_cached(first),
+        command=first.get("command"),
+        settings=summary.settings(first),
+        versions=first["versions"],
+    )
 
 
 def comparison_page(
@@ -98,12 +118,17 @@ def comparison_page(
         raise DataError("no run of the comparison succeeded: there is nothing to report")
     tables = list(side_by_side.task_tables(runs))
     return render(
-        "comparison.html", title=title, verdict=side_by_side.comparison_verdict(runs), tables=tables,
-        warnings=[*failures, *summary.warnings(runs)], remarks=side_by_side.comparison_remarks(runs),
-        pictures=[pictures.methods(table) for table in tables], command=command,
+        "comparison.html",
+        title=title,
+        verdict=side_by_side.comparison_verdict(runs),
+        tables=tables,
+        warnings=[*failures, *summary.warnings(runs)],
+        remarks=side_by_side.comparison_remarks(runs),
+        pictures=[pictures.methods(table) for table in tables],
+        command=command,
         settings=[*(settings or {}).items(), ("versions", summary.versions_text(runs[0]["versions"]))],
         versions=runs[0]["versions"],
-    )  # fmt: skip
+    )
 
 
 def check_writable(out: Path, *, overwrite: bool) -> None:
@@ -154,12 +179,14 @@ def _frontiers(results: Sequence[Facts]) -> list[str]:
     }
     return [
         pictures.frontier(
-            judged[0].name, measure,
-            [(100 * (share or 0), row.pruned) for share, row in zip(shares, judged, strict=True)], judged[0].dense,
+            judged[0].name,
+            measure,
+            [(100 * (share or 0), row.pruned) for share, row in zip(shares, judged, strict=True)],
+            judged[0].dense,
         )
         for measure, shares in by_measure.items()
         if None not in shares
-    ]  # fmt: skip
+    ]
 
 
 def _cached(facts: Facts) -> bool:

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from trimformer.manifest import place
-from trimformer.metrics import PERPLEXITY, shown
+from trimformer.judging.metrics import PERPLEXITY, shown
+from trimformer.model.sites import place
 from trimformer.report.side_by_side import TaskTable
 
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
@@ -31,13 +31,29 @@ FONT = "system-ui, sans-serif"
 WIDTH = 4.6
 """Of every picture, in inches: readable on a phone, where it is shown a little smaller."""
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none", "svg.hashsalt": "trimformer", "font.size": 12, "font.family": ["DejaVu Sans"],
-    "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "axes.titlesize": 12, "axes.edgecolor": LINE,
-    "axes.spines.top": False, "axes.spines.right": False, "xtick.color": LINE, "ytick.color": LINE,
-    "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED, "grid.color": LINE, "grid.linewidth": 0.6,
-    "axes.grid": True, "axes.axisbelow": True, "legend.frameon": False, "path.simplify": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "trimformer",
+    "font.size": 12,
+    "font.family": ["DejaVu Sans"],
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 12,
+    "axes.edgecolor": LINE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "path.simplify": False,
     "axes.formatter.useoffset": False,
-}  # fmt: skip
+}
 
 MOST_LABELS, LABEL_HEIGHT = 12, 0.075
 UNITS = {"attention": "heads", "ffn": "neurons"}
@@ -145,9 +161,13 @@ def metric_scale(axes: Axes, metric: str) -> None:
 def _dense_line(axes: Axes, dense: Interval) -> None:
     axes.axhline(dense["value"], linestyle="--", color=MUTED, linewidth=1)
     axes.annotate(
-        "dense", (0, dense["value"]), (3, 4), color=MUTED, xycoords=("axes fraction", "data"),
+        "dense",
+        (0, dense["value"]),
+        (3, 4),
+        color=MUTED,
+        xycoords=("axes fraction", "data"),
         textcoords="offset points",
-    )  # fmt: skip
+    )
 
 
 def _mark(axes: Axes, curve: Sequence[float], share: float) -> None:
@@ -207,10 +227,13 @@ def _inline(svg: str, name: str, said: str) -> str:
     head, body = svg.split(">", 1)
     box = re.findall(r'viewBox="[^"]*"', head)[0]
     replaced: Mapping[str, str | Callable[[re.Match[str]], str]] = {
-        r'id="': f'id="{name}-', r'xlink:href="#': f'href="#{name}-', r"url\(#": f"url(#{name}-",
-        r"\s*<style.*?</style>": "", r"'DejaVu Sans'[^;\"]*": FONT,
+        r'id="': f'id="{name}-',
+        r'xlink:href="#': f'href="#{name}-',
+        r"url\(#": f"url(#{name}-",
+        r"\s*<style.*?</style>": "",
+        r"'DejaVu Sans'[^;\"]*": FONT,
         "|".join(VARIABLES): lambda found: f"var({VARIABLES[found[0]]})",
-    }  # fmt: skip
+    }
     for pattern, new in replaced.items():
         body = re.sub(pattern, new, body, flags=re.DOTALL)
     label = escape(said, quote=True)

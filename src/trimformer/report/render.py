@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from trimformer.metrics import shown
+from trimformer.judging.metrics import shown
 from trimformer.report import summary
 
 
@@ -19,13 +19,20 @@ def render(template: str, **facts: Any) -> str:
 @cache
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("trimformer.report"), autoescape=select_autoescape(("html.j2",)),
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
+        loader=PackageLoader("trimformer.report"),
+        autoescape=select_autoescape(("html.j2",)),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
     environment.filters["code"] = _markdown_code
     environment.globals |= {
-        "names": summary.UNIT_NAMES, "interval": summary.interval, "percent": summary.percent, "shown": shown,
-    }  # fmt: skip
+        "names": summary.UNIT_NAMES,
+        "interval": summary.interval,
+        "percent": summary.percent,
+        "shown": shown,
+    }
     return environment
 
 

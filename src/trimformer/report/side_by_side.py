@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from trimformer.metrics import LOWER_IS_BETTER, shown
+from trimformer.judging.metrics import LOWER_IS_BETTER, shown
 from trimformer.report import summary
 from trimformer.report.summary import Facts, Stage
 
@@ -71,10 +71,11 @@ def sweep_rows(results: Sequence[Facts]) -> list[dict[str, str]]:
     for facts in results:
         budget, share = facts["budget"], summary.latency_share(facts)
         row = {
-            "asked": asked(facts), "reached": summary.percent(budget["reached"]),
+            "asked": asked(facts),
+            "reached": summary.percent(budget["reached"]),
             "parameters": summary.percent(summary.parameter_share(facts)),
             "time": "" if share is None else summary.percent(share),
-        }  # fmt: skip
+        }
         shown = [_shown(metric.pruned) for metric in summary.metrics(facts)[:1]]
         rows.append(row | (shown[0] if shown else {"value": "", "interval": ""}))
     return rows

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from trimformer.manifest import place
-from trimformer.metrics import shown
+from trimformer.judging.metrics import shown
+from trimformer.model.sites import place
 
 Facts = Mapping[str, Any]
 COSTS = {
@@ -160,10 +160,13 @@ def shares(facts: Facts) -> list[Share]:
         guard = facts["guard"]
         rows.append(
             Share(
-                f"loss on {guard['rows']} rows set aside", "", f"at most {guard['max_drop']:g}", "",
+                f"loss on {guard['rows']} rows set aside",
+                "",
+                f"at most {guard['max_drop']:g}",
+                "",
                 f"{guard['drop']:.4f}",
             )
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -251,11 +254,14 @@ def settings(facts: Facts) -> list[tuple[str, str]]:
     )
     options = ", ".join(f"{name}={value}" for name, value in facts["options"].items())
     rows = [
-        ("model", facts.get("source", "")), ("task", facts.get("task", "")), ("data", facts.get("data", "")),
+        ("model", facts.get("source", "")),
+        ("task", facts.get("task", "")),
+        ("data", facts.get("data", "")),
         ("method", f"{facts['method']}: {options}" if options else facts["method"]),
-        ("calibration", tokens), ("seed", str(calibration["seed"])),
+        ("calibration", tokens),
+        ("seed", str(calibration["seed"])),
         ("versions", versions_text(facts["versions"])),
-    ]  # fmt: skip
+    ]
     return [(what, value) for what, value in rows if value]
 
 

@@ -17,14 +17,19 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.batching import pad
-from trimformer.data import choose_columns, encode_texts, numbers, read_split, texts
+from trimformer.data.batches import pad
+from trimformer.data.columns import choose_columns, numbers, texts
+from trimformer.data.encoding import encode_texts
+from trimformer.data.files import read_split
+from trimformer.data.labels import pad_labels
+from trimformer.data.rows import LABELS, Batch, Features, Split
 from trimformer.errors import DataError, LabelError, UnsupportedModel
-from trimformer.evaluation import Array, mean, metric, run, spearman
-from trimformer.interfaces import LABELS, Batch, Features, Metrics, Progress, Split
-from trimformer.labels import pad_labels
-from trimformer.losses import contrastive_loss, ranking_loss
-from trimformer.objectives import embed
+from trimformer.judging.evaluation import run
+from trimformer.judging.losses import contrastive_loss, ranking_loss
+from trimformer.judging.metrics import Metrics
+from trimformer.judging.statistics import Array, mean, metric, spearman
+from trimformer.observing.predictions import embed
+from trimformer.progress import Progress
 
 PAIR_COLUMNS = (("first", "second"), ("sentence1", "sentence2"))
 SCORE_COLUMNS = ("score", "label")

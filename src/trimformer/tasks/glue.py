@@ -17,13 +17,18 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer import evaluation
-from trimformer.data import choose_columns, encode_texts, numbers, read_split, require_columns, texts
+from trimformer.data.columns import choose_columns, numbers, require_columns, texts
+from trimformer.data.encoding import encode_texts
+from trimformer.data.files import read_split
+from trimformer.data.hub import read_hub
+from trimformer.data.labels import about_labels, class_order
+from trimformer.data.rows import Batch, Features, Split
 from trimformer.errors import UnsupportedModel
-from trimformer.evaluation import Array, Statistic, metric, run
-from trimformer.hub import read_hub
-from trimformer.interfaces import Batch, Features, Metrics, Progress, Split
-from trimformer.labels import about_labels, class_order
+from trimformer.judging import statistics
+from trimformer.judging.evaluation import run
+from trimformer.judging.metrics import Metrics
+from trimformer.judging.statistics import Array, Statistic, metric
+from trimformer.progress import Progress
 
 HUB_NAME = "nyu-mll/glue"
 HIGHEST_SIMILARITY = 5.0
@@ -36,7 +41,7 @@ class Glue:
     description: str
     config: str
     text_columns: tuple[str, ...]
-    statistics: Mapping[str, Statistic] = field(default_factory=lambda: {"accuracy": evaluation.accuracy})
+    statistics: Mapping[str, Statistic] = field(default_factory=lambda: {"accuracy": statistics.accuracy})
     classes: tuple[str, ...] = ()
     """In the order of the benchmark's labels."""
     validation_split: str = "validation"
@@ -147,7 +152,7 @@ PROVIDES = {
         config="cola",
         text_columns=("sentence",),
         classes=("unacceptable", "acceptable"),
-        statistics={"matthews": evaluation.matthews},
+        statistics={"matthews": statistics.matthews},
     ),
     "sst2": Glue(
         description="GLUE SST-2: is a film review positive? accuracy",
@@ -160,20 +165,20 @@ PROVIDES = {
         config="mrpc",
         text_columns=PAIR,
         classes=("not_equivalent", "equivalent"),
-        statistics={"accuracy": evaluation.accuracy, "f1": evaluation.f1},
+        statistics={"accuracy": statistics.accuracy, "f1": statistics.f1},
     ),
     "stsb": Glue(
         description="GLUE STS-B: how similar are two sentences, 0 to 5? Spearman's and Pearson's correlation",
         config="stsb",
         text_columns=PAIR,
-        statistics={"spearman": evaluation.spearman, "pearson": evaluation.pearson},
+        statistics={"spearman": statistics.spearman, "pearson": statistics.pearson},
     ),
     "qqp": Glue(
         description="GLUE QQP: do two questions ask the same? accuracy, F1",
         config="qqp",
         text_columns=("question1", "question2"),
         classes=("not_duplicate", "duplicate"),
-        statistics={"accuracy": evaluation.accuracy, "f1": evaluation.f1},
+        statistics={"accuracy": statistics.accuracy, "f1": statistics.f1},
     ),
     "mnli": Glue(
         description="GLUE MNLI: does a premise entail a hypothesis? accuracy on the genres of the training rows",

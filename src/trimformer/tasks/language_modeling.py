@@ -22,13 +22,18 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.batching import tokens_at_once
-from trimformer.data import choose_columns, length_limit, read_rows, texts
+from trimformer.data.batches import tokens_at_once
+from trimformer.data.columns import choose_columns, texts
+from trimformer.data.encoding import length_limit
+from trimformer.data.files import read_rows
+from trimformer.data.hub import read_hub
+from trimformer.data.rows import Batch, Features, Split
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
-from trimformer.evaluation import Array, metric, run
-from trimformer.hub import read_hub
-from trimformer.inputs import fitted
-from trimformer.interfaces import Batch, Features, Metrics, Progress, Split
+from trimformer.judging.evaluation import run
+from trimformer.judging.metrics import Metrics
+from trimformer.judging.statistics import Array, metric
+from trimformer.model.limits import fitted
+from trimformer.progress import Progress
 
 CONTEXT = 1024
 """Tokens of a window unless said; fewer where the tokenizer or the model allows fewer."""

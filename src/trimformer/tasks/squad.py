@@ -18,12 +18,17 @@ from torch import Tensor
 from torchmetrics.functional.text import squad as squad_scores
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data import length_limit, read_split, require_columns, texts
+from trimformer.data.columns import require_columns, texts
+from trimformer.data.encoding import length_limit
+from trimformer.data.files import read_split
+from trimformer.data.hub import read_hub
+from trimformer.data.labels import about_labels
+from trimformer.data.rows import MODEL_INPUTS, Batch, Features, Split
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
-from trimformer.evaluation import mean, metric, run
-from trimformer.hub import read_hub
-from trimformer.interfaces import MODEL_INPUTS, Batch, Features, Metrics, Progress, Split
-from trimformer.labels import about_labels
+from trimformer.judging.evaluation import run
+from trimformer.judging.metrics import Metrics
+from trimformer.judging.statistics import mean, metric
+from trimformer.progress import Progress
 
 MAX_LENGTH = 384
 SHORTEST_MAX_LENGTH = 16

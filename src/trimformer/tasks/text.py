@@ -16,12 +16,17 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data import choose_columns, encode_texts, read_split, texts
+from trimformer.data.columns import choose_columns, texts
+from trimformer.data.encoding import encode_texts
+from trimformer.data.files import read_split
+from trimformer.data.rows import Batch, Features, Split
 from trimformer.errors import DataError, LabelError, UnsupportedModel
-from trimformer.evaluation import inference, mean, metric, run
-from trimformer.interfaces import Batch, Features, Metrics, Progress, Split
-from trimformer.objectives import agreement, divergence, predictions
-from trimformer.offload import device_of
+from trimformer.judging.evaluation import inference, run
+from trimformer.judging.metrics import Metrics
+from trimformer.judging.statistics import mean, metric
+from trimformer.model.offload import device_of
+from trimformer.observing.predictions import agreement, divergence, predictions
+from trimformer.progress import Progress
 
 TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"), ("question", "context"))
 MAX_PADDED_TOKENS = 1024

@@ -21,12 +21,13 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from trimformer.data.labels import in_model_order
+from trimformer.data.rows import Features
 from trimformer.errors import DataError, InvalidOption, NumericalError, require_range
-from trimformer.interfaces import Features, Metrics, OwnLoss
-from trimformer.labels import in_model_order
-from trimformer.metrics import LOWER_IS_BETTER
-from trimformer.pipeline import versions
-from trimformer.project import Project, without
+from trimformer.judging.metrics import LOWER_IS_BETTER, Metrics
+from trimformer.judging.project import Project, without
+from trimformer.judging.task import OwnLoss
+from trimformer.model.manifest import versions
 from trimformer.training.trainer import (
     DEFAULTS,
     Bar,
@@ -111,13 +112,22 @@ def finetune(
     features = training_features(project, options, seed)
     model = copy.deepcopy(project.model)
     arguments = training_arguments(
-        options.arguments, folder=str(folder), device=model.device, seed=seed,
-        metric=guard.name if guard else None, higher=guard is not None and guard.name not in LOWER,
-    )  # fmt: skip
+        options.arguments,
+        folder=str(folder),
+        device=model.device,
+        seed=seed,
+        metric=guard.name if guard else None,
+        higher=guard is not None and guard.name not in LOWER,
+    )
     trainer = TaskTrainer(
-        task=project.task, judge=guard, model=model, args=arguments, train_dataset=features,
-        data_collator=collator(model, project.tokenizer, project.task), callbacks=_callbacks(project, options),
-    )  # fmt: skip
+        task=project.task,
+        judge=guard,
+        model=model,
+        args=arguments,
+        train_dataset=features,
+        data_collator=collator(model, project.tokenizer, project.task),
+        callbacks=_callbacks(project, options),
+    )
     last = _last_checkpoint(Path(folder)) if resume else None
     start = perf_counter()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -125,10 +135,15 @@ def finetune(
     trained = trainer.bare_model().eval()
     _check_finite(trained)
     facts = _facts(trainer, guard) | {
-        "arguments": {**DEFAULTS, **options.arguments}, "patience": options.patience, "seed": seed,
-        "rows": len(features), "guard_rows": len(guard.guard_rows) if guard else 0,
-        "seconds": seconds, "judging_seconds": guard.seconds if guard else 0.0, "resumed_at_step": _step_of(last),
-    }  # fmt: skip
+        "arguments": {**DEFAULTS, **options.arguments},
+        "patience": options.patience,
+        "seed": seed,
+        "rows": len(features),
+        "guard_rows": len(guard.guard_rows) if guard else 0,
+        "seconds": seconds,
+        "judging_seconds": guard.seconds if guard else 0.0,
+        "resumed_at_step": _step_of(last),
+    }
     return FineTuned(trained, facts)
 
 
@@ -162,7 +177,7 @@ def judge(project: Project, model: PreTrainedModel, rows: Dataset) -> Metrics:
         return {MASKED_LOSS: masked_loss(model, project.tokenizer, features)}
     return project.task.evaluate(
         model, project.tokenizer, rows, max_length=project.max_length, progress=project.progress
-    )  # fmt: skip
+    )
 
 
 class _GuardJudge:

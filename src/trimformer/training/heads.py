@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from trimformer.checkpoint import check_report, load_config, load_with_report
-from trimformer.interfaces import Task
-from trimformer.modeling_trimformer import carry_this_file
-from trimformer.placement import find_device
+from trimformer.judging.task import Task
+from trimformer.model.checkpoint import check_report, load_config, load_with_report
+from trimformer.model.modeling_trimformer import carry_this_file
+from trimformer.model.placement import find_device
 
 
 def load_to_train(name: str, task: Task, device: str = "cpu", seed: int = 0) -> tuple[PreTrainedModel, list[str]]:

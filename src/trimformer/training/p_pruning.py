@@ -13,11 +13,13 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from trimformer import latency, plugins
+from trimformer import plugins
 from trimformer.errors import InvalidOption
-from trimformer.interfaces import Budget, PruningResult
-from trimformer.pipeline import DEFAULT_CALIBRATION_TOKENS, Pruner
-from trimformer.project import Project
+from trimformer.judging.project import Project
+from trimformer.observing import latency
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.pruner import DEFAULT_CALIBRATION_TOKENS, Pruner
+from trimformer.pruning.result import PruningResult
 from trimformer.training.heads import put_on
 
 DEFAULT_METHOD = "dual_cp"
@@ -52,9 +54,14 @@ def prune_pretrained(
     model = project.model
     dense: PreTrainedModel = model.base_model if new_head else model  # type: ignore[assignment]  # typed as any module
     pruner = Pruner(
-        dense, replace(project, model=dense).drawn(calibration_tokens, seed), tokenizer=project.tokenizer,
-        calibration_tokens=None, seed=seed, progress=project.progress, **options,
-    )  # fmt: skip
+        dense,
+        replace(project, model=dense).drawn(calibration_tokens, seed),
+        tokenizer=project.tokenizer,
+        calibration_tokens=None,
+        seed=seed,
+        progress=project.progress,
+        **options,
+    )
     result = pruner.prune(budget)
     models = {"dense": dense, "pruned": result.model}
     times = latency.measure_at(pruner.workload, models, progress=project.progress)

@@ -10,9 +10,10 @@ from time import perf_counter
 import torch
 from transformers import PreTrainedModel
 
-from trimformer.interfaces import Batch, OwnLoss, Task
-from trimformer.latency import quartiles
-from trimformer.project import Project
+from trimformer.data.rows import Batch
+from trimformer.judging.project import Project
+from trimformer.judging.task import OwnLoss, Task
+from trimformer.observing.latency import quartiles
 from trimformer.training.finetune import FineTuning, training_features
 from trimformer.training.trainer import DEFAULTS, collator, to_device
 

@@ -19,12 +19,16 @@ from transformers import (
     TrainingArguments,
 )
 
-from trimformer.batching import length_sorted_indices, pad
+from trimformer.data.batches import length_sorted_indices, pad
+from trimformer.data.labels import IGNORED, pad_labels
+from trimformer.data.rows import Batch, Features
 from trimformer.errors import InvalidOption, require_range, unknown_name
-from trimformer.evaluation import inference, mean, metric
-from trimformer.interfaces import Batch, Features, Metric, Metrics, OwnLoss, Progress, Task
-from trimformer.labels import IGNORED, pad_labels, task_loss
-from trimformer.objectives import predictions
+from trimformer.judging.evaluation import inference
+from trimformer.judging.metrics import Metric, Metrics
+from trimformer.judging.statistics import mean, metric
+from trimformer.judging.task import OwnLoss, Task
+from trimformer.observing.predictions import predictions, task_loss
+from trimformer.progress import Progress
 
 DEFAULTS: Mapping[str, Any] = {
     "num_train_epochs": 3.0,
@@ -117,16 +121,25 @@ def training_arguments(
     on_gpu = device.type == "cuda"
     chosen = {**DEFAULTS, "dataloader_pin_memory": on_gpu, **_precision(device), **arguments}
     judged = {
-        "eval_strategy": chosen["save_strategy"], "eval_steps": chosen.get("save_steps"),
-        "load_best_model_at_end": True, "metric_for_best_model": metric, "greater_is_better": higher,
-    }  # fmt: skip
+        "eval_strategy": chosen["save_strategy"],
+        "eval_steps": chosen.get("save_steps"),
+        "load_best_model_at_end": True,
+        "metric_for_best_model": metric,
+        "greater_is_better": higher,
+    }
     if metric and str(chosen["save_strategy"]) == "no":
         raise InvalidOption("save_strategy=no leaves nothing to choose from: set patience=0, or save_strategy=epoch")
     try:
         return TrainingArguments(
-            output_dir=folder, seed=seed, use_cpu=not on_gpu, remove_unused_columns=False, disable_tqdm=True,
-            restore_callback_states_from_checkpoint=True, **(judged if metric else {}), **chosen,
-        )  # fmt: skip
+            output_dir=folder,
+            seed=seed,
+            use_cpu=not on_gpu,
+            remove_unused_columns=False,
+            disable_tqdm=True,
+            restore_callback_states_from_checkpoint=True,
+            **(judged if metric else {}),
+            **chosen,
+        )
     except (ValueError, TypeError, ImportError) as error:
         raise InvalidOption(f"the training arguments do not go together: {error}") from error
 

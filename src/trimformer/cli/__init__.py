@@ -1,0 +1,1 @@
+"""The command line: the program, its options, and what commands share."""

@@ -1,0 +1,60 @@
+"""What a command says: lines, warnings and progress bars on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.text import Text
+
+from trimformer.judging.project import TaskResult
+from trimformer.progress import Progress
+
+out_console = Console()
+
+
+error_console = Console(stderr=True)
+
+
+def say(message: str) -> None:
+    """A line on stderr."""
+    error_console.print(Text(message), soft_wrap=True)
+
+
+def written(what: str, path: Path, about: str = "") -> None:
+    """A line on stdout that says where something was written; the path as it is, in one piece."""
+    out_console.print(Text.assemble(f"{what}: ", (str(path), "bold"), f"   {about}" if about else ""), soft_wrap=True)
+
+
+def warn(results: Sequence[TaskResult]) -> None:
+    """Every warning of some results, once, on stderr."""
+    said = dict.fromkeys(warning for result in results for warning in result.pruning.manifest["warnings"])
+    for warning in said:
+        error_console.print(Text.assemble(("Warning: ", "bold yellow"), warning), soft_wrap=True)
+
+
+@contextmanager
+def progress_bars(console: Console) -> Iterator[Progress]:
+    """Within the context, `progress(items, description)` shows a bar; a line where there is no terminal."""
+    columns = (
+        TextColumn("{task.description:<22}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    if not console.is_terminal:
+        yield _announced
+        return
+    with RichProgress(*columns, console=console) as bars:
+        yield lambda items, description: bars.track(items, description=description)
+
+
+def _announced(items: Sequence[Any], description: str) -> Sequence[Any]:
+    say(f"{description} …")
+    return items

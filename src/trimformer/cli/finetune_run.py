@@ -1,0 +1,253 @@
+"""A fine-tuning run of the command line: it can be interrupted and resumed, and its result appears whole or not at all.
+
+What is not finished lies in a folder beside the output folder: `run.json` with what the run was asked for, the
+Trainer's checkpoints, and the pruned model where pruning comes first. It goes away when the run is done.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer import TRAINER_STATE_NAME
+
+from trimformer import plugins, processes
+from trimformer.cli import console, steps
+from trimformer.cli.options import assignments
+from trimformer.errors import CheckpointError, InvalidOption
+from trimformer.judging.project import Project, plain
+from trimformer.judging.task import Task
+from trimformer.model import checkpoint
+from trimformer.model.manifest import read_manifest
+from trimformer.progress import Progress
+from trimformer.pruning.budget import Budget
+from trimformer.report import saving, terminal
+from trimformer.training.finetune import FineTuned, FineTuning, finetune, judge, training_features
+from trimformer.training.heads import load_to_train
+from trimformer.training.p_pruning import prune_pretrained
+from trimformer.training.step_time import step_times
+
+ASKED = "run.json"
+PRUNED, DENSE = "pruned", "dense"
+NOT_ASKED = {"out", "device", "command"}
+"""What may differ when a run is resumed."""
+ROWS_TO_CHECK = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What to fine-tune, on what, and how."""
+
+    model: str
+    task: str
+    data: str | None
+    out: Path
+    options: FineTuning
+    max_length: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    dense: str | None = None
+    """The model to compare with."""
+    dense_too: bool = False
+    """Fine-tune that one as well, in place of timing some of its steps."""
+    pruning: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the pruning that comes first."""
+    command: str | None = None
+    """As it was typed."""
+
+    def __post_init__(self) -> None:
+        if processes.count() > 1:
+            raise InvalidOption("fine-tuning works in one process: start it without torchrun")
+        if self.dense_too and self.dense is None:
+            raise InvalidOption("--dense-too needs to know the dense model: name it with --dense")
+
+    @property
+    def folder(self) -> Path:
+        """Where unfinished work is kept."""
+        return self.out.with_name(f"{self.out.name}.unfinished")
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What must be the same for a run to be resumed, as JSON has it."""
+        facts = {name: value for name, value in asdict(self).items() if name not in NOT_ASKED}
+        return json.loads(json.dumps(facts, default=str))  # type: ignore[no-any-return]
+
+
+def tuning(train: Sequence[str] | None) -> FineTuning:
+    """Options of fine-tuning from the command line's `--train name=value`.
+
+    Raises:
+        InvalidOption: no assignment, an unknown name, or a value of the wrong type or range.
+    """
+    return FineTuning.from_text(assignments(train, "--train", "learning_rate=1e-4"))
+
+
+@contextmanager
+def workplace(run: Run, *, resume: bool) -> Iterator[Path]:
+    """The folder of a run's unfinished work; it stays after an interruption if there is something to resume.
+
+    Raises:
+        CheckpointError: an earlier run was interrupted and `resume` is not set.
+        InvalidOption: it was asked for something else.
+    """
+    _check_earlier(run, resume=resume)
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / ASKED).write_text(json.dumps(run.asked, indent=2) + "\n")
+    try:
+        yield run.folder
+    except BaseException:
+        if _has_work(run.folder):
+            console.say(f"{run.folder} keeps what was done: the same command with --resume goes on from there")
+        else:
+            shutil.rmtree(run.folder)
+        raise
+    shutil.rmtree(run.folder)
+
+
+def complete(run: Run, folder: Path, *, resume: bool, progress: Progress) -> FineTuned:
+    """Prune if asked, fine-tune, judge, and compare; the facts are the manifest of the model.
+
+    Raises:
+        TrimformerError: wrong options or rows, or a model that does not fit the task.
+    """
+    project, new = _gather(run, run.model, progress)
+    manifest = read_manifest(run.model)
+    if run.pruning:
+        _prune_once(run, project, new, folder / PRUNED)
+        small, _ = _gather(run, str(folder / PRUNED), progress)
+        manifest = read_manifest(folder / PRUNED)
+    else:
+        small = project
+    trained = _train(run, small, folder, resume=resume)
+    compared = _compare(run, small, folder, resume=resume, progress=progress) if run.dense else {}
+    before = manifest.get("metrics", {})
+    metrics = {
+        "dense": compared["dense"].pop("metrics") if run.dense_too else before.get("dense", {}),
+        "pruned" if "budget" in manifest else "finetuned": trained.facts.pop("metrics"),
+    }
+    return FineTuned(
+        trained.model,
+        {"warnings": []}
+        | manifest
+        | {
+            "source": manifest.get("source", run.model),
+            "task": run.task,
+            "data": run.data or "hub",
+            "command": run.command,
+            "model_class": type(trained.model).__name__,
+            "metrics": metrics,
+            "finetuning": {"new_head": new, "before": before.get("pruned")} | trained.facts | compared,
+        },
+    )
+
+
+def carry_out(run: Run, *, resume: bool, overwrite: bool) -> FineTuned:
+    """A whole run, with progress on stderr; the checkpoint is written last.
+
+    Raises:
+        TrimformerError: as `workplace` and `complete`.
+    """
+    with console.progress_bars(console.error_console) as progress, workplace(run, resume=resume) as folder:
+        trained = complete(run, folder, resume=resume, progress=progress)
+        save(run, trained, overwrite=overwrite)
+    return trained
+
+
+def report(run: Run, trained: FineTuned, *, as_json: bool) -> None:
+    """Print a saved result: what was reached, and how to load it; or the manifest."""
+    new = trained.facts["finetuning"]["new_head"]
+    if new:
+        console.say(f"{run.model} had no head for {run.task}: {', '.join(new)} started from random numbers")
+    if as_json:
+        steps.print_json(trained.facts | {"out": str(run.out)})
+        return
+    console.out_console.print(terminal.finetuning_table(trained.facts))
+    if "units" in trained.facts:
+        console.out_console.print(terminal.units_table(trained.facts["units"]))
+    console.written("checkpoint", run.out)
+
+
+def save(run: Run, trained: FineTuned, *, overwrite: bool) -> None:
+    """Write the fine-tuned model with its manifest, in the precision and with the extra files of its source."""
+    saving.save(
+        trained.model,
+        run.out,
+        tokenizer=checkpoint.load_tokenizer(run.model),
+        manifest=trained.facts,
+        overwrite=overwrite,
+        dtype=checkpoint.stored_dtype(run.model),
+        extra_files=checkpoint.sentence_transformers_files(run.model) if _is_encoder(trained) else None,
+    )
+
+
+def _check_earlier(run: Run, *, resume: bool) -> None:
+    asked = run.folder / ASKED
+    if not run.folder.exists():
+        return
+    if not resume:
+        raise CheckpointError(f"{run.folder} holds an interrupted run: go on with --resume, or delete that folder")
+    try:
+        earlier = json.loads(asked.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{asked} cannot be read: delete {run.folder} and start anew") from error
+    for name, value in run.asked.items():
+        if earlier.get(name) != value:
+            said = f"the interrupted run has {name} {earlier.get(name)!r}, not {value!r}"
+            raise InvalidOption(f"{said}: give the same again, or delete {run.folder}")
+
+
+def _has_work(folder: Path) -> bool:
+    return (folder / PRUNED).exists() or any(folder.rglob(TRAINER_STATE_NAME))
+
+
+def _gather(run: Run, name: str, progress: Progress) -> tuple[Project, list[str]]:
+    task: Task = plugins.load("tasks", run.task)
+    train, validation = task.rows(run.data, "train"), task.rows(run.data, "validation")
+    model, new = load_to_train(name, task, run.device, run.seed)
+    project = Project(
+        model,
+        checkpoint.load_tokenizer(name),
+        task,
+        train,
+        validation,
+        max_length=run.max_length,
+        progress=progress,
+        stored_dtype=checkpoint.stored_dtype(run.model),
+    )
+    return (project.with_guard(run.seed) if run.options.patience else project), new
+
+
+def _prune_once(run: Run, project: Project, new: list[str], folder: Path) -> None:
+    """Prune and save, unless an interrupted run did so. Rows that cannot be trained on are refused before."""
+    if folder.exists():
+        return
+    some = min(run.options.rows or ROWS_TO_CHECK, ROWS_TO_CHECK)
+    training_features(project, replace(run.options, rows=some), run.seed)
+    options = dict(run.pruning)
+    result = prune_pretrained(project, Budget(**options.pop("budget")), new_head=new, **options)
+    result.manifest |= {"source": run.model}
+    saving.save(result.model, folder, tokenizer=project.tokenizer, manifest=result.manifest)
+
+
+def _train(run: Run, project: Project, folder: Path, *, resume: bool) -> FineTuned:
+    trained = finetune(project, run.options, folder, seed=run.seed, resume=resume)
+    checkpoint.round_weights(trained.model, project.stored_dtype)
+    metrics = judge(project, trained.model, project.evaluation_rows)
+    return FineTuned(trained.model, trained.facts | {"metrics": plain(metrics)})
+
+
+def _compare(run: Run, small: Project, folder: Path, *, resume: bool, progress: Progress) -> dict[str, Any]:
+    dense, _ = _gather(run, str(run.dense), progress)
+    times = step_times(small, {"dense": dense.model, "finetuned": small.model}, run.options, seed=run.seed)
+    facts: dict[str, Any] = {"step": {name: asdict(time) for name, time in times.items()}}
+    return facts | ({"dense": _train(run, dense, folder / DENSE, resume=resume).facts} if run.dense_too else {})
+
+
+def _is_encoder(trained: FineTuned) -> bool:
+    """Whether it has no head, as a sentence-transformers model."""
+    return trained.model.base_model is trained.model

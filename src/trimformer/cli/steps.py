@@ -1,0 +1,110 @@
+"""What several commands do: load a model, gather a project, save a result, report it.
+
+Of several processes only the first writes.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer import plugins, processes
+from trimformer.cli import console
+from trimformer.cli.console import out_console
+from trimformer.export import upload
+from trimformer.judging.project import Project, TaskResult
+from trimformer.judging.task import Task
+from trimformer.model import checkpoint
+from trimformer.model.manifest import as_text
+from trimformer.model.placement import Placement
+from trimformer.progress import Progress
+from trimformer.report import page, saving, terminal
+
+
+def load(name: str, task: Task, placement: Placement) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model with the head that the task needs, and its tokenizer."""
+    return checkpoint.place_model(name, task.auto_class, placement), checkpoint.load_tokenizer(name)
+
+
+def gather(
+    model: str, task: str, data: str | None, max_length: int | None, placement: Placement, progress: Progress
+) -> Project:
+    """A project from what the user named: rows are read before the model is."""
+    chosen: Task = plugins.load("tasks", task)
+    train, validation = chosen.rows(data, "train"), chosen.rows(data, "validation")
+    dense, tokenizer = load(model, chosen, placement)
+    return Project(
+        dense,
+        tokenizer,
+        chosen,
+        train,
+        validation,
+        max_length=max_length,
+        progress=progress,
+        stored_dtype=checkpoint.dtype_to_store(dense, model),
+    )
+
+
+def save(result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwrite: bool) -> None:
+    """Write the pruned model as a checkpoint, in the precision it is to have and with the extra files of its source."""
+    if not processes.is_first():
+        return
+    model = result.pruning.model
+    saving.save(
+        model,
+        out,
+        tokenizer=tokenizer,
+        manifest=result.pruning.manifest,
+        overwrite=overwrite,
+        dtype=checkpoint.dtype_to_store(model, source),
+        extra_files=checkpoint.sentence_transformers_files(source),
+    )
+
+
+def report(result: TaskResult, out: Path, *, as_json: bool) -> None:
+    """Print a saved result: tables and how to load it, or the manifest."""
+    manifest = result.pruning.manifest
+    console.warn([result])
+    if as_json:
+        print_json(manifest | {"out": str(out)})
+        return
+    out_console.print(terminal.result_table(result))
+    out_console.print(terminal.units_table(manifest["units"]))
+    name = type(result.pruning.model).__name__
+    how = f"load it: import trimformer, transformers; model = transformers.{name}.from_pretrained({str(out)!r})"
+    console.written("checkpoint", out, how)
+
+
+def check_asked(report: Path | None, push_to_hub: str | None = None, *, overwrite: bool) -> None:
+    """Refuse a report or an upload that cannot be made, before any work is done.
+
+    Raises:
+        TrimformerError: the file exists or cannot be written, or the upload cannot work.
+    """
+    if report is not None:
+        page.check_writable(report, overwrite=overwrite)
+    if push_to_hub is not None:
+        upload.check_push(push_to_hub)
+
+
+def write_report(html: str, report: Path) -> None:
+    """Write a report page, and say where it is."""
+    if processes.is_first():
+        page.write(html, report)
+    console.say(f"report: {report}")
+
+
+def push(out: Path, repo: str) -> None:
+    """Upload a saved checkpoint, and say where it is."""
+    if not processes.is_first():
+        return
+    console.say(f"uploading {out} to {repo} …")
+    console.say(f"uploaded: {upload.push(out, repo)}")
+
+
+def print_json(facts: Any) -> None:
+    """Facts on stdout, for programs."""
+    sys.stdout.write(as_text(facts))

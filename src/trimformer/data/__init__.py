@@ -1,0 +1,1 @@
+"""Rows from anywhere -> encoded rows -> padded batches."""

@@ -1,0 +1,105 @@
+"""Whatever the user has -> padded batches of model inputs; labels are left out unless they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from trimformer.data.batches import make_batches, sample_rows
+from trimformer.data.encoding import encode_texts
+from trimformer.data.labels import require_labels
+from trimformer.data.rows import LABELS, MODEL_INPUTS, Batch, Features
+from trimformer.errors import DataError, LabelError
+
+Data: TypeAlias = Sequence[str] | Sequence[Features] | Dataset | Iterable[Batch]
+
+
+def calibration_batches(
+    data: Data,
+    tokenizer: PreTrainedTokenizerBase | None,
+    tokens: int | None,
+    seed: int,
+    device: torch.device,
+    *,
+    labels: bool = False,
+) -> list[Batch]:
+    """Whatever the user has -> padded batches on the model's device, with `LABELS` only if `labels` is set.
+
+    Raises:
+        DataError: no rows, rows that are neither text nor encoded, or too few of them.
+        LabelError: labels were asked for, and a row has none.
+    """
+    if isinstance(data, str):
+        raise DataError(f"data is one string, {data!r:.60}: give a list of texts; files are read by the command line")
+    rows = list(_rows(data, labels=labels))
+    if not rows:
+        raise DataError("no calibration rows: the data is empty; give at least one row")
+    if (
+        isinstance(rows[0], Mapping)
+        and isinstance(rows[0].get("input_ids"), torch.Tensor)
+        and rows[0]["input_ids"].ndim == 2
+    ):
+        return [_given_batch(batch, device, labels=labels) for batch in rows]
+    if isinstance(rows[0], str):
+        rows = _encoded(rows, tokenizer)
+    if not isinstance(rows[0], Mapping) or "input_ids" not in rows[0]:
+        raise DataError(
+            f"calibration rows must be text or have input_ids, got {type(rows[0]).__name__}: {rows[0]!r:.80}"
+        )
+    real = [_without_padding(_named(row)) for row in rows]
+    if labels:
+        require_labels(real)
+    drawn = real if tokens is None else sample_rows(real, tokens, seed)
+    return make_batches(drawn, tokenizer, device, labels=labels)
+
+
+def _rows(data: Data, *, labels: bool) -> Iterable[Any]:
+    if isinstance(data, Dataset) and "input_ids" not in data.column_names:
+        if "text" not in data.column_names:
+            raise DataError(
+                f"a Dataset needs a text or an input_ids column, this one has: {', '.join(data.column_names)}"
+            )
+        if labels:
+            raise LabelError("a text column comes without labels: encode the rows, with input_ids and labels")
+        return list(data["text"])
+    return data
+
+
+def _encoded(rows: list[str], tokenizer: PreTrainedTokenizerBase | None) -> list[Features]:
+    if tokenizer is None:
+        raise DataError("data given as text needs a tokenizer: prune(…, tokenizer=tokenizer)")
+    return encode_texts([rows], tokenizer)
+
+
+def _named(row: Features) -> Features:
+    """A row whose `label`, as a Dataset calls it, is called `labels`, as models do."""
+    return {**row, LABELS[0]: row["label"]} if "label" in row and LABELS[0] not in row else row
+
+
+def _given_batch(batch: Mapping[str, Any], device: torch.device, *, labels: bool) -> Batch:
+    given = _named(batch)
+    names = [*MODEL_INPUTS, *(LABELS if labels else ())]
+    inputs = {name: given[name].to(device) for name in names if name in given}
+    if labels and not set(LABELS) & set(inputs):
+        raise LabelError(f"a batch is unlabelled: give every batch {LABELS[0]}, or {' and '.join(LABELS[1:])}")
+    inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
+    if not bool(inputs["attention_mask"].any(1).all()):
+        raise DataError("a calibration row is all padding: leave it out")
+    return inputs
+
+
+def _without_padding(row: Features) -> Features:
+    mask = row.get("attention_mask")
+    if mask is None or all(mask):
+        return row
+    by_token = {name: row[name] for name in MODEL_INPUTS if name in row}
+    labels = {name: row[name] for name in LABELS if name in row}
+    by_token |= {
+        name: values for name, values in labels.items() if isinstance(values, list) and len(values) == len(mask)
+    }
+    real = {n: [value for value, real in zip(values, mask, strict=True) if real] for n, values in by_token.items()}
+    return labels | real

@@ -1,0 +1,1 @@
+"""A checkpoint for other runtimes, and on its way to the hub."""

@@ -1,0 +1,95 @@
+"""Models as they are run: PyTorch as it is, compiled, or ONNX Runtime; each is called as `model(**batch)`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from trimformer.data.rows import Batch
+from trimformer.errors import InvalidOption, UnsupportedModel, first_line, unknown_name
+from trimformer.export.onnx.graph import to_onnx
+from trimformer.export.onnx.int8 import quantize
+from trimformer.export.onnx.model import FLOAT, INT8, OnnxModel, require_onnx
+from trimformer.model.checkpoint import load_config, load_model
+from trimformer.model.placement import find_device
+from trimformer.observing.latency import measure
+
+RUNTIMES = {"eager": None, "compile": None, "onnx": FLOAT, "int8": INT8}
+"""What can run a model; with the file of an exported folder that it reads."""
+INPUTS = ("input_ids", "attention_mask")
+MOST_COMPILED = 8
+"""Models of one class for which PyTorch keeps compiled code side by side."""
+
+
+def runtimes_of(text: str) -> list[str]:
+    """Runtimes from names with commas, each once.
+
+    Raises:
+        InvalidOption: a name that is none, or a missing package.
+
+    >>> runtimes_of("eager,compile")
+    ['eager', 'compile']
+    """
+    names = list(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in RUNTIMES:
+            raise unknown_name("runtime", name, RUNTIMES)
+    if any(RUNTIMES[name] for name in names):
+        require_onnx()
+    return names
+
+
+def runners(name: str, runtimes: Sequence[str], device: str, scratch: Path) -> dict[str, nn.Module]:
+    """A checkpoint or an exported folder in some runtimes, by runtime.
+
+    Args:
+        name: a checkpoint folder, a hub name, or what `export` wrote.
+        runtimes: names in `RUNTIMES`; an exported folder is for `onnx` and, if it holds that file, `int8`.
+        device: where to run it.
+        scratch: an empty folder where a checkpoint is exported to.
+
+    Raises:
+        InvalidOption: a runtime that the folder is not for, or no such device.
+    """
+    place = find_device(device)
+    folder = Path(name)
+    if (folder / FLOAT).is_file():
+        return {runtime: OnnxModel(_file(folder, runtime), load_config(name), place) for runtime in runtimes}
+    model: Any = load_model(name, device=device)
+    found: dict[str, Any] = {"eager": model}
+    if "compile" in runtimes:
+        found["compile"] = torch.compile(model, dynamic=False)
+    if any(RUNTIMES[runtime] for runtime in runtimes):
+        to_onnx(model, scratch / FLOAT, INPUTS)
+        found["onnx"] = OnnxModel(scratch / FLOAT, model.config, place)
+    if "int8" in runtimes:
+        quantize(scratch / FLOAT, scratch / INT8)
+        found["int8"] = OnnxModel(scratch / INT8, model.config, place)
+    return {runtime: found[runtime] for runtime in runtimes}
+
+
+def compile_for(model: nn.Module, batch: Batch, name: str) -> None:
+    """Run a compiled model once, so that what is compiled for this shape is there.
+
+    Raises:
+        UnsupportedModel: PyTorch cannot compile it.
+    """
+    try:
+        measure({name: model}, batch, runs=1, warmup=0)
+    except RuntimeError as error:
+        raise UnsupportedModel(
+            f"torch.compile failed on {name}: {first_line(error)}; on the CPU it needs a C++ compiler; "
+            "leave out compile otherwise"
+        ) from error
+
+
+def _file(folder: Path, runtime: str) -> Path:
+    file = RUNTIMES[runtime]
+    if file is None or not (folder / file).is_file():
+        there = [name for name, each in RUNTIMES.items() if each and (folder / each).is_file()]
+        raise InvalidOption(f"{folder} is an ONNX export for the runtimes {', '.join(there)}, not for {runtime}")
+    return folder / file

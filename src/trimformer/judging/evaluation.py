@@ -1,0 +1,76 @@
+"""What a model answers on every row, and metrics of it with their sample size and interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer import processes
+from trimformer.data.batches import MAX_PADDED_TOKENS, length_sorted_indices, pad
+from trimformer.data.rows import Batch, Features
+from trimformer.errors import DataError, NumericalError
+from trimformer.model.limits import check_padding
+from trimformer.model.offload import device_of
+from trimformer.progress import Progress
+
+Read = Callable[[Any, Batch], Mapping[str, Iterable[Tensor]]]
+"""A model's output and its batch -> by name, one tensor a sequence."""
+
+
+@contextmanager
+def inference(*models: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    for model in models:
+        model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def run(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    features: Sequence[Features],
+    read: Read,
+    *,
+    progress: Progress | None = None,
+    max_padded_tokens: int = MAX_PADDED_TOKENS,
+) -> dict[str, list[Tensor]]:
+    """What `read` takes from the model's output, by name, one CPU tensor a row, in the order of `features`.
+
+    Several processes share the rows, and all have the whole result.
+
+    Raises:
+        DataError: no rows, or padding that the model does not know.
+        NumericalError: the model's output is NaN or infinite.
+    """
+    if not features:
+        raise DataError("no rows to evaluate on: give at least one")
+    batches = length_sorted_indices(features, max_padded_tokens=max_padded_tokens)
+    own = processes.own_places([len(indices) * len(features[indices[0]]["input_ids"]) for indices in batches])
+    found: dict[str, Tensor] = {}
+    with inference(model):
+        for place in own if progress is None else progress(own, "evaluating"):
+            indices = batches[place]
+            batch = pad([features[index] for index in indices], tokenizer, device_of(model))
+            check_padding(model, [batch])
+            for name, values in read(model(**batch), batch).items():
+                found |= {f"{name} {row}": value.cpu() for row, value in zip(indices, values, strict=True)}
+    found = processes.gathered(found)
+    names = dict.fromkeys(name.rpartition(" ")[0] for name in found)
+    return {name: [_finite(found[f"{name} {row}"], name) for row in range(len(features))] for name in names}
+
+
+def _finite(value: Tensor, name: str) -> Tensor:
+    if not bool(value.isfinite().all()):
+        raise NumericalError(f"the model's {name} is NaN or infinite: load it in float32, or check its weights")
+    return value

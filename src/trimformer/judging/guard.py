@@ -1,0 +1,71 @@
+"""The accuracy guard: the smallest model that loses at most so much."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from datasets import Dataset
+
+from trimformer import plugins, processes
+from trimformer.errors import DataError, UnreachableTarget
+from trimformer.judging.project import Project, drop
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.pruner import Pruner
+from trimformer.pruning.result import PruningResult
+
+LABEL = "label"
+UNLABELLED = (None, -1)
+STEPS = 6
+"""Of the bisection: the size is found to 1/64 of the dense model's cost."""
+
+
+def smallest_within(
+    project: Project, pruner: Pruner, max_drop: float, *, cost: str = "flops", round_to: int = 1
+) -> PruningResult:
+    """The smallest model that loses at most `max_drop` on the project's guard rows, found by bisection over budgets.
+
+    The loss is that of the task's first metric, or the divergence from the dense model where rows have no labels.
+    Neither calibration nor evaluation rows decide, so that the evaluation stays a fair one.
+
+    Args:
+        project: one made by `with_guard`.
+        pruner: of this project; what it measured serves every step.
+        max_drop: in the metric's own unit, at least 0.
+        cost: what is made small: `flops`, `params` or `latency`.
+        round_to: of every budget tried.
+
+    Raises:
+        UnreachableTarget: even the mildest budget tried loses more; says how much.
+        DataError: the project has no guard rows.
+    """
+    if project.guard_rows is None:
+        raise DataError("no rows are set aside to decide by: use project.with_guard()")
+    rows = project.guard_rows
+    project = _comparable(project, rows)
+    before = project.evaluate(project.model, rows)
+    low, high, lost = 0.0, 1.0, 0.0
+    best: PruningResult | None = None
+    for _ in range(STEPS):
+        share = (low + high) / 2
+        result = pruner.prune(Budget.of(cost, share, round_to=round_to))
+        lost = processes.agreed_number(drop(before, project.evaluate(result.model, rows)))
+        if lost <= max_drop:
+            best, high = result, share
+            best.manifest["guard"] = {"max_drop": max_drop, "drop": lost, "rows": len(rows)}
+        else:
+            low = share
+    if best is None:
+        raise UnreachableTarget(
+            f"no model that loses at most {max_drop} was found: keeping {low:.1%} of {cost} loses {lost:.4f} "
+            f"on {len(rows)} held-out rows; allow a larger loss, or give more --calibration-tokens"
+        )
+    return best
+
+
+def _comparable(project: Project, rows: Dataset) -> Project:
+    """The project itself, or with the `text` task in place of one whose guard rows lack the labels it needs."""
+    if LABEL not in project.evaluation_rows.column_names:
+        return project
+    labels = rows[LABEL] if LABEL in rows.column_names else [None]
+    unlabelled = any(label in UNLABELLED for label in labels)
+    return replace(project, task=plugins.load("tasks", "text")) if unlabelled else project

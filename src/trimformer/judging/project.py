@@ -1,0 +1,280 @@
+"""Pruning for a task: calibrate on its training rows, judge before and after on rows kept apart, time both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer import plugins
+from trimformer.data.batches import Workload, sample_rows
+from trimformer.data.labels import in_model_order
+from trimformer.data.rows import Features
+from trimformer.errors import DataError, LabelError
+from trimformer.judging.metrics import DISTANCES, LOWER_IS_BETTER, Metrics, loss, shown
+from trimformer.judging.task import Task
+from trimformer.model.checkpoint import round_weights
+from trimformer.model.limits import fitted
+from trimformer.model.offload import device_of
+from trimformer.observing import latency
+from trimformer.observing.resources import watching_resources
+from trimformer.progress import Progress
+from trimformer.pruning.cache import MeasuredCache
+from trimformer.pruning.method_options import asked_by
+from trimformer.pruning.pruner import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, Pruner
+from trimformer.pruning.result import PruningResult
+
+ENCODE_ROWS = 2048
+GUARD_ROWS = 1000
+FEW_ROWS = 50
+COLLAPSE = 0.1
+"""A relative loss of the judging metric that deserves a loud warning."""
+DOUBLED = 1.0
+"""A relative rise of it that does, where lower is better."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A pruning result, judged: the manifest holds the same facts in plain form."""
+
+    pruning: PruningResult
+    before: Metrics
+    after: Metrics
+    latency: dict[str, latency.Latency]
+
+    @property
+    def parameter_share(self) -> float:
+        """Parameters of the whole pruned model against those of the dense one."""
+        parameters = self.pruning.manifest["parameters"]
+        return float(parameters["pruned"] / parameters["dense"])
+
+    @property
+    def latency_share(self) -> float:
+        """Measured median latency of the pruned model against that of the dense one."""
+        return self.latency["pruned"].median_ms / self.latency["dense"].median_ms
+
+    @property
+    def few_rows(self) -> str | None:
+        """What to say where there are too few evaluation rows for an interval to mean much."""
+        rows = next(iter(self.after.values())).sample_size
+        return f"only {rows} evaluation rows: metrics and intervals tell little" if rows < FEW_ROWS else None
+
+    @property
+    def collapse(self) -> str | None:
+        """What to say loudly where the accuracy collapsed, with a milder budget to try."""
+        name, before = next(iter(self.before.items()))
+        change = (self.after[name].value - before.value) / max(abs(before.value), 1e-12)
+        if name in DISTANCES or -COLLAPSE <= change <= (DOUBLED if name in LOWER_IS_BETTER else change):
+            return None
+        budget = self.pruning.manifest["budget"]
+        milder = min(1.0, round(1.5 * budget["asked"] + 0.05, 2))
+        return (
+            f"{name} {'rose' if change > 0 else 'fell'} from {shown(before.value)} to {shown(self.after[name].value)} "
+            f"({abs(change):.0%}): "
+            f"this is too small for the task; try --{budget['cost']} {milder}, or `prune --max-drop 0.02`"
+        )
+
+
+@dataclass(frozen=True)
+class Project:
+    """A model, a task, and rows that are kept apart: those to calibrate on and those to judge by.
+
+    Calibration rows whose tokens equal those of an evaluation row are left out.
+
+    Args:
+        model: fine-tuned for the task; stays as it is.
+        tokenizer: of the model; held to rows that the model reads.
+        task: one of `trimformer list`.
+        calibration_rows: labels are looked at only for a method that needs them.
+        evaluation_rows: what the metrics are measured on, before and after.
+        max_length: tokens at which rows are cut; None is the task's own.
+        guard_rows: rows to choose a size by (`with_guard`), apart from both others.
+        stored_dtype: precision in which the pruned model will be saved.
+        progress: wraps a sequence to show a bar.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    task: Task
+    calibration_rows: Dataset
+    evaluation_rows: Dataset
+    max_length: int | None = None
+    guard_rows: Dataset | None = None
+    stored_dtype: torch.dtype = torch.float32
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokenizer", fitted(self.tokenizer, self.model))
+
+    def pruner(
+        self,
+        *,
+        method: str = DEFAULT_METHOD,
+        calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS,
+        sequence_length: float | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+        cache: MeasuredCache | None = None,
+    ) -> Pruner:
+        """A `Pruner` on rows drawn from the calibration rows.
+
+        Raises:
+            TrimformerError: wrong options, weights or rows, or a model that does not fit the task; before pruning.
+        """
+        with asked_by(method):
+            rows = self.drawn(calibration_tokens, seed, labels=plugins.load("methods", method).needs_labels)
+        pruner = Pruner(
+            self.model,
+            rows,
+            method=method,
+            tokenizer=self.tokenizer,
+            calibration_tokens=None,
+            sequence_length=sequence_length,
+            batch_size=batch_size,
+            seed=seed,
+            options=options,
+            cache=cache,
+            progress=self.progress,
+        )
+        _ = self.before  # a model that does not fit the task fails here, not after minutes of pruning
+        return pruner
+
+    def judge(self, result: PruningResult) -> TaskResult:
+        """Measure what was gained and lost: the task's metrics and the latency, before and after.
+
+        The pruned weights are first rounded to `stored_dtype`: what is judged is what is saved.
+        """
+        round_weights(result.model, self.stored_dtype)
+        with watching_resources(device_of(self.model)) as judging:
+            after = self.evaluate(result.model, self.evaluation_rows)
+            models = {"dense": self.model, "pruned": result.model}
+            times = latency.measure_at(Workload(**result.manifest["workload"]), models, progress=self.progress)
+        result.manifest["seconds"]["judging"] = judging.seconds
+        result.manifest["memory_mb"]["judging"] = judging.memory_mb
+        result.manifest |= {
+            "metrics": {"dense": plain(self.before), "pruned": plain(after)},
+            "latency": {name: asdict(measured) for name, measured in times.items()},
+        }
+        judged = TaskResult(result, self.before, after, times)
+        result.manifest["warnings"] = [*result.manifest["warnings"], *filter(None, [judged.collapse, judged.few_rows])]
+        return judged
+
+    def with_guard(self, seed: int = 0) -> Project:
+        """The same project with some calibration rows set aside to decide by: a quarter of them, at most 1000.
+
+        Raises:
+            DataError: fewer than four rows.
+        """
+        count = min(GUARD_ROWS, len(self.calibration_rows) // 4)
+        if count == 0:
+            raise DataError(
+                f"{len(self.calibration_rows)} calibration rows are too few to set some aside: give more rows"
+            )
+        order = np.random.default_rng(seed).permutation(len(self.calibration_rows))
+        guard, rest = (self.calibration_rows.select(part) for part in (order[:count], order[count:]))
+        return replace(self, calibration_rows=rest, guard_rows=guard)
+
+    def evaluate(self, model: PreTrainedModel, rows: Dataset) -> Metrics:
+        """The task's metrics of a model on some rows."""
+        return self.task.evaluate(
+            model, self.tokenizer, rows, dense=self.model, max_length=self.max_length, progress=self.progress
+        )
+
+    @cached_property
+    def before(self) -> Metrics:
+        """The dense model's metrics."""
+        return self.evaluate(self.model, self.evaluation_rows)
+
+    def drawn(self, tokens: int, seed: int, *, labels: bool = False) -> list[Features]:
+        """Calibration rows in random order until they hold that many tokens; only as many as needed are encoded.
+
+        With `labels`, each has its own, classes in the model's order.
+
+        Raises:
+            DataError: there are none, or too few.
+            LabelError: labels were asked for, and a row has none.
+        """
+        features: list[Features] = []
+        for chunk in self._chunks(seed):
+            encoded = self._labelled(chunk) if labels else self.task.encode(chunk, self.tokenizer, self.max_length)
+            features += without(encoded, self.held_out)
+            if sum(len(row["input_ids"]) for row in features) >= tokens:
+                break
+        if not features:
+            raise DataError("no calibration rows: none, or every row is also an evaluation row; give rows kept apart")
+        return sample_rows(features, tokens, seed)
+
+    def _labelled(self, chunk: Dataset) -> list[Features]:
+        try:
+            features = self.task.encode(chunk, self.tokenizer, self.max_length, labels=True)
+        except LabelError:
+            self.task.encode(self.calibration_rows, self.tokenizer, self.max_length, labels=True)  # to name the row
+            raise
+        return in_model_order(features, getattr(self.task, "classes", ()), self.model.config)
+
+    def _chunks(self, seed: int) -> Iterator[Dataset]:
+        order = np.random.default_rng(seed).permutation(len(self.calibration_rows))
+        for start in range(0, len(order), ENCODE_ROWS):
+            yield self.calibration_rows.select(order[start : start + ENCODE_ROWS])
+
+    @cached_property
+    def held_out(self) -> list[Features]:
+        """What is neither calibrated nor trained on: the evaluation rows and the guard rows, encoded."""
+        kept_apart = [self.evaluation_rows] + ([self.guard_rows] if self.guard_rows else [])
+        return [row for rows in kept_apart for row in self.task.encode(rows, self.tokenizer, self.max_length)]
+
+
+def drop(before: Metrics, after: Metrics) -> float:
+    """How much was lost: by the divergence from the dense model if there is one, else by the first metric.
+
+    Of a perplexity, the share by which it rose.
+    """
+    for name in DISTANCES:
+        if name in after:
+            return after[name].value
+    name = next(iter(before))
+    return loss(name, before[name].value, after[name].value)
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    data: str | None = None,
+    *,
+    dense: PreTrainedModel | None = None,
+    max_length: int | None = None,
+    progress: Progress | None = None,
+) -> Metrics:
+    """Judge a model by a task's metrics on its validation rows.
+
+    Args:
+        model: dense or pruned.
+        tokenizer: of the model.
+        task: one of `trimformer list`.
+        data: a folder or file; None takes the task's rows from the hub.
+        dense: compare with this model, where the task has a metric that does.
+        max_length: tokens at which rows are cut; None is the task's own.
+        progress: wraps a sequence to show a bar.
+    """
+    chosen: Task = plugins.load("tasks", task)
+    rows = chosen.rows(data, "validation")
+    return chosen.evaluate(model, fitted(tokenizer, model), rows, dense=dense, max_length=max_length, progress=progress)
+
+
+def without(features: Sequence[Features], held_out: Sequence[Features]) -> list[Features]:
+    """Features whose tokens are not among the held-out ones."""
+    seen = {tuple(row["input_ids"]) for row in held_out}
+    return [row for row in features if tuple(row["input_ids"]) not in seen]
+
+
+def plain(metrics: Metrics) -> dict[str, dict[str, float]]:
+    """Metrics as numbers and names, for JSON."""
+    return {name: asdict(metric) for name, metric in metrics.items()}

@@ -1,0 +1,109 @@
+"""Statistics of rows and their bootstrap intervals. Pure functions of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap, rankdata
+
+from trimformer.errors import DataError, NumericalError
+from trimformer.judging.metrics import Metric
+
+Array = NDArray[Any]
+
+
+RESAMPLES = 1000
+
+
+CONFIDENCE = 0.95
+
+
+BOOTSTRAP_NUMBERS = 4_000_000
+"""Resampled numbers held at once; bounds the memory of a bootstrap over many rows."""
+
+
+class Statistic(Protocol):
+    """Columns of rows -> one number, computed along `axis`; defined (finite) for every sample, constant ones too."""
+
+    def __call__(self, *columns: Array, axis: int = -1) -> Array:
+        """Compute it."""
+
+
+def metric(statistic: Statistic, *columns: Array | Sequence[float], seed: int = 0) -> Metric:
+    """A statistic of rows with its 95 % percentile bootstrap interval (1000 paired resamples of the rows).
+
+    The interval is widened to hold the value itself, which a percentile interval of very few rows can miss; of a
+    single row it is the value.
+
+    Args:
+        statistic: of the columns, along their last axis.
+        columns: `(rows,)` each, of equal length.
+        seed: of the resamples.
+
+    Raises:
+        DataError: no rows.
+        NumericalError: the statistic is not finite.
+    """
+    arrays = [np.asarray(column) for column in columns]
+    size = len(arrays[0])
+    if size == 0:
+        raise DataError("no rows to compute a metric on: give at least one")
+    value = float(statistic(*arrays, axis=-1))
+    if not np.isfinite(value):
+        raise NumericalError(f"{getattr(statistic, '__name__', statistic)} of {size} rows is {value}: check the model")
+    if size == 1:
+        return Metric(value, size, value, value)
+    interval = bootstrap(
+        arrays,
+        statistic,
+        n_resamples=RESAMPLES,
+        batch=max(1, min(RESAMPLES, BOOTSTRAP_NUMBERS // size)),
+        vectorized=True,
+        paired=True,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Metric(value, size, min(value, float(interval.low)), max(value, float(interval.high)))
+
+
+def mean(*columns: Array, axis: int = -1) -> Array:
+    """Mean over rows of one column."""
+    (values,) = columns
+    return np.asarray(np.mean(values, axis=axis, dtype=np.float64))
+
+
+def accuracy(*columns: Array, axis: int = -1) -> Array:
+    """Share of rows where `predicted` equals `actual`."""
+    predicted, actual = columns
+    return np.asarray(np.mean(predicted == actual, axis=axis, dtype=np.float64))
+
+
+def f1(*columns: Array, axis: int = -1) -> Array:
+    """F1 of class 1, `predicted` against `actual` (0 or 1 each); 0 if neither names class 1."""
+    predicted, actual = columns[0] == 1, columns[1] == 1
+    both = 2.0 * np.sum(predicted & actual, axis=axis)
+    either = np.sum(predicted, axis=axis) + np.sum(actual, axis=axis)
+    return np.asarray(both / np.maximum(either, 1))
+
+
+def matthews(*columns: Array, axis: int = -1) -> Array:
+    """Matthews' correlation of two 0/1 columns, which is their Pearson correlation; 0 if one is constant."""
+    return pearson(*columns, axis=axis)
+
+
+def pearson(*columns: Array, axis: int = -1) -> Array:
+    """Pearson's correlation of two columns; 0 if one is constant, which tells nothing about the other."""
+    first, second = (column - np.mean(column, axis=axis, keepdims=True, dtype=np.float64) for column in columns)
+    constant = np.logical_or(*(np.ptp(column, axis=axis) == 0 for column in columns))
+    scale = np.sqrt(np.sum(first**2, axis=axis) * np.sum(second**2, axis=axis))
+    correlation = np.sum(first * second, axis=axis) / np.where(constant, 1.0, scale)
+    return np.where(constant, 0.0, np.clip(correlation, -1.0, 1.0))
+
+
+def spearman(*columns: Array, axis: int = -1) -> Array:
+    """Spearman's rank correlation of two columns, ties at their mean rank; 0 if one is constant."""
+    return pearson(*(rankdata(column, axis=axis) for column in columns), axis=axis)

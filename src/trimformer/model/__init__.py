@@ -1,0 +1,1 @@
+"""A model as sites: read, mask, cut, place, save and load it."""

@@ -1,0 +1,286 @@
+"""Save and load: ordinary safetensors, a manifest, and a copy of the loader for people without the package."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from warnings import catch_warnings, simplefilter
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer.errors import CheckpointError, InvalidOption, TrimformerError, first_line
+from trimformer.model.folders import whole_folder
+from trimformer.model.manifest import MANIFEST, as_text
+from trimformer.model.offload import is_offloaded, like_offloaded, stored
+from trimformer.model.placement import Placement, find_device
+
+
+def load_model(
+    name: str, auto_class: str | None = None, device: str = "cpu", dtype: str = "float32"
+) -> PreTrainedModel:
+    """Load a model from a folder or (any other name) the hub.
+
+    Args:
+        name: a checkpoint folder, dense or pruned, or a hub name.
+        auto_class: transformers' auto class; None takes the class that the checkpoint names.
+        device: where to put it, such as `cpu` or `cuda`.
+        dtype: precision of its weights: `float32`, `bfloat16`, `float16`, or `auto`, that of the checkpoint.
+
+    Raises:
+        InvalidOption: there is no such device or precision.
+        CheckpointError: not a checkpoint, damaged, or without the weights of its task head.
+    """
+    return place_model(name, auto_class, Placement(device=device, dtype=dtype))
+
+
+def place_model(name: str, auto_class: str | None, placement: Placement) -> PreTrainedModel:
+    """As `load_model`, for what the command line calls where and how."""
+    device = find_device(placement.device)
+    model, report = load_with_report(name, auto_class, dtype=placement.torch_dtype, **placement.spread)
+    check_report(name, report)
+    if not placement.spread:
+        model.to(device)  # type: ignore[arg-type]  # a device is one
+    return model
+
+
+def load_with_report(
+    name: str, auto_class: str | None, *, dtype: Any = torch.float32, **settings: Any
+) -> tuple[PreTrainedModel, Mapping[str, Any]]:
+    """A model on the CPU, and what its checkpoint lacked; `settings` are of its config.
+
+    Raises:
+        CheckpointError: not a checkpoint, or damaged.
+    """
+    with _loading(name), _silent_transformers():
+        loader = getattr(transformers, auto_class) if auto_class else _own_class(name)
+        loaded: Any = loader.from_pretrained(
+            name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+        )
+    return loaded[0].eval(), loaded[1]
+
+
+def load_config(name: str) -> Any:
+    """The config of a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    with _loading(name):
+        return transformers.AutoConfig.from_pretrained(name)
+
+
+@contextmanager
+def _silent_transformers() -> Iterator[None]:
+    """Within the context transformers does not write down what is missing: the load report is read instead."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that belongs to a checkpoint.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    if Path(name).is_dir() and not any(file for kind in _TOKENIZER_FILES for file in Path(name).glob(kind)):
+        raise CheckpointError(f"{name} has no tokenizer: copy that of the model it was made from into it")
+    with _loading(name):
+        tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(name)
+    return tokenizer
+
+
+def stored_dtype(name: str) -> torch.dtype:
+    """The precision in which a checkpoint folder stores its weights; float32 where that cannot be told."""
+    for file in sorted(Path(name).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as stored:
+            kinds = {stored.get_slice(key).get_dtype() for key in stored.keys()}  # noqa: SIM118  # not a dict
+        return _STORED.get(kinds.pop(), torch.float32) if len(kinds) == 1 else torch.float32
+    return torch.float32
+
+
+def dtype_to_store(model: PreTrainedModel, source: str) -> torch.dtype:
+    """The precision to save a model in: its own, or where it is in memory in float32, that of its source."""
+    own = model.dtype
+    return own if own is not torch.float32 or is_offloaded(model) else stored_dtype(source)
+
+
+_STORED = {"F16": torch.float16, "BF16": torch.bfloat16}
+
+
+@torch.no_grad()
+def round_weights(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Round weights in place to what a precision can hold, so that storing in it changes nothing more."""
+    for parameter in model.parameters():
+        if parameter.dtype is not dtype:
+            parameter.copy_(parameter.to(dtype))
+
+
+def write(
+    model: PreTrainedModel,
+    out: str | Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    manifest: Mapping[str, Any] | None = None,
+    texts: Mapping[str, str] | None = None,
+    overwrite: bool = False,
+    dtype: torch.dtype | None = None,
+    extra_files: Mapping[str, Path] | None = None,
+) -> Path:
+    """Write a checkpoint that appears whole or not at all, and reads back as it is; see `report.saving.save`.
+
+    Args:
+        model: dense or pruned.
+        out: the folder to make.
+        tokenizer: saved along.
+        manifest: saved as `trimformer.json`.
+        texts: contents of further files, by name.
+        overwrite: replace an existing folder.
+        dtype: store floating-point weights in this precision; None stores them as they are.
+        extra_files: files to copy along, by their path below `out`.
+
+    Raises:
+        CheckpointError: the folder exists and `overwrite` is not set, or it cannot be written.
+    """
+    target = Path(out)
+    check_writable(target, overwrite=overwrite)
+    with whole_folder(target) as new:
+        converted = dtype not in (None, model.dtype)
+        weights = {name: values.to(dtype) for name, values in model.state_dict().items()} if converted else None
+        with catch_warnings():
+            simplefilter("ignore")  # that offloaded weights are loaded shard by shard
+            model.save_pretrained(new, state_dict=weights)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(new)
+        for name, text in _texts(manifest, texts).items():
+            (new / name).write_text(text, encoding="utf-8")
+        for path, source in (extra_files or {}).items():
+            (new / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, new / path)
+        _verify(new, model, dtype or model.dtype)
+    return target
+
+
+def _texts(manifest: Mapping[str, Any] | None, others: Mapping[str, str] | None) -> dict[str, str]:
+    own = {} if manifest is None else {MANIFEST: as_text(manifest)}
+    return own | dict(others or {})
+
+
+def check_writable(
+    out: str | Path, *, overwrite: bool, source: str | None = None, weights: str = "*.safetensors"
+) -> None:
+    """Refuse an output folder that exists or cannot be made, before any work is done.
+
+    A folder is replaced only if it holds a config and files as `weights` says, or nothing.
+
+    Raises:
+        CheckpointError: it exists and `overwrite` is not set, it is not a checkpoint folder, it is the `source` that
+            is read from, or its parent cannot be written to.
+    """
+    target = Path(out)
+    if source is not None and target.exists() and target.resolve() == Path(source).resolve():
+        raise CheckpointError(f"{target} is the model that is pruned: it is never replaced; choose another --out")
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise CheckpointError(
+            f"{target} cannot be made: {parent} is no folder that can be written to; choose another --out"
+        )
+    if not target.exists():
+        return
+    if not overwrite:
+        raise CheckpointError(
+            f"{target} exists: choose another folder, or allow --overwrite (in Python, overwrite=True)"
+        )
+    is_checkpoint = (target / "config.json").exists() and any(target.glob(weights))
+    if not target.is_dir() or (any(target.iterdir()) and not is_checkpoint):
+        raise CheckpointError(
+            f"{target} exists and is not a checkpoint folder: it is not replaced; choose another --out"
+        )
+
+
+def sentence_transformers_files(name: str) -> dict[str, Path]:
+    """The files beside the weights that make a checkpoint a sentence-transformers model, by relative path."""
+    folder = Path(name)
+    if not (folder / "modules.json").exists():
+        return {}
+    names = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+    files = [folder / name for name in names] + list(folder.glob("*_*/config.json"))
+    return {str(file.relative_to(folder)): file for file in files if file.exists()}
+
+
+def _verify(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:
+    try:
+        loaded: Any = type(model).from_pretrained(
+            folder, dtype=model.dtype, ignore_mismatched_sizes=True, **like_offloaded(model)
+        )
+    except ValueError as error:
+        raise CheckpointError(
+            f"the checkpoint does not read back, nothing was written: {error}; report this"
+        ) from error
+    written = loaded.state_dict()
+    for name, values in stored(model, model.state_dict().items()):
+        _, found = next(stored(loaded, [(name, written[name])])) if name in written else (name, None)
+        if found is None or not torch.equal(found.cpu(), values.cpu().to(dtype).to(found.dtype)):
+            raise CheckpointError(f"the checkpoint reads back with another {name}: nothing was written; report this")
+
+
+def check_report(name: str, report: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that lacks weights, or has some of another shape.
+
+    Raises:
+        CheckpointError: names the first of them.
+    """
+    for parameter, found, expected in sorted(report["mismatched_keys"]):
+        raise CheckpointError(
+            f"{name} is damaged: its weights {parameter} have the shape {tuple(found)}, but its config.json says "
+            f"{tuple(expected)}; save it again, or load it with the number of labels that it was trained with"
+        )
+    absent = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    if absent:
+        raise CheckpointError(
+            f"{name} has no weights for {absent[0]}{f' and {len(absent) - 1} more' if len(absent) > 1 else ''}: "
+            f"fine-tune it for this task first, or choose the task that it was trained for"
+        )
+
+
+def _own_class(name: str) -> type[PreTrainedModel]:
+    config = transformers.AutoConfig.from_pretrained(name)
+    class_name = (config.architectures or ["none"])[0]
+    found = getattr(transformers, class_name, None)
+    if found is None:
+        raise InvalidOption(f"{name} names the model class {class_name!r}, which transformers does not have")
+    return found  # type: ignore[no-any-return]
+
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model")
+"""Without any of them transformers makes a tokenizer that knows no words."""
+_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError)
+"""What transformers raises on damaged files; the last two but one where valid JSON holds something else."""
+
+
+@contextmanager
+def _loading(name: str) -> Iterator[None]:
+    path = Path(name)
+    if path.is_file() or (path.is_dir() and not (path / "config.json").exists()):
+        raise CheckpointError(f"{name} is not a checkpoint: a folder with config.json and *.safetensors is needed")
+    try:
+        yield
+    except TrimformerError:
+        raise
+    except _UNREADABLE as error:
+        known, mend = (
+            ("is damaged or incomplete", "make or download it again")
+            if path.is_dir()
+            else ("is no local folder and cannot be had from the hub", "check the path or name, and the connection")
+        )
+        raise CheckpointError(f"{name} {known}: {first_line(error)}; {mend}") from error

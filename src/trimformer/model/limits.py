@@ -1,0 +1,70 @@
+"""What a model can read: how many tokens a row may have, which ids, and how padding is told."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer.data.rows import Batch
+from trimformer.errors import DataError
+
+POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
+"""Families whose first token has the position after the padding id's."""
+
+
+def check_padding(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
+    """Refuse batches in which a decoder that classifies rows would not find their last tokens.
+
+    Raises:
+        DataError: the model has no padding id, or the rows are padded with another.
+    """
+    if not (type(model).__name__.endswith("ForSequenceClassification") and hasattr(model, "score")):
+        return
+    own = model.config.pad_token_id
+    for batch in batches:
+        padding = batch["input_ids"][batch["attention_mask"] == 0]
+        unknown = len(batch["input_ids"]) > 1 if own is None else bool((padding != own).any())
+        if unknown:
+            given = int(padding[0]) if padding.numel() else None
+            raise DataError(
+                f"the model tells a row's last token by model.config.pad_token_id, which is {own}, and rows are padded "
+                f"with {given}: set it and the tokenizer's pad_token to the same token, one that no row ends with"
+            )
+
+
+def most_tokens(config: Any) -> float:
+    """How many tokens a row may have; infinity where the config names no limit."""
+    positions: float = getattr(config, "max_position_embeddings", math.inf)
+    return positions - (config.pad_token_id or 0) - 1 if config.model_type in POSITIONS_AFTER_PADDING else positions
+
+
+def fitted(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """The tokenizer or, where it allows longer rows than the model reads, a copy that does not."""
+    longest = most_tokens(model.config)
+    if tokenizer.model_max_length <= longest:
+        return tokenizer
+    fitting = copy.copy(tokenizer)
+    fitting.model_max_length = int(longest)
+    return fitting
+
+
+def check_inputs(batches: Sequence[Batch], config: Any) -> None:
+    """Refuse rows that the model cannot read.
+
+    Raises:
+        DataError: a token id outside the vocabulary, or a row longer than the model's positions.
+    """
+    largest = max(int(batch["input_ids"].max()) for batch in batches)
+    longest = max(batch["input_ids"].shape[1] for batch in batches)
+    if largest >= config.vocab_size:
+        raise DataError(
+            f"token id {largest} is outside the vocabulary of {config.vocab_size}: use the model's own tokenizer"
+        )
+    if longest > most_tokens(config):
+        raise DataError(
+            f"a row has {longest} tokens, the model reads at most {most_tokens(config)}: truncate, or use --max-length"
+        )

@@ -1,0 +1,57 @@
+"""Switch units off without touching weights: the mask multiplies the consumer's input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from trimformer.errors import InvalidOption
+from trimformer.model.modeling_trimformer import Projection
+from trimformer.model.sites import Masks, Site
+from trimformer.model.structure import Structure
+
+
+def check_masks(structure: Structure, masks: Masks) -> None:
+    """Refuse masks that do not fit the sites.
+
+    Raises:
+        InvalidOption: a site without mask, a mask without site, or one of the wrong length or type.
+    """
+    if masks.keys() != {site.name for site in structure}:
+        raise InvalidOption(f"masks are needed for exactly these sites: {', '.join(s.name for s in structure)}")
+    for site in structure:
+        mask = masks[site.name]
+        if mask.dtype is not torch.bool or mask.shape != (site.units,):
+            by_group = f", one entry for every {site.query_heads} query heads that share a key and value head"
+            raise InvalidOption(
+                f"mask of {site.name} must be bool of shape ({site.units},){by_group if site.query_heads > 1 else ''}, "
+                f"got {mask.dtype} {tuple(mask.shape)}"
+            )
+
+
+@contextmanager
+def masked(structure: Structure, masks: Masks) -> Iterator[None]:
+    """Within the context the model computes as if the units with mask False were cut."""
+    check_masks(structure, masks)
+    with ExitStack() as stack:
+        for site in structure:
+            stack.callback(_multiply_input(structure.consumer(site), site, masks[site.name]).remove)
+        yield
+
+
+def feature_mask(site: Site, mask: Tensor) -> Tensor:
+    """The mask of the consumer's input: `(units,)` -> `(features,)`."""
+    return mask.repeat_interleave(site.unit_width)
+
+
+def _multiply_input(consumer: Projection, site: Site, mask: Tensor) -> RemovableHandle:
+    factor = feature_mask(site, mask)
+
+    def multiply(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        return inputs[0] * factor.to(inputs[0])
+
+    return consumer.register_forward_pre_hook(multiply)

@@ -1,0 +1,171 @@
+"""Cut masked units out of the weights for good."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from trimformer.model.masking import check_masks, feature_mask
+from trimformer.model.modeling_trimformer import (
+    Projection,
+    TrimformerConfig,
+    add_bias,
+    carry_this_file,
+    empty_attention,
+    note_sizes,
+)
+from trimformer.model.sites import Masks, Producer, Site
+from trimformer.model.structure import Structure, read_structure
+
+
+@torch.no_grad()
+def cut(structure: Structure, masks: Masks) -> Structure:
+    """Remove the units with mask False from a model's weights, in place; returns the model's new structure.
+
+    The model computes what it computed with those units masked to zero. A sublayer without units adds only its bias.
+
+    Raises:
+        InvalidOption: masks that do not fit the sites.
+    """
+    check_masks(structure, masks)
+    for site in structure:
+        cut_site(structure, site, masks[site.name])
+    return describe_cut(structure, masks)
+
+
+@torch.no_grad()
+def cut_site(structure: Structure, site: Site, mask: Tensor) -> None:
+    """Remove units from the weights of one site: rows of its producers, columns of its consumer."""
+    if bool(mask.all()):
+        return
+    with structure.in_memory(site.block):
+        for producer in site.producers:
+            keep(structure.projection(producer.path), producer_mask(producer, mask), outputs=True)
+        keep(structure.consumer(site), feature_mask(site, mask), outputs=False)
+    if site.core is not None:
+        _resize_attention(structure, site, site.core, int(mask.sum()))
+
+
+def producer_mask(producer: Producer, mask: Tensor) -> Tensor:
+    """The mask of a producer's outputs: `(units,)` -> `(parts * units * width,)`."""
+    return mask.repeat_interleave(producer.width).repeat(producer.parts)
+
+
+def keep(projection: Projection, mask: Tensor, *, outputs: bool) -> None:
+    """Keep some outputs, or some inputs, of a projection."""
+    index = mask.nonzero()[:, 0].to(projection.weight.device)
+    outputs_first = not isinstance(projection, Conv1D)
+    _replace(projection.weight, projection.weight.index_select(0 if outputs == outputs_first else 1, index))
+    if outputs and projection.bias is not None:
+        _replace(projection.bias, projection.bias[index])
+    note_sizes(projection)
+
+
+@torch.no_grad()
+def write_consumer(structure: Structure, site: Site, weight: Tensor, bias: Tensor | None) -> None:
+    """Give a consumer another weight, `(features, width)`, and bias, `(width,)`; it gets a bias where it has none.
+
+    Args:
+        structure: of the model to change.
+        site: whose consumer it is.
+        weight: as many features as the consumer has inputs.
+        bias: None leaves the bias as it is.
+    """
+    structure.consumer_weight(site).copy_(weight)
+    if bias is None:
+        return
+    if structure.consumer_bias(site) is None:
+        add_bias(structure.consumer(site))
+    structure.consumer(site).bias.copy_(bias)
+
+
+def describe_cut(structure: Structure, masks: Masks) -> Structure:
+    """Write what was cut into the model's config, so that it is saved and loaded with these sizes.
+
+    Args:
+        structure: the model's structure before the cut, its weights already cut.
+        masks: what was kept, in units of that structure.
+    """
+    before = pruning_config(structure)
+    cut_structure = read_structure(structure.model)
+    new = TrimformerConfig(biases=before.biases)
+    for site, now in zip(structure, cut_structure, strict=True):
+        if now.consumer_bias and not site.consumer_bias:
+            new.biases.append(now.consumer)
+        original = torch.tensor(before.kept.get(site.name, range(site.units)), dtype=torch.long)
+        units = before.units.get(site.name, site.units)
+        if now.units == units:
+            continue
+        new.kept[site.name] = original[masks[site.name]].tolist()
+        new.units[site.name] = units
+        new.linears[now.consumer] = [now.features, structure.width]
+        for producer in now.producers:
+            new.linears[producer.path] = [structure.width, producer.parts * now.units * producer.width]
+        if now.core and now.units == 0:
+            new.empty[now.core] = _owned_output(now)
+        elif now.core:
+            new.attributes |= _head_counts(structure, now)
+    _write_config(structure, new)
+    return cut_structure
+
+
+def describe_stock(structure: Structure, masks: Masks) -> Structure:
+    """Write sizes that all layers share into the config of a cut model, as its own class reads them.
+
+    Args:
+        structure: the model's structure before the cut, its weights already cut, to as many units in every layer.
+        masks: what was kept.
+    """
+    stock, config = structure.architecture.stock, structure.model.config
+    cut_structure = read_structure(structure.model)
+    if all(bool(mask.all()) for mask in masks.values()):
+        return cut_structure
+    head, neuron = cut_structure.sites[:2]
+    sizes = {"neuron": neuron.units, "head": head.units, "query head": head.units * head.query_heads}
+    if "head" in stock.values():  # or else it would follow from the number of heads
+        config.head_dim = head.unit_width // head.query_heads
+    for name, what in stock.items():
+        setattr(config, name, sizes[what])
+    return cut_structure
+
+
+def pruning_config(structure: Structure) -> TrimformerConfig:
+    """What the model's config says of earlier cuts; empty for a dense model."""
+    config = getattr(structure.model.config, "quantization_config", None)
+    if isinstance(config, dict):
+        return TrimformerConfig(**config)
+    return config if config is not None and hasattr(config, "kept") else TrimformerConfig()
+
+
+def _write_config(structure: Structure, new: TrimformerConfig) -> None:
+    if new.kept or new.biases:
+        structure.model.config.quantization_config = new
+        carry_this_file(structure.model)
+
+
+def _resize_attention(structure: Structure, site: Site, core: str, heads: int) -> None:
+    if heads == 0:
+        empty_attention(structure.base, core, _owned_output(site))
+        return
+    for path, value in _head_counts(structure, site, heads).items():
+        owner, _, name = path.rpartition(".")
+        setattr(structure.base.get_submodule(owner), name, value)
+
+
+def _head_counts(structure: Structure, site: Site, heads: int | None = None) -> dict[str, int]:
+    heads = site.units if heads is None else heads
+    sizes = {"heads": heads, "features": heads * site.unit_width}
+    return {f"{site.core}.{name}": sizes[what] for name, what in structure.architecture.head_counts.items()}
+
+
+def _owned_output(site: Site) -> str | None:
+    """The consumer's name inside the attention module, None where it is outside."""
+    inside = f"{site.core}."
+    return site.consumer.removeprefix(inside) if site.consumer.startswith(inside) else None
+
+
+def _replace(parameter: Tensor, values: Tensor) -> None:
+    """Other values of another size; it stays the same parameter, so that its `requires_grad` can still be restored."""
+    parameter.data = values.contiguous()
+    parameter.grad = None

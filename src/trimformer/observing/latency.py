@@ -1,0 +1,117 @@
+"""Measured time of a forward pass: warm-up, models taken in turn so that a noisy machine is fair, median and spread."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from trimformer import processes
+from trimformer.data.batches import Workload, random_batch
+from trimformer.data.rows import Batch
+from trimformer.model.offload import device_of
+from trimformer.observing.watching import frozen
+from trimformer.progress import Progress
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one forward pass: median, and the quarters below and above which a quarter of the runs lie."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    runs: int
+    rows: int
+    length: int
+    device: str
+    threads: int
+
+    @property
+    def sequences_per_second(self) -> float:
+        """Rows of the batch by the median time."""
+        return 1000 * self.rows / self.median_ms
+
+
+def measure(
+    models: Mapping[str, nn.Module], batch: Batch, *, runs: int = 15, warmup: int = 2, progress: Progress | None = None
+) -> dict[str, Latency]:
+    """Time of one forward pass over the same batch for several models, interleaved run by run.
+
+    Of several processes the first measures, while the others wait.
+
+    Args:
+        models: whatever is called as `model(**batch)`: a transformers model, one that is compiled, an `OnnxModel`.
+        batch: on the device of the models.
+        runs: passes that count, of each model.
+        warmup: passes before these.
+        progress: wraps a sequence to show a bar.
+    """
+    rounds = range(warmup + runs)
+    times = torch.zeros(len(rounds), len(models), dtype=torch.float64)
+    if processes.is_first():
+        for round_ in rounds if progress is None else progress(rounds, "measuring latency"):
+            times[round_] = times.new_tensor([_one_pass_ms(model, batch) for model in models.values()])
+    by_model = processes.agreed(times)[warmup:].T.tolist()
+    rows, length = batch["input_ids"].shape
+    device = str(batch["input_ids"].device)
+    return {
+        name: Latency(
+            **quartiles(values), runs=runs, rows=rows, length=length, device=device, threads=torch.get_num_threads()
+        )
+        for name, values in zip(models, by_model, strict=True)
+    }
+
+
+def measure_at(
+    workload: Workload, models: Mapping[str, PreTrainedModel], *, runs: int = 15, progress: Progress | None = None
+) -> dict[str, Latency]:
+    """Time of one forward pass over random tokens, of models with the same vocabulary on the same device."""
+    first = next(iter(models.values()))
+    return measure(models, random_batch(first.config, workload, device_of(first)), runs=runs, progress=progress)
+
+
+def quartiles(milliseconds: Sequence[float]) -> dict[str, float]:
+    """`median_ms`, and `low_ms` and `high_ms`, the quarters below and above which a quarter of the values lie."""
+    low, median, high = np.percentile(milliseconds, [25, 50, 75])
+    return {"median_ms": float(median), "low_ms": float(low), "high_ms": float(high)}
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is, for a person who reads the figures elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{os.cpu_count()} x {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+@contextmanager
+def using_threads(count: int | None) -> Iterator[None]:
+    """Within the context PyTorch computes with so many CPU threads; None leaves them as they are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _one_pass_ms(model: nn.Module, batch: Batch) -> float:
+    with frozen(model), torch.inference_mode():
+        _synchronise(batch)
+        start = perf_counter()
+        model(**batch)
+        _synchronise(batch)
+        return 1000 * (perf_counter() - start)
+
+
+def _synchronise(batch: Batch) -> None:
+    if batch["input_ids"].is_cuda:
+        torch.cuda.synchronize(batch["input_ids"].device)

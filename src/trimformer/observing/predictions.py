@@ -1,0 +1,191 @@
+"""What a model predicts, in one form for every task head, and how far two models' predictions are apart.
+
+A sequence classifier makes one prediction per sequence, a QA head two (start and end), a masked language model or a
+token classifier one per token, a multi-label classifier one (yes or no) per label. Regression and sentence
+embeddings predict numbers. Everything that compares a pruned model with its dense model works on this form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from zlib import crc32
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from trimformer.data.labels import IGNORED
+from trimformer.data.rows import LABELS, Batch
+from trimformer.errors import DataError, UnsupportedModel
+
+_BINARY = 2
+PADDED_LOGIT = -1e4
+"""Low enough that its probability is exactly zero in float32, finite so that differences stay finite."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`values`: `(batch, predictions, classes or dimensions)`; `weights`: `(batch, predictions)`, rows sum to 1."""
+
+    values: Tensor
+    weights: Tensor
+    family: Literal["categorical", "gaussian"]
+
+    def detach(self) -> Predictions:
+        """The same without gradient."""
+        return Predictions(self.values.detach(), self.weights, self.family)
+
+
+def predictions(output: Any, batch: Batch, config: Any) -> Predictions:
+    """Read a model's output.
+
+    Args:
+        output: what the model returned (a transformers `ModelOutput`).
+        batch: its inputs; the attention mask says which tokens count.
+        config: the model's config, for `problem_type` and `num_labels`.
+
+    Raises:
+        UnsupportedModel: an output with neither logits nor hidden states.
+    """
+    token_mask = batch["attention_mask"].to(torch.float32)
+    if "start_logits" in output:
+        logits = torch.stack([output["start_logits"], output["end_logits"]], dim=1).float()
+        return _categorical(logits.masked_fill(token_mask[:, None] == 0, PADDED_LOGIT))
+    if "logits" not in output:
+        if "last_hidden_state" not in output:
+            raise UnsupportedModel(f"cannot compare outputs with {list(output.keys())}: logits or hidden states needed")
+        return _gaussian(embed(output["last_hidden_state"], token_mask)[:, None])
+    return _classification(output["logits"].float(), batch, config)
+
+
+def _classification(logits: Tensor, batch: Batch, config: Any) -> Predictions:
+    by_token = batch["attention_mask"] / batch["attention_mask"].sum(1, keepdim=True)
+    if logits.ndim == 3:
+        return Predictions(logits, by_token, "categorical")
+    if logits.shape == batch["input_ids"].shape and config.num_labels != logits.shape[1]:
+        return Predictions(_yes_or_no(logits), by_token, "categorical")
+    if config.problem_type == "multi_label_classification":
+        return _categorical(_yes_or_no(logits))
+    if config.problem_type == "regression" or logits.shape[-1] == 1:
+        return _gaussian(logits[:, None])
+    return _categorical(logits[:, None])
+
+
+def _yes_or_no(logits: Tensor) -> Tensor:
+    """One logit against zero is a choice between two classes: `(…)` -> `(…, 2)`."""
+    return torch.stack([torch.zeros_like(logits), logits], dim=-1)
+
+
+def embed(hidden: Tensor, token_mask: Tensor) -> Tensor:
+    """Mean over the tokens of each sequence, scaled to length one: `(batch, tokens, width)` -> `(batch, width)`."""
+    mask = token_mask.to(torch.float32)[..., None]
+    return F.normalize((hidden.float() * mask).sum(1) / mask.sum(1), dim=-1)
+
+
+def divergence(teacher: Predictions, student: Predictions, temperature: float = 1.0) -> Tensor:
+    """How far the student is from the teacher, per sequence: `(batch,)`.
+
+    Categorical: `T² KL(softmax(teacher / T) ‖ softmax(student / T))`; numbers: squared distance. Averaged over a
+    sequence's predictions.
+
+    Source: K-prune (arXiv 2308.03449), predictive knowledge.
+    """
+    if student.family == "gaussian":
+        per_prediction = (student.values - teacher.values).square().sum(-1)
+    else:
+        log_student = F.log_softmax(student.values / temperature, dim=-1)
+        log_teacher = F.log_softmax(teacher.values / temperature, dim=-1)
+        per_prediction = temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
+    return (per_prediction * student.weights).sum(1)
+
+
+def agreement(teacher: Predictions, student: Predictions) -> Tensor:
+    """Share of a sequence's categorical predictions that name the same class: `(batch,)`."""
+    same = (teacher.values.argmax(-1) == student.values.argmax(-1)).float()
+    return (same * student.weights).sum(1)
+
+
+def fisher_loss(predicted: Predictions, batch: Batch, seed: int) -> Tensor:
+    """A loss whose gradients have the Fisher information as second moment, per sequence: `(batch,)`. Needs no labels.
+
+    `⟨v, prediction⟩` with a random `v` of covariance `diag(p) − p pᵀ`, the Fisher information of logits; for numbers,
+    of covariance `I` (a Gaussian of unit variance). Signs are drawn, not labels: for one prediction of two classes, and
+    for one number, nothing is left to chance, and a confident model does not hang on rare draws. The draw depends on
+    the seed and on the sequence's tokens alone, not on how sequences are batched. A sequence's predictions are summed.
+
+    Differs from K-FAC's usual estimate (arXiv 1503.05671), which draws a label from `p`; the expectation is the same.
+    """
+    signs = _signs_by_sequence(batch, seed, predicted)
+    counted = predicted.weights > 0
+    direction = signs if predicted.family == "gaussian" else _fisher_root(predicted.values.detach(), signs)
+    return ((direction * predicted.values).sum(-1) * counted).sum(1)
+
+
+def _fisher_root(logits: Tensor, signs: Tensor) -> Tensor:
+    """`R s` with `R Rᵀ = diag(p) − p pᵀ`, `s` the signs: `(…, classes)` each; in closed form for two classes."""
+    root = F.softmax(logits, dim=-1).sqrt()
+    if logits.shape[-1] == _BINARY:
+        return root.prod(-1, keepdim=True) * signs[..., :1] * signs.new_tensor([1.0, -1.0])
+    return root * (signs - root * (root * signs).sum(-1, keepdim=True))
+
+
+def _signs_by_sequence(batch: Batch, seed: int, predicted: Predictions) -> Tensor:
+    """±1 per prediction and class or dimension: `(batch, predictions, classes or dimensions)`.
+
+    Tokens that are no padding come first in the draw, so that a row's signs are the same however its batch is padded.
+    """
+    count, dimensions = predicted.values.shape[1:]
+    length = batch["input_ids"].shape[1]
+    by_position = dimensions == length != count
+    shape = (dimensions, count) if by_position else (count, dimensions)
+    rows = []
+    for ids, mask in zip(batch["input_ids"].cpu(), batch["attention_mask"].cpu(), strict=True):
+        generator = torch.Generator().manual_seed(crc32(ids[mask.bool()].numpy().tobytes(), seed))
+        signs = torch.randint(2, shape, generator=generator, dtype=torch.float32) * 2 - 1
+        if shape[0] == length:
+            signs = signs[(mask.cumsum(0) - 1).clamp(min=0)]
+        rows.append(signs.T if by_position else signs)
+    return torch.stack(rows).to(predicted.values.device)
+
+
+def _categorical(logits: Tensor) -> Predictions:
+    return Predictions(logits, torch.full(logits.shape[:2], 1 / logits.shape[1], device=logits.device), "categorical")
+
+
+def _gaussian(values: Tensor) -> Predictions:
+    return Predictions(values, torch.ones(values.shape[:2], device=values.device), "gaussian")
+
+
+def of_next_tokens(labels: Sequence[Batch]) -> list[Batch]:
+    """A language model's labels, its tokens, each beside the prediction of it: one place earlier, none at the end."""
+    return [{name: F.pad(values[:, 1:], (0, 1), value=IGNORED) for name, values in batch.items()} for batch in labels]
+
+
+def task_loss(predicted: Predictions, labels: Batch) -> Tensor:
+    """The loss that the model was trained on, per sequence: `(batch,)`, the mean over its labelled predictions.
+
+    Cross-entropy of classes, yes-or-no answers and positions, squared distance of numbers. Padding does not enter, so
+    that a row's loss is the same in every batch. Labels stand beside the prediction of them, see `of_next_tokens`.
+
+    Raises:
+        DataError: labels of another number than predictions, or outside the model's classes.
+    """
+    columns = [labels[name] for name in LABELS if name in labels]
+    targets = columns[0] if len(columns) == 1 else torch.stack(columns, dim=1)
+    expected = predicted.values.shape[:2] if predicted.family == "categorical" else predicted.values[:, 0].shape
+    if targets.ndim == 1 or targets.numel() == expected.numel():
+        targets = targets.reshape(len(targets), -1)
+    if targets.shape != expected:
+        raise DataError(f"labels of shape {tuple(targets.shape)} do not fit predictions of shape {tuple(expected)}")
+    if predicted.family == "gaussian":
+        return (predicted.values[:, 0] - targets.to(predicted.values)).square().mean(1)
+    counted = targets != IGNORED
+    classes = predicted.values.shape[-1]
+    if bool((((targets < 0) & counted) | (targets >= classes)).any()):
+        raise DataError(
+            f"a label is outside 0 to {classes - 1}, the model's classes: check that the data fits the model"
+        )
+    losses = F.cross_entropy(predicted.values.transpose(1, 2), targets.long(), ignore_index=IGNORED, reduction="none")
+    return losses.sum(1) / counted.sum(1).clamp(min=1)

@@ -1,0 +1,140 @@
+"""Looks into a model while it runs: what goes into the consumers, and the gradients there.
+
+Every temporary change of a model (hooks, eval mode, gradients, fewer blocks) is a context manager that undoes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trimformer.errors import NumericalError
+from trimformer.model.sites import Site
+from trimformer.model.structure import Structure
+
+SeeInputs = Callable[[Site, Tensor], None]
+"""Called with a site and its consumer's input, `(batch, length, features)`."""
+SeeInputGradients = Callable[[Site, Tensor, Tensor], None]
+"""Called with a site, its consumer's input and the gradient there, `(batch, length, features)` each."""
+SeeOutputGradients = Callable[[Site, Tensor], None]
+"""Called with a site and the gradient at its consumer's output, `(batch, length, width)`."""
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients of parameters; restored at the end, per module and parameter."""
+    training = [(module, module.training) for module in model.modules()]
+    learning = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.eval()
+    model.requires_grad_(requires_grad=False)
+    try:
+        yield
+    finally:
+        for module, mode in training:
+            module.training = mode
+        for parameter in model.parameters():
+            if not parameter.is_meta:
+                parameter.requires_grad_(learning.get(parameter, True))
+
+
+@contextmanager
+def watching(
+    structure: Structure,
+    sites: Iterable[Site],
+    *,
+    inputs: SeeInputs | None = None,
+    input_gradients: SeeInputGradients | None = None,
+    output_gradients: SeeOutputGradients | None = None,
+) -> Iterator[None]:
+    """Within the context, forward and backward passes report on the consumers of some sites.
+
+    With `input_gradients` or `output_gradients`, the lowest of the sites becomes the place where the gradient's graph
+    begins: nothing below it is differentiated, and no parameter needs a gradient.
+    """
+    backward = input_gradients is not None or output_gradients is not None
+    by_sequence = _BySequence()
+
+    def before(site: Site, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        hidden = arguments[0]
+        if inputs is not None:
+            inputs(site, by_sequence(hidden.detach()))
+        if not backward:
+            return None
+        if not hidden.requires_grad:
+            hidden = hidden.detach().requires_grad_()
+        if input_gradients is not None:
+            seen = by_sequence(hidden.detach())
+            hidden.register_hook(lambda gradient: input_gradients(site, seen, by_sequence(gradient)))
+        return (hidden, *arguments[1:])
+
+    def after(site: Site, output: Tensor) -> None:
+        if output_gradients is not None:
+            output.register_hook(lambda gradient: output_gradients(site, by_sequence(gradient)))
+
+    with ExitStack() as stack:
+        for block in structure.blocks:
+            stack.callback(block.register_forward_pre_hook(by_sequence.note, with_kwargs=True).remove)
+        for site in sites:
+            consumer = structure.consumer(site)
+            stack.callback(consumer.register_forward_pre_hook(lambda _, args, s=site: before(s, args)).remove)
+            stack.callback(consumer.register_forward_hook(lambda _, __, out, s=site: after(s, out)).remove)
+        yield
+
+
+class _BySequence:
+    """Gives back `(batch, length, …)` where a block dropped it: OPT runs its FFN on tokens in one row."""
+
+    shape: torch.Size
+
+    def note(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.shape = (args[0] if args else kwargs["hidden_states"]).shape[:2]
+
+    def __call__(self, values: Tensor) -> Tensor:
+        return values.reshape(*self.shape, values.shape[-1])
+
+
+@contextmanager
+def only_blocks(structure: Structure, start: int, stop: int | None = None) -> Iterator[None]:
+    """Within the context the model consists of blocks `start … stop − 1`, and keeps no keys and values."""
+    path = structure.architecture.blocks
+    owner_path, _, name = path.rpartition(".")
+    owner, blocks, config = structure.base.get_submodule(owner_path), structure.blocks, structure.base.config
+    before = {key: config.__dict__[key] for key in ("layer_types", "use_cache") if config.__dict__.get(key)}
+    changed = {key: before[key][start:stop] if key == "layer_types" else False for key in before}
+    setattr(owner, name, blocks[start:stop])
+    vars(config).update(changed)
+    try:
+        yield
+    finally:
+        setattr(owner, name, blocks)
+        vars(config).update(before)
+
+
+@contextmanager
+def input_replaced(block: nn.Module, hidden: Tensor) -> Iterator[None]:
+    """Within the context a block gets these hidden states, whatever is computed below it."""
+
+    def replace(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return ((hidden, *args[1:]), kwargs) if args else ((), kwargs | {"hidden_states": hidden})
+
+    handle = block.register_forward_pre_hook(replace, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def check_finite(values: Tensor, site: str) -> None:
+    """Refuse NaN and infinity in activations or statistics.
+
+    Raises:
+        NumericalError: names the site.
+    """
+    if not bool(torch.isfinite(values).all()):
+        raise NumericalError(
+            f"NaN or infinite activations at site {site}: load the model in float32, or check it on this data"
+        )

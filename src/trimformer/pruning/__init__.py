@@ -1,0 +1,1 @@
+"""Decide what to remove, cut it, and repair what is left."""

@@ -1,0 +1,49 @@
+"""What methods share that score all units once, keep the best within the budget, and cut."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from trimformer.errors import require_range
+from trimformer.model.sites import Masks, Scores
+from trimformer.observing.calibration import Calibration, Measured
+from trimformer.observing.watching import frozen
+from trimformer.pruning.choose.search import keep_best
+from trimformer.pruning.contract import Backward, Job
+from trimformer.pruning.refit.walk import cut_and_refit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline(ABC):
+    """Options, and everything but the scores."""
+
+    measured_by: ClassVar[tuple[str, ...]] = ()
+    needs_labels: ClassVar[bool] = False
+    backward: ClassVar[Backward] = "none"
+
+    tune: bool = False
+    """Refit the output projections afterwards."""
+    ridge: float = 1e-2
+    """Of the refit: pull towards the dense weights, relative to the mean diagonal of the Gram matrix; at least 0."""
+    intercept: bool = True
+    """Of the refit: also re-solve the bias."""
+
+    def __post_init__(self) -> None:
+        require_range("ridge", self.ridge)
+
+    @abstractmethod
+    def scores(self, job: Job) -> Scores:
+        """Importance of every unit of the dense model."""
+
+    def measure(self, calibration: Calibration) -> Measured:
+        """Nothing is measured ahead."""
+        return {}
+
+    def prune(self, job: Job, measured: Measured) -> Masks:
+        """Score, keep the best, cut."""
+        masks = keep_best(self.scores(job), job.costs, job.limit)
+        with frozen(job.dense.model), frozen(job.student.model):
+            cut_and_refit(job, masks, tune=self.tune, ridge=self.ridge, intercept=self.intercept)
+        return masks

@@ -1,0 +1,196 @@
+"""How much may stay: budgets, what units cost, and what the whole model then costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trimformer.data.batches import Workload, rows_at_once
+from trimformer.errors import InvalidOption, UnreachableTarget, require_range
+from trimformer.model.limits import most_tokens
+from trimformer.model.sites import Masks
+from trimformer.model.structure import Structure
+from trimformer.progress import Progress
+from trimformer.pruning.cache import MeasuredCache
+
+
+def linear_table(units: int, unit_cost: float) -> Tensor:
+    """The table of a cost that every unit adds alike: `(units + 1,)`."""
+    return torch.arange(units + 1, dtype=torch.float64) * unit_cost
+
+
+def rounded_table(table: Tensor, multiple: int) -> Tensor:
+    """The table where any count of units costs as much as the next multiple, or as all: `(units + 1,)` both."""
+    counts = torch.arange(len(table))
+    return table[((counts + multiple - 1) // multiple * multiple).clamp(max=len(table) - 1)]
+
+
+def total_cost(masks: Masks, tables: CostTables) -> float:
+    """Cost of the kept units."""
+    return sum(float(tables[name][int(mask.sum())]) for name, mask in masks.items())
+
+
+def workload_of(model: PreTrainedModel, length: float | None, rows: int | None, mean_length: float) -> Workload:
+    """What time is measured on: what is not said is the calibration rows' mean length, and as many rows as fit.
+
+    Raises:
+        InvalidOption: longer than the model reads, or no row.
+    """
+    if length is not None:
+        require_range("sequence_length", length, low=1, high=most_tokens(model.config))
+    if rows is not None:
+        require_range("batch_size", rows, low=1)
+    length = length or mean_length
+    return Workload(length, rows or rows_at_once(model, length))
+
+
+CostTables = dict[str, Tensor]
+"""Cost of keeping 0, 1, … units, `(units + 1,)` by site name; starts at 0 and never falls."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much of the dense model's cost may stay; exactly one of `flops`, `params`, `latency`, a share in (0, 1].
+
+    FLOPs and parameters are those of the prunable sublayers (attention and FFN); embeddings, norms and task head are
+    not counted. Latency is the measured time of the whole model.
+
+    Raises:
+        InvalidOption: no share or several are given, a share is outside (0, 1], or `round_to` is below 1.
+
+    >>> Budget(flops=0.4).keep_fraction
+    0.4
+    """
+
+    flops: float | None = None
+    params: float | None = None
+    latency: float | None = None
+    round_to: int = 1
+    """Kept neurons of a site are a multiple of this, or all, or none; some hardware is faster so."""
+    uniform: bool = False
+    """The same sizes in every layer: the smaller model is one of its own class, and loads as any other."""
+
+    def __post_init__(self) -> None:
+        given = self._given
+        if len(given) != 1:
+            raise InvalidOption(f"a budget needs exactly one of flops=…, params=… or latency=…, got {given or 'none'}")
+        ((name, value),) = given.items()
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+            raise InvalidOption(f"budget {name}={value!r} is outside (0, 1]: it is the share to keep, 0.4 keeps 40 %")
+        require_range("round_to", self.round_to, low=1)
+
+    @classmethod
+    def of(cls, cost: str, share: float, *, round_to: int = 1) -> Budget:
+        """The budget that keeps a share of the cost of that name."""
+        shares: dict[str, Any] = {cost: share}
+        return cls(**shares, round_to=round_to)
+
+    @property
+    def _given(self) -> dict[str, Any]:
+        shares = {name: value for name, value in vars(self).items() if name not in ("round_to", "uniform")}
+        return {name: value for name, value in shares.items() if value is not None}
+
+    @property
+    def cost(self) -> str:
+        """Name of the cost: `flops`, `params` or `latency`."""
+        return next(iter(self._given))
+
+    @property
+    def keep_fraction(self) -> float:
+        """Share of the dense model's cost that may stay, in (0, 1]."""
+        return float(self._given[self.cost])
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What the units of a model cost, and what the whole model costs with some of them."""
+
+    tables: CostTables
+    whole: tuple[tuple[float, float], ...] = ()
+    """Sums over the tables, rising, each with the cost of the whole model there; empty where that is the sum itself.
+
+    So a measured cost counts what is no unit's, and that times do not quite add up. Of equal sums the last counts.
+    """
+
+    @property
+    def total(self) -> float:
+        """Cost of the dense model."""
+        return self.of_sum(sum(float(table[-1]) for table in self.tables.values()))
+
+    @property
+    def floor(self) -> float:
+        """Share of its cost that the model keeps without any unit."""
+        return self._points[1][0] / self.total if self.whole else 0.0
+
+    def of_sum(self, units: float) -> float:
+        """Cost of the whole model whose kept units cost `units` by the tables."""
+        return float(np.interp(units, *self._points)) if self.whole else units
+
+    def limit(self, share: float) -> float:
+        """What the kept units may cost by the tables, so that the whole model keeps a share of its cost.
+
+        Raises:
+            UnreachableTarget: the model takes more without any unit.
+        """
+        target = share * self.total
+        if not self.whole:
+            return target
+        sums, costs = self._points
+        if share < self.floor:
+            raise UnreachableTarget(
+                f"a share of {share:g} cannot be reached: without any head and neuron the model still takes "
+                f"{self.floor:.1%} of what it takes now; ask for more than that"
+            )
+        return float(np.interp(target, costs, sums))
+
+    @property
+    def _points(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Sums, each once so that no limit exceeds its share, and the costs there."""
+        sums, costs = zip(*dict(self.whole).items(), strict=True)
+        return sums, costs
+
+
+class Cost(Protocol):
+    """What the units of each site cost."""
+
+    @property
+    def description(self) -> str:
+        """One line for `trimformer list`."""
+
+    def prices(
+        self,
+        structure: Structure,
+        workload: Workload,
+        *,
+        cache: MeasuredCache | None = None,
+        progress: Progress | None = None,
+    ) -> Prices:
+        """Price tables of a model; a measurement is kept in the cache and shows its progress."""
+
+
+@runtime_checkable
+class MeasuredCost(Cost, Protocol):
+    """A cost whose tables are measured, and so are results."""
+
+    def kept(
+        self, dense: PreTrainedModel, pruned: PreTrainedModel, workload: Workload, progress: Progress | None = None
+    ) -> float:
+        """Measured cost of a pruned model against that of the dense one."""
+
+
+def rounded_tables(dense: Structure, tables: CostTables, multiple: int) -> CostTables:
+    """The tables with neurons bought by the `multiple`, so that every search keeps whole multiples.
+
+    Raises:
+        InvalidOption: no layer has so many neurons.
+    """
+    neurons = {site.name for site in dense if site.kind == "neuron"}
+    widest = max(site.units for site in dense)
+    if multiple > widest:
+        raise InvalidOption(f"round_to={multiple} is more than the {widest} units of the widest layer: try 8 or 64")
+    return {name: rounded_table(table, multiple) if name in neurons else table for name, table in tables.items()}

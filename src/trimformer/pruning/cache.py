@@ -1,0 +1,101 @@
+"""Keeps what was measured, so that a later run need not measure again.
+
+One safetensors file a measurement, named after a digest of its key, which holds everything that entered it. So a file
+is never taken for other data; one that is damaged, or says something else than its name, is left out and written anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from trimformer import processes
+from trimformer.observing.calibration import Measured
+
+DIGEST_CHARACTERS = 16
+ENVIRONMENT_VARIABLE = "TRIMFORMER_CACHE"
+
+
+def default_folder() -> Path:
+    """`$TRIMFORMER_CACHE`, or `trimformer` in the user's cache folder."""
+    return Path(os.environ.get(ENVIRONMENT_VARIABLE) or Path.home() / ".cache" / "trimformer")
+
+
+class MeasuredCache:
+    """A folder of measurements; `say` is told what was found there.
+
+    Every key has `model` and `measured`, which say what of what; the rest is what else it depends on. Of several
+    processes the first one reads, for all of them, and writes.
+    """
+
+    def __init__(self, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
+        self.folder = folder
+        self.say = say
+
+    def read(self, key: dict[str, Any]) -> Measured | None:
+        """A measurement, or None if there is none to be trusted; what is found is said."""
+        found = self._read(key) if processes.is_first() else None
+        return processes.gathered(found or {}) or None
+
+    def _read(self, key: dict[str, Any]) -> Measured | None:
+        path = self._path(key)
+        if not path.exists():
+            self._say_what_differs(path, key)
+            return None
+        try:
+            with safe_open(path, framework="pt") as stored:
+                if (stored.metadata() or {}).get("key") != _text(key):
+                    self.say(f"{path} was written for something else: measuring again")
+                    return None
+                measured = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  # not a dict
+        except (SafetensorError, OSError):
+            self.say(f"{path} is damaged: measuring again")
+            return None
+        self.say(f"reusing what {path} has of this model and data")
+        return measured
+
+    def write(self, key: dict[str, Any], measured: Measured) -> None:
+        """Store a measurement, if there is any; the file appears whole or not at all. A failure is said, no error."""
+        if not measured or not processes.is_first():
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as scratch:
+                new = Path(scratch) / "new"
+                tensors = {name: values.cpu().contiguous() for name, values in measured.items()}
+                save_file(tensors, new, metadata={"key": _text(key)})
+                new.replace(self._path(key))
+        except (OSError, SafetensorError) as error:
+            self.say(f"nothing is kept for later runs: {error}")
+
+    def _path(self, key: dict[str, Any]) -> Path:
+        """Files of the same measurement of one model share the first part of their name."""
+        about = _digest({name: key[name] for name in ("model", "measured")})
+        return self.folder / f"{about}-{_digest(key)}.safetensors"
+
+    def _say_what_differs(self, path: Path, key: dict[str, Any]) -> None:
+        for other in sorted(self.folder.glob(f"{path.name.partition('-')[0]}-*.safetensors")):
+            try:
+                with safe_open(other, framework="pt") as stored:
+                    found = json.loads((stored.metadata() or {}).get("key", "{}"))
+            except (SafetensorError, OSError, ValueError):
+                continue
+            differing = [name for name in key if found.get(name) != key[name]]
+            self.say(f"{other} was measured with other {', '.join(differing)}: measuring again")
+            return
+
+
+def _digest(key: dict[str, Any]) -> str:
+    return hashlib.sha256(_text(key).encode()).hexdigest()[:DIGEST_CHARACTERS]
+
+
+def _text(key: dict[str, Any]) -> str:
+    return json.dumps(key, sort_keys=True)

@@ -1,0 +1,1 @@
+"""Statistics -> scores, curves and clusters -> masks. Pure functions of tensors."""

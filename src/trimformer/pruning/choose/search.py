@@ -1,0 +1,99 @@
+"""Which units stay: scores or curves, what units cost, and a limit -> masks. Pure functions of tensors.
+
+What units cost is a table by site: the cost of keeping 0, 1, … units. FLOPs and parameters grow by the same step with
+every unit; measured time has flat stretches and steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import isotonic_regression
+from torch import Tensor
+
+from trimformer.model.sites import Masks, Scores
+from trimformer.pruning.budget import CostTables
+from trimformer.pruning.choose.curves import RemovalCurve
+
+ROUNDING = 1e-12
+"""Relative error of sums of costs that no unit is lost for."""
+
+
+def keep_best(scores: Scores, tables: CostTables, limit: float) -> Masks:
+    """Keep the units of highest score whose costs together stay within the limit.
+
+    Units are taken in order of falling score, over all sites at once; one that no longer fits is passed over, and a
+    cheaper one below it may still be taken. So what is left of the limit is less than the next step of any table.
+
+    Args:
+        scores: per site, one number a unit; ties keep the order of sites and units.
+        tables: cost of keeping 0, 1, … units, by site.
+        limit: what the kept units may cost together.
+    """
+    owners = [name for name, values in scores.items() for _ in range(values.numel())]
+    flat = torch.cat([values.double().cpu() for values in scores.values()])
+    kept = torch.zeros(len(owners), dtype=torch.bool)
+    steps = {name: iter(tables[name].diff().tolist()) for name in scores}
+    following = {name: next(steps[name], 0.0) for name in scores}
+    left, slack = limit, limit * ROUNDING
+    for index in torch.argsort(flat, descending=True, stable=True).tolist():
+        name = owners[index]
+        if following[name] <= left + slack:
+            left -= following[name]
+            following[name] = next(steps[name], 0.0)
+            kept[index] = True
+    return dict(zip(scores, kept.split([values.numel() for values in scores.values()]), strict=True))
+
+
+def remove_cheapest(curves: dict[str, RemovalCurve], tables: CostTables, limit: float) -> Masks:
+    """Remove units along the curves of all sites, cheapest per saved cost first, until the limit holds.
+
+    Where a table has steps, units that save nothing alone are priced together with those that complete the step; what
+    was removed last comes back where there is room for it.
+
+    Args:
+        curves: order and price of removal, by site; prices do not decrease along a curve.
+        tables: cost of keeping 0, 1, … units, by site.
+        limit: what the kept units may cost together.
+    """
+    saved = {name: tables[name].diff().flip(0) for name in curves}
+    least = ROUNDING * max(float(tables[name][-1]) for name in curves)
+    prices = {name: _price(curve.cost, saved[name].clamp(min=least)) for name, curve in curves.items()}
+    return remove_in_order({name: curve.order for name, curve in curves.items()}, prices, tables, limit)
+
+
+def remove_in_order(orders: dict[str, Tensor], prices: dict[str, Tensor], tables: CostTables, limit: float) -> Masks:
+    """Remove units of all sites by rising price until the limit holds; the last come back where there is room.
+
+    Args:
+        orders: in which order the units of a site go.
+        prices: of each of these removals, by site; do not decrease. Ties keep the order of sites.
+        tables: cost of keeping 0, 1, … units, by site.
+        limit: what the kept units may cost together.
+    """
+    saved = {name: tables[name].diff().flip(0) for name in orders}
+    left = sum(float(tables[name][-1]) for name in orders)
+    allowed = limit * (1 + ROUNDING)
+    removed = dict.fromkeys(orders, 0)
+    gone: list[str] = []
+    removals = [(price, name) for name in orders for price in prices[name].tolist()]
+    for _, name in sorted(removals, key=lambda removal: removal[0]):
+        if left <= allowed:
+            break
+        left -= float(saved[name][removed[name]])
+        removed[name] += 1
+        gone.append(name)
+    for name in dict.fromkeys(reversed(gone)):
+        while removed[name] and left + float(saved[name][removed[name] - 1]) <= allowed:
+            removed[name] -= 1
+            left += float(saved[name][removed[name]])
+    masks = {name: torch.ones(order.numel(), dtype=torch.bool) for name, order in orders.items()}
+    for name, count in removed.items():
+        masks[name][orders[name][:count]] = False
+    return masks
+
+
+def _price(cost: Tensor, saved: Tensor) -> Tensor:
+    """Price of each removal per saved cost, never falling: the slopes of the lower hull of price against saving."""
+    if not cost.numel():
+        return cost
+    return torch.from_numpy(isotonic_regression((cost / saved).numpy(), weights=saved.numpy()).x.copy())

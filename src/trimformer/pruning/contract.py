@@ -1,0 +1,53 @@
+"""The contract of a method: what it measures before a budget is known, and the job that it is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal, Protocol
+
+from trimformer.model.sites import Masks, Site
+from trimformer.model.structure import Structure
+from trimformer.observing.calibration import Calibration, Measured
+from trimformer.pruning.budget import CostTables
+
+Backward = Literal["none", "by block", "whole model"]
+
+
+class Method(Protocol):
+    """A pruning method: a frozen, keyword-only dataclass whose fields are its options."""
+
+    measured_by: ClassVar[tuple[str, ...]]
+    """Names of the options that `measure` reads: with these the same, what it measured can be reused."""
+    needs_labels: ClassVar[bool]
+    """Whether `calibration.labels` is read; only then are there any."""
+
+    @property
+    def backward(self) -> Backward:
+        """How far gradients go at a time: they take memory."""
+
+    def measure(self, calibration: Calibration) -> Measured:
+        """What no budget enters, and so serves every budget; empty if there is nothing."""
+
+    def prune(self, job: Job, measured: Measured) -> Masks:
+        """Decide the masks, and cut and tune `job.student` accordingly; `job.dense` stays as it is."""
+
+
+@dataclass(frozen=True)
+class Job(Calibration):
+    """One pruning task, with everything decided but the masks.
+
+    `student` starts as a copy of the dense model; the method cuts and tunes it. `limit` is what the kept units may
+    cost together; `costs[site][k]` is the cost of keeping `k` units of a site.
+    """
+
+    student: Structure
+    costs: CostTables
+    limit: float
+    stock: bool = field(default=False, kw_only=True)
+    """The student stays one of its own class: no output projection gets a bias that it does not have."""
+    uncapped: CostTables | None = field(default=None, kw_only=True)
+    """What units cost, where `costs` is what they cost within the sizes that all layers share."""
+
+    def unit_cost(self, site: Site) -> float:
+        """Mean cost of a unit of the site; 1 where there is none, so that scores can be divided by it."""
+        return float(self.costs[site.name][-1]) / site.units if site.units else 1.0

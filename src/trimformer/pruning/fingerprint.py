@@ -1,0 +1,47 @@
+"""What a measurement depends on, as digests: the model's weights, the calibration tokens, the method's options."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import torch
+import transformers
+
+from trimformer.data.rows import Batch
+from trimformer.model.offload import stored
+from trimformer.observing.calibration import Calibration
+from trimformer.pruning.cache import DIGEST_CHARACTERS
+
+FORMAT = 1
+"""Raised when what a method measures changes its meaning."""
+
+
+def measured_key(calibration: Calibration, name: str, method: Any) -> dict[str, Any]:
+    """Everything that a measurement depends on."""
+    weights = hashlib.sha256(calibration.dense.model.config.to_json_string().encode())
+    for path, values in stored(calibration.dense.model, calibration.dense.model.state_dict().items()):
+        weights.update(path.encode())
+        weights.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return {
+        "model": weights.hexdigest()[:DIGEST_CHARACTERS],
+        "measured": f"{name}'s calibration",
+        "data": fingerprint([*calibration.batches, *(calibration.labels or [])]),
+        "options": {name: value for name, value in asdict(method).items() if name in method.measured_by},
+        "seed": calibration.seed,
+        "version": f"{version('trimformer')}, format {FORMAT}",
+        "computed_by": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+
+
+def fingerprint(batches: Sequence[Batch]) -> str:
+    """Digest of the calibration tokens, to tell whether two runs used the same."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for name, values in sorted(batch.items()):
+            digest.update(f"{name}{tuple(values.shape)}".encode())
+            digest.update(values.cpu().numpy().tobytes())
+    return digest.hexdigest()[:DIGEST_CHARACTERS]

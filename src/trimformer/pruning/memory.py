@@ -1,0 +1,152 @@
+"""How much memory pruning will take: an estimate before the work starts, and the option that would fit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from trimformer.data.batches import token_count
+from trimformer.data.rows import Batch
+from trimformer.errors import InsufficientMemory, InvalidOption
+from trimformer.model.offload import is_offloaded
+from trimformer.model.structure import Structure, parameter_count
+from trimformer.observing.resources import available_bytes
+from trimformer.pruning.contract import Backward, Method
+
+BY_BLOCK = "--method surgeon"
+GIGABYTE = 1e9
+FLOAT32, FLOAT64, HALF = 4, 8, 2
+"""Bytes of a number."""
+NUMBERS_AT_ONCE = 2**30
+"""That may flow through the projections in one pass: a gradient pass keeps about as many."""
+LOGIT_COPIES = 6
+"""Float32 tensors of the size of the logits while a loss and its gradient are computed."""
+SITE_COPIES = 6
+"""Float64 matrices of the size of a site's sums while its curve is computed or its weights are solved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What pruning takes of memory beside the dense model, in the terms that it depends on."""
+
+    parameters: int
+    """Numbers of the student that are in memory: all, or where the model is offloaded, those of one block of each."""
+    bytes_per_number: int
+    tokens: int
+    """All calibration tokens."""
+    tokens_at_once: int
+    """Of the largest batch, padding included."""
+    flow: int
+    """Numbers that all projections read and write for a token."""
+    blocks: int
+    width: int
+    features: int
+    """Of the widest site."""
+    logits: int
+    """For a token, or 0."""
+    backward: Backward
+
+    @property
+    def student(self) -> float:
+        """The copy that is cut."""
+        return self.parameters * self.bytes_per_number
+
+    @property
+    def hidden(self) -> float:
+        """States and attention of both models at one block with targets, or states of one model at every block."""
+        refit = 4 * self.bytes_per_number + FLOAT32
+        boundaries = (self.blocks + 2) * self.bytes_per_number if self.backward == "by block" else 0
+        return self.tokens * self.width * max(refit, boundaries)
+
+    @property
+    def activations(self) -> float:
+        """What a pass keeps for its gradients: of the whole model, or of one block."""
+        flow = self.flow if self.backward == "whole model" else self.flow / self.blocks
+        logits = self.logits * (FLOAT32 * LOGIT_COPIES if self.backward != "none" else self.bytes_per_number)
+        return self.tokens_at_once * (flow * self.bytes_per_number + logits)
+
+    @property
+    def statistics(self) -> float:
+        """Sums and solutions of the widest site, and the metrics of all sites."""
+        site = SITE_COPIES * self.features * (self.features + self.width) * FLOAT64
+        return site + (2 * self.blocks * self.width**2 * FLOAT64 if self.backward == "by block" else 0)
+
+    @property
+    def needed(self) -> float:
+        """Bytes beside the dense model, as if all were there at the same time."""
+        return self.student + self.hidden + self.activations + self.statistics
+
+
+def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footprint:
+    """What pruning a model by a method on these batches depends on."""
+    model = dense.model
+    block = 2 * parameter_count(dense.blocks) // len(dense.blocks)
+    return Footprint(
+        parameters=block if is_offloaded(model) else parameter_count(model),
+        bytes_per_number=model.dtype.itemsize,
+        tokens=token_count(batches),
+        tokens_at_once=max(batch["input_ids"].numel() for batch in batches),
+        flow=dense.flow,
+        blocks=len(dense.blocks),
+        width=dense.width,
+        features=max(site.features for site in dense),
+        logits=0 if model.get_output_embeddings() is None else int(model.config.vocab_size),
+        backward=method.backward,
+    )
+
+
+def pass_tokens(dense: Structure) -> int:
+    """How many padded tokens a batch may have, so that what a gradient pass keeps is bounded in large models too."""
+    return max(1, NUMBERS_AT_ONCE // max(1, dense.flow))
+
+
+def check_memory(dense: Structure, batches: list[Batch], method: Method) -> None:
+    """Refuse work that does not fit into memory, before it starts.
+
+    Raises:
+        InvalidOption: gradients of a whole model that is not in memory.
+        InsufficientMemory: names the estimate, what is available, and the option that would fit.
+    """
+    if method.backward == "whole model" and is_offloaded(dense.model):
+        raise InvalidOption(
+            "weights of this model are offloaded, and the method's gradients need all of them in memory at once: use "
+            f"{BY_BLOCK}, which takes them block by block, or with --set gradients=false none"
+        )
+    asked, available = footprint(dense, batches, method), available_bytes(dense.device)
+    if asked.needed > available:
+        raise InsufficientMemory(
+            f"pruning needs about {_gigabytes(asked.needed)} beside the model, {_gigabytes(available)} are available: "
+            f"{remedy(asked, available, dense.device.type)}"
+        )
+
+
+def remedy(asked: Footprint, available: float, device: str = "cpu") -> str:
+    """What to do about work that does not fit: the first option that would, or several together."""
+    freed = asked.parameters * max(0, asked.bytes_per_number - HALF)
+    options: list[tuple[str, Footprint, float]] = [("", asked, 0)]
+    if freed:
+        options.append(("--dtype bfloat16", replace(asked, bytes_per_number=HALF), freed))
+    milder: dict[Backward, str] = {
+        "whole model": f"{BY_BLOCK} (gradients block by block)",
+        "by block": "--set gradients=false",
+    }
+    if asked.backward in milder:
+        changed: Backward = "by block" if asked.backward == "whole model" else "none"
+        options += [
+            (f"{option} {milder[asked.backward]}".strip(), replace(plan, backward=changed), free)
+            for option, plan, free in options
+        ]
+    for option, plan, free in options[1:]:
+        if plan.needed <= available + free:
+            return f"{option} needs about {_gigabytes(plan.needed - free)}"
+    option, plan, free = options[-1]
+    tokens = math.floor((available + free - plan.needed + plan.hidden) / (plan.hidden / plan.tokens))
+    also = f" with {option}" if option else ""
+    if tokens >= plan.features:
+        return f"at most --calibration-tokens {tokens} fit{also}"
+    where = "a GPU and CPU memory" if device == "cuda" else "memory and disk"
+    return f"even{also} it needs {_gigabytes(plan.needed - free)}; spread the model over {where} with --device-map auto"
+
+
+def _gigabytes(size: float) -> str:
+    return f"{size / GIGABYTE:.1f} GB"

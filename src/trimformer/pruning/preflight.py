@@ -1,0 +1,95 @@
+"""Everything that can be refused before the work starts: weights, rows, memory, processes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from trimformer import processes
+from trimformer.data.rows import Batch
+from trimformer.errors import DataError, NumericalError, UnsupportedModel
+from trimformer.model.offload import stored
+from trimformer.model.sites import Site
+from trimformer.model.structure import Structure
+from trimformer.observing.calibration import Calibration
+from trimformer.observing.watching import check_finite, frozen, watching
+from trimformer.pruning.fingerprint import measured_key
+
+
+def check_together(calibration: Calibration, name: str, method: Any) -> None:
+    """Refuse several processes that cannot work on one result.
+
+    Raises:
+        DataError: they were given different things, or there are more of them than batches.
+    """
+    if processes.count() == 1:
+        return
+    key = measured_key(calibration, name, method) | {"options": asdict(method)}
+    texts = {f"{processes.index()} {part}": json.dumps(value).encode() for part, value in key.items()}
+    found = processes.gathered({about: torch.tensor(list(text), dtype=torch.uint8) for about, text in texts.items()})
+    others = range(1, processes.count())
+    differing = [p for p in key if not all(torch.equal(found[f"0 {p}"], found[f"{other} {p}"]) for other in others)]
+    if differing:
+        raise DataError(
+            f"the processes were given different things ({', '.join(differing)}): give all of them the same"
+        )
+    if processes.count() > len(calibration.batches):
+        raise DataError(
+            f"{processes.count()} processes, but the calibration rows make {len(calibration.batches)} batches: start "
+            f"at most {len(calibration.batches)} processes, or use more --calibration-tokens"
+        )
+
+
+def check_activations(structure: Structure, batch: Batch) -> None:
+    """Run one batch and refuse a model that computes NaN or infinity.
+
+    Raises:
+        NumericalError: names the lowest site where it does.
+    """
+    with (
+        frozen(structure.model),
+        torch.no_grad(),
+        watching(structure, structure.sites, inputs=lambda site, hidden: check_finite(hidden, site.name)),
+    ):
+        structure.model(**batch)
+
+
+def check_weights(structure: Structure) -> None:
+    """Refuse a model with NaN or infinite weights, or with nothing left to prune.
+
+    Raises:
+        NumericalError: names the site or the parameter.
+        UnsupportedModel: every sublayer is empty.
+    """
+    if not any(site.units for site in structure):
+        raise UnsupportedModel("nothing is left to prune: no sublayer of this model has a head or neuron")
+    for name, parameter in stored(structure.model, structure.model.named_parameters()):
+        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
+            paths = {path: site.name for site in structure for path in (*_produced_by(site), site.consumer)}
+            sites = [site for path, site in paths.items() if f"{path}." in name]
+            where = f"site {sites[0]} ({name})" if sites else name
+            raise NumericalError(f"NaN or infinite weights at {where}: repair or re-download the checkpoint")
+
+
+def _produced_by(site: Site) -> list[str]:
+    return [producer.path for producer in site.producers]
+
+
+TOKENS_PER_FEATURE = 2
+
+
+def too_few_tokens(calibration: Calibration) -> list[str]:
+    """A warning if the widest site has more than half as many features as there are calibration tokens."""
+    widest = max(calibration.dense.sites, key=lambda site: site.features)
+    enough = TOKENS_PER_FEATURE * widest.features
+    if calibration.tokens >= enough:
+        return []
+    return [
+        (
+            f"{calibration.tokens} calibration tokens are few for the {widest.features} features of {widest.name}: "
+            f"use at least --calibration-tokens {enough}; accuracy may suffer"
+        )
+    ]

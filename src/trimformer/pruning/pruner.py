@@ -1,0 +1,267 @@
+"""The story: data and model in, a smaller model and its facts out. One call a stage."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer import plugins, processes
+from trimformer.data.batches import only, split_batches, tokens_at_once
+from trimformer.data.given import Data, calibration_batches
+from trimformer.data.rows import LABELS, MODEL_INPUTS
+from trimformer.errors import TrimformerError
+from trimformer.model.limits import check_inputs, check_padding
+from trimformer.model.manifest import versions
+from trimformer.model.sites import Masks
+from trimformer.model.structure import parameter_count, read_structure
+from trimformer.model.surgery import describe_cut, describe_stock, pruning_config
+from trimformer.observing.calibration import Calibration, Measured
+from trimformer.observing.predictions import of_next_tokens
+from trimformer.observing.resources import Used, watching_resources
+from trimformer.progress import Progress
+from trimformer.pruning.budget import Budget, MeasuredCost, Prices, rounded_tables, total_cost, workload_of
+from trimformer.pruning.cache import MeasuredCache
+from trimformer.pruning.contract import Job
+from trimformer.pruning.facts import compact_curves, masks_summary, patterns
+from trimformer.pruning.fingerprint import fingerprint, measured_key
+from trimformer.pruning.measured_budget import pruned_as_measured
+from trimformer.pruning.memory import check_memory, pass_tokens
+from trimformer.pruning.method_options import asked_by, make_method
+from trimformer.pruning.preflight import check_activations, check_together, check_weights, too_few_tokens
+from trimformer.pruning.result import PruningResult
+from trimformer.pruning.uniform import check_uniform, prune_uniformly, uniform_job
+
+DEFAULT_METHOD = "surgeon"
+DEFAULT_CALIBRATION_TOKENS = 20_000
+
+
+def prune(
+    model: PreTrainedModel,
+    data: Data,
+    *,
+    budget: Budget,
+    method: str = DEFAULT_METHOD,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    calibration_tokens: int | None = DEFAULT_CALIBRATION_TOKENS,
+    sequence_length: float | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+    options: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> PruningResult:
+    """Make a model smaller; the model given stays as it is.
+
+    Several processes of a group share the work, and all get the result: each calls this, with the same arguments.
+
+    Args:
+        model: a fine-tuned transformers model, dense or already pruned.
+        data: what to calibrate on: strings (with `tokenizer`), encoded rows (`input_ids`, …), a Dataset with these
+            columns or with a `text` column, or an iterable of padded batches such as a DataLoader. Labels (`labels`,
+            or `start_positions` and `end_positions`) are read only for methods that need them.
+        budget: the share of the model's cost to keep, such as `Budget(flops=0.4)`.
+        method: one of `trimformer list`.
+        tokenizer: for strings, and for the padding id.
+        calibration_tokens: rows are drawn until they hold this many tokens; None takes all rows. A DataLoader's
+            batches are all taken.
+        sequence_length: tokens at which FLOPs are counted and latency is measured; None takes the mean of the
+            calibration rows.
+        batch_size: rows at which latency is measured; None takes 32, or fewer where rows are long or the vocabulary of
+            a language model is large.
+        seed: of all sampling.
+        options: of the method, by name.
+        progress: wraps a sequence to show a bar.
+
+    Raises:
+        TrimformerError: any of its kinds; the message names the value, the range and the next step.
+
+    >>> result = prune(model, texts, budget=Budget(flops=0.4), tokenizer=tokenizer)    # doctest: +SKIP
+    >>> result.model.save_pretrained("smaller")                                        # doctest: +SKIP
+    """
+    pruner = Pruner(
+        model,
+        data,
+        method=method,
+        tokenizer=tokenizer,
+        calibration_tokens=calibration_tokens,
+        sequence_length=sequence_length,
+        batch_size=batch_size,
+        seed=seed,
+        options=options,
+        progress=progress,
+    )
+    return pruner.prune(budget)
+
+
+class Pruner:
+    """One calibration, many sizes: what a method measures once is reused for every budget.
+
+    >>> pruner = Pruner(model, texts, tokenizer=tokenizer)                             # doctest: +SKIP
+    >>> sizes = [pruner.prune(Budget(flops=share)) for share in (0.8, 0.6, 0.4)]       # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        data: Data,
+        *,
+        method: str = DEFAULT_METHOD,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        calibration_tokens: int | None = DEFAULT_CALIBRATION_TOKENS,
+        sequence_length: float | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+        options: Mapping[str, Any] | None = None,
+        cache: MeasuredCache | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Arguments as those of `prune`; `cache` keeps what is measured for later runs."""
+        self.name = method
+        self.method = make_method(method, options or {})
+        dense = read_structure(model)
+        check_weights(dense)
+        needed = self.method.needs_labels
+        with asked_by(method):
+            given = calibration_batches(data, tokenizer, calibration_tokens, seed, dense.device, labels=needed)
+        given = split_batches(given, min(tokens_at_once(model), pass_tokens(dense)))
+        batches, labels = only(given, MODEL_INPUTS), only(given, LABELS) if needed else None
+        if labels and dense.predicts_next_tokens:
+            labels = of_next_tokens(labels)
+        check_inputs(batches, model.config)
+        check_padding(model, batches)
+        check_activations(dense, batches[0])
+        self.calibration = Calibration(dense, batches, seed, progress or (lambda items, _: items), labels=labels)
+        check_together(self.calibration, method, self.method)
+        self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
+        check_memory(dense, batches, self.method)
+        self.cache = cache
+        self.measuring = Used()
+        self._prices: dict[str, Prices] = {}
+        self.warnings = too_few_tokens(self.calibration)
+
+    @cached_property
+    def measured(self) -> Measured:
+        """What the method measures before a budget is known; from the cache where it is there."""
+        if self.cache is None:
+            return self._measure()
+        key = measured_key(self.calibration, self.name, self.method)
+        found = self.cache.read(key)
+        if found is None:
+            found = self._measure()
+            self.cache.write(key, found)
+        return found
+
+    def _measure(self) -> Measured:
+        with watching_resources(self.calibration.dense.device) as self.measuring:
+            return self.method.measure(self.calibration)
+
+    def prune(self, budget: Budget) -> PruningResult:
+        """A pruned copy of the model within a budget.
+
+        A cost that is measured is measured on the result as well, which is pruned again where it is off.
+
+        Raises:
+            TrimformerError: as `prune`.
+        """
+        cost = plugins.load("costs", budget.cost)
+        if not isinstance(cost, MeasuredCost):
+            return self._prune(budget, budget.keep_fraction)
+        dense, progress = self.calibration.dense.model, self.calibration.progress
+        return pruned_as_measured(
+            lambda share: self._prune(budget, share),
+            lambda model: processes.agreed_number(cost.kept(dense, model, self.workload, progress)),
+            lowest=self.prices(budget.cost).floor,
+            asked=budget.keep_fraction,
+        )
+
+    def _prune(self, budget: Budget, share: float) -> PruningResult:
+        """A pruned copy that keeps at most a share of the budget's cost, as formulas or tables have it."""
+        calibration, dense = self.calibration, self.calibration.dense
+        if budget.uniform:
+            check_uniform(dense)
+        prices = self.prices(budget.cost)
+        measured = self.measured  # before the student takes its memory
+        student = read_structure(copy.deepcopy(dense.model))
+        job = Job(
+            dense,
+            calibration.batches,
+            calibration.seed,
+            calibration.progress,
+            labels=calibration.labels,
+            student=student,
+            limit=prices.limit(share),
+            costs=rounded_tables(dense, prices.tables, budget.round_to),
+        )
+        with watching_resources(dense.device) as pruning:
+            masks = processes.agreed_masks(self.method.prune(job, measured))
+            if budget.uniform:
+                job = uniform_job(job, masks)
+                masks = processes.agreed_masks(prune_uniformly(self.method, job, measured))
+        (describe_stock if budget.uniform else describe_cut)(job.student, masks)
+        _verify_budget(job, masks)
+        reached = prices.of_sum(total_cost(masks, prices.tables)) / prices.total
+        facts = self._facts(job, masks) | {
+            "budget": {
+                "cost": budget.cost,
+                "asked": budget.keep_fraction,
+                "reached": reached,
+                "round_to": budget.round_to,
+                "uniform": budget.uniform,
+            },
+            "seconds": {"measuring": self.measuring.seconds, "pruning": pruning.seconds},
+            "memory_mb": {"measuring": self.measuring.memory_mb, "pruning": pruning.memory_mb},
+            "curves": compact_curves(measured),
+        }
+        return PruningResult(job.student.model, masks, facts)
+
+    def prices(self, cost: str) -> Prices:
+        """What the dense model's units cost; measured or counted once."""
+        if cost not in self._prices:
+            self._prices[cost] = plugins.load("costs", cost).prices(
+                self.calibration.dense, self.workload, cache=self.cache, progress=self.calibration.progress
+            )
+        return self._prices[cost]
+
+    def _kept_by_cost(self, masks: Masks) -> dict[str, float]:
+        """Share of every cost that stays; of those that must be measured, where they are."""
+        costs = plugins.provided("costs")
+        counted = [name for name, cost in costs.items() if name in self._prices or not isinstance(cost, MeasuredCost)]
+        shares = {}
+        for name in counted:
+            prices = self.prices(name)
+            shares[name] = prices.of_sum(total_cost(masks, prices.tables)) / prices.total
+        return shares
+
+    def _facts(self, job: Job, masks: Masks) -> dict[str, Any]:
+        return {
+            "method": self.name,
+            "options": asdict(self.method),  # type: ignore[call-overload]  # every method is a dataclass
+            "kept": self._kept_by_cost(masks),
+            "model_class": type(job.student.model).__name__,
+            "dtype": str(job.student.model.dtype).removeprefix("torch."),
+            "units": masks_summary(job.dense, masks),
+            "patterns": patterns(masks),
+            "parameters": {"dense": parameter_count(job.dense.model), "pruned": parameter_count(job.student.model)},
+            "already_pruned": bool(pruning_config(job.dense).kept),
+            "warnings": list(self.warnings),
+            "calibration": {
+                "tokens": job.tokens,
+                "sequences": job.sequences,
+                "mean_length": job.mean_length,
+                "seed": job.seed,
+                "fingerprint": fingerprint(job.batches),
+            },
+            "workload": asdict(self.workload),
+            "processes": processes.count(),
+            "versions": versions(),
+        }
+
+
+def _verify_budget(job: Job, masks: Masks) -> None:
+    cost = total_cost(masks, job.costs)
+    if cost > job.limit * (1 + 1e-9):
+        raise TrimformerError(f"the method kept {cost:.4g} of at most {job.limit:.4g}: this is a bug of the method")

@@ -1,0 +1,1 @@
+"""Repair what is left: least squares, the walk from the bottom up, rescaling."""

@@ -1,0 +1,152 @@
+"""Tuning that changes one number a unit: scales of the kept units, solved sublayer by sublayer and folded into weights.
+
+The target is a teacher that is itself pruned, but less, so that it can be reached by scales alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from trimformer import processes
+from trimformer.data.rows import Batch
+from trimformer.model.masking import masked
+from trimformer.model.sites import Masks, Site
+from trimformer.model.structure import Structure
+from trimformer.observing.predictions import predictions
+from trimformer.observing.sums import RegressionSums
+from trimformer.observing.watching import check_finite, frozen, watching
+from trimformer.pruning.contract import Job
+from trimformer.pruning.refit.least_squares import spd_solve
+from trimformer.pruning.refit.walk import Walk, cut_and_refit
+
+LARGEST_SCALE = 10.0
+TINY = 1e-30
+"""Keeps the system of units that add nothing at all solvable: their scales stay 1."""
+
+
+@dataclass(frozen=True)
+class UnitSystem:
+    """Normal equations of the scales of a site's units: `matrix` `(units, units)`, `right` `(units,)`."""
+
+    matrix: Tensor
+    right: Tensor
+
+
+def unit_system(sums: RegressionSums, weight: Tensor, bias: Tensor, units: int) -> UnitSystem:
+    """Normal equations of `min_s Σ_t ‖ y_t − b − Σ_u s_u h_u(x_t) W_u ‖²`, from running sums.
+
+    Nothing per token is needed: `Σ_t ⟨h_u W_u, h_v W_v⟩` is the sum of the part of `(HᵀH) ∘ (W Wᵀ)` that belongs to `u`
+    and `v`.
+
+    Args:
+        sums: of the consumer's input `h` and the target `y`.
+        weight: `W`, `(features, outputs)`.
+        bias: `b`, `(outputs,)`.
+        units: of the site.
+    """
+    weight, bias = weight.double(), bias.double()
+    products = sums.tokens * sums.gram * (weight @ weight.T)
+    cross = sums.tokens * (sums.cross - torch.outer(sums.input_mean, bias)) * weight
+    width = sums.features // units
+    return UnitSystem(
+        products.reshape(units, width, units, width).sum((1, 3)), cross.sum(1).reshape(units, width).sum(1)
+    )
+
+
+def unit_scales(system: UnitSystem, damping: float, site: str) -> Tensor | None:
+    """Scales near 1 that solve the normal equations `A s = b`.
+
+        (A + λ I)(s − 1) = b − A 1        λ = damping · mean(diag A)
+
+    Returns:
+        `(units,)`; None if a scale is outside −10 to 10.
+
+    Raises:
+        NumericalError: the system is singular; names the site.
+    """
+    damped = system.matrix.clone()
+    damped.diagonal().add_(damping * float(system.matrix.diagonal().mean()) + TINY)
+    scales = 1 + spd_solve(damped, (system.right - system.matrix.sum(1))[:, None], site)[:, 0]
+    return None if bool((scales.abs() > LARGEST_SCALE).any()) else scales
+
+
+def cut_and_rescale(job: Job, masks: Masks, teacher: Masks | None, *, damping: float) -> None:
+    """Cut the student to given masks; with masks of a teacher, `rescale` what it keeps."""
+    with frozen(job.dense.model), frozen(job.student.model):
+        if teacher is None:
+            cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
+        else:
+            rescale(job, processes.agreed_masks(masks), processes.agreed_masks(teacher), damping=damping)
+
+
+def rescale(job: Job, masks: Masks, teacher: Masks, *, damping: float) -> None:
+    """Cut the student to given masks, and scale what it keeps, so that its residual stream is nearest to the teacher's.
+
+    The teacher is the dense model without the units that `teacher` removes. The first attention sublayer is not scaled:
+    its input has no error yet. In the last FFN of a model that reads one token of a row only, only that token counts. A
+    sublayer whose scales are refused stays as it was cut.
+
+    Source: Kwon et al. (arXiv 2204.09656), mask tuning. Differs: the sublayers above a refused one are still scaled.
+    """
+    last = job.dense.sites[-1].name
+    only_read = tokens_read(job.dense, job.batches)
+    counting = None if only_read is None else job.share(only_read)
+    with masked(job.dense, teacher):
+        walk = Walk(job)
+        for site in job.progress(job.student.sites, "rescaling"):
+            walk.cut(site, masks[site.name])
+            if bool(masks[site.name].any()) and (site.kind, site.block) != ("head", 0):
+                sums = walk.regression(site, counting if site.name == last else None)
+                with job.student.in_memory(site.block):
+                    _scale(job.student, site, sums, int(masks[site.name].sum()), damping)
+            walk.leave(site)
+
+
+def teacher_job(job: Job) -> Job:
+    """The same job with a limit half-way, by factors, from all units to the limit; its layers may differ in size."""
+    costs = job.uncapped or job.costs
+    return replace(job, costs=costs, limit=math.sqrt(job.limit * sum(float(table[-1]) for table in costs.values())))
+
+
+def tokens_read(structure: Structure, batches: list[Batch]) -> list[Tensor] | None:
+    """1 for each row's token that is read of the last sublayer, 0 for the others: `(tokens,)` by batch.
+
+    None unless that is the first token alone, as most classifiers have it, or the last alone, as those of decoders do.
+    The gradient at the sublayer's output says so, in the first batch.
+    """
+    seen: list[Tensor] = []
+    model, batch = structure.model, batches[0]
+    with (
+        torch.enable_grad(),
+        watching(structure, structure.sites[-1:], output_gradients=lambda _, gradient: seen.append(gradient)),
+    ):
+        predictions(model(**batch), batch, model.config).values.square().sum().backward()
+    read = seen[0].ne(0).any(-1)
+    for edge in (_first, _last):
+        if torch.equal(read, edge(batch)):
+            return [edge(other)[other["attention_mask"].bool()].float() for other in batches]
+    return None
+
+
+def _first(batch: Batch) -> Tensor:
+    mask = batch["attention_mask"].bool()
+    return mask & (mask.cumsum(1) == 1)
+
+
+def _last(batch: Batch) -> Tensor:
+    mask = batch["attention_mask"].bool()
+    return mask & (mask.cumsum(1) == mask.sum(1, keepdim=True))
+
+
+@torch.no_grad()
+def _scale(student: Structure, site: Site, sums: RegressionSums, units: int, damping: float) -> None:
+    weight, bias = student.consumer_weight(site), student.consumer_bias(site)
+    system = unit_system(sums, weight, weight.new_zeros(weight.shape[1]) if bias is None else bias, units)
+    check_finite(system.right, site.name)
+    scales = unit_scales(system, damping, site.name)
+    agreed = processes.agreed(torch.ones_like(system.right) if scales is None else scales)
+    weight.mul_(agreed.repeat_interleave(site.unit_width)[:, None].to(weight))

@@ -1,0 +1,53 @@
+"""A model with what was done to it, as a folder: checkpoint, manifest and model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer.model import checkpoint
+from trimformer.report.model_card import README, model_card
+
+
+def save(
+    model: PreTrainedModel,
+    out: str | Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    manifest: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+    dtype: torch.dtype | None = None,
+    extra_files: Mapping[str, Path] | None = None,
+) -> Path:
+    """Write a checkpoint that appears whole or not at all.
+
+    Everything is written to a folder beside `out`, which takes its place at the end. Before that the new checkpoint is
+    read back and compared with the model, weight by weight.
+
+    Args:
+        model: dense or pruned.
+        out: the folder to make.
+        tokenizer: saved along.
+        manifest: what was done, saved as `trimformer.json`; that of a pruning result as a model card too.
+        overwrite: replace an existing folder.
+        dtype: store floating-point weights in this precision; None stores them as they are. What loads them decides
+            in which precision it computes: by the config, the model's own.
+        extra_files: files to copy along, by their path below `out`.
+
+    Raises:
+        CheckpointError: the folder exists and `overwrite` is not set, or it cannot be written.
+    """
+    return checkpoint.write(
+        model,
+        out,
+        tokenizer=tokenizer,
+        manifest=manifest,
+        texts={README: model_card(manifest)} if manifest is not None and "budget" in manifest else {},
+        overwrite=overwrite,
+        dtype=dtype,
+        extra_files=extra_files,
+    )
