@@ -31,9 +31,9 @@ def count_flops(model: PreTrainedModel, length: int) -> int:
     with FlopCounterMode(display=False) as counter:
         structure.base(input_ids=torch.arange(5, 5 + length)[None])
     root = type(structure.base).__name__
-    blocks = f"{root}.{structure.architecture.blocks}"
+    blocks = f"{root}.{structure.architecture.chains[0].blocks}"
     counts = counter.get_flop_counts()
-    return sum(sum(counts.get(f"{blocks}.{index}", {}).values()) for index in range(len(structure.blocks)))
+    return sum(sum(counts.get(f"{blocks}.{index}", {}).values()) for index in range(len(structure.blocks())))
 
 
 def count_parameters(model: PreTrainedModel, _: int) -> int:

@@ -21,7 +21,7 @@ def batches_of(structure: Structure) -> list[Batch]:
 def seen_at(structure: Structure, batch: Batch, site: Site) -> dict[str, Tensor]:
     """The consumer's input and output, and what the output is added to, in a full forward pass."""
     seen: dict[str, Tensor] = {}
-    block, consumer = structure.blocks[site.block], structure.consumer(site)
+    block, consumer = structure.block(site), structure.consumer(site)
     first = block if site.kind == "head" else structure.projection(site.producers[0].path)
     handles = [
         structure.projection(site.producers[0].path).register_forward_pre_hook(
@@ -36,7 +36,7 @@ def seen_at(structure: Structure, batch: Batch, site: Site) -> dict[str, Tensor]
         handle.remove()
     real = batch["attention_mask"].bool()
     found = {name: value.reshape(*real.shape, value.shape[-1])[real] for name, value in seen.items()}
-    if site.kind == "neuron" and structure.pre_norm:
+    if site.kind == "neuron" and structure.pre_norm():
         found["residual"] = found["left"] - found["output"]  # nothing comes after the sum, so the block's output is it
     return found
 
@@ -47,7 +47,7 @@ def test_the_tail_from_every_block_equals_the_whole_model(architecture: str, hea
     batches = batches_of(structure)
     boundary = Boundary(structure, batches)
     modules = [id(module) for module in structure.model.modules()]
-    for block in range(len(structure.blocks)):
+    for block in range(len(structure.blocks())):
         assert boundary.block == block
         for index, batch in enumerate(batches):
             with torch.no_grad():
@@ -70,7 +70,7 @@ def test_before_and_after_a_sublayer_equal_the_whole_model(architecture: str, se
     boundary = Boundary(structure, batches)
     for site in structure:
         if settled:
-            boundary.settle()
+            boundary.settle(boundary.sites)
         for index, batch in enumerate(batches):
             expected = seen_at(structure, batch, site)
             residual, consumed = boundary.before(index, site)
@@ -78,10 +78,11 @@ def test_before_and_after_a_sublayer_equal_the_whole_model(architecture: str, se
             torch.testing.assert_close(consumed, expected["inputs"], atol=1e-5, rtol=0)
             entering = boundary.entering(index, site)
             torch.testing.assert_close(entering, expected["entering"], atol=1e-5, rtol=0)
-            read, after = boundary.across(index, site)
-            torch.testing.assert_close(read, expected["entering"], atol=1e-5, rtol=0)
-            torch.testing.assert_close(after, expected["residual"] + expected["output"], atol=1e-5, rtol=0)
-        if site.kind == "neuron":
+            crossing = boundary.across(index, site)
+            assert (crossing.block_output is not None) == site.last_in_block
+            torch.testing.assert_close(crossing.entering, expected["entering"], atol=1e-5, rtol=0)
+            torch.testing.assert_close(crossing.leaving, expected["residual"] + expected["output"], atol=1e-5, rtol=0)
+        if site.last_in_block:
             boundary.advance()
 
 
@@ -92,11 +93,12 @@ def test_settled_attention_runs_once(architecture: str) -> None:
     head, neuron = structure.sites[:2]
     runs = []
     structure.projection(head.producers[0].path).register_forward_hook(lambda *_: runs.append(1))
-    boundary.settle()
+    boundary.settle(boundary.sites)
+    outputs_of_block = {}
     for index in range(2):
         boundary.across(index, head)
         boundary.entering(index, neuron)
         boundary.before(index, neuron)
-        boundary.across(index, neuron)
-    boundary.advance()
+        outputs_of_block[index] = boundary.across(index, neuron).block_output
+    boundary.advance(outputs_of_block)
     assert len(runs) == 2

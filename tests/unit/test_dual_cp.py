@@ -132,7 +132,7 @@ def test_activity_is_the_mean_absolute_activation(batches: list[Batch]) -> None:
         outputs(model, batch)
     handle.remove()
     real = torch.cat([hidden[batch["attention_mask"].bool()] for hidden, batch in zip(seen, batches, strict=True)])
-    torch.testing.assert_close(measured["encoder.layer.0.ffn.activity"], real.abs().mean(0).double())
+    torch.testing.assert_close(measured["encoder.layer.0.ffn"].activity, real.abs().mean(0).double())
 
 
 @pytest.mark.parametrize("centroid", ["most_active", "random", "worst"])

@@ -61,7 +61,7 @@ def test_few_tokens_are_warned_of_with_how_many_would_do(project: Project) -> No
     features = model.config.intermediate_size
     assert project.pruner(calibration_tokens=2 * features).warnings == []
     (warning,) = project.pruner(calibration_tokens=features // 2).warnings
-    assert f"--calibration-tokens {2 * features}" in warning
+    assert f"`calibration_tokens={2 * features}`" in warning
 
 
 def test_guard_rows_without_labels_are_compared_with_the_dense_model(tiny_bert, tokenizer) -> None:

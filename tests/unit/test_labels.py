@@ -53,7 +53,7 @@ def test_loss_is_the_models_own_and_the_same_in_every_batch(head: str) -> None:
     """One row alone: transformers' mean over a batch weighs tokens, not rows, and its QA loss counts padding."""
     model, rows = tiny_model("bert", head), labelled(head)
     batch, labels = pad(rows, None, "cpu"), pad_labels(rows, "cpu")
-    together = task_loss(predictions(model(**batch), batch, model.config), labels)
+    together = task_loss(predictions(model(**batch), batch, model), labels)
     assert together.shape == (len(rows),)
     alone = [model(**pad([row], None, "cpu"), **pad_labels([row], "cpu")).loss for row in rows]
     torch.testing.assert_close(together, torch.stack(alone), atol=1e-5, rtol=1e-5)
@@ -63,13 +63,13 @@ def test_loss_is_the_models_own_and_the_same_in_every_batch(head: str) -> None:
 def test_a_class_that_the_model_lacks_is_refused(value: int) -> None:
     model, batch = tiny_model("bert"), pad(ROWS[:1], None, "cpu")
     with pytest.raises(DataError, match="outside 0 to 2"):
-        task_loss(predictions(model(**batch), batch, model.config), {"labels": torch.tensor([value])})
+        task_loss(predictions(model(**batch), batch, model), {"labels": torch.tensor([value])})
 
 
 def test_labels_of_another_shape_are_refused() -> None:
     model, batch = tiny_model("bert"), pad(ROWS[:2], None, "cpu")
     with pytest.raises(DataError, match=r"do not fit predictions"):
-        task_loss(predictions(model(**batch), batch, model.config), {"labels": torch.zeros(2, 7, dtype=torch.long)})
+        task_loss(predictions(model(**batch), batch, model), {"labels": torch.zeros(2, 7, dtype=torch.long)})
 
 
 def test_classes_are_numbered_as_the_model_does() -> None:

@@ -27,7 +27,7 @@ LARGE = Footprint(
     bytes_per_number=4,
     tokens=2048,
     tokens_at_once=4000,
-    flow=900_000,
+    numbers_per_token=900_000,
     blocks=24,
     width=2048,
     features=5504,
@@ -75,12 +75,16 @@ def test_what_does_not_fit_is_refused_before_the_work_starts(method: str, monkey
 @pytest.mark.parametrize(
     ("plan", "gigabytes", "expected"),
     [
-        ({}, 8.0, "--dtype bfloat16 needs about"),
-        ({"bytes_per_number": 2, "backward": "whole model"}, 10.0, "--method surgeon (gradients block by block) needs"),
-        ({"bytes_per_number": 2}, 5.5, "--set gradients=false needs about"),
-        ({}, 3.2, "--dtype bfloat16 --set gradients=false needs about"),
-        ({"bytes_per_number": 2, "tokens": 1_000_000}, 5.5, "at most --calibration-tokens"),
-        ({}, 0.5, "spread the model over memory and disk with --device-map auto"),
+        ({}, 8.0, '`dtype="bfloat16"` needs about'),
+        (
+            {"bytes_per_number": 2, "backward": "whole model"},
+            10.0,
+            '`method="surgeon"` (gradients block by block) needs',
+        ),
+        ({"bytes_per_number": 2}, 5.5, "`gradients=False` needs about"),
+        ({}, 3.2, '`dtype="bfloat16"` with `gradients=False` needs about'),
+        ({"bytes_per_number": 2, "tokens": 1_000_000}, 5.5, "at most `calibration_tokens="),
+        ({}, 0.5, 'spread the model over memory and disk with `device_map="auto"`'),
     ],
 )
 def test_the_option_that_would_fit_is_named(plan: dict[str, Any], gigabytes: float, expected: str) -> None:
@@ -101,7 +105,7 @@ def test_less_backward_needs_less(milder: Backward, than: Backward) -> None:
 
 def test_batches_are_split_for_large_models(monkeypatch: pytest.MonkeyPatch) -> None:
     dense = read_structure(tiny_model("llama"))
-    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", 64 * dense.flow)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", 64 * dense.numbers_per_token)
     assert pass_tokens(dense) == 64
     batches = Pruner(dense.model, ROWS, calibration_tokens=None).calibration.batches
     assert {batch["input_ids"].numel() for batch in batches} == {64}

@@ -43,7 +43,7 @@ def on_disk(folder: Path) -> PreTrainedModel:
     config = transformers.AutoConfig.from_pretrained(folder)
     kind = getattr(transformers, config.architectures[0])
     whole = kind.from_pretrained(folder)
-    blocks = f"{whole.base_model_prefix}.{read_structure(whole).architecture.blocks}."
+    blocks = f"{whole.base_model_prefix}.{read_structure(whole).architecture.chains[0].blocks}."
     depth = blocks.count(".") + 1
     placed: dict[str, str] = {}
     for name in whole.state_dict():
@@ -121,5 +121,5 @@ def test_changed_weights_vanish_with_the_model(rows: list[Features], tmp_path: P
 def test_gradients_of_a_whole_offloaded_model_are_refused(method: str, rows: list[Features], tmp_path: Path) -> None:
     tiny_model("bert").save_pretrained(tmp_path)
     labelled = [{**row, "labels": 0} for row in rows]
-    with pytest.raises(InvalidOption, match=r"--method surgeon, which takes them block by block, or with --set grad"):
+    with pytest.raises(InvalidOption, match='`method="surgeon"`, which takes them block by block, or with `grad'):
         pruned(on_disk(tmp_path), labelled, method)

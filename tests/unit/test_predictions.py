@@ -46,10 +46,10 @@ def test_padding_changes_no_divergence(head: str) -> None:
     dense, other = tiny_model("bert", head), tiny_model("bert", head, seed=1)
     batch = inputs(dense)
     with torch.no_grad():
-        together = divergence(*(predictions(model(**batch), batch, model.config) for model in (dense, other)))
+        together = divergence(*(predictions(model(**batch), batch, model) for model in (dense, other)))
         for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
             alone = {name: values[row : row + 1, :length] for name, values in batch.items()}
-            found = divergence(*(predictions(model(**alone), alone, model.config) for model in (dense, other)))
+            found = divergence(*(predictions(model(**alone), alone, model) for model in (dense, other)))
             torch.testing.assert_close(found[0], together[row], atol=1e-4, rtol=1e-4)
 
 

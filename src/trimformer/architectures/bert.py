@@ -1,16 +1,23 @@
 """BERT and the encoders that share its modules: RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA."""
 
-from trimformer.model.sites import Architecture
+from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
 
 BERT = Architecture(
     description="post-norm encoder with BERT's module names",
-    blocks="encoder.layer",
-    attention="attention.self",
-    query_key_value=("attention.self.query", "attention.self.key", "attention.self.value"),
-    attention_output="attention.output.dense",
-    feed_forward=("intermediate.dense",),
-    feed_forward_output="output.dense",
-    head_counts={"num_attention_heads": "heads", "all_head_size": "features"},
+    chains=(
+        Chain(
+            blocks="encoder.layer",
+            sublayers=(
+                Attention(
+                    core="attention.self",
+                    producers=("attention.self.query", "attention.self.key", "attention.self.value"),
+                    consumer="attention.output.dense",
+                    sizes={"num_attention_heads": "heads", "all_head_size": "features"},
+                ),
+                FeedForward(producers=("intermediate.dense",), consumer="output.dense"),
+            ),
+        ),
+    ),
     stock={"intermediate_size": "neuron"},
 )
 

@@ -1,16 +1,23 @@
 """DistilBERT: BERT's sublayers under other names; the attention module holds its own output projection."""
 
-from trimformer.model.sites import Architecture
+from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
 
 DISTILBERT = Architecture(
     description="post-norm encoder with DistilBERT's module names",
-    blocks="transformer.layer",
-    attention="attention",
-    query_key_value=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
-    attention_output="attention.out_lin",
-    feed_forward=("ffn.lin1",),
-    feed_forward_output="ffn.lin2",
-    head_counts={"n_heads": "heads"},
+    chains=(
+        Chain(
+            blocks="transformer.layer",
+            sublayers=(
+                Attention(
+                    core="attention",
+                    producers=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+                    consumer="attention.out_lin",
+                    sizes={"n_heads": "heads"},
+                ),
+                FeedForward(producers=("ffn.lin1",), consumer="ffn.lin2"),
+            ),
+        ),
+    ),
     stock={"hidden_dim": "neuron"},
 )
 

@@ -4,18 +4,25 @@ Qwen3's norms of queries and keys are the same for every head and stay. Gemma 2 
 normalise what a sublayer adds.
 """
 
-from trimformer.model.sites import Architecture
+from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
 
 LLAMA = Architecture(
     description="pre-norm decoder with Llama's module names",
-    blocks="layers",
-    attention="self_attn",
-    query_key_value=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    attention_output="self_attn.o_proj",
-    feed_forward=("mlp.gate_proj", "mlp.up_proj"),
-    feed_forward_output="mlp.down_proj",
-    causal=True,
-    pre_norm=True,
+    chains=(
+        Chain(
+            blocks="layers",
+            sublayers=(
+                Attention(
+                    core="self_attn",
+                    producers=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+                    consumer="self_attn.o_proj",
+                ),
+                FeedForward(producers=("mlp.gate_proj", "mlp.up_proj"), consumer="mlp.down_proj"),
+            ),
+            causal=True,
+            pre_norm=True,
+        ),
+    ),
     stock={"num_key_value_heads": "head", "num_attention_heads": "query head", "intermediate_size": "neuron"},
 )
 

@@ -22,13 +22,13 @@ class Flops:
 
     def prices(self, structure: Structure, workload: Workload, **_: Any) -> Prices:
         """FLOPs that a unit adds, the same for every unit of a site."""
-        length, width = workload.sequence_length, structure.width
-        return Prices({site.name: linear_table(site.units, _unit_flops(site, width, length)) for site in structure})
+        length = workload.sequence_length
+        return Prices({site.name: linear_table(site.units, _unit_flops(site, length)) for site in structure})
 
 
-def _unit_flops(site: Site, width: int, length: float) -> float:
-    projections = 2 * length * width * (site.produced + site.unit_width)
-    return projections + (4 * length**2 * site.unit_width if site.kind == "head" else 0)
+def _unit_flops(site: Site, length: float) -> float:
+    projections = 2 * length * site.width * (site.produced + site.unit_width)
+    return projections + (4 * length**2 * site.unit_width if site.query_heads else 0)
 
 
 PROVIDES = {"flops": Flops()}

@@ -121,9 +121,9 @@ def _projections(site: Site) -> list[str]:
 def _one_block(structure: Structure, site: Site, units: int) -> PreTrainedModel:
     """The base model with the block of a site alone, of whose units only the first stay; all else is shared."""
     shared = _shared(structure, [site])
-    with only_blocks(structure, site.block, site.block + 1):
+    with only_blocks(structure, site.block, site.block + 1, site.chain):
         small = read_structure(copy.deepcopy(structure.base, shared))
-    (target,) = [each for each in small if each.kind == site.kind]
+    target = small.of_block(site.chain, 0)[site.order]
     cut_site(small, target, torch.arange(target.units) < units)
     return small.model
 

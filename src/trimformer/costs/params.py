@@ -17,14 +17,14 @@ class Parameters:
 
     def prices(self, structure: Structure, workload: Workload, **_: Any) -> Prices:
         """Parameters that a unit adds, the same for every unit of a site and for any workload."""
-        return Prices({site.name: linear_table(site.units, _unit_parameters(structure, site)) for site in structure})
+        return Prices({site.name: linear_table(site.units, _unit_parameters(site)) for site in structure})
 
 
-def _unit_parameters(structure: Structure, site: Site) -> int:
+def _unit_parameters(site: Site) -> int:
     if not site.units:  # the producers are gone
         return 0
-    biases = sum(producer.parts * producer.width for producer in site.producers if producer.bias)
-    return structure.width * (site.produced + site.unit_width) + biases
+    biases = sum(producer.width for producer in site.producers if producer.bias)
+    return site.width * (site.produced + site.unit_width) + biases
 
 
 PROVIDES = {"params": Parameters()}

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.labels import pad_labels
-from trimformer.data.rows import MODEL_INPUTS, Batch, Features
+from trimformer.data.rows import MODEL_INPUTS, TOKEN_MASK, TOKENS, Batch, Features, token_count
 from trimformer.errors import DataError
 
 MAX_ROWS = 32
@@ -32,12 +34,12 @@ def sample_rows(features: Sequence[Features], tokens: int, seed: int) -> list[Fe
     total = 0
     for index in order:
         chosen.append(features[index])
-        total += len(features[index]["input_ids"])
+        total += token_count(features[index])
         if total >= tokens:
             return chosen
     raise DataError(
         f"{tokens} calibration tokens asked, but the {len(features)} calibration rows hold {total}: "
-        f"ask for at most --calibration-tokens {total}, or give more rows"
+        f"ask for at most `calibration_tokens={total}`, or give more rows"
     )
 
 
@@ -45,7 +47,7 @@ def length_sorted_indices(
     features: Sequence[Features], *, max_rows: int = MAX_ROWS, max_padded_tokens: int = MAX_PADDED_TOKENS
 ) -> list[list[int]]:
     """Row indices by batch, longest rows first, so that memory peaks in the first batch."""
-    lengths = [len(row["input_ids"]) for row in features]
+    lengths = [token_count(row) for row in features]
     order = sorted(range(len(features)), key=lambda index: -lengths[index])
     batches: list[list[int]] = []
     for index in order:
@@ -62,10 +64,10 @@ def pad(rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase | None, dev
     Encoders count positions from the left and classify by the first token: padding there would change what they say.
     Padding ids come from the tokenizer; without one they are zero, which the attention mask hides from the model.
     """
-    fill = {"input_ids": 0 if tokenizer is None else (tokenizer.pad_token_id or 0)}
+    fill = {TOKENS: 0 if tokenizer is None else (tokenizer.pad_token_id or 0)}
     names = [name for name in MODEL_INPUTS if name in rows[0]]
     columns = {name: [torch.as_tensor(row[name], dtype=torch.long) for row in rows] for name in names}
-    columns.setdefault("attention_mask", [torch.ones_like(ids) for ids in columns["input_ids"]])
+    columns.setdefault(TOKEN_MASK, [torch.ones_like(ids) for ids in columns[TOKENS]])
     return {
         name: pad_sequence(values, batch_first=True, padding_value=fill.get(name, 0)).to(device)
         for name, values in columns.items()
@@ -88,7 +90,7 @@ def split_batches(batches: Sequence[Batch], max_padded_tokens: int) -> list[Batc
     """The same rows in batches of no more padded tokens than that, or of one row."""
     parts: list[Batch] = []
     for batch in batches:
-        rows, length = batch["input_ids"].shape
+        rows, length = shape(batch)
         size = max(1, max_padded_tokens // length)
         parts += [{n: values[start : start + size] for n, values in batch.items()} for start in range(0, rows, size)]
     return parts
@@ -108,19 +110,50 @@ def make_batches(
 
 def only(batches: Sequence[Batch], names: Sequence[str]) -> list[Batch]:
     """The same batches with no other tensors than those named."""
-    return [{name: batch[name] for name in names if name in batch} for batch in batches]
+    return [{name: values for name, values in batch.items() if name in names} for batch in batches]
 
 
-def token_count(batches: Sequence[Batch]) -> int:
-    """Tokens without padding."""
-    return int(sum(batch["attention_mask"].sum() for batch in batches))
+def shape(batch: Batch) -> tuple[int, int]:
+    """Rows of a batch and their padded length; what has no token mask counts by its first input."""
+    known = batch.get(TOKEN_MASK, next(iter(batch.values())))
+    return known.shape[0], known.shape[1]
+
+
+def token_mask(batch: Batch, name: str = TOKEN_MASK) -> Tensor:
+    """Which tokens are real, bool `(batch, length)`."""
+    return batch[name].bool()
+
+
+def device_of_batch(batch: Batch) -> torch.device:
+    """Where a batch is."""
+    return next(iter(batch.values())).device
+
+
+def real_tokens(batches: Sequence[Batch]) -> int:
+    """Count tokens without padding."""
+    return int(sum(batch[TOKEN_MASK].sum() for batch in batches))
+
+
+def padded_tokens(batch: Batch) -> int:
+    """Count tokens with padding."""
+    rows, length = shape(batch)
+    return rows * length
+
+
+def row_seeds(batch: Batch, seed: int) -> list[int]:
+    """A seed for every row, which depends on the row's own tokens alone, not on padding or neighbours."""
+    content = batch.get(TOKENS, next(iter(batch.values()))).cpu()
+    if content.shape != batch[TOKEN_MASK].shape:
+        return [crc32(values.contiguous().numpy().tobytes(), seed) for values in content]
+    masks = token_mask(batch).cpu()
+    return [crc32(values[mask].numpy().tobytes(), seed) for values, mask in zip(content, masks, strict=True)]
 
 
 def random_batch(config: Any, workload: Workload, device: torch.device | str) -> Batch:
     """Random tokens without padding, to measure time on: `(batch_size, sequence_length)` each."""
     shape = (workload.batch_size, round(workload.sequence_length))
     ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {TOKENS: ids, TOKEN_MASK: torch.ones_like(ids)}
 
 
 @dataclass(frozen=True)

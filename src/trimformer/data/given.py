@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from trimformer.data.batches import make_batches, sample_rows
 from trimformer.data.encoding import encode_texts
 from trimformer.data.labels import require_labels
-from trimformer.data.rows import LABELS, MODEL_INPUTS, Batch, Features
+from trimformer.data.rows import LABELS, MODEL_INPUTS, TOKEN_MASK, TOKENS, Batch, Features
 from trimformer.errors import DataError, LabelError
 
 Data: TypeAlias = Sequence[str] | Sequence[Features] | Dataset | Iterable[Batch]
@@ -38,17 +38,13 @@ def calibration_batches(
     rows = list(_rows(data, labels=labels))
     if not rows:
         raise DataError("no calibration rows: the data is empty; give at least one row")
-    if (
-        isinstance(rows[0], Mapping)
-        and isinstance(rows[0].get("input_ids"), torch.Tensor)
-        and rows[0]["input_ids"].ndim == 2
-    ):
+    if _is_batch(rows[0]):
         return [_given_batch(batch, device, labels=labels) for batch in rows]
     if isinstance(rows[0], str):
         rows = _encoded(rows, tokenizer)
-    if not isinstance(rows[0], Mapping) or "input_ids" not in rows[0]:
+    if not isinstance(rows[0], Mapping) or TOKENS not in rows[0]:
         raise DataError(
-            f"calibration rows must be text or have input_ids, got {type(rows[0]).__name__}: {rows[0]!r:.80}"
+            f"calibration rows must be text or have {TOKENS}, got {type(rows[0]).__name__}: {rows[0]!r:.80}"
         )
     real = [_without_padding(_named(row)) for row in rows]
     if labels:
@@ -57,14 +53,22 @@ def calibration_batches(
     return make_batches(drawn, tokenizer, device, labels=labels)
 
 
+def _is_batch(row: Any) -> bool:
+    """Whether what was given is a padded batch: tensors whose first axis is the rows'."""
+    if not isinstance(row, Mapping):
+        return False
+    inputs = row.get(TOKENS, next((values for name, values in row.items() if name not in LABELS), None))
+    return isinstance(inputs, torch.Tensor) and inputs.ndim > 1
+
+
 def _rows(data: Data, *, labels: bool) -> Iterable[Any]:
-    if isinstance(data, Dataset) and "input_ids" not in data.column_names:
+    if isinstance(data, Dataset) and TOKENS not in data.column_names:
         if "text" not in data.column_names:
             raise DataError(
-                f"a Dataset needs a text or an input_ids column, this one has: {', '.join(data.column_names)}"
+                f"a Dataset needs a text or an {TOKENS} column, this one has: {', '.join(data.column_names)}"
             )
         if labels:
-            raise LabelError("a text column comes without labels: encode the rows, with input_ids and labels")
+            raise LabelError(f"a text column comes without labels: encode the rows, with {TOKENS} and labels")
         return list(data["text"])
     return data
 
@@ -82,18 +86,19 @@ def _named(row: Features) -> Features:
 
 def _given_batch(batch: Mapping[str, Any], device: torch.device, *, labels: bool) -> Batch:
     given = _named(batch)
-    names = [*MODEL_INPUTS, *(LABELS if labels else ())]
-    inputs = {name: given[name].to(device) for name in names if name in given}
+    tensors = {name: values for name, values in given.items() if isinstance(values, torch.Tensor)}
+    inputs = {name: values.to(device) for name, values in tensors.items() if labels or name not in LABELS}
     if labels and not set(LABELS) & set(inputs):
         raise LabelError(f"a batch is unlabelled: give every batch {LABELS[0]}, or {' and '.join(LABELS[1:])}")
-    inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
-    if not bool(inputs["attention_mask"].any(1).all()):
+    if TOKENS in inputs:
+        inputs.setdefault(TOKEN_MASK, torch.ones_like(inputs[TOKENS]))
+    if TOKEN_MASK in inputs and not bool(inputs[TOKEN_MASK].any(1).all()):
         raise DataError("a calibration row is all padding: leave it out")
     return inputs
 
 
 def _without_padding(row: Features) -> Features:
-    mask = row.get("attention_mask")
+    mask = row.get(TOKEN_MASK)
     if mask is None or all(mask):
         return row
     by_token = {name: row[name] for name in MODEL_INPUTS if name in row}

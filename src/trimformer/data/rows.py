@@ -8,19 +8,22 @@ from typing import Any, Literal
 from torch import Tensor
 
 Split = Literal["train", "validation"]
-
-
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+TOKENS, TOKEN_MASK = "input_ids", "attention_mask"
+MODEL_INPUTS = (TOKENS, TOKEN_MASK, "token_type_ids", "position_ids")
 """What a model is given; labels never are."""
-
-
 LABELS = ("labels", "start_positions", "end_positions")
 """What a row may also have, for those who ask for labels: a class or number, or where an answer begins and ends."""
-
-
 Features = Mapping[str, Any]
-"""One encoded, unpadded row: `input_ids`, `attention_mask`, … as lists of integers; `LABELS` only where asked for."""
-
-
+"""One encoded, unpadded row: model inputs as lists of integers; `LABELS` only where asked for."""
 Batch = dict[str, Tensor]
-"""Padded model inputs, `(batch, length)` each, `attention_mask` included; never labels."""
+"""Padded model inputs by name, `(batch, …)` each; never labels. `data.batches` says what is real in it."""
+
+
+def token_count(row: Features) -> int:
+    """Count the tokens of an encoded row."""
+    return len(row[TOKENS])
+
+
+def content(row: Features) -> tuple[int, ...]:
+    """Give what makes two encoded rows the same: their tokens."""
+    return tuple(row[TOKENS])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.batches import make_batches, token_count
+from trimformer.data.batches import make_batches, real_tokens
 from trimformer.data.rows import Batch, Features
 from trimformer.errors import NumericalError
 from trimformer.export.onnx.graph import OPSET, outputs_of, to_onnx
@@ -123,7 +123,7 @@ def compare(
             for name, values in outputs_of(model, batch, pooling).items():
                 largest = max(largest, float((values - found[name]).abs().max()))
     rows = sum(len(batch["input_ids"]) for batch in batches)
-    return {"max_difference": largest, "compared_rows": rows, "compared_tokens": token_count(batches)}
+    return {"max_difference": largest, "compared_rows": rows, "compared_tokens": real_tokens(batches)}
 
 
 def _inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:

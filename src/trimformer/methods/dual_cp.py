@@ -26,11 +26,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trimformer import processes
 from trimformer.errors import InvalidOption, require_range
-from trimformer.model.sites import Kind, Masks, Site
-from trimformer.observing.calibration import Calibration, Measured
-from trimformer.observing.watching import check_finite, frozen, watching
+from trimformer.model.sites import Masks, Site
+from trimformer.observing.calibration import Calibration, Seen, Sums
+from trimformer.observing.measurements import Measured, Measurement
+from trimformer.observing.watching import frozen
 from trimformer.pruning.budget import total_cost
 from trimformer.pruning.choose.clustering import dendrogram, redundant_units, removal_order, similarity
 from trimformer.pruning.choose.search import remove_in_order
@@ -42,10 +42,21 @@ DIGITS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
+class Clusters(Measurement):
+    """Of a site."""
+
+    merges: Tensor
+    """Its dendrogram, see `clustering`."""
+    activity: Tensor
+    """Mean absolute activation of every unit, `(units,)`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DualCP:
     """Options of Dual CP."""
 
     measured_by: ClassVar[tuple[str, ...]] = ("tokens",)
+    measurement: ClassVar[type[Measurement] | None] = Clusters
     needs_labels: ClassVar[bool] = False
     backward: ClassVar[Backward] = "none"
 
@@ -67,19 +78,18 @@ class DualCP:
         require_range("lambda_", self.lambda_)
         require_range("ridge", self.ridge)
 
-    def measure(self, calibration: Calibration) -> Measured:
-        """By site: `merges`, its dendrogram, and `activity`, the mean absolute activation of every unit."""
-        with frozen(calibration.dense.model):
-            inputs = _inputs_at(calibration, drawn_tokens(calibration.tokens, self.tokens, calibration.seed))
+    def measure(self, calibration: Calibration) -> dict[str, Clusters]:
+        """Cluster the units of every site by what they put out at some tokens."""
+        inputs = _inputs_at(calibration, drawn_tokens(calibration.tokens, self.tokens, calibration.seed))
 
-        def clusters(site: Site) -> dict[str, Tensor]:
-            hidden = inputs.pop(site.name)
-            return {
-                "merges": dendrogram(similarity(hidden, site.units)),
-                "activity": hidden.abs().mean(0).reshape(site.units, -1).mean(1).cpu(),
-            }
+        def clusters(site: Site) -> Clusters:
+            hidden = inputs.pop(site.name)["inputs"]
+            return Clusters(
+                merges=dendrogram(similarity(hidden, site.units)),
+                activity=hidden.abs().mean(0).reshape(site.units, -1).mean(1).cpu(),
+            )
 
-        return calibration.by_site(calibration.dense.occupied, "clustering", clusters)
+        return calibration.by_site(calibration.dense.occupied, Clusters, clusters, "clustering")
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Split the budget, cut the dendrograms of heads and of neurons, keep one unit of each cluster."""
@@ -97,14 +107,14 @@ class DualCP:
         return {
             site.name: torch.rand(site.units, generator=generator)
             if self.centroid == "random"
-            else measured[f"{site.name}.activity"]
+            else measured[site.name].activity
             for site in job.dense.occupied
         }
 
-    def _clustered(self, job: Job, kind: Kind, limit: float, measured: Measured, priority: dict[str, Tensor]) -> Masks:
+    def _clustered(self, job: Job, kind: str, limit: float, measured: Measured, priority: dict[str, Tensor]) -> Masks:
         """Masks of all sites of a kind within a limit: merged by rising distance, over all of them."""
         sites = [site for site in job.dense.occupied if site.kind == kind]
-        merges = {site.name: measured[f"{site.name}.merges"] for site in sites}
+        merges = {site.name: measured[site.name].merges for site in sites}
         last = torch.full((1,), torch.inf, dtype=torch.float64)
         distances = {name: torch.cat([rows[:, 2], last]) for name, rows in merges.items()}
         orders = {name: removal_order(rows, priority[name]) for name, rows in merges.items()}
@@ -149,25 +159,22 @@ def drawn_tokens(tokens: int, wanted: int, seed: int) -> Tensor:
     return torch.zeros(tokens, dtype=torch.bool).index_fill_(0, order[:wanted], value=True)
 
 
-def _inputs_at(calibration: Calibration, drawn: Tensor) -> dict[str, Tensor]:
-    """The consumers' inputs at the drawn tokens, `(drawn, features)` by site; no other token is kept."""
-    sites = calibration.dense.occupied
+def _inputs_at(calibration: Calibration, drawn: Tensor) -> dict[str, Sums]:
+    """By site, `inputs` of the consumer at the drawn tokens, `(drawn, features)`; no other token is kept."""
     device, count = calibration.dense.device, int(drawn.sum())
-    inputs = {site.name: torch.zeros(count, site.features, dtype=torch.float64, device=device) for site in sites}
-    places = calibration.by_batch(torch.where(drawn, drawn.cumsum(0) - 1, -1).to(device))
+    numbers = torch.where(drawn, drawn.cumsum(0) - 1, -1).to(device)
+    places = calibration.share(calibration.by_batch(numbers))
 
-    def see_input(site: Site, hidden: Tensor) -> None:
-        real = hidden[rows]
-        check_finite(real, site.name)
-        inputs[site.name][here[here >= 0]] = real[here >= 0].double()
+    def add(sums: Sums, seen: Seen) -> None:
+        here = places[seen.number]
+        sums["inputs"][here[here >= 0]] = seen.rows[here >= 0].double()
 
-    given = calibration.share(list(zip(calibration.batches, places, strict=True)))
-    for batch, own_places in calibration.progress(given, "collecting activations"):
-        rows, here = batch["attention_mask"].bool(), own_places
-        with torch.no_grad(), watching(calibration.dense, sites, inputs=see_input):
-            calibration.dense.model(**batch)
-    processes.add_up(*inputs.values())
-    return inputs
+    return calibration.collect(
+        calibration.dense.occupied,
+        lambda site: {"inputs": torch.zeros(count, site.features, dtype=torch.float64, device=device)},
+        inputs=add,
+        description="collecting activations",
+    )
 
 
 def _up(value: float) -> float:

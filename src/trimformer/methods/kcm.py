@@ -17,11 +17,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trimformer import processes
 from trimformer.errors import UnreachableTarget, require_range
 from trimformer.model.sites import Masks, Site
-from trimformer.observing.calibration import Calibration, Measured
-from trimformer.observing.watching import check_finite, frozen, watching
+from trimformer.observing.calibration import Calibration, Seen, Sums
+from trimformer.observing.measurements import Measured, Measurement
 from trimformer.pruning.choose.scoring import convex_representation
 from trimformer.pruning.choose.search import ROUNDING, keep_best
 from trimformer.pruning.contract import Backward, Job
@@ -34,10 +33,19 @@ SILENT = 1e-30
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scored(Measurement):
+    """Of a site of neurons."""
+
+    score: Tensor
+    """R2 · D2, `(units,)`; higher = keep."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class KCM:
     """Options of KCM."""
 
     measured_by: ClassVar[tuple[str, ...]] = ("sigma", "tolerance")
+    measurement: ClassVar[type[Measurement] | None] = Scored
     needs_labels: ClassVar[bool] = False
     backward: ClassVar[Backward] = "none"
 
@@ -55,30 +63,27 @@ class KCM:
         require_range("tolerance", self.tolerance, high=LOOSEST_TOLERANCE, low_included=False)
         require_range("damping", self.damping)
 
-    def measure(self, calibration: Calibration) -> Measured:
-        """By site of neurons: `score`, R2 · D2."""
+    def measure(self, calibration: Calibration) -> dict[str, Scored]:
+        """Score the neurons of every site: R2 · D2."""
         dense = calibration.dense
         sites = [site for site in dense if site.kind == "neuron" and site.units]
-        activity = {site.name: torch.zeros(site.units, dtype=torch.float64) for site in sites}
 
-        def see(site: Site, hidden: Tensor) -> None:
-            activity[site.name] += hidden[rows].float().abs().sum(0).double().cpu()
+        def add(sums: Sums, seen: Seen) -> None:
+            sums["activity"] += seen.rows.float().abs().sum(0).double().cpu()
 
-        with frozen(dense.model), torch.no_grad():
-            for batch in calibration.progress(calibration.share(calibration.batches), "measuring activity"):
-                rows = batch["attention_mask"].bool()
-                with watching(dense, sites, inputs=see):
-                    dense.base(**batch)
-        processes.add_up(*activity.values())
+        active = calibration.collect(
+            sites,
+            lambda site: {"activity": torch.zeros(site.units, dtype=torch.float64)},
+            inputs=add,
+            description="measuring activity",
+        )
 
-        def score(site: Site) -> dict[str, Tensor]:
-            check_finite(activity[site.name], site.name)
-            weights = dense.unit_weights(site)[:, 0].float()
+        def scored(site: Site) -> Scored:
+            activity, weights = active[site.name]["activity"], dense.unit_weights(site)[:, 0].float()
             representative = convex_representation(weights, self.sigma, self.tolerance).double().cpu()
-            activity_of = activity[site.name] / activity[site.name].mean().clamp(min=SILENT)
-            return {"score": representative * activity_of}
+            return Scored(score=representative * (activity / activity.mean().clamp(min=SILENT)))
 
-        return calibration.by_site(sites, "representing neurons", score)
+        return calibration.by_site(sites, Scored, scored, "representing neurons")
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Keep all heads and the best neurons; rescale."""
@@ -103,7 +108,7 @@ def _searched(job: Job, measured: Measured) -> Masks:
             "of it was asked for: ask for more, or use a method that removes heads"
         )
     neurons = {site.name: job.costs[site.name] for site in job.dense if site.name not in heads}
-    scores = {name: measured.get(f"{name}.score", torch.zeros(0)) for name in neurons}
+    scores = {name: measured[name].score if name in measured else torch.zeros(0) for name in neurons}
     return job.dense.full_masks() | keep_best(scores, neurons, job.limit - least)
 
 

@@ -26,13 +26,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trimformer import processes
 from trimformer.errors import InvalidOption, require_range
 from trimformer.model.sites import Masks, Scores, Site
 from trimformer.observing.boundary import Boundary
-from trimformer.observing.calibration import Calibration, Measured
+from trimformer.observing.calibration import Calibration, SeenBackward, Sums
+from trimformer.observing.measurements import Measured, Measurement
 from trimformer.observing.predictions import Predictions, divergence, fisher_loss, predictions
-from trimformer.observing.watching import check_finite, frozen, watching
+from trimformer.observing.watching import frozen
 from trimformer.pruning.budget import total_cost
 from trimformer.pruning.choose.scoring import mask_gradients, output_energy, unit_second_moments
 from trimformer.pruning.choose.search import keep_best
@@ -45,6 +45,7 @@ class KPrune:
     """Options of K-prune; symbols as in the paper."""
 
     measured_by: ClassVar[tuple[str, ...]] = ()
+    measurement: ClassVar[type[Measurement] | None] = None
     needs_labels: ClassVar[bool] = False
     backward: ClassVar[Backward] = "whole model"
 
@@ -78,7 +79,7 @@ class KPrune:
             raise InvalidOption("lambda_pred and lambda_rep are both 0: nothing would be measured; set one above 0")
 
     def measure(self, calibration: Calibration) -> Measured:
-        """Nothing: knowledge is measured on the student as pruned so far."""
+        """Measure nothing ahead: knowledge is measured on the student as pruned so far."""
         return {}
 
     def prune(self, job: Job, measured: Measured) -> Masks:
@@ -86,89 +87,86 @@ class KPrune:
         masks: Masks = {}
         left = job.limit
         with frozen(job.dense.model), frozen(job.student.model):
-            walk = Walk(job)
-            teacher = _Teacher(walk.dense)
+            walk = Walk(job, "pruning sublayers")
+            teacher = _Teacher(walk)
             sites = job.student.sites
             chosen: Masks = {}
-            for position, site in enumerate(job.progress(sites, "pruning sublayers")):
+            for position, stop in enumerate(walk):
+                name = stop.site.name
                 if not (self.one_shot and chosen):
-                    scores = self.knowledge(job, walk.student, teacher, sites[position:])
-                    chosen = keep_best(scores, job.costs, left)
-                masks[site.name] = walk.cut(site, chosen[site.name])
-                left -= total_cost({site.name: masks[site.name]}, job.costs)
+                    chosen = keep_best(self.knowledge(job, walk.student, teacher, sites[position:]), job.costs, left)
+                masks[name] = stop.cut(chosen[name])
+                left -= total_cost({name: masks[name]}, job.costs)
                 if self.tune:
-                    walk.solve(site, walk.regression(site), ridge=self.ridge, intercept=self.intercept)
-                walk.leave(site)
+                    stop.solve(stop.regression(), ridge=self.ridge, intercept=self.intercept)
         return masks
 
     def knowledge(
         self, job: Job, student: Boundary, teacher: Callable[[int], Predictions], sites: Sequence[Site]
     ) -> Scores:
-        """Scores of all units of some sites: `μ_kind / unit_width · (λ_pred K_pred + λ_rep K_rep) / cost`.
+        """Score all units of some sites: `μ_kind / unit_width · (λ_pred K_pred + λ_rep K_rep) / cost`.
 
         K_pred(u) = 1/(2N) Σ_n (∂ KL_γ(p_T ‖ p_S) / ∂m_u)²_n       K_rep(u) = 1/tokens Σ_t ‖h_u(x_t) W_u‖² / d
         """
-        sites = [site for site in sites if site.units]
-        squares = {site.name: torch.zeros(site.units, dtype=torch.float64) for site in sites}
-        moments = {site.name: _moment_zeros(site) for site in sites}
+        occupied = [site for site in sites if site.units]
+        scores: Scores = {site.name: torch.zeros(0) for site in sites}
+        if occupied:
+            found = job.on(job.student).collect(
+                occupied,
+                _no_knowledge,
+                gradients=self._add_knowledge,
+                loss=lambda number: self._loss(job, student, teacher, number),
+            )
+            scores |= {site.name: self._score(job, site, **found[site.name]) for site in occupied}
+        return scores
 
-        def see(site: Site, hidden: Tensor, gradient: Tensor) -> None:
-            per_sequence = mask_gradients(hidden, gradient, site.units)
-            terms = per_sequence.mean(0, keepdim=True) if self.batch_fisher else per_sequence
-            squares[site.name] += terms.double().square().sum(0).cpu()
-            rows = hidden.flatten(0, 1) if token_mask is None else hidden[token_mask]
-            moments[site.name] += unit_second_moments(rows.float(), site.units).double().cpu()
-
-        for index, batch in enumerate(student.batches):
-            mask = batch["attention_mask"].bool()
-            token_mask = None if bool(mask.all()) else mask
-            with watching(job.student, sites, input_gradients=see), torch.enable_grad():
-                loss = self._loss(job, student, teacher, index)
-                if sites:
-                    loss.backward()
-        processes.add_up(*squares.values(), *moments.values())
-        scores = {s.name: self._score(job, s, squares[s.name], moments[s.name]) for s in sites}
-        return scores | {site.name: torch.zeros(0) for site in job.student if site.name not in scores}
+    def _add_knowledge(self, sums: Sums, seen: SeenBackward) -> None:
+        per_sequence = mask_gradients(seen.inputs, seen.gradients, seen.site.units)
+        terms = per_sequence.mean(0, keepdim=True) if self.batch_fisher else per_sequence
+        sums["squares"] += terms.double().square().sum(0).cpu()
+        sums["moments"] += unit_second_moments(seen.rows.float(), seen.site.units).double().cpu()
 
     def _loss(self, job: Job, student: Boundary, teacher: Callable[[int], Predictions], index: int) -> Tensor:
-        config, batch = job.student.model.config, student.batches[index]
+        batch = student.batches[index]
         target = teacher(index) if self.predictive == "kl" else None
-        predicted = predictions(student.tail(index), batch, config)
+        predicted = predictions(student.tail(index), batch, job.student.model)
         if target is None:
             return fisher_loss(predicted, batch, job.seed).sum()
         return divergence(target, predicted, self.gamma).sum()
 
-    def _score(self, job: Job, site: Site, squares: Tensor, moments: Tensor) -> Tensor:
-        check_finite(moments, site.name)
-        check_finite(squares, site.name)
+    def _score(self, job: Job, site: Site, *, squares: Tensor, moments: Tensor) -> Tensor:
         predictive = squares / (2 * job.sequences)
         energy = output_energy(moments, job.student.unit_weights(site).cpu())
-        representational = energy / job.tokens / job.student.width
+        representational = energy / job.tokens / site.width
         knowledge = self.lambda_pred * predictive + self.lambda_rep * representational
-        weight = self.mu / site.unit_width if site.kind == "head" else 1.0
+        weight = self.mu / site.unit_width if site.unit_width > 1 else 1.0
         return weight * knowledge / job.unit_cost(site)
 
 
 class _Teacher:
     """The dense model's predictions by batch: kept where they are small, computed anew from the boundary if not."""
 
-    def __init__(self, dense: Boundary) -> None:
-        self.dense = dense
+    def __init__(self, walk: Walk) -> None:
+        self.walk = walk
         self.kept: dict[int, Predictions] = {}
 
     @torch.no_grad()
     def __call__(self, index: int) -> Predictions:
         if index in self.kept:
             return self.kept[index]
-        batch = self.dense.batches[index]
-        predicted = predictions(self.dense.tail(index), batch, self.dense.structure.model.config)
-        if predicted.values.numel() * 8 <= self.dense.hidden[index].numel():
+        dense = self.walk.dense
+        predicted = predictions(dense.tail(index), dense.batches[index], dense.structure.model)
+        if predicted.values.numel() * 8 <= dense.hidden[index].numel():
             self.kept[index] = predicted
         return predicted
 
 
-def _moment_zeros(site: Site) -> Tensor:
-    return torch.zeros(site.units, site.unit_width, site.unit_width, dtype=torch.float64)
+def _no_knowledge(site: Site) -> Sums:
+    """Squared mask gradients and second moments of every unit, before any batch was seen."""
+    return {
+        "squares": torch.zeros(site.units, dtype=torch.float64),
+        "moments": torch.zeros(site.units, site.unit_width, site.unit_width, dtype=torch.float64),
+    }
 
 
 PROVIDES = {"kprune": KPrune}

@@ -21,12 +21,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trimformer import processes
 from trimformer.errors import require_range
-from trimformer.model.sites import Masks, Scores, Site
-from trimformer.observing.calibration import Calibration, Measured
+from trimformer.model.sites import Masks, Scores
+from trimformer.observing.calibration import Calibration, SeenBackward, Sums
+from trimformer.observing.measurements import Measured, Measurement
 from trimformer.observing.predictions import predictions, task_loss
-from trimformer.observing.watching import check_finite, frozen, watching
 from trimformer.pruning.choose.allocation import best_split, rearranged
 from trimformer.pruning.choose.scoring import mask_gradients
 from trimformer.pruning.contract import Backward, Job
@@ -34,10 +33,27 @@ from trimformer.pruning.refit.rescaling import cut_and_rescale, teacher_job
 
 
 @dataclass(frozen=True, kw_only=True)
+class MaskGradients(Measurement):
+    """Of a site."""
+
+    gradients: Tensor
+    """Of each mini-batch's mean loss with respect to the masks, `(minibatches, units)`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchanged(Measurement):
+    """What is kept of a site after units were exchanged."""
+
+    mask: Tensor
+    """`(units,)`, True = keep."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MaskTuning:
     """Options of Mask-Tuning."""
 
     measured_by: ClassVar[tuple[str, ...]] = ("minibatch",)
+    measurement: ClassVar[type[Measurement] | None] = MaskGradients
     needs_labels: ClassVar[bool] = True
     backward: ClassVar[Backward] = "whole model"
 
@@ -54,30 +70,30 @@ class MaskTuning:
         require_range("minibatch", self.minibatch, low=1)
         require_range("damping", self.damping)
 
-    def measure(self, calibration: Calibration) -> Measured:
-        """By site: `gradients`, of each mini-batch's mean loss with respect to the masks, `(minibatches, units)`."""
-        sites = calibration.dense.occupied
-        owners = drawn_minibatches(calibration.sequences, self.minibatch, calibration.seed)
-        sizes = owners.bincount().double()[:, None]
-        sums = {site.name: torch.zeros(len(sizes), site.units, dtype=torch.float64) for site in sites}
+    def measure(self, calibration: Calibration) -> dict[str, MaskGradients]:
+        """Measure each mini-batch's mean loss with respect to the masks of every site."""
+        dense, sites = calibration.dense, calibration.dense.occupied
+        drawn = drawn_minibatches(calibration.sequences, self.minibatch, calibration.seed)
+        sizes = drawn.bincount().double()[:, None]
+        owners = calibration.share(calibration.by_row(drawn))
+        batches, labels = calibration.share(calibration.batches), calibration.share(calibration.labels or [])
 
-        def see(site: Site, hidden: Tensor, gradient: Tensor) -> None:
-            sums[site.name].index_add_(0, here, mask_gradients(hidden, gradient, site.units).double().cpu())
+        def loss(number: int) -> Tensor:
+            predicted = predictions(dense.model(**batches[number]), batches[number], dense.model)
+            return task_loss(predicted, labels[number]).sum()
 
-        dense, rows = calibration.dense, [len(batch["input_ids"]) for batch in calibration.batches]
-        given = calibration.share(
-            list(zip(calibration.batches, calibration.labels or [], owners.split(rows), strict=True))
+        def add(sums: Sums, seen: SeenBackward) -> None:
+            own = mask_gradients(seen.inputs, seen.gradients, seen.site.units)
+            sums["gradients"].index_add_(0, owners[seen.number], own.double().cpu())
+
+        found = calibration.collect(
+            sites,
+            lambda site: {"gradients": torch.zeros(len(sizes), site.units, dtype=torch.float64)},
+            gradients=add,
+            loss=loss,
+            description="measuring gradients",
         )
-        with frozen(dense.model):
-            for batch, labels, members in calibration.progress(given, "measuring gradients"):
-                here = members
-                with torch.enable_grad(), watching(dense, sites, input_gradients=see):
-                    predicted = predictions(dense.model(**batch), batch, dense.model.config)
-                    task_loss(predicted, labels).sum().backward()
-        processes.add_up(*sums.values())
-        for site in sites:
-            check_finite(sums[site.name], site.name)
-        return {f"{site.name}.gradients": sums[site.name] / sizes for site in sites}
+        return {name: MaskGradients(gradients=sums["gradients"] / sizes) for name, sums in found.items()}
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Search, exchange, rescale."""
@@ -85,10 +101,11 @@ class MaskTuning:
         if self.rearrange:
             exchanged = job.by_site(
                 job.dense.occupied,
+                Exchanged,
+                lambda site: Exchanged(mask=rearranged(masks[site.name], measured[site.name].gradients)),
                 "rearranging",
-                lambda site: {"mask": rearranged(masks[site.name], measured[f"{site.name}.gradients"])},
             )
-            masks |= {site.name: exchanged[f"{site.name}.mask"] for site in job.dense.occupied}
+            masks |= {name: found.mask for name, found in exchanged.items()}
         teacher = _searched(teacher_job(job), measured) if self.tune else None
         cut_and_rescale(job, masks, teacher, damping=self.damping)
         return masks
@@ -107,8 +124,7 @@ def drawn_minibatches(sequences: int, size: int, seed: int) -> Tensor:
 def _searched(job: Job, measured: Measured) -> Masks:
     """The best split by `Σ_b (∂L_b / ∂m_u)²` over mini-batches."""
     scores: Scores = {
-        site.name: measured[f"{site.name}.gradients"].square().sum(0) if site.units else torch.zeros(0)
-        for site in job.dense
+        site.name: measured[site.name].gradients.square().sum(0) if site.units else torch.zeros(0) for site in job.dense
     }
     heads, neurons = (
         {site.name: scores[site.name] for site in job.dense if site.kind == kind} for kind in ("head", "neuron")

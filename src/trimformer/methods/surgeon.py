@@ -24,18 +24,37 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trimformer import processes
 from trimformer.errors import InvalidOption, require_range
 from trimformer.model.masking import feature_mask
 from trimformer.model.sites import Masks, Site
-from trimformer.observing.calibration import Calibration, Measured
-from trimformer.observing.moments import Moments, moments
+from trimformer.observing.calibration import Calibration
+from trimformer.observing.measurements import Measured, Measurement
+from trimformer.observing.moments import Group, moments
 from trimformer.observing.sums import RegressionSums
 from trimformer.observing.watching import check_finite, frozen
 from trimformer.pruning.choose.curves import RemovalCurve, damped, removal_curve
 from trimformer.pruning.choose.search import remove_cheapest
 from trimformer.pruning.contract import Backward, Job
-from trimformer.pruning.refit.walk import Walk, cut_and_refit
+from trimformer.pruning.refit.walk import Stop, Walk, cut_and_refit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curvature(Measurement):
+    """Of a site: its removal curve, and what that is measured in."""
+
+    order: Tensor
+    """Units in the order of their removal, `(units,)`."""
+    cost: Tensor
+    """What each removal costs, `(units,)`, in nats."""
+    metric: Tensor | None = None
+    """Second moment of the gradient at the site's output, `(width, width)`; None without gradients."""
+    energy: Tensor | None = None
+    """Every token's squared gradient there, `(tokens,)`; None without gradients."""
+
+    @property
+    def removal_cost(self) -> Tensor:
+        """What each removal costs, `(units,)`."""
+        return self.cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +62,7 @@ class Surgeon:
     """Options of Surgeon; all strengths are relative to the mean diagonal of the matrix they are added to."""
 
     measured_by: ClassVar[tuple[str, ...]] = ("damping", "curve_ridge", "intercept", "gradients")
+    measurement: ClassVar[type[Measurement] | None] = Curvature
     needs_labels: ClassVar[bool] = False
 
     gradients: bool = True
@@ -78,99 +98,88 @@ class Surgeon:
         for name in ("focus", "reconsider"):
             require_range(name, getattr(self, name), high=1.0)
 
-    def measure(self, calibration: Calibration) -> Measured:
-        """By site: `order` and `cost` of its removal curve; with gradients, `metric` and `energy`.
-
-        `metric` is the second moment of the gradient at the site's output, `energy` every token's squared gradient.
-        """
-        dense, measured = calibration.dense, dict[str, Tensor]()
-        with frozen(dense.model):
+    def measure(self, calibration: Calibration) -> dict[str, Curvature]:
+        """Measure every site's removal curve and, with gradients, metric and energy."""
+        measured: dict[str, Curvature] = {}
+        with frozen(calibration.dense.model):
             for group in moments(calibration, gradients=self.gradients):
-                for name, seen in group.items() if self.gradients else ():
-                    metric = seen.gradients / calibration.sequences
-                    measured |= {f"{name}.metric": metric, f"{name}.energy": seen.energy}
-                measured |= self._curves(calibration, group, measured)
+                measured |= self._curves(calibration, group)
         return measured
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Allocate the budget over the curves; from the bottom up cut, choose the last units anew, and refit."""
-        curves = {
-            s.name: RemovalCurve(measured[f"{s.name}.order"], measured[f"{s.name}.cost"]) for s in job.dense.occupied
-        }
-        masks = processes.agreed_masks(job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit))
+        found = {site.name: measured[site.name] for site in job.dense.occupied}
+        curves = {name: RemovalCurve(each.order, each.cost) for name, each in found.items()}
+        masks = job.first_decides(job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit))
         with frozen(job.dense.model), frozen(job.student.model):
             if not self.tune:
                 cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
                 return masks
-            walk = Walk(job)
-            for site in job.progress(job.student.sites, "cutting and refitting"):
-                masks[site.name] = self._settle(walk, site, masks[site.name], measured)
+            for stop in Walk(job, "cutting and refitting"):
+                name = stop.site.name
+                masks[name] = self._settle(stop, masks[name], measured.get(name))
         return masks
 
-    def _settle(self, walk: Walk, site: Site, mask: Tensor, measured: Measured) -> Tensor:
+    def _settle(self, stop: Stop, mask: Tensor, measured: Curvature | None) -> Tensor:
         """Cut and refit the site the walk stands at: as many units as in the mask, the last of them chosen anew."""
-        kept = int(mask.sum())
+        site, kept = stop.site, int(mask.sum())
         candidates = kept + round(self.reconsider * (site.units - kept)) if kept else 0
-        if candidates > kept:
-            order = measured[f"{site.name}.order"]
-            mask = torch.ones_like(mask).index_fill(0, order[: site.units - candidates], value=False)
+        if measured is not None and candidates > kept:
+            mask = torch.ones_like(mask).index_fill(0, measured.order[: site.units - candidates], value=False)
         if self.align and kept:
-            walk.align(site, ridge=self.ridge, intercept=self.intercept)
-        mask = walk.cut(site, mask)
-        sums = walk.regression(site, self._token_weights(walk.job, measured.get(f"{site.name}.energy")))
-        if candidates > kept:
-            metric = self._metric(site, measured, walk.job.dense.width)
-            removed = self._least_useful(walk, site, sums, metric, candidates - kept)
-            chosen = walk.cut(site, torch.ones(candidates, dtype=torch.bool).index_fill(0, removed, value=False))
+            stop.align(ridge=self.ridge, intercept=self.intercept)
+        mask = stop.cut(mask)
+        sums = stop.regression(self._token_weights(stop, measured))
+        if measured is not None and candidates > kept:
+            removed = self._least_useful(stop, sums, measured.metric, candidates - kept)
+            chosen = stop.cut(torch.ones(candidates, dtype=torch.bool).index_fill(0, removed, value=False))
             sums = sums.select(feature_mask(site, chosen).nonzero()[:, 0].to(sums.products.device))
             mask = mask.clone().masked_scatter(mask, chosen)
-        walk.solve(site, sums, ridge=self.ridge, intercept=self.intercept)
-        walk.leave(site)
+        stop.solve(sums, ridge=self.ridge, intercept=self.intercept)
         return mask
 
-    def _least_useful(self, walk: Walk, site: Site, sums: RegressionSums, metric: Tensor, count: int) -> Tensor:
+    def _least_useful(self, stop: Stop, sums: RegressionSums, metric: Tensor | None, count: int) -> Tensor:
         """The `count` units of the student's site that are missed least, by the student's own statistics."""
-        weight = walk.solution(site, sums, ridge=self.ridge, intercept=self.intercept).weight
-        gram = self._gram(sums)
-        return self._curve(site, gram, metric.to(gram.device), weight, removals=count).order
+        weight = stop.solution(sums, ridge=self.ridge, intercept=self.intercept).weight
+        return self._curve(stop.site, self._gram(sums), metric, weight, removals=count).order
 
-    def _token_weights(self, job: Job, energy: Tensor | None) -> list[Tensor] | None:
-        if not self.focus or energy is None:
+    def _token_weights(self, stop: Stop, measured: Curvature | None) -> list[Tensor] | None:
+        if not self.focus or measured is None or measured.energy is None:
             return None
-        energy = energy.to(job.dense.device)
+        energy = measured.energy.to(stop.job.dense.device)
         weights = (1 - self.focus) + self.focus * energy / energy.mean().clamp(min=1e-30)
-        return job.share(job.by_batch(weights))
-
-    def _metric(self, site: Site, measured: Measured, width: int) -> Tensor:
-        """What a change at a site's output costs, `(width, width)`: without gradients, its squared length."""
-        return measured.get(f"{site.name}.metric", torch.eye(width, dtype=torch.float64))
+        return stop.job.share(stop.job.by_batch(weights, stop.site.chain))
 
     def _gram(self, sums: RegressionSums) -> Tensor:
         """Of a consumer's input over tokens: the covariance, or where the refit has no intercept the mean of `h hᵀ`."""
         return sums.covariance if self.intercept else sums.gram
 
-    def _curves(self, calibration: Calibration, group: dict[str, Moments], measured: Measured) -> Measured:
-        """By site of a group: `order` and `cost`. What curves are made from is forgotten one by one."""
+    def _curves(self, calibration: Calibration, group: Group) -> dict[str, Curvature]:
+        """The curvature of every site of a group. What it is made from is forgotten site by site."""
         dense, sites = calibration.dense, [seen.site for seen in group.values()]
 
-        def curve(site: Site) -> dict[str, Tensor]:
-            gram, metric = self._gram(group.pop(site.name).inputs), self._metric(site, measured, dense.width)
-            found = self._curve(site, gram, metric, dense.consumer_weight(site))
-            return {"order": found.order, "cost": found.cost}
+        def curvature(site: Site) -> Curvature:
+            seen = group.pop(site.name)
+            metric, energy = (seen.gradients / calibration.sequences, seen.energy) if self.gradients else (None, None)
+            curve = self._curve(site, self._gram(seen.inputs), metric, dense.consumer_weight(site))
+            return Curvature(order=curve.order, cost=curve.cost, metric=metric, energy=energy)
 
-        return calibration.by_site(sites, "removal curves" if len(sites) == len(dense.occupied) else None, curve)
+        return calibration.by_site(
+            sites, Curvature, curvature, "removal curves" if len(sites) == len(dense.occupied) else None
+        )
 
     def _curve(
-        self, site: Site, gram: Tensor, metric: Tensor, weight: Tensor, removals: int | None = None
+        self, site: Site, gram: Tensor, metric: Tensor | None, weight: Tensor, removals: int | None = None
     ) -> RemovalCurve:
+        """The removal curve of a site; without a metric, a change at its output costs its squared length."""
+        output = torch.eye(site.width, dtype=torch.float64) if metric is None else metric
         check_finite(gram, site.name)
-        check_finite(metric, site.name)
-        units = gram.shape[0] // site.unit_width
+        check_finite(output, site.name)
         return removal_curve(
             damped(gram, self.curve_ridge),
-            damped(metric, self.damping),
+            damped(output.to(gram.device), self.damping),
             weight,
-            units,
+            gram.shape[0] // site.unit_width,
             site=site.name,
             removals=removals,
         )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.rows import Batch
+from trimformer.data.batches import shape, token_mask
+from trimformer.data.rows import LABELS, TOKENS, Batch
 from trimformer.errors import DataError
 
 POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
@@ -26,14 +28,19 @@ def check_padding(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
         return
     own = model.config.pad_token_id
     for batch in batches:
-        padding = batch["input_ids"][batch["attention_mask"] == 0]
-        unknown = len(batch["input_ids"]) > 1 if own is None else bool((padding != own).any())
+        padding = batch[TOKENS][~token_mask(batch)]
+        unknown = len(batch[TOKENS]) > 1 if own is None else bool((padding != own).any())
         if unknown:
             given = int(padding[0]) if padding.numel() else None
             raise DataError(
                 f"the model tells a row's last token by model.config.pad_token_id, which is {own}, and rows are padded "
                 f"with {given}: set it and the tokenizer's pad_token to the same token, one that no row ends with"
             )
+
+
+def inputs_of(model: PreTrainedModel) -> list[str]:
+    """Names of what a model's forward pass takes; labels are left out."""
+    return [name for name in signature(type(model).forward).parameters if name not in LABELS]
 
 
 def most_tokens(config: Any) -> float:
@@ -58,13 +65,13 @@ def check_inputs(batches: Sequence[Batch], config: Any) -> None:
     Raises:
         DataError: a token id outside the vocabulary, or a row longer than the model's positions.
     """
-    largest = max(int(batch["input_ids"].max()) for batch in batches)
-    longest = max(batch["input_ids"].shape[1] for batch in batches)
-    if largest >= config.vocab_size:
+    largest = max((int(batch[TOKENS].max()) for batch in batches if TOKENS in batch), default=0)
+    longest = max(shape(batch)[1] for batch in batches)
+    if largest >= getattr(config, "vocab_size", math.inf):
         raise DataError(
             f"token id {largest} is outside the vocabulary of {config.vocab_size}: use the model's own tokenizer"
         )
     if longest > most_tokens(config):
         raise DataError(
-            f"a row has {longest} tokens, the model reads at most {most_tokens(config)}: truncate, or use --max-length"
+            f"a row has {longest} tokens, the model reads at most {most_tokens(config)}: truncate, or give `max_length`"
         )

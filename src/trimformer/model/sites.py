@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 from torch import Tensor
 
-Kind = Literal["head", "neuron"]
+from trimformer.data.rows import TOKEN_MASK
+
+Scores = dict[str, Tensor]
+"""Importance per unit, by site name; higher = keep."""
+Masks = dict[str, Tensor]
+"""Bool per unit, by site name; True = keep."""
 
 
 @dataclass(frozen=True)
 class Producer:
-    """A projection whose outputs, seen as `(parts, units, width)`, belong to units: unit `u` has `[:, u, :]`."""
+    """A projection whose outputs are parts, one after the other; each part holds the units in order.
+
+    Of a part of width `w`, unit `u` has the outputs `u * w` to `(u + 1) * w`, counted from where the part begins.
+    """
 
     path: str
-    width: int
-    parts: int = 1
+    widths: tuple[int, ...]
+    """Numbers of a unit in each part."""
     bias: bool = True
+
+    @property
+    def width(self) -> int:
+        """Outputs that belong to one unit."""
+        return sum(self.widths)
 
 
 @dataclass(frozen=True)
@@ -29,17 +43,29 @@ class Site:
     """
 
     name: str
-    kind: Kind
+    kind: str
+    """What its units are: `head`, `neuron`, or what another architecture calls them."""
+    chain: int
     block: int
+    """Its block in the chain."""
+    order: int
+    """Its place among the sublayers of the block."""
+    last_in_block: bool
     units: int
     unit_width: int
+    width: int
+    """Of the residual stream that it adds to."""
     producers: tuple[Producer, ...]
     consumer: str
     consumer_bias: bool = True
     core: str | None = None
-    """The module that is replaced when no unit is left (attention only)."""
-    query_heads: int = 1
-    """Query heads of one unit: those that share a key and value head (attention only)."""
+    """The module that is replaced when no unit is left, if the sublayer cannot run without any."""
+    query_heads: int = 0
+    """Query heads of one unit: those that share a key and value head; 0 where the sublayer does not attend."""
+    norm: str | None = None
+    """The module between consumer and residual stream, if there is one."""
+    multiplier: float = 1.0
+    """What the output is multiplied by before it is added."""
 
     @property
     def features(self) -> int:
@@ -49,43 +75,132 @@ class Site:
     @property
     def produced(self) -> int:
         """Outputs of all producers together that belong to one unit."""
-        return sum(producer.parts * producer.width for producer in self.producers)
+        return sum(producer.width for producer in self.producers)
+
+
+@dataclass(frozen=True)
+class Fused:
+    """One projection that does the work of several."""
+
+    path: str
+    parts: int
+    by_unit: bool = False
+    """The parts of each unit stand together, as in GPT-NeoX; else the units of each part, as in GPT-2."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How numbers belong to the units of a sublayer."""
+
+    unit_width: int
+    """Numbers of a unit in the consumer's input."""
+    parts: tuple[int, ...]
+    """Numbers of a unit in each part of the producers, in their order."""
+    query_heads: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """Where the sublayers of a model family are: dotted paths below one block.
+class Sublayer(ABC):
+    """What every block of a chain has once: projections that fill units, and one that reads them.
 
-    Covers blocks whose sublayers add the consumer's output, as it is, to the residual stream.
+    Paths are dotted, below the block. A sublayer of another kind is a class of its own, with its `layout`.
     """
 
-    description: str
+    name: str
+    kind: str
+    producers: tuple[str | Fused, ...]
+    consumer: str
+    core: str | None = None
+    """The module that holds the units, to be replaced where none is left; None: the projections run without any."""
+    sizes: Mapping[str, str] = field(default_factory=dict)
+    """Attributes of the core that cache a size, each with what it counts: `heads` or `features`."""
+    norm: str | None = None
+    """A module between consumer and residual stream, such as Gemma 2's second norm."""
+    multiplier: str | None = None
+    """The config attribute that the output is multiplied by before it is added, such as Granite's."""
+
+    @abstractmethod
+    def layout(self, config: Any) -> Layout:
+        """How numbers belong to units, by the config of the sublayer's chain."""
+
+    def paths(self) -> tuple[str, ...]:
+        """Paths of the producers."""
+        return tuple(each.path if isinstance(each, Fused) else each for each in self.producers)
+
+    def widths(self, parts: Sequence[int]) -> list[tuple[int, ...]]:
+        """Numbers of a unit in the parts of each producer, from those of all parts in order."""
+        left, found = list(parts), []
+        for producer in self.producers:
+            count = producer.parts if isinstance(producer, Fused) else 1
+            own, left = tuple(left[:count]), left[count:]
+            found.append((sum(own),) if isinstance(producer, Fused) and producer.by_unit else own)
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention(Sublayer):
+    """Attention: a unit is a key and value head with the query heads that share it. Parts: queries, keys, values."""
+
+    name: str = "attention"
+    kind: str = "head"
+
+    def layout(self, config: Any) -> Layout:
+        """Read the width of a head and the sharing of key and value heads from the config."""
+        heads = config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        shared_by = heads // (getattr(config, "num_key_value_heads", None) or heads)
+        return Layout(shared_by * width, (shared_by * width, width, width), query_heads=shared_by)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedForward(Sublayer):
+    """Feed-forward layer: a unit is a neuron, with its gate where there is one. Parts: one number a unit each."""
+
+    name: str = "ffn"
+    kind: str = "neuron"
+
+    def layout(self, config: Any) -> Layout:
+        """Give every part one number a neuron."""
+        parts = sum(producer.parts if isinstance(producer, Fused) else 1 for producer in self.producers)
+        return Layout(1, (1,) * parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """Blocks one after the other, all with the same sublayers in the order in which they are added.
+
+    Sublayers that are computed side by side, on the same input, are listed one after the other too.
+    """
+
     blocks: str
-    attention: str
-    query_key_value: tuple[str, ...]
-    """Three projections, or one that is all three."""
-    fused: Literal["thirds", "by head"] | None = None
-    """How one is all three: queries of all heads, then keys, then values; or the three of each head in turn."""
-    attention_output: str
-    feed_forward: tuple[str, ...]
-    """One projection, or a gate and what it multiplies."""
-    feed_forward_output: str
-    head_counts: Mapping[str, str] = field(default_factory=dict)
-    """Attributes of the attention module that cache a size, each with what it counts: `heads` or `features`."""
+    """Path of the list of blocks."""
+    sublayers: tuple[Sublayer, ...]
     causal: bool = False
     """A decoder: a token sees itself and those before it."""
     pre_norm: bool | str = False
     """Whether norms come before the sublayers, not after the sums; or the config's flag that says so."""
+    config: str | None = None
+    """Where the chain's sizes are in the model's config, such as `text_config`; None: at its top."""
+    token_mask: str | None = TOKEN_MASK
+    """The model input that marks the chain's real tokens; None: all tokens are real."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Where the sublayers of a model family are.
+
+    Most models are one chain of blocks; towers, or encoder and decoder, are several, in the order in which they run.
+    """
+
+    description: str
+    chains: tuple[Chain, ...]
     stock: Mapping[str, str] = field(default_factory=dict)
     """Config attributes that give every block a size, by what they count: `neuron`, `head`, `query head`."""
 
-
-Scores = dict[str, Tensor]
-"""Importance per unit, by site name; higher = keep."""
-
-
-Masks = dict[str, Tensor]
-"""Bool per unit, by site name; True = keep."""
+    @property
+    def causal(self) -> bool:
+        """Whether any chain is a decoder."""
+        return any(chain.causal for chain in self.chains)
 
 
 def place(site: str) -> tuple[int, str]:

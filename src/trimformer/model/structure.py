@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,15 +14,17 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from trimformer import plugins
+from trimformer.data.batches import token_mask
+from trimformer.data.rows import Batch
 from trimformer.errors import UnsupportedModel
 from trimformer.model.modeling_trimformer import NoHeads, Projection, auto_class
 from trimformer.model.offload import device_of, in_memory, stored_weight
-from trimformer.model.sites import Architecture, Masks, Producer, Site
+from trimformer.model.sites import Architecture, Chain, Masks, Producer, Site, Sublayer
 
 
 @dataclass(frozen=True)
 class Structure:
-    """A model seen as a chain of sites, bottom-up: attention and FFN of block 0, of block 1, …"""
+    """A model seen as sites, bottom-up: the sublayers of block 0, of block 1, …; chain by chain."""
 
     model: PreTrainedModel
     architecture: Architecture
@@ -32,13 +35,31 @@ class Structure:
         """The model without its task head; the paths of sites are relative to it."""
         return self.model.base_model  # type: ignore[return-value]  # typed as any module
 
-    @property
-    def blocks(self) -> nn.ModuleList:
-        """The chain of Transformer blocks."""
-        blocks = self.base.get_submodule(self.architecture.blocks)
+    def blocks(self, chain: int = 0) -> nn.ModuleList:
+        """The Transformer blocks of a chain.
+
+        Raises:
+            UnsupportedModel: they are not where the architecture puts them.
+        """
+        path = self.architecture.chains[chain].blocks
+        blocks = self.module(path)
         if not isinstance(blocks, nn.ModuleList):
-            raise UnsupportedModel(f"{self.architecture.blocks} is a {type(blocks).__name__}, not a list of blocks")
+            raise UnsupportedModel(f"{path} is a {type(blocks).__name__}, not a list of blocks")
         return blocks
+
+    def block(self, site: Site) -> nn.Module:
+        """The block that a site is in."""
+        return self.blocks(site.chain)[site.block]
+
+    def config(self, chain: int = 0) -> Any:
+        """The config that has the sizes of a chain."""
+        part = self.architecture.chains[chain].config
+        return getattr(self.base.config, part) if part else self.base.config
+
+    def token_mask(self, batch: Batch, chain: int = 0) -> Tensor | None:
+        """Which tokens of a batch are real to a chain, bool `(batch, length)`; None where all are."""
+        name = self.architecture.chains[chain].token_mask
+        return None if name is None else token_mask(batch, name)
 
     @cached_property
     def device(self) -> torch.device:
@@ -46,21 +67,20 @@ class Structure:
         return device_of(self.model)
 
     @cached_property
-    def flow(self) -> int:
+    def numbers_per_token(self) -> int:
         """Numbers that all projections below the task head read and write for a token."""
         modules = self.base.modules()
         return sum(sum(module.weight.shape) for module in modules if isinstance(module, Projection))
 
     @cached_property
     def width(self) -> int:
-        """Width of the residual stream."""
-        return int(self.model.config.hidden_size)
+        """Width of the widest residual stream."""
+        return max(site.width for site in self.sites)
 
-    @property
-    def pre_norm(self) -> bool:
-        """Whether the FFN adds to what attention left, and not to its own, normalised, input."""
-        flag = self.architecture.pre_norm
-        return bool(getattr(self.model.config, flag)) if isinstance(flag, str) else flag
+    def pre_norm(self, chain: int = 0) -> bool:
+        """Whether a chain's sublayers add to what those before them left, and not to their own, normalised, input."""
+        flag = self.architecture.chains[chain].pre_norm
+        return bool(getattr(self.config(chain), flag)) if isinstance(flag, str) else flag
 
     @property
     def predicts_next_tokens(self) -> bool:
@@ -68,21 +88,50 @@ class Structure:
         return auto_class(type(self.model).__name__) == "AutoModelForCausalLM"
 
     @contextmanager
-    def in_memory(self, block: int) -> Iterator[None]:
-        """Within the context, a block's weights are in memory, to be read and changed, wherever they are kept."""
-        with in_memory(self.model, self.blocks[block]):
+    def in_memory(self, site: Site) -> Iterator[None]:
+        """Within the context, the weights of a site's block are in memory, to be read and changed."""
+        with in_memory(self.model, self.block(site)):
             yield
 
+    def module(self, path: str) -> nn.Module:
+        """A module by its path below the base model.
+
+        Raises:
+            UnsupportedModel: there is none.
+        """
+        try:
+            return self.base.get_submodule(path)
+        except AttributeError as error:
+            raise UnsupportedModel(f"{type(self.model).__name__} differs from its architecture: {error}") from error
+
     def projection(self, path: str) -> Projection:
-        """A projection by its path."""
-        module = self.base.get_submodule(path)
+        """A projection by its path.
+
+        Raises:
+            UnsupportedModel: something else is there.
+        """
+        module = self.module(path)
         if not isinstance(module, Projection):
             raise UnsupportedModel(f"{path} is a {type(module).__name__}, not a Linear: {_FOR_ANOTHER_LAYOUT}")
         return module
 
+    def sublayer(self, site: Site) -> Sublayer:
+        """The description that a site was read by."""
+        return self.architecture.chains[site.chain].sublayers[site.order]
+
     def consumer(self, site: Site) -> Projection:
         """The module of a site's output projection."""
         return self.projection(site.consumer)
+
+    def entrance(self, site: Site) -> nn.Module:
+        """The module of a sublayer that is the first to read its input; where no unit is left, its empty core."""
+        if site.producers:
+            return self.projection(site.producers[0].path)
+        return self.module(site.core or site.consumer)
+
+    def added(self, site: Site) -> nn.Module:
+        """The module whose output, times the site's multiplier, is added to the residual stream."""
+        return self.module(site.norm) if site.norm else self.consumer(site)
 
     def consumer_weight(self, site: Site) -> Tensor:
         """The consumer's weight as a view `(features, width)`; of a block not in memory, a copy.
@@ -106,11 +155,11 @@ class Structure:
 
     def unit_weights(self, site: Site) -> Tensor:
         """The consumer's weight by unit: `(units, unit_width, width)`."""
-        return self.consumer_weight(site).reshape(site.units, site.unit_width, self.width)
+        return self.consumer_weight(site).reshape(site.units, site.unit_width, site.width)
 
-    def attention_of(self, block: int) -> Site:
-        """The attention site of a block."""
-        return next(site for site in self.sites if site.block == block and site.kind == "head")
+    def of_block(self, chain: int, block: int) -> list[Site]:
+        """The sites of a block, in order."""
+        return [site for site in self.sites if (site.chain, site.block) == (chain, block)]
 
     @property
     def occupied(self) -> list[Site]:
@@ -148,6 +197,14 @@ def read_structure(model: PreTrainedModel) -> Structure:
     if config.model_type not in known:
         raise UnsupportedModel(f"architecture {config.model_type!r} is not supported. Supported: {', '.join(known)}")
     architecture: Architecture = known[config.model_type]
+    _check_use(config, architecture)
+    structure = Structure(model, architecture, ())
+    chains = range(len(architecture.chains))
+    return Structure(model, architecture, tuple(site for chain in chains for site in _sites_of_chain(structure, chain)))
+
+
+def _check_use(config: Any, architecture: Architecture) -> None:
+    """Refuse a model that is used otherwise than its architecture describes."""
     if getattr(config, "is_decoder", False) and not architecture.causal:
         raise UnsupportedModel(
             f"{config.model_type} is used as a decoder (is_decoder=True): only encoders of it can be pruned"
@@ -164,76 +221,65 @@ def read_structure(model: PreTrainedModel) -> Structure:
     )
     if method not in (None, "trimformer"):
         raise UnsupportedModel(f"the model is quantized with {method}: prune it first, then quantize")
-    structure = Structure(model, architecture, ())
-    try:
-        sites = tuple(site for index in range(len(structure.blocks)) for site in _sites_of_block(structure, index))
-    except AttributeError as error:
-        raise UnsupportedModel(f"{type(model).__name__} differs from its architecture: {error}") from error
-    return Structure(model, architecture, sites)
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Number of weights of the whole model, shared ones counted once."""
+    """Count the weights of the whole model, shared ones once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _sites_of_block(structure: Structure, index: int) -> tuple[Site, Site]:
-    architecture = structure.architecture
-    block = f"{architecture.blocks}.{index}"
-    attention, feed_forward = _attention_site(structure, index, block), f"{block}.{architecture.feed_forward_output}"
-    consumer = structure.projection(feed_forward)
-    units = len(_features_first(consumer))
-    paths = [f"{block}.{path}" for path in architecture.feed_forward]
-    return attention, Site(
-        name=f"{block}.ffn",
-        kind="neuron",
-        block=index,
-        units=units,
-        unit_width=1,
-        producers=tuple(_producer(structure, path, units, 1) for path in paths),
-        consumer=feed_forward,
-        consumer_bias=consumer.bias is not None,
-    )
+def _sites_of_chain(structure: Structure, number: int) -> Iterator[Site]:
+    chain = structure.architecture.chains[number]
+    for block in range(len(structure.blocks(number))):
+        for order in range(len(chain.sublayers)):
+            yield _site(structure, chain, (number, block, order))
 
 
-def _attention_site(structure: Structure, index: int, block: str) -> Site:
-    architecture, config = structure.architecture, structure.model.config
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    group = config.num_attention_heads // (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-    core, path = f"{block}.{architecture.attention}", f"{block}.{architecture.attention_output}"
+def _site(structure: Structure, chain: Chain, position: tuple[int, int, int]) -> Site:
+    """The site of a sublayer at a position: chain, block, and order in the block."""
+    number, index, order = position
+    sublayer, block, config = chain.sublayers[order], f"{chain.blocks}.{index}", structure.config(number)
+    layout, path = sublayer.layout(config), f"{block}.{sublayer.consumer}"
     consumer = structure.projection(path)
-    units, rest = divmod(len(_features_first(consumer)), group * head)
+    features, width = _features_first(consumer).shape
+    units, rest = divmod(features, layout.unit_width)
     if rest:
-        raise UnsupportedModel(f"{path}: input is not a whole number of {group} x {head} (heads by their width)")
-    paths = [f"{block}.{producer}" for producer in architecture.query_key_value]
-    widths = {"thirds": [(head, 3)], "by head": [(3 * head, 1)]}.get(
-        architecture.fused or "", [(group * head, 1), (head, 1), (head, 1)]
-    )
-    is_empty = isinstance(structure.base.get_submodule(core), NoHeads)
+        raise UnsupportedModel(f"{path}: input is not a whole number of {layout.unit_width} ({sublayer.kind}s' width)")
+    core = f"{block}.{sublayer.core}" if sublayer.core else None
+    is_empty = core is not None and isinstance(structure.module(core), NoHeads)
     return Site(
-        name=f"{block}.attention",
-        kind="head",
+        name=f"{block}.{sublayer.name}",
+        kind=sublayer.kind,
+        chain=number,
         block=index,
+        order=order,
+        last_in_block=order == len(chain.sublayers) - 1,
         units=units,
-        unit_width=group * head,
-        producers=()
-        if is_empty
-        else tuple(
-            _producer(structure, path, units, width, parts) for path, (width, parts) in zip(paths, widths, strict=True)
-        ),
+        unit_width=layout.unit_width,
+        width=width,
+        producers=() if is_empty else _producers(structure, block, sublayer, layout.parts, units),
         consumer=path,
         consumer_bias=consumer.bias is not None,
         core=core,
-        query_heads=group,
+        query_heads=layout.query_heads,
+        norm=f"{block}.{sublayer.norm}" if sublayer.norm else None,
+        multiplier=float(getattr(config, sublayer.multiplier)) if sublayer.multiplier else 1.0,
     )
 
 
-def _producer(structure: Structure, path: str, units: int, width: int, parts: int = 1) -> Producer:
+def _producers(
+    structure: Structure, block: str, sublayer: Sublayer, parts: tuple[int, ...], units: int
+) -> tuple[Producer, ...]:
+    pairs = zip(sublayer.paths(), sublayer.widths(parts), strict=True)
+    return tuple(_producer(structure, f"{block}.{path}", widths, units) for path, widths in pairs)
+
+
+def _producer(structure: Structure, path: str, widths: tuple[int, ...], units: int) -> Producer:
     projection = structure.projection(path)
     outputs = _features_first(projection).shape[1]
-    if outputs != parts * units * width:
+    if outputs != units * sum(widths):
         raise UnsupportedModel(
-            f"{path} has {outputs} outputs, not {parts} x {units} x {width} (parts, units, width): "
+            f"{path} has {outputs} outputs, not {units} x {' + '.join(map(str, widths))} (units, width of each part): "
             f"{_FOR_ANOTHER_LAYOUT}"
         )
-    return Producer(path, width, parts, bias=projection.bias is not None)
+    return Producer(path, widths, bias=projection.bias is not None)

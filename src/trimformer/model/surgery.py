@@ -39,7 +39,7 @@ def cut_site(structure: Structure, site: Site, mask: Tensor) -> None:
     """Remove units from the weights of one site: rows of its producers, columns of its consumer."""
     if bool(mask.all()):
         return
-    with structure.in_memory(site.block):
+    with structure.in_memory(site):
         for producer in site.producers:
             keep(structure.projection(producer.path), producer_mask(producer, mask), outputs=True)
         keep(structure.consumer(site), feature_mask(site, mask), outputs=False)
@@ -48,8 +48,8 @@ def cut_site(structure: Structure, site: Site, mask: Tensor) -> None:
 
 
 def producer_mask(producer: Producer, mask: Tensor) -> Tensor:
-    """The mask of a producer's outputs: `(units,)` -> `(parts * units * width,)`."""
-    return mask.repeat_interleave(producer.width).repeat(producer.parts)
+    """The mask of a producer's outputs, part after part: `(units,)` -> `(units * producer.width,)`."""
+    return torch.cat([mask.repeat_interleave(width) for width in producer.widths])
 
 
 def keep(projection: Projection, mask: Tensor, *, outputs: bool) -> None:
@@ -99,9 +99,9 @@ def describe_cut(structure: Structure, masks: Masks) -> Structure:
             continue
         new.kept[site.name] = original[masks[site.name]].tolist()
         new.units[site.name] = units
-        new.linears[now.consumer] = [now.features, structure.width]
-        for producer in now.producers:
-            new.linears[producer.path] = [structure.width, producer.parts * now.units * producer.width]
+        new.linears[now.consumer] = [now.features, now.width]
+        for producer, weight in zip(now.producers, cut_structure.producer_weights(now), strict=True):
+            new.linears[producer.path] = list(weight.shape)
         if now.core and now.units == 0:
             new.empty[now.core] = _owned_output(now)
         elif now.core:
@@ -121,7 +121,7 @@ def describe_stock(structure: Structure, masks: Masks) -> Structure:
     cut_structure = read_structure(structure.model)
     if all(bool(mask.all()) for mask in masks.values()):
         return cut_structure
-    head, neuron = cut_structure.sites[:2]
+    head, neuron = (next(site for site in cut_structure if site.kind == kind) for kind in ("head", "neuron"))
     sizes = {"neuron": neuron.units, "head": head.units, "query head": head.units * head.query_heads}
     if "head" in stock.values():  # or else it would follow from the number of heads
         config.head_dim = head.unit_width // head.query_heads
@@ -150,13 +150,13 @@ def _resize_attention(structure: Structure, site: Site, core: str, heads: int) -
         return
     for path, value in _head_counts(structure, site, heads).items():
         owner, _, name = path.rpartition(".")
-        setattr(structure.base.get_submodule(owner), name, value)
+        setattr(structure.module(owner), name, value)
 
 
 def _head_counts(structure: Structure, site: Site, heads: int | None = None) -> dict[str, int]:
     heads = site.units if heads is None else heads
     sizes = {"heads": heads, "features": heads * site.unit_width}
-    return {f"{site.core}.{name}": sizes[what] for name, what in structure.architecture.head_counts.items()}
+    return {f"{site.core}.{name}": sizes[what] for name, what in structure.sublayer(site).sizes.items()}
 
 
 def _owned_output(site: Site) -> str | None:

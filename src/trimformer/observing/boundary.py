@@ -1,14 +1,15 @@
 """Walks a model bottom-up and keeps, for every calibration batch, only the hidden states that enter the current block.
 
 Lower blocks never run twice: a block, or the whole rest of the model, runs from the kept hidden states. Nor does a
-block's attention once it is settled: what it puts out is kept as well.
-Memory: tokens × width numbers, whatever the depth, and as much again or twice for the attention.
+sublayer's core once it is settled: what it puts out is kept as well.
+Memory: tokens × width numbers, whatever the depth, and as much again or twice for each settled core of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import torch
@@ -21,22 +22,46 @@ from trimformer.observing.hooks import Reached, forward_replaced, hooked
 from trimformer.observing.watching import input_replaced, only_blocks, watching
 
 
+@dataclass(frozen=True)
+class Crossing:
+    """What one batch shows where it passes a sublayer; padding is left out."""
+
+    entering: Tensor
+    """What the sublayer reads, `(tokens, width)`; of one without units, the stream that it adds to."""
+    leaving: Tensor
+    """The residual stream with what was added; behind a norm, the consumer's own output. `(tokens, width)`."""
+    block_output: Tensor | None
+    """What leaves the block, `(batch, length, width)`, where the sublayer is its last one."""
+
+
+@dataclass
+class _Kept:
+    """What a settled core put out for one batch, and what the sublayer added to the stream; None where not seen."""
+
+    output: Any = None
+    added: Tensor | None = None
+
+
 class Boundary:
     """One model at the entrance of a block."""
 
-    def __init__(self, structure: Structure, batches: list[Batch]) -> None:
+    def __init__(self, structure: Structure, batches: list[Batch], chain: int = 0) -> None:
         self.structure = structure
         self.batches = batches
+        self.chain = chain
         self.block = 0
-        self.hidden = [self._embedded(batch) for batch in batches]
-        self._ahead: set[int] = set()
-        self._settled = False
-        self._attended: dict[int, Any] = {}
-        self._added: dict[int, Tensor] = {}
+        self.hidden = [embedded(structure, batch, chain) for batch in batches]
+        self._settled: dict[str, Site] = {}
+        self._kept: dict[tuple[str, int], _Kept] = {}
 
-    def settle(self) -> None:
-        """The current block's attention stays as it is: from now on, each batch runs through it at most once."""
-        self._settled = True
+    @property
+    def sites(self) -> list[Site]:
+        """The sites of the current block."""
+        return self.structure.of_block(self.chain, self.block)
+
+    def settle(self, sites: Iterable[Site]) -> None:
+        """Take it that some sublayers of the current block stay as they are: each batch runs through them once."""
+        self._settled |= {site.name: site for site in sites}
 
     def tail(self, index: int) -> Any:
         """Output of the whole model on a batch, run from the current block on."""
@@ -47,11 +72,11 @@ class Boundary:
         """What a sublayer of the current block reads, its producers' input: `(tokens, width)` of one batch."""
         seen: dict[str, Tensor] = {}
 
-        def keep_input(_: nn.Module, args: tuple[Tensor, ...]) -> NoReturn:
-            seen["entering"] = args[0]
+        def keep_input(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> NoReturn:
+            seen["entering"] = _first_input(args, kwargs)
             raise Reached
 
-        with hooked(self.structure.projection(site.producers[0].path), before=keep_input):
+        with hooked(self.structure.entrance(site), before_with_kwargs=keep_input):
             self._run_block(index, site)
         return self._rows(index, seen["entering"])
 
@@ -70,61 +95,47 @@ class Boundary:
             self._run_block(index, site)
         return self._rows(index, seen["residual"]), self._rows(index, seen["inputs"])
 
-    def across(self, index: int, site: Site) -> tuple[Tensor, Tensor]:
-        """What a sublayer of the current block reads, and the residual stream with what it added.
-
-        `(tokens, width)` each, of one batch. A sublayer without units reads nothing; the stream it adds to stands for
-        that. The FFN being the block's last sublayer, the batch then moves on: until `advance`, nothing more is asked.
-        """
-        last = site.kind == "neuron"
+    def across(self, index: int, site: Site) -> Crossing:
+        """What a sublayer of the current block reads, and what leaves it. A block's last sublayer runs the block."""
         seen: dict[str, Tensor] = {}
 
-        def keep_input(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen["entering"] = args[0]
+        def keep_input(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+            seen["entering"] = _first_input(args, kwargs)
 
         def keep_output(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
             seen["output"] = output
 
         def end(*_: object) -> None:
-            if not last:
+            if not site.last_in_block:
                 raise Reached
 
-        reading = (
-            hooked(self.structure.projection(site.producers[0].path), before=keep_input)
-            if site.units
-            else nullcontext()
-        )
+        entrance = self.structure.entrance(site)
+        reading = hooked(entrance, before_with_kwargs=keep_input) if site.units else nullcontext()
         consuming = hooked(self.structure.consumer(site), after=keep_output)
         ending = hooked(self._last_of(site), after=end)
         with self._residual_kept(index, site, seen), reading, consuming, ending:
             output = self._run_block(index, site)
-        after = self._rows(index, seen["residual"]).float() + self._rows(index, seen["output"]).float()
-        if last:
-            self._move_on(index, output)
-        return self._rows(index, seen.get("entering", seen["residual"])), after
+        entering = self._rows(index, seen.get("entering", seen["residual"]))
+        own = self._rows(index, seen["output"]).float()
+        leaving = own if site.norm else self._rows(index, seen["residual"]).float() + _scaled(own, site)
+        return Crossing(entering, leaving, output if site.last_in_block else None)
 
-    def consumed(self, index: int) -> dict[str, Tensor]:
-        """By site, what the consumers of the current block read: `(tokens, features)` of one batch, which moves on."""
+    def consumed(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
+        """By site, what the consumers of the current block read, `(tokens, features)` of one batch; and its output."""
         seen: dict[str, Tensor] = {}
-        sites = [site for site in self.structure.occupied if site.block == self.block]
+        sites = [site for site in self.sites if site.units]
         with watching(self.structure, sites, inputs=lambda site, hidden: seen.update({site.name: hidden})):
-            self._move_on(index, self._run_block(index))
-        return {name: self._rows(index, hidden) for name, hidden in seen.items()}
+            output = self._run_block(index)
+        return {name: self._rows(index, hidden) for name, hidden in seen.items()}, output
 
-    def advance(self) -> None:
-        """Move to the entrance of the next block; batches that moved on already do not run again."""
+    def advance(self, outputs: Mapping[int, Tensor] | None = None) -> None:
+        """Move to the entrance of the next block; batches whose output of this block is given do not run again."""
+        known = outputs or {}
         for index in range(len(self.batches)):
-            if index not in self._ahead:
-                self.hidden[index] = self._run_block(index)
-        self._ahead.clear()
-        self._attended.clear()
-        self._added.clear()
-        self._settled = False
+            self.hidden[index] = known[index] if index in known else self._run_block(index)
+        self._kept.clear()
+        self._settled.clear()
         self.block += 1
-
-    def _move_on(self, index: int, output: Tensor) -> None:
-        self.hidden[index] = output
-        self._ahead.add(index)
 
     def stand_at(self, block: int, hidden: list[Tensor]) -> None:
         """Go to a block, with the hidden states that enter it by batch."""
@@ -143,88 +154,89 @@ class Boundary:
             seen = output if isinstance(output, Tensor) else output[0]
             raise Reached
 
-        block = self.structure.blocks[self.block]
-        with hooked(block, after=keep), self._attention_once(index, site), self._from_here(index, stop=self.block + 1):
+        block = self.structure.blocks(self.chain)[self.block]
+        with hooked(block, after=keep), self._settled_once(index, site), self._from_here(index, stop=self.block + 1):
             self.structure.base(**self.batches[index])
         return seen
 
-    @torch.no_grad()
-    def _embedded(self, batch: Batch) -> Tensor:
-        seen = torch.empty(0)
-
-        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
-            nonlocal seen
-            seen = args[0] if args else kwargs["hidden_states"]
-            raise Reached
-
-        with hooked(self.structure.blocks[0], before_with_kwargs=keep):
-            self.structure.base(**batch)
-        return seen
-
     def _rows(self, index: int, values: Tensor) -> Tensor:
-        mask = self.batches[index]["attention_mask"].bool().flatten()
-        rows = values.reshape(len(mask), values.shape[-1])
-        return rows if bool(mask.all()) else rows[mask]
+        mask = self.structure.token_mask(self.batches[index], self.chain)
+        rows = values.reshape(values.shape[:-1].numel(), values.shape[-1])
+        return rows if mask is None or bool(mask.all()) else rows[mask.flatten()]
 
     @contextmanager
     def _residual_kept(self, index: int, site: Site, seen: dict[str, Tensor]) -> Iterator[None]:
-        """Attention adds to the block's input. With post-norm the FFN adds to its own input.
+        """Note the residual stream that a sublayer adds to: what enters the block, and what those before it added.
 
-        With pre-norm it adds to what attention left. Where both read the block's input (parallel residual) their sum is
-        the same, so that the FFN, refitted second, makes up for what attention lacks.
+        With post-norm a sublayer adds to its own input. Where sublayers stand side by side (parallel residual) their
+        sum is the same, so that the second, refitted after the first, makes up for what that lacks.
         """
-        hidden = self.hidden[index]
-        if site.kind == "head":
-            seen["residual"] = hidden
+        seen["residual"] = self.hidden[index]
+        if site.order == 0:
             yield
             return
+        if not self.structure.pre_norm(self.chain):
 
-        def keep_input(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            seen["residual"] = args[0]
+            def keep_input(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+                seen["residual"] = _first_input(args, kwargs)
 
-        def keep_sum(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            seen["residual"] = hidden + output
+            with hooked(self.structure.entrance(site), before_with_kwargs=keep_input):
+                yield
+            return
+        with ExitStack() as stack:
+            for earlier in self.sites[: site.order]:
+                stack.enter_context(self._addition_kept(index, earlier, seen))
+            yield
 
-        if index in self._added:
-            seen["residual"] = hidden + self._added[index]
+    @contextmanager
+    def _addition_kept(self, index: int, site: Site, seen: dict[str, Tensor]) -> Iterator[None]:
+        """Add to the residual noted what an earlier sublayer adds to it, known or when it comes."""
+        known = self._kept.get((site.name, index), _Kept()).added
+
+        def add(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+            seen["residual"] = seen["residual"] + _scaled(output, site)
+
+        if known is not None:
+            seen["residual"] = seen["residual"] + _scaled(known, site)
             yield
             return
-        if self.structure.pre_norm:
-            attention = self.structure.consumer(self.structure.attention_of(site.block))
-            hook = hooked(attention, after=keep_sum)
-        else:
-            hook = hooked(self.structure.projection(site.producers[0].path), before=keep_input)
-        with hook:
+        with hooked(self.structure.added(site), after=add):
             yield
 
     def _last_of(self, site: Site) -> nn.Module:
         """The module that ends last in a sublayer: its core, where the consumer is part of it, else the consumer."""
         inside = site.core is not None and site.consumer.startswith(f"{site.core}.")
-        return self.structure.base.get_submodule(site.core if inside and site.core else site.consumer)
+        return self.structure.module(site.core if inside and site.core else site.consumer)
 
     @contextmanager
-    def _attention_once(self, index: int, asked: Site | None) -> Iterator[None]:
-        """Where attention is settled, what it puts out is kept, and given back to runs that ask for what follows."""
-        site = self.structure.attention_of(self.block)
-        if not self._settled or not site.units or site.core is None:
+    def _settled_once(self, index: int, asked: Site | None) -> Iterator[None]:
+        """Keep what settled cores put out, and give it back to runs that ask for what follows."""
+        with ExitStack() as stack:
+            for site in self._settled.values():
+                if site.units and site.core is not None:
+                    stack.enter_context(self._once(index, site, site.core, asked))
             yield
-            return
-        core = self.structure.base.get_submodule(site.core)
-        if index in self._attended and asked != site:
-            with forward_replaced(core, self._attended[index]):
+
+    @contextmanager
+    def _once(self, index: int, site: Site, path: str, asked: Site | None) -> Iterator[None]:
+        core, key = self.structure.module(path), (site.name, index)
+        if key in self._kept and asked != site:
+            with forward_replaced(core, self._kept[key].output):
                 yield
             return
+        kept = _Kept()
 
         def keep_output(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            self._attended[index] = output
+            kept.output = output
+            self._kept[key] = kept
 
         def keep_added(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
-            if self.structure.pre_norm:
-                self._added[index] = output
+            if self.structure.pre_norm(self.chain):
+                kept.added = output
 
         handles = [
             core.register_forward_hook(keep_output, prepend=True),
-            self.structure.consumer(site).register_forward_hook(keep_added, prepend=True),
+            self.structure.added(site).register_forward_hook(keep_added, prepend=True),
         ]
         try:
             yield
@@ -234,6 +246,32 @@ class Boundary:
 
     @contextmanager
     def _from_here(self, index: int, stop: int | None) -> Iterator[None]:
-        block = self.structure.blocks[self.block]
-        with only_blocks(self.structure, self.block, stop), input_replaced(block, self.hidden[index]):
+        block = self.structure.blocks(self.chain)[self.block]
+        with only_blocks(self.structure, self.block, stop, self.chain), input_replaced(block, self.hidden[index]):
             yield
+
+
+@torch.no_grad()
+def embedded(structure: Structure, batch: Batch, chain: int = 0) -> Tensor:
+    """The hidden states that enter the first block of a chain: `(batch, length, width)`."""
+    seen = torch.empty(0)
+
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+        nonlocal seen
+        seen = _first_input(args, kwargs)
+        raise Reached
+
+    with hooked(structure.blocks(chain)[0], before_with_kwargs=keep):
+        structure.base(**batch)
+    return seen
+
+
+def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What a module reads, however it was called."""
+    found: Tensor = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
+    return found
+
+
+def _scaled(output: Tensor, site: Site) -> Tensor:
+    """What a sublayer's output adds to the residual stream."""
+    return output if site.multiplier == 1 else site.multiplier * output

@@ -1,29 +1,69 @@
-"""What a method works on: the dense model, the student, the calibration batches and the limit; and the refit walk."""
+"""What statistics are collected from, and the one place where they are: `Calibration.collect`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from trimformer import processes
-from trimformer.data.batches import token_count
+from trimformer.data.batches import padded_tokens, shape
 from trimformer.data.rows import Batch
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
+from trimformer.observing.boundary import embedded
+from trimformer.observing.measurements import M, from_tensors, to_tensors
+from trimformer.observing.watching import check_finite, frozen, watching
 from trimformer.progress import Progress
 
 Part = TypeVar("Part")
+Sums = dict[str, Tensor]
+"""Running sums of one site by name, added to in place."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one batch shows at the consumer of one site."""
+
+    site: Site
+    number: int
+    """Which batch it is, of this process's share."""
+    mask: Tensor | None
+    """Which tokens are real, `(batch, length)`; None where all are."""
+    inputs: Tensor
+    """The consumer's input, `(batch, length, features)`."""
+
+    @property
+    def rows(self) -> Tensor:
+        """The consumer's input without padding: `(tokens, features)`."""
+        return self.inputs.flatten(0, 1) if self.mask is None else self.inputs[self.mask]
+
+
+@dataclass(frozen=True)
+class SeenBackward(Seen):
+    """What one batch shows there once its loss has gone backward."""
+
+    gradients: Tensor
+    """The gradient at the consumer's input, `(batch, length, features)`; zero at padding."""
+
+
+Add = Callable[[Sums, Seen], None]
+AddBackward = Callable[[Sums, SeenBackward], None]
+"""Adds what a batch shows at a site to the site's sums."""
+Loss = Callable[[int], Tensor]
+"""Number of a batch, of this process's share -> its loss, a scalar with a gradient."""
 
 
 @dataclass(frozen=True)
 class Calibration:
     """What statistics are collected from. `dense` is the model as it was given and is never changed.
 
-    Every process has all batches. A method that runs only its `share` of them adds up what it collected, by `ranks`.
+    Every process has all batches; `collect` and `by_site` share the work among them, and give all of them all of it.
     """
 
     dense: Structure
@@ -34,14 +74,24 @@ class Calibration:
     """Of the rows of each batch, for a method that needs them; None for all others."""
 
     @cached_property
+    def tokens_by_batch(self) -> list[list[int]]:
+        """Tokens of every batch, padding excluded: a list for each chain of the model."""
+        chains = range(len(self.dense.architecture.chains))
+        return [[self._tokens_of(batch, chain) for batch in self.batches] for chain in chains]
+
+    def _tokens_of(self, batch: Batch, chain: int) -> int:
+        mask = self.dense.token_mask(batch, chain)
+        return embedded(self.dense, batch, chain).shape[:2].numel() if mask is None else int(mask.sum())
+
+    @cached_property
     def tokens(self) -> int:
-        """Calibration tokens, padding excluded."""
-        return token_count(self.batches)
+        """Calibration tokens, padding excluded, as the first chain of the model has them."""
+        return sum(self.tokens_by_batch[0])
 
     @cached_property
     def sequences(self) -> int:
         """Calibration sequences."""
-        return sum(len(batch["input_ids"]) for batch in self.batches)
+        return sum(shape(batch)[0] for batch in self.batches)
 
     @property
     def mean_length(self) -> float:
@@ -51,35 +101,106 @@ class Calibration:
     @cached_property
     def places(self) -> list[int]:
         """Which batches this process computes; all of them where it is alone."""
-        return processes.own_places([batch["input_ids"].numel() for batch in self.batches])
+        return processes.own_places([padded_tokens(batch) for batch in self.batches])
 
     def share(self, by_batch: Sequence[Part]) -> list[Part]:
         """Of what there is by batch, the part of this process."""
         return [by_batch[place] for place in self.places]
 
-    def by_batch(self, values: Tensor) -> tuple[Tensor, ...]:
-        """Views of values by token, `(tokens, …)`, batch by batch."""
-        parts: tuple[Tensor, ...] = values.split([token_count([batch]) for batch in self.batches])
+    def by_batch(self, values: Tensor, chain: int = 0) -> tuple[Tensor, ...]:
+        """Views of values by token of a chain, `(tokens, …)`, batch by batch."""
+        parts: tuple[Tensor, ...] = values.split(self.tokens_by_batch[chain])
         return parts
 
-    def by_site(
-        self, sites: Sequence[Site], description: str | None, compute: Callable[[Site], dict[str, Tensor]]
-    ) -> Measured:
-        """What is computed of each site alone, as `<site>.<name>`: processes share the sites; all have all of it.
+    def by_row(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Views of values by sequence, `(sequences, …)`, batch by batch."""
+        parts: tuple[Tensor, ...] = values.split([shape(batch)[0] for batch in self.batches])
+        return parts
 
-        Without a description there is no bar.
+    def collect(
+        self,
+        sites: Sequence[Site],
+        zeros: Callable[[Site], Sums],
+        *,
+        inputs: Add | None = None,
+        gradients: AddBackward | None = None,
+        loss: Loss | None = None,
+        description: str | None = None,
+    ) -> dict[str, Sums]:
+        """Run this process's batches, add up what consumers read (and the gradients there), over all processes.
+
+        The model is frozen meanwhile. What is seen has padding in it: `Seen.rows` leaves it out.
+
+        Args:
+            sites: whose consumers are watched.
+            zeros: the sums of a site to begin with, float64.
+            inputs: adds what a forward pass shows.
+            gradients: adds what a backward pass shows; needs `loss`.
+            loss: runs a batch and gives its loss; None runs the model below its head.
+            description: of the bar; None shows none.
+
+        Raises:
+            NumericalError: a sum is NaN or infinite; names the site.
         """
+        dense, batches = self.dense, self.share(self.batches)
+        found = {site.name: zeros(site) for site in sites}
+        with frozen(dense.model):
+            for number, batch in enumerate(self.progress(batches, description) if description else batches):
+                masks = [_padding(dense.token_mask(batch, chain)) for chain in range(len(dense.architecture.chains))]
+                with _adding(self.dense, found, (inputs, gradients), number, masks):
+                    if loss is None:
+                        dense.base(**batch)
+                    else:
+                        loss(number).backward()
+        processes.add_up(*(values for sums in found.values() for values in sums.values()))
+        for site, sums in found.items():
+            for values in sums.values():
+                check_finite(values, site)
+        return found
+
+    def on(self, structure: Structure) -> Calibration:
+        """The same batches on another model with the same chains, such as the student."""
+        return Calibration(structure, self.batches, self.seed, self.progress, labels=self.labels)
+
+    def by_site(
+        self, sites: Sequence[Site], kind: type[M], compute: Callable[[Site], M], description: str | None = None
+    ) -> dict[str, M]:
+        """Compute something of each site alone: processes share the sites; all have all of it. Without text no bar."""
         own = [sites[place] for place in processes.own_places([float(site.features) ** 3 for site in sites])]
-        found = processes.gathered(
-            {
-                f"{site.name}.{name}": values
-                for site in (self.progress(own, description) if description else own)
-                for name, values in compute(site).items()
-            }
-        )
-        order = {site.name: number for number, site in enumerate(sites)}
-        return {name: found[name] for name in sorted(found, key=lambda name: order[name.rpartition(".")[0]])}
+        shown = self.progress(own, description) if description else own
+        found = to_tensors({site.name: compute(site) for site in shown})
+        return from_tensors(kind, processes.gathered(found), [site.name for site in sites])
 
 
-Measured = dict[str, Tensor]
-"""What a method measured before any budget was known, by name; safe to store and to reuse for other budgets."""
+def _padding(mask: Tensor | None) -> Tensor | None:
+    """A token mask, or None where it leaves nothing out."""
+    return None if mask is None or bool(mask.all()) else mask
+
+
+@contextmanager
+def _adding(
+    structure: Structure,
+    found: Mapping[str, Sums],
+    add: tuple[Add | None, AddBackward | None],
+    number: int,
+    masks: Sequence[Tensor | None],
+) -> Iterator[None]:
+    """Within the context, passes over a batch add to the sums of sites: of inputs, of inputs with gradients."""
+    inputs, gradients = add
+
+    def see_input(site: Site, hidden: Tensor) -> None:
+        if inputs is not None:
+            inputs(found[site.name], Seen(site, number, masks[site.chain], hidden))
+
+    def see_gradient(site: Site, hidden: Tensor, gradient: Tensor) -> None:
+        if gradients is not None:
+            gradients(found[site.name], SeenBackward(site, number, masks[site.chain], hidden, gradient))
+
+    watch = watching(
+        structure,
+        [structure[name] for name in found],
+        inputs=see_input if inputs else None,
+        input_gradients=see_gradient if gradients else None,
+    )
+    with torch.set_grad_enabled(gradients is not None), watch:
+        yield

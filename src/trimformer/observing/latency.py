@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from trimformer import processes
-from trimformer.data.batches import Workload, random_batch
+from trimformer.data.batches import Workload, device_of_batch, random_batch, shape
 from trimformer.data.rows import Batch
 from trimformer.model.offload import device_of
 from trimformer.observing.watching import frozen
@@ -61,8 +61,8 @@ def measure(
         for round_ in rounds if progress is None else progress(rounds, "measuring latency"):
             times[round_] = times.new_tensor([_one_pass_ms(model, batch) for model in models.values()])
     by_model = processes.agreed(times)[warmup:].T.tolist()
-    rows, length = batch["input_ids"].shape
-    device = str(batch["input_ids"].device)
+    rows, length = shape(batch)
+    device = str(device_of_batch(batch))
     return {
         name: Latency(
             **quartiles(values), runs=runs, rows=rows, length=length, device=device, threads=torch.get_num_threads()
@@ -113,5 +113,6 @@ def _one_pass_ms(model: nn.Module, batch: Batch) -> float:
 
 
 def _synchronise(batch: Batch) -> None:
-    if batch["input_ids"].is_cuda:
-        torch.cuda.synchronize(batch["input_ids"].device)
+    device = device_of_batch(batch)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from trimformer import processes
+from trimformer.data.batches import padded_tokens
 from trimformer.data.rows import Batch
 from trimformer.model.offload import is_offloaded
 from trimformer.model.sites import Site
@@ -60,38 +61,41 @@ def moments(calibration: Calibration, *, gradients: bool) -> Iterator[Group]:
 
 
 def _fit_together(calibration: Calibration) -> bool:
+    """Whether one pass of the whole model may keep everything. Several chains always go together."""
     dense, batches = calibration.dense, calibration.batches
+    if len(dense.architecture.chains) > 1:
+        return True
     sums = sum(8 * (site.features + 1) ** 2 for site in dense)
-    activations = dense.flow * dense.model.dtype.itemsize * max(batch["input_ids"].numel() for batch in batches)
+    activations = dense.numbers_per_token * dense.model.dtype.itemsize * max(map(padded_tokens, batches))
     fit = sums + activations <= SHARE_OF_MEMORY * available_bytes(dense.device)
     return fit and not is_offloaded(dense.model)
 
 
 def _together(calibration: Calibration) -> Iterator[Group]:
-    dense = calibration.dense
+    dense, adding = calibration.dense, _Adding(calibration)
     found = _empty(calibration, dense.occupied)
-    for batch, places in calibration.progress(_own(calibration), "measuring curvature"):
-        with _adding(calibration, found, batch, places):
+    for number, batch in enumerate(calibration.progress(adding.batches, "measuring curvature")):
+        with adding.to(found, number):
             _loss(calibration, batch, dense.model(**batch)).backward()
     yield _of_all(found)
 
 
 def _downwards(calibration: Calibration) -> Iterator[Group]:
-    dense, own = calibration.dense, _own(calibration)
-    boundary, entering = Boundary(dense, [batch for batch, _ in own]), []
-    last = len(dense.blocks) - 1
+    dense, adding = calibration.dense, _Adding(calibration)
+    boundary, entering = Boundary(dense, adding.batches), []
+    last = len(dense.blocks()) - 1
     for block in calibration.progress(range(last + 1), "running blocks"):
         entering.append(boundary.hidden.copy())
         if block < last:
-            with dense.in_memory(block):
+            with dense.in_memory(boundary.sites[0]):
                 boundary.advance()
     above: list[Tensor] = []
     for block in calibration.progress(range(last, -1, -1), "curves, top-down"):
         boundary.stand_at(block, [hidden.requires_grad_() for hidden in entering.pop()])
-        found = _empty(calibration, [site for site in dense.occupied if site.block == block])
-        with dense.in_memory(block):
-            for index, (batch, places) in enumerate(own):
-                with _adding(calibration, found, batch, places):
+        found = _empty(calibration, [site for site in boundary.sites if site.units])
+        with dense.in_memory(boundary.sites[0]):
+            for index, batch in enumerate(adding.batches):
+                with adding.to(found, index):
                     if block == last:
                         _loss(calibration, batch, boundary.tail(index)).backward()
                     else:
@@ -103,24 +107,23 @@ def _downwards(calibration: Calibration) -> Iterator[Group]:
 def _upwards(calibration: Calibration) -> Iterator[Group]:
     dense, own = calibration.dense, calibration.share(calibration.batches)
     boundary = Boundary(dense, own)
-    for block in calibration.progress(range(len(dense.blocks)), "curves, bottom-up"):
-        found = _empty(calibration, [site for site in dense.occupied if site.block == block])
-        with dense.in_memory(block):
+    firsts = [site for site in dense.sites if site.order == 0]
+    for first in calibration.progress(firsts, "curves, bottom-up"):
+        if first.chain != boundary.chain:
+            boundary = Boundary(dense, own, first.chain)
+        found = _empty(calibration, [site for site in boundary.sites if site.units])
+        with dense.in_memory(first):
+            outputs = {}
             for index in range(len(own)):
-                for name, hidden in boundary.consumed(index).items():
+                inputs, outputs[index] = boundary.consumed(index)
+                for name, hidden in inputs.items():
                     found[name].inputs.add_inputs(hidden.float())
-            boundary.advance()
+            boundary.advance(outputs)
         yield _of_all(found)
 
 
-def _own(calibration: Calibration) -> list[tuple[Batch, Tensor]]:
-    """This process's batches, and where their tokens are among all calibration tokens."""
-    places = calibration.by_batch(torch.arange(calibration.tokens, device=calibration.dense.device))
-    return calibration.share(list(zip(calibration.batches, places, strict=True)))
-
-
 def _loss(calibration: Calibration, batch: Batch, output: Any) -> Tensor:
-    predicted = predictions(output, batch, calibration.dense.model.config)
+    predicted = predictions(output, batch, calibration.dense.model)
     return fisher_loss(predicted, batch, calibration.seed).sum()
 
 
@@ -131,32 +134,47 @@ def _of_all(found: Group) -> Group:
     return found
 
 
-@contextmanager
-def _adding(calibration: Calibration, found: Group, batch: Batch, places: Tensor) -> Iterator[None]:
-    """Within the context a forward and a backward pass over a batch add to the moments of the sites found in there."""
-    rows = batch["attention_mask"].bool()
+class _Adding:
+    """This process's batches, and where each one's tokens are among all calibration tokens of a chain."""
 
-    def see_input(site: Site, hidden: Tensor) -> None:
-        found[site.name].inputs.add_inputs(hidden[rows].float())
+    def __init__(self, calibration: Calibration) -> None:
+        self.dense = calibration.dense
+        self.batches = calibration.share(calibration.batches)
+        self.places = [
+            calibration.share(calibration.by_batch(torch.arange(sum(tokens), device=self.dense.device), chain))
+            for chain, tokens in enumerate(calibration.tokens_by_batch)
+        ]
 
-    def see_gradient(site: Site, gradient: Tensor) -> None:
-        real, here = gradient[rows].float(), found[site.name]
-        here.gradients += real.T @ real
-        here.energy[places] = real.square().sum(1)
+    @contextmanager
+    def to(self, found: Group, number: int) -> Iterator[None]:
+        """Within the context a forward and a backward pass over a batch add to the moments of the sites in there."""
+        masks = [self.dense.token_mask(self.batches[number], chain) for chain in range(len(self.places))]
 
-    sites = [each.site for each in found.values()]
-    with torch.enable_grad(), watching(calibration.dense, sites, inputs=see_input, output_gradients=see_gradient):
-        yield
+        def real(site: Site, values: Tensor) -> Tensor:
+            mask = masks[site.chain]
+            return (values.flatten(0, 1) if mask is None else values[mask]).float()
+
+        def see_input(site: Site, hidden: Tensor) -> None:
+            found[site.name].inputs.add_inputs(real(site, hidden))
+
+        def see_gradient(site: Site, gradient: Tensor) -> None:
+            rows, here = real(site, gradient), found[site.name]
+            here.gradients += rows.T @ rows
+            here.energy[self.places[site.chain][number]] = rows.square().sum(1)
+
+        sites = [each.site for each in found.values()]
+        with torch.enable_grad(), watching(self.dense, sites, inputs=see_input, output_gradients=see_gradient):
+            yield
 
 
 def _empty(calibration: Calibration, sites: list[Site]) -> Group:
-    width, device = calibration.dense.width, calibration.dense.device
+    device = calibration.dense.device
     return {
         site.name: Moments(
             site,
             RegressionSums(site.features, 0, device, processes.agreed),
-            torch.zeros(width, width, dtype=torch.float64, device=device),
-            torch.zeros(calibration.tokens, device=device),
+            torch.zeros(site.width, site.width, dtype=torch.float64, device=device),
+            torch.zeros(sum(calibration.tokens_by_batch[site.chain]), device=device),
         )
         for site in sites
     }

@@ -8,14 +8,15 @@ embeddings predict numbers. Everything that compares a pruned model with its den
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
-from zlib import crc32
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
+from trimformer.data.batches import row_seeds, token_mask
 from trimformer.data.labels import IGNORED
 from trimformer.data.rows import LABELS, Batch
 from trimformer.errors import DataError, UnsupportedModel
@@ -23,6 +24,8 @@ from trimformer.errors import DataError, UnsupportedModel
 _BINARY = 2
 PADDED_LOGIT = -1e4
 """Low enough that its probability is exactly zero in float32, finite so that differences stay finite."""
+ONE_LOGIT_EACH = "ForPreTraining"
+"""End of the name of model classes that give one logit for every token, as ELECTRA's discriminator does."""
 
 
 @dataclass(frozen=True)
@@ -32,40 +35,42 @@ class Predictions:
     values: Tensor
     weights: Tensor
     family: Literal["categorical", "gaussian"]
+    token_axis: Literal[1, 2] | None = None
+    """The axis of `values` along which tokens lie: 1, one prediction each; 2, they are the classes; None, neither."""
 
     def detach(self) -> Predictions:
         """The same without gradient."""
-        return Predictions(self.values.detach(), self.weights, self.family)
+        return replace(self, values=self.values.detach())
 
 
-def predictions(output: Any, batch: Batch, config: Any) -> Predictions:
+def predictions(output: Any, batch: Batch, model: PreTrainedModel) -> Predictions:
     """Read a model's output.
 
     Args:
         output: what the model returned (a transformers `ModelOutput`).
-        batch: its inputs; the attention mask says which tokens count.
-        config: the model's config, for `problem_type` and `num_labels`.
+        batch: its inputs; the token mask says which tokens count.
+        model: its class, and its config's `problem_type`, say what it predicts.
 
     Raises:
         UnsupportedModel: an output with neither logits nor hidden states.
     """
-    token_mask = batch["attention_mask"].to(torch.float32)
+    mask = token_mask(batch).to(torch.float32)
     if "start_logits" in output:
         logits = torch.stack([output["start_logits"], output["end_logits"]], dim=1).float()
-        return _categorical(logits.masked_fill(token_mask[:, None] == 0, PADDED_LOGIT))
+        return _categorical(logits.masked_fill(mask[:, None] == 0, PADDED_LOGIT), token_axis=2)
     if "logits" not in output:
         if "last_hidden_state" not in output:
             raise UnsupportedModel(f"cannot compare outputs with {list(output.keys())}: logits or hidden states needed")
-        return _gaussian(embed(output["last_hidden_state"], token_mask)[:, None])
-    return _classification(output["logits"].float(), batch, config)
-
-
-def _classification(logits: Tensor, batch: Batch, config: Any) -> Predictions:
-    by_token = batch["attention_mask"] / batch["attention_mask"].sum(1, keepdim=True)
+        return _gaussian(embed(output["last_hidden_state"], mask)[:, None])
+    logits = output["logits"].float()
+    if type(model).__name__.endswith(ONE_LOGIT_EACH):
+        logits = _yes_or_no(logits)
     if logits.ndim == 3:
-        return Predictions(logits, by_token, "categorical")
-    if logits.shape == batch["input_ids"].shape and config.num_labels != logits.shape[1]:
-        return Predictions(_yes_or_no(logits), by_token, "categorical")
+        return Predictions(logits, mask / mask.sum(1, keepdim=True), "categorical", token_axis=1)
+    return _of_sequences(logits, model.config)
+
+
+def _of_sequences(logits: Tensor, config: Any) -> Predictions:
     if config.problem_type == "multi_label_classification":
         return _categorical(_yes_or_no(logits))
     if config.problem_type == "regression" or logits.shape[-1] == 1:
@@ -78,10 +83,10 @@ def _yes_or_no(logits: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(logits), logits], dim=-1)
 
 
-def embed(hidden: Tensor, token_mask: Tensor) -> Tensor:
+def embed(hidden: Tensor, mask: Tensor) -> Tensor:
     """Mean over the tokens of each sequence, scaled to length one: `(batch, tokens, width)` -> `(batch, width)`."""
-    mask = token_mask.to(torch.float32)[..., None]
-    return F.normalize((hidden.float() * mask).sum(1) / mask.sum(1), dim=-1)
+    weights = mask.to(torch.float32)[..., None]
+    return F.normalize((hidden.float() * weights).sum(1) / weights.sum(1), dim=-1)
 
 
 def divergence(teacher: Predictions, student: Predictions, temperature: float = 1.0) -> Tensor:
@@ -137,21 +142,20 @@ def _signs_by_sequence(batch: Batch, seed: int, predicted: Predictions) -> Tenso
     Tokens that are no padding come first in the draw, so that a row's signs are the same however its batch is padded.
     """
     count, dimensions = predicted.values.shape[1:]
-    length = batch["input_ids"].shape[1]
-    by_position = dimensions == length != count
-    shape = (dimensions, count) if by_position else (count, dimensions)
+    shape = (dimensions, count) if predicted.token_axis == 2 else (count, dimensions)
     rows = []
-    for ids, mask in zip(batch["input_ids"].cpu(), batch["attention_mask"].cpu(), strict=True):
-        generator = torch.Generator().manual_seed(crc32(ids[mask.bool()].numpy().tobytes(), seed))
+    for row_seed, mask in zip(row_seeds(batch, seed), token_mask(batch).cpu(), strict=True):
+        generator = torch.Generator().manual_seed(row_seed)
         signs = torch.randint(2, shape, generator=generator, dtype=torch.float32) * 2 - 1
-        if shape[0] == length:
+        if predicted.token_axis is not None:
             signs = signs[(mask.cumsum(0) - 1).clamp(min=0)]
-        rows.append(signs.T if by_position else signs)
+        rows.append(signs.T if predicted.token_axis == 2 else signs)
     return torch.stack(rows).to(predicted.values.device)
 
 
-def _categorical(logits: Tensor) -> Predictions:
-    return Predictions(logits, torch.full(logits.shape[:2], 1 / logits.shape[1], device=logits.device), "categorical")
+def _categorical(logits: Tensor, token_axis: Literal[2] | None = None) -> Predictions:
+    weights = torch.full(logits.shape[:2], 1 / logits.shape[1], device=logits.device)
+    return Predictions(logits, weights, "categorical", token_axis)
 
 
 def _gaussian(values: Tensor) -> Predictions:

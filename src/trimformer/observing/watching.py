@@ -76,13 +76,18 @@ def watching(
             output.register_hook(lambda gradient: output_gradients(site, by_sequence(gradient)))
 
     with ExitStack() as stack:
-        for block in structure.blocks:
+        for block in _all_blocks(structure):
             stack.callback(block.register_forward_pre_hook(by_sequence.note, with_kwargs=True).remove)
         for site in sites:
             consumer = structure.consumer(site)
             stack.callback(consumer.register_forward_pre_hook(lambda _, args, s=site: before(s, args)).remove)
             stack.callback(consumer.register_forward_hook(lambda _, __, out, s=site: after(s, out)).remove)
         yield
+
+
+def _all_blocks(structure: Structure) -> Iterator[nn.Module]:
+    for chain in range(len(structure.architecture.chains)):
+        yield from structure.blocks(chain)
 
 
 class _BySequence:
@@ -98,11 +103,10 @@ class _BySequence:
 
 
 @contextmanager
-def only_blocks(structure: Structure, start: int, stop: int | None = None) -> Iterator[None]:
-    """Within the context the model consists of blocks `start … stop − 1`, and keeps no keys and values."""
-    path = structure.architecture.blocks
-    owner_path, _, name = path.rpartition(".")
-    owner, blocks, config = structure.base.get_submodule(owner_path), structure.blocks, structure.base.config
+def only_blocks(structure: Structure, start: int, stop: int | None = None, chain: int = 0) -> Iterator[None]:
+    """Within the context a chain consists of its blocks `start … stop − 1`, and keeps no keys and values."""
+    owner_path, _, name = structure.architecture.chains[chain].blocks.rpartition(".")
+    owner, blocks, config = structure.module(owner_path), structure.blocks(chain), structure.config(chain)
     before = {key: config.__dict__[key] for key in ("layer_types", "use_cache") if config.__dict__.get(key)}
     changed = {key: before[key][start:stop] if key == "layer_types" else False for key in before}
     setattr(owner, name, blocks[start:stop])

@@ -8,7 +8,8 @@ from typing import ClassVar
 
 from trimformer.errors import require_range
 from trimformer.model.sites import Masks, Scores
-from trimformer.observing.calibration import Calibration, Measured
+from trimformer.observing.calibration import Calibration
+from trimformer.observing.measurements import Measured, Measurement
 from trimformer.observing.watching import frozen
 from trimformer.pruning.choose.search import keep_best
 from trimformer.pruning.contract import Backward, Job
@@ -20,6 +21,7 @@ class Baseline(ABC):
     """Options, and everything but the scores."""
 
     measured_by: ClassVar[tuple[str, ...]] = ()
+    measurement: ClassVar[type[Measurement] | None] = None
     needs_labels: ClassVar[bool] = False
     backward: ClassVar[Backward] = "none"
 
@@ -38,7 +40,7 @@ class Baseline(ABC):
         """Importance of every unit of the dense model."""
 
     def measure(self, calibration: Calibration) -> Measured:
-        """Nothing is measured ahead."""
+        """Measure nothing ahead."""
         return {}
 
     def prune(self, job: Job, measured: Measured) -> Masks:

@@ -189,7 +189,7 @@ def rounded_tables(dense: Structure, tables: CostTables, multiple: int) -> CostT
     Raises:
         InvalidOption: no layer has so many neurons.
     """
-    neurons = {site.name for site in dense if site.kind == "neuron"}
+    neurons = {site.name for site in dense if site.unit_width == 1}
     widest = max(site.units for site in dense)
     if multiple > widest:
         raise InvalidOption(f"round_to={multiple} is more than the {widest} units of the widest layer: try 8 or 64")

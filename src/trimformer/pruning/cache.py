@@ -16,9 +16,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from trimformer import processes
-from trimformer.observing.calibration import Measured
 
 DIGEST_CHARACTERS = 16
 ENVIRONMENT_VARIABLE = "TRIMFORMER_CACHE"
@@ -40,12 +40,12 @@ class MeasuredCache:
         self.folder = folder
         self.say = say
 
-    def read(self, key: dict[str, Any]) -> Measured | None:
+    def read(self, key: dict[str, Any]) -> dict[str, Tensor] | None:
         """A measurement, or None if there is none to be trusted; what is found is said."""
         found = self._read(key) if processes.is_first() else None
         return processes.gathered(found or {}) or None
 
-    def _read(self, key: dict[str, Any]) -> Measured | None:
+    def _read(self, key: dict[str, Any]) -> dict[str, Tensor] | None:
         path = self._path(key)
         if not path.exists():
             self._say_what_differs(path, key)
@@ -62,7 +62,7 @@ class MeasuredCache:
         self.say(f"reusing what {path} has of this model and data")
         return measured
 
-    def write(self, key: dict[str, Any], measured: Measured) -> None:
+    def write(self, key: dict[str, Any], measured: dict[str, Tensor]) -> None:
         """Store a measurement, if there is any; the file appears whole or not at all. A failure is said, no error."""
         if not measured or not processes.is_first():
             return

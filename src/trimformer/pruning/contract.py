@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
+from trimformer import processes
 from trimformer.model.sites import Masks, Site
 from trimformer.model.structure import Structure
-from trimformer.observing.calibration import Calibration, Measured
+from trimformer.observing.calibration import Calibration
+from trimformer.observing.measurements import Measured, Measurement
 from trimformer.pruning.budget import CostTables
 
 Backward = Literal["none", "by block", "whole model"]
@@ -18,6 +20,8 @@ class Method(Protocol):
 
     measured_by: ClassVar[tuple[str, ...]]
     """Names of the options that `measure` reads: with these the same, what it measured can be reused."""
+    measurement: ClassVar[type[Measurement] | None]
+    """What `measure` gives of each site; None where it measures nothing."""
     needs_labels: ClassVar[bool]
     """Whether `calibration.labels` is read; only then are there any."""
 
@@ -26,7 +30,7 @@ class Method(Protocol):
         """How far gradients go at a time: they take memory."""
 
     def measure(self, calibration: Calibration) -> Measured:
-        """What no budget enters, and so serves every budget; empty if there is nothing."""
+        """Measure what no budget enters, and so serves every budget: by site, its `measurement`; else nothing."""
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Decide the masks, and cut and tune `job.student` accordingly; `job.dense` stays as it is."""
@@ -51,3 +55,7 @@ class Job(Calibration):
     def unit_cost(self, site: Site) -> float:
         """Mean cost of a unit of the site; 1 where there is none, so that scores can be divided by it."""
         return float(self.costs[site.name][-1]) / site.units if site.units else 1.0
+
+    def first_decides(self, masks: Masks) -> Masks:
+        """Give the masks that the first process has: rounding may decide otherwise elsewhere."""
+        return processes.agreed_masks(masks)

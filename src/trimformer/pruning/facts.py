@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure
-from trimformer.observing.calibration import Measured
 
 
 def masks_summary(structure: Structure, masks: Masks) -> list[dict[str, int]]:
     """Kept heads and neurons by block, for tables: `{"block": 0, "head": 5, "head_of": 12, "neuron": …}`."""
-    rows: list[dict[str, int]] = [{"block": index} for index in range(len(structure.blocks))]
+    rows: dict[tuple[int, int], dict[str, int]] = {}
     for site in structure:
-        rows[site.block] |= {site.kind: int(masks[site.name].sum()), f"{site.kind}_of": site.units}
-    return rows
+        row = rows.setdefault((site.chain, site.block), {"block": site.block})
+        kept, of = site.kind, f"{site.kind}_of"
+        row[kept] = row.get(kept, 0) + int(masks[site.name].sum())
+        row[of] = row.get(of, 0) + site.units
+    return list(rows.values())
 
 
 CURVE_POINTS = 33
@@ -21,15 +27,15 @@ CURVE_POINTS = 33
 PATTERN_UNITS = 64
 
 
-def compact_curves(measured: Measured) -> dict[str, list[float]]:
+def compact_curves(costs: Mapping[str, Tensor | None]) -> dict[str, list[float]]:
     """By site, what removing units costs together: at none, at all, and evenly between, at most 33 points.
 
-    Takes every `<site>.cost` that a method measured: the cost of each removal, `(units,)`, in order.
+    Args:
+        costs: by site, the cost of each removal, `(units,)`, in order; None where the method estimates none.
     """
     curves = {}
-    for name, cost in measured.items():
-        site, _, what = name.rpartition(".")
-        if what == "cost" and len(cost):
+    for site, cost in costs.items():
+        if cost is not None and len(cost):
             steps = min(len(cost), CURVE_POINTS - 1)
             removed = [round(len(cost) * step / steps) for step in range(1, steps + 1)]
             total = cost.double().cumsum(0).tolist()

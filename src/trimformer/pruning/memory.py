@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from trimformer.data.batches import token_count
+from trimformer.data.batches import padded_tokens, real_tokens
 from trimformer.data.rows import Batch
 from trimformer.errors import InsufficientMemory, InvalidOption
 from trimformer.model.offload import is_offloaded
@@ -13,7 +13,7 @@ from trimformer.model.structure import Structure, parameter_count
 from trimformer.observing.resources import available_bytes
 from trimformer.pruning.contract import Backward, Method
 
-BY_BLOCK = "--method surgeon"
+BY_BLOCK = '`method="surgeon"`'
 GIGABYTE = 1e9
 FLOAT32, FLOAT64, HALF = 4, 8, 2
 """Bytes of a number."""
@@ -36,7 +36,7 @@ class Footprint:
     """All calibration tokens."""
     tokens_at_once: int
     """Of the largest batch, padding included."""
-    flow: int
+    numbers_per_token: int
     """Numbers that all projections read and write for a token."""
     blocks: int
     width: int
@@ -61,9 +61,9 @@ class Footprint:
     @property
     def activations(self) -> float:
         """What a pass keeps for its gradients: of the whole model, or of one block."""
-        flow = self.flow if self.backward == "whole model" else self.flow / self.blocks
+        numbers = self.numbers_per_token / (1 if self.backward == "whole model" else self.blocks)
         logits = self.logits * (FLOAT32 * LOGIT_COPIES if self.backward != "none" else self.bytes_per_number)
-        return self.tokens_at_once * (flow * self.bytes_per_number + logits)
+        return self.tokens_at_once * (numbers * self.bytes_per_number + logits)
 
     @property
     def statistics(self) -> float:
@@ -80,14 +80,15 @@ class Footprint:
 def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footprint:
     """What pruning a model by a method on these batches depends on."""
     model = dense.model
-    block = 2 * parameter_count(dense.blocks) // len(dense.blocks)
+    blocks = [block for chain in range(len(dense.architecture.chains)) for block in dense.blocks(chain)]
+    block = 2 * max(map(parameter_count, blocks))
     return Footprint(
         parameters=block if is_offloaded(model) else parameter_count(model),
         bytes_per_number=model.dtype.itemsize,
-        tokens=token_count(batches),
-        tokens_at_once=max(batch["input_ids"].numel() for batch in batches),
-        flow=dense.flow,
-        blocks=len(dense.blocks),
+        tokens=real_tokens(batches),
+        tokens_at_once=max(map(padded_tokens, batches)),
+        numbers_per_token=dense.numbers_per_token,
+        blocks=len(blocks),
         width=dense.width,
         features=max(site.features for site in dense),
         logits=0 if model.get_output_embeddings() is None else int(model.config.vocab_size),
@@ -97,7 +98,7 @@ def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footpri
 
 def pass_tokens(dense: Structure) -> int:
     """How many padded tokens a batch may have, so that what a gradient pass keeps is bounded in large models too."""
-    return max(1, NUMBERS_AT_ONCE // max(1, dense.flow))
+    return max(1, NUMBERS_AT_ONCE // max(1, dense.numbers_per_token))
 
 
 def check_memory(dense: Structure, batches: list[Batch], method: Method) -> None:
@@ -110,7 +111,7 @@ def check_memory(dense: Structure, batches: list[Batch], method: Method) -> None
     if method.backward == "whole model" and is_offloaded(dense.model):
         raise InvalidOption(
             "weights of this model are offloaded, and the method's gradients need all of them in memory at once: use "
-            f"{BY_BLOCK}, which takes them block by block, or with --set gradients=false none"
+            f"{BY_BLOCK}, which takes them block by block, or with `gradients=False` none"
         )
     asked, available = footprint(dense, batches, method), available_bytes(dense.device)
     if asked.needed > available:
@@ -125,15 +126,15 @@ def remedy(asked: Footprint, available: float, device: str = "cpu") -> str:
     freed = asked.parameters * max(0, asked.bytes_per_number - HALF)
     options: list[tuple[str, Footprint, float]] = [("", asked, 0)]
     if freed:
-        options.append(("--dtype bfloat16", replace(asked, bytes_per_number=HALF), freed))
+        options.append(('`dtype="bfloat16"`', replace(asked, bytes_per_number=HALF), freed))
     milder: dict[Backward, str] = {
         "whole model": f"{BY_BLOCK} (gradients block by block)",
-        "by block": "--set gradients=false",
+        "by block": "`gradients=False`",
     }
     if asked.backward in milder:
         changed: Backward = "by block" if asked.backward == "whole model" else "none"
         options += [
-            (f"{option} {milder[asked.backward]}".strip(), replace(plan, backward=changed), free)
+            (" with ".join(filter(None, (option, milder[asked.backward]))), replace(plan, backward=changed), free)
             for option, plan, free in options
         ]
     for option, plan, free in options[1:]:
@@ -143,9 +144,11 @@ def remedy(asked: Footprint, available: float, device: str = "cpu") -> str:
     tokens = math.floor((available + free - plan.needed + plan.hidden) / (plan.hidden / plan.tokens))
     also = f" with {option}" if option else ""
     if tokens >= plan.features:
-        return f"at most --calibration-tokens {tokens} fit{also}"
+        return f"at most `calibration_tokens={tokens}` fit{also}"
     where = "a GPU and CPU memory" if device == "cuda" else "memory and disk"
-    return f"even{also} it needs {_gigabytes(plan.needed - free)}; spread the model over {where} with --device-map auto"
+    return (
+        f'even{also} it needs {_gigabytes(plan.needed - free)}; spread the model over {where} with `device_map="auto"`'
+    )
 
 
 def _gigabytes(size: float) -> str:

@@ -4,22 +4,52 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
 from trimformer import processes
 from trimformer.data.rows import Batch
 from trimformer.errors import DataError, NumericalError, UnsupportedModel
+from trimformer.model.limits import check_inputs, check_padding
 from trimformer.model.offload import stored
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
 from trimformer.observing.calibration import Calibration
 from trimformer.observing.watching import check_finite, frozen, watching
+from trimformer.pruning.contract import Method
 from trimformer.pruning.fingerprint import measured_key
+from trimformer.pruning.memory import check_memory
 
 
-def check_together(calibration: Calibration, name: str, method: Any) -> None:
+def check(calibration: Calibration, name: str, method: Method) -> list[str]:
+    """Refuse, before any work, whatever would make it fail or be worth nothing.
+
+    Args:
+        calibration: of the dense model, with its batches.
+        name: of the method.
+        method: with its options.
+
+    Returns:
+        Warnings: what may work, but less well than it could.
+
+    Raises:
+        NumericalError: weights or activations are NaN or infinite.
+        UnsupportedModel: no sublayer has any unit.
+        DataError: rows that the model cannot read, or other ones on each process.
+        InvalidOption: gradients of a whole model that is not in memory.
+        InsufficientMemory: there is not enough of it.
+    """
+    dense, batches = calibration.dense, calibration.batches
+    check_weights(dense)
+    check_inputs(batches, dense.model.config)
+    check_padding(dense.model, batches)
+    check_activations(dense, batches[0])
+    check_together(calibration, name, method)
+    check_memory(dense, batches, method)
+    return too_few_tokens(calibration)
+
+
+def check_together(calibration: Calibration, name: str, method: Method) -> None:
     """Refuse several processes that cannot work on one result.
 
     Raises:
@@ -27,7 +57,7 @@ def check_together(calibration: Calibration, name: str, method: Any) -> None:
     """
     if processes.count() == 1:
         return
-    key = measured_key(calibration, name, method) | {"options": asdict(method)}
+    key = measured_key(calibration, name, method) | {"options": asdict(method)}  # type: ignore[call-overload]  # every method is a dataclass
     texts = {f"{processes.index()} {part}": json.dumps(value).encode() for part, value in key.items()}
     found = processes.gathered({about: torch.tensor(list(text), dtype=torch.uint8) for about, text in texts.items()})
     others = range(1, processes.count())
@@ -39,7 +69,7 @@ def check_together(calibration: Calibration, name: str, method: Any) -> None:
     if processes.count() > len(calibration.batches):
         raise DataError(
             f"{processes.count()} processes, but the calibration rows make {len(calibration.batches)} batches: start "
-            f"at most {len(calibration.batches)} processes, or use more --calibration-tokens"
+            f"at most {len(calibration.batches)} processes, or use more `calibration_tokens`"
         )
 
 
@@ -90,6 +120,6 @@ def too_few_tokens(calibration: Calibration) -> list[str]:
     return [
         (
             f"{calibration.tokens} calibration tokens are few for the {widest.features} features of {widest.name}: "
-            f"use at least --calibration-tokens {enough}; accuracy may suffer"
+            f"use at least `calibration_tokens={enough}`; accuracy may suffer"
         )
     ]

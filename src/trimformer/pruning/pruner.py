@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -13,26 +13,27 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer import plugins, processes
 from trimformer.data.batches import only, split_batches, tokens_at_once
 from trimformer.data.given import Data, calibration_batches
-from trimformer.data.rows import LABELS, MODEL_INPUTS
+from trimformer.data.rows import LABELS, Batch
 from trimformer.errors import TrimformerError
-from trimformer.model.limits import check_inputs, check_padding
+from trimformer.model.limits import inputs_of
 from trimformer.model.manifest import versions
 from trimformer.model.sites import Masks
-from trimformer.model.structure import parameter_count, read_structure
+from trimformer.model.structure import Structure, parameter_count, read_structure
 from trimformer.model.surgery import describe_cut, describe_stock, pruning_config
-from trimformer.observing.calibration import Calibration, Measured
+from trimformer.observing.calibration import Calibration
+from trimformer.observing.measurements import Measured, from_tensors, to_tensors
 from trimformer.observing.predictions import of_next_tokens
 from trimformer.observing.resources import Used, watching_resources
 from trimformer.progress import Progress
+from trimformer.pruning import preflight
 from trimformer.pruning.budget import Budget, MeasuredCost, Prices, rounded_tables, total_cost, workload_of
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.contract import Job
 from trimformer.pruning.facts import compact_curves, masks_summary, patterns
 from trimformer.pruning.fingerprint import fingerprint, measured_key
 from trimformer.pruning.measured_budget import pruned_as_measured
-from trimformer.pruning.memory import check_memory, pass_tokens
+from trimformer.pruning.memory import pass_tokens
 from trimformer.pruning.method_options import asked_by, make_method
-from trimformer.pruning.preflight import check_activations, check_together, check_weights, too_few_tokens
 from trimformer.pruning.result import PruningResult
 from trimformer.pruning.uniform import check_uniform, prune_uniformly, uniform_job
 
@@ -97,6 +98,12 @@ def prune(
     return pruner.prune(budget)
 
 
+def _labels(dense: Structure, batches: Sequence[Batch]) -> list[Batch]:
+    """The labels of some batches, each beside the prediction of it."""
+    labels = only(batches, LABELS)
+    return of_next_tokens(labels) if dense.predicts_next_tokens else labels
+
+
 class Pruner:
     """One calibration, many sizes: what a method measures once is reused for every budget.
 
@@ -122,26 +129,22 @@ class Pruner:
         """Arguments as those of `prune`; `cache` keeps what is measured for later runs."""
         self.name = method
         self.method = make_method(method, options or {})
-        dense = read_structure(model)
-        check_weights(dense)
-        needed = self.method.needs_labels
+        dense, needed = read_structure(model), self.method.needs_labels
         with asked_by(method):
             given = calibration_batches(data, tokenizer, calibration_tokens, seed, dense.device, labels=needed)
-        given = split_batches(given, min(tokens_at_once(model), pass_tokens(dense)))
-        batches, labels = only(given, MODEL_INPUTS), only(given, LABELS) if needed else None
-        if labels and dense.predicts_next_tokens:
-            labels = of_next_tokens(labels)
-        check_inputs(batches, model.config)
-        check_padding(model, batches)
-        check_activations(dense, batches[0])
-        self.calibration = Calibration(dense, batches, seed, progress or (lambda items, _: items), labels=labels)
-        check_together(self.calibration, method, self.method)
+        batches = split_batches(given, min(tokens_at_once(model), pass_tokens(dense)))
+        self.calibration = Calibration(
+            dense,
+            only(batches, inputs_of(model)),
+            seed,
+            progress or (lambda items, _: items),
+            labels=_labels(dense, batches) if needed else None,
+        )
+        self.warnings = preflight.check(self.calibration, method, self.method)
         self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
-        check_memory(dense, batches, self.method)
         self.cache = cache
         self.measuring = Used()
         self._prices: dict[str, Prices] = {}
-        self.warnings = too_few_tokens(self.calibration)
 
     @cached_property
     def measured(self) -> Measured:
@@ -149,11 +152,12 @@ class Pruner:
         if self.cache is None:
             return self._measure()
         key = measured_key(self.calibration, self.name, self.method)
-        found = self.cache.read(key)
-        if found is None:
-            found = self._measure()
-            self.cache.write(key, found)
-        return found
+        stored, kind = self.cache.read(key), self.method.measurement
+        if stored is not None and kind is not None:
+            return from_tensors(kind, stored, [site.name for site in self.calibration.dense])
+        measured = self._measure()
+        self.cache.write(key, to_tensors(measured))
+        return measured
 
     def _measure(self) -> Measured:
         with watching_resources(self.calibration.dense.device) as self.measuring:
@@ -214,7 +218,7 @@ class Pruner:
             },
             "seconds": {"measuring": self.measuring.seconds, "pruning": pruning.seconds},
             "memory_mb": {"measuring": self.measuring.memory_mb, "pruning": pruning.memory_mb},
-            "curves": compact_curves(measured),
+            "curves": compact_curves({site: found.removal_cost for site, found in measured.items()}),
         }
         return PruningResult(job.student.model, masks, facts)
 

@@ -15,7 +15,7 @@ from trimformer.errors import InvalidOption, UnreachableTarget, UnsupportedModel
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure, read_structure
 from trimformer.model.surgery import pruning_config
-from trimformer.observing.calibration import Measured
+from trimformer.observing.measurements import Measured
 from trimformer.pruning.budget import CostTables
 from trimformer.pruning.choose.search import ROUNDING
 from trimformer.pruning.contract import Job, Method

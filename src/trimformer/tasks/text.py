@@ -96,7 +96,7 @@ class Text:
         return {name: metric(mean, torch.stack(values).numpy()) for name, values in found.items()}
 
 
-def compare(dense_output: Any, output: Any, batch: Batch, config: Any) -> dict[str, Tensor]:
+def compare(dense_output: Any, output: Any, batch: Batch, dense: PreTrainedModel) -> dict[str, Tensor]:
     """How near the pruned model's predictions are to the dense model's, `(batch,)` by metric name.
 
     Encoders without head: `cosine_to_dense`. Classes: `agreement`, and `kl` (lower is better). Numbers:
@@ -105,7 +105,7 @@ def compare(dense_output: Any, output: Any, batch: Batch, config: Any) -> dict[s
     Raises:
         UnsupportedModel: predictions of different shapes.
     """
-    teacher, student = predictions(dense_output, batch, config), predictions(output, batch, config)
+    teacher, student = predictions(dense_output, batch, dense), predictions(output, batch, dense)
     if teacher.values.shape != student.values.shape:
         raise UnsupportedModel(
             f"the dense model predicts {tuple(teacher.values.shape)} numbers, the pruned one "
@@ -122,7 +122,7 @@ def _read(dense: PreTrainedModel, output: Any, batch: Batch) -> Mapping[str, Ten
     dense_output = dense(**{name: values.to(device_of(dense)) for name, values in batch.items()})
     device = batch["input_ids"].device
     here = {name: values.to(device) for name, values in dense_output.items() if torch.is_tensor(values)}
-    return compare(here, output, batch, dense.config)
+    return compare(here, output, batch, dense)
 
 
 PROVIDES = {"text": Text()}

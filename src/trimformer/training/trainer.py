@@ -183,7 +183,7 @@ def masked_loss(
         for indices in length_sorted_indices(features, max_padded_tokens=MASKED_TOKENS_AT_ONCE):
             batch = to_device(mask([dict(features[index]) for index in indices]), model.device)
             labels = batch.pop("labels")
-            loss = task_loss(predictions(model(**batch), batch, model.config), {"labels": labels})
+            loss = task_loss(predictions(model(**batch), batch, model), {"labels": labels})
             losses += loss[(labels != IGNORED).any(1)].tolist()
     return metric(mean, losses)
 

@@ -182,7 +182,7 @@ def _below_base(structure: Structure, path: str) -> str:
 def _site_of(structure: Structure, path: str) -> str:
     """The site to which a module belongs: that whose projections have the longest part of their path in common."""
     own = path.split(".")
-    depth = len(structure.architecture.blocks.split(".")) + 1
+    depth = min(len(chain.blocks.split(".")) for chain in structure.architecture.chains) + 1
 
     def common(projection: str) -> int:
         pairs = zip(own, projection.split("."), strict=False)
@@ -210,11 +210,11 @@ def _plain_attention(model: PreTrainedModel) -> Iterator[None]:
 @contextmanager
 def _without_empty_sublayers(structure: Structure) -> Iterator[None]:
     """Within the context a sublayer without units is its bias: nothing is left of what comes before it."""
-    empty = {site.consumer: structure.consumer(site) for site in structure if site.units == 0}
-    for path, consumer in empty.items():
-        structure.base.set_submodule(path, _BiasOnly(consumer, structure.width))
+    empty = {site: structure.consumer(site) for site in structure if site.units == 0}
+    for site, consumer in empty.items():
+        structure.base.set_submodule(site.consumer, _BiasOnly(consumer, site.width))
     try:
         yield
     finally:
-        for path, consumer in empty.items():
-            structure.base.set_submodule(path, consumer)
+        for site, consumer in empty.items():
+            structure.base.set_submodule(site.consumer, consumer)

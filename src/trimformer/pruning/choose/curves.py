@@ -139,6 +139,6 @@ def _factor(matrix: Tensor, site: str) -> Tensor:
     if int(info):
         raise NumericalError(
             f"singular system at site {site} (condition number {float(torch.linalg.cond(matrix)):.1e}): "
-            "use more calibration tokens, or stronger damping (--set damping=0.3 or --set curve_ridge=1e-3)"
+            "use more calibration tokens, or stronger damping (`damping=0.3` or `curve_ridge=1e-3`)"
         )
     return factor

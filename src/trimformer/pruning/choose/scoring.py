@@ -58,6 +58,4 @@ def convex_representation(vectors: Tensor, sigma: float, tolerance: float) -> Te
         coefficients = updated
         if change < tolerance * float(coefficients.norm()):
             return coefficients.diagonal()
-    raise NumericalError(
-        f"R2 does not settle within {MAX_ITERATIONS} iterations: use --set tolerance={10 * tolerance:g}"
-    )
+    raise NumericalError(f"R2 does not settle within {MAX_ITERATIONS} iterations: use `tolerance={10 * tolerance:g}`")

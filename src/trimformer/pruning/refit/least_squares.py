@@ -59,6 +59,6 @@ def spd_solve(matrix: Tensor, right: Tensor, site: str) -> Tensor:
     if int(info):
         raise NumericalError(
             f"singular system at site {site} (condition number {float(torch.linalg.cond(matrix)):.1e}): "
-            "use more calibration tokens, or a stronger ridge (--set ridge=0.1)"
+            "use more calibration tokens, or a stronger ridge (`ridge=0.1`)"
         )
     return torch.cholesky_solve(right, factor)

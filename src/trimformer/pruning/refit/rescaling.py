@@ -80,14 +80,14 @@ def cut_and_rescale(job: Job, masks: Masks, teacher: Masks | None, *, damping: f
         if teacher is None:
             cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
         else:
-            rescale(job, processes.agreed_masks(masks), processes.agreed_masks(teacher), damping=damping)
+            rescale(job, job.first_decides(masks), job.first_decides(teacher), damping=damping)
 
 
 def rescale(job: Job, masks: Masks, teacher: Masks, *, damping: float) -> None:
     """Cut the student to given masks, and scale what it keeps, so that its residual stream is nearest to the teacher's.
 
-    The teacher is the dense model without the units that `teacher` removes. The first attention sublayer is not scaled:
-    its input has no error yet. In the last FFN of a model that reads one token of a row only, only that token counts. A
+    The teacher is the dense model without the units that `teacher` removes. The first sublayer is not scaled: its
+    input has no error yet. In the last FFN of a model that reads one token of a row only, only that token counts. A
     sublayer whose scales are refused stays as it was cut.
 
     Source: Kwon et al. (arXiv 2204.09656), mask tuning. Differs: the sublayers above a refused one are still scaled.
@@ -96,14 +96,13 @@ def rescale(job: Job, masks: Masks, teacher: Masks, *, damping: float) -> None:
     only_read = tokens_read(job.dense, job.batches)
     counting = None if only_read is None else job.share(only_read)
     with masked(job.dense, teacher):
-        walk = Walk(job)
-        for site in job.progress(job.student.sites, "rescaling"):
-            walk.cut(site, masks[site.name])
-            if bool(masks[site.name].any()) and (site.kind, site.block) != ("head", 0):
-                sums = walk.regression(site, counting if site.name == last else None)
-                with job.student.in_memory(site.block):
+        for stop in Walk(job, "rescaling"):
+            site = stop.site
+            stop.cut(masks[site.name])
+            if bool(masks[site.name].any()) and site != job.student.sites[0]:
+                sums = stop.regression(counting if site.name == last else None)
+                with job.student.in_memory(site):
                     _scale(job.student, site, sums, int(masks[site.name].sum()), damping)
-            walk.leave(site)
 
 
 def teacher_job(job: Job) -> Job:
@@ -119,26 +118,24 @@ def tokens_read(structure: Structure, batches: list[Batch]) -> list[Tensor] | No
     The gradient at the sublayer's output says so, in the first batch.
     """
     seen: list[Tensor] = []
-    model, batch = structure.model, batches[0]
+    model, batch, chain = structure.model, batches[0], structure.sites[-1].chain
     with (
         torch.enable_grad(),
         watching(structure, structure.sites[-1:], output_gradients=lambda _, gradient: seen.append(gradient)),
     ):
-        predictions(model(**batch), batch, model.config).values.square().sum().backward()
-    read = seen[0].ne(0).any(-1)
+        predictions(model(**batch), batch, model).values.square().sum().backward()
+    read, masks = seen[0].ne(0).any(-1), [structure.token_mask(other, chain) for other in batches]
     for edge in (_first, _last):
-        if torch.equal(read, edge(batch)):
-            return [edge(other)[other["attention_mask"].bool()].float() for other in batches]
+        if masks[0] is not None and torch.equal(read, edge(masks[0])):
+            return [edge(mask)[mask].float() for mask in masks if mask is not None]
     return None
 
 
-def _first(batch: Batch) -> Tensor:
-    mask = batch["attention_mask"].bool()
+def _first(mask: Tensor) -> Tensor:
     return mask & (mask.cumsum(1) == 1)
 
 
-def _last(batch: Batch) -> Tensor:
-    mask = batch["attention_mask"].bool()
+def _last(mask: Tensor) -> Tensor:
     return mask & (mask.cumsum(1) == mask.sum(1, keepdim=True))
 
 

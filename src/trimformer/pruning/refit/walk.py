@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -12,78 +12,123 @@ from torch import Tensor
 from trimformer import processes
 from trimformer.model.sites import Masks, Site
 from trimformer.model.surgery import cut_site, write_consumer
-from trimformer.observing.boundary import Boundary
+from trimformer.observing.boundary import Boundary, Crossing
 from trimformer.observing.sums import RegressionSums
 from trimformer.observing.watching import check_finite
 from trimformer.pruning.contract import Job
 from trimformer.pruning.refit.least_squares import Refit, solve
 
 Step = TypeVar("Step", bound=Callable[..., Any])
-
-
 SMALLEST_ALIGNING_RIDGE = 1e-6
+"""What a norm puts out is linearly dependent: without any ridge the map cannot be solved for."""
+
+
+class Walk:
+    """Dense model and student bottom-up in step: iterating gives every site, with what can be done there.
+
+    The walk goes on when the next site is asked for; then the student's sublayer is taken to stay as it is. Several
+    processes share the batches; students stay the same to the last bit, as the first process has them.
+    Memory: that of both boundaries, and after `align` as much again for the targets.
+
+    Args:
+        job: with a student of which nothing is cut yet.
+        description: of the bar.
+
+    >>> for stop in Walk(job, "refitting"):                                           # doctest: +SKIP
+    ...     stop.cut(masks[stop.site.name])
+    ...     stop.solve(stop.regression(), ridge=1e-2, intercept=True)
+    """
+
+    def __init__(self, job: Job, description: str) -> None:
+        self.job = job
+        self.description = description
+        self.batches = job.share(job.batches)
+        self._enter(0)
+
+    def __iter__(self) -> Iterator[Stop]:
+        for site in self.job.progress(self.job.student.sites, self.description):
+            if site.chain != self.student.chain:
+                self._enter(site.chain)
+            stop = Stop(self, site)
+            yield stop
+            self._leave(stop)
+
+    def _enter(self, chain: int) -> None:
+        """Stand at the first block of a chain, all of the dense model's sublayers settled."""
+        self.dense = Boundary(self.job.dense, self.batches, chain)
+        self.student = Boundary(self.job.student, self.batches, chain)
+        self.dense.settle(self.dense.sites)
+
+    def _leave(self, stop: Stop) -> None:
+        """Go past a site, and after the last of a block into the next block, if there is one."""
+        if not stop.site.last_in_block:
+            self.student.settle([stop.site])
+        elif stop.site.block + 1 < len(self.job.dense.blocks(stop.site.chain)):
+            self.dense.advance(stop.dense_outputs)
+            self.student.advance()
+            self.dense.settle(self.dense.sites)
 
 
 def _in_memory(step: Step) -> Step:
-    """A step of a walk with the weights of its site's block in memory, the dense model's and the student's."""
+    """A step at a site with the weights of its block in memory, the dense model's and the student's."""
 
     @wraps(step)
-    def held(walk: Walk, site: Site, *args: Any, **kwargs: Any) -> Any:
-        with walk.job.dense.in_memory(site.block), walk.job.student.in_memory(site.block):
-            return step(walk, site, *args, **kwargs)
+    def held(stop: Stop, *args: Any, **kwargs: Any) -> Any:
+        with stop.walk.job.dense.in_memory(stop.site), stop.walk.job.student.in_memory(stop.site):
+            return step(stop, *args, **kwargs)
 
     return cast("Step", held)
 
 
-class Walk:
-    """Dense model and student bottom-up in step. At every site: `align`, `cut`, `regression`, `solve`; then `leave`.
+class Stop:
+    """A site that a walk stands at: `align`, `cut`, `regression` and `solve` change or read the student there."""
 
-    Several processes share the batches; students stay the same to the last bit, as the first process has them.
-    Memory: that of both boundaries, and from `align` to `regression` as much again for the targets.
-    """
+    def __init__(self, walk: Walk, site: Site) -> None:
+        self.walk = walk
+        self.site = site
+        self.dense_outputs: dict[int, Tensor] = {}
+        """By batch, what leaves the dense block, where it is known already."""
+        self._leaving: dict[int, Tensor] = {}
 
-    def __init__(self, job: Job) -> None:
-        self.job = job
-        self.batches = job.share(job.batches)
-        self.dense = Boundary(job.dense, self.batches)
-        self.student = Boundary(job.student, self.batches)
-        self.dense.settle()
-        self._targets: dict[int, Tensor] = {}
+    @property
+    def job(self) -> Job:
+        """The job of the walk."""
+        return self.walk.job
 
-    def cut(self, site: Site, mask: Tensor) -> Tensor:
-        """Remove units of the student's site; the mask by which it was done, that of the first process."""
+    def cut(self, mask: Tensor) -> Tensor:
+        """Remove units of the student's site; returns the mask by which it was done, that of the first process."""
         chosen = processes.agreed(mask)
-        cut_site(self.job.student, site, chosen)
+        cut_site(self.job.student, self.site, chosen)
         return chosen
 
     @_in_memory
     @torch.no_grad()
-    def align(self, site: Site, *, ridge: float, intercept: bool) -> None:
+    def align(self, *, ridge: float, intercept: bool) -> None:
         """Let the student's producers read, as nearly as a linear map can tell it, what the dense model's read.
 
         The map, from what enters the student's sublayer to what enters the dense one, is a ridge regression towards
-        the identity; it is folded into the producers' weights. The residual stream itself stays as it is. Some ridge
-        there always is: what a norm puts out is linearly dependent.
+        the identity; it is folded into the producers' weights. The residual stream itself stays as it is.
         """
-        if site == self.job.student.sites[0]:
+        student, site = self.job.student, self.site
+        if site == student.sites[0]:
             return
-        width = self.job.student.width
-        sums = RegressionSums(width, width, self.job.student.device, processes.agreed)
-        for index in range(len(self.batches)):
-            read, self._targets[index] = self.dense.across(index, site)
-            sums.add(self.student.entering(index, site).float(), read.float())
+        sums = RegressionSums(site.width, site.width, student.device, processes.agreed)
+        for index in range(len(self.walk.batches)):
+            crossing = self._crossing(index)
+            self._leaving[index] = crossing.leaving
+            sums.add(self.walk.student.entering(index, site).float(), crossing.entering.float())
         processes.add_up(sums.products)
         check_finite(sums.products, site.name)
-        identity = torch.eye(width, device=sums.products.device)
+        identity = torch.eye(site.width, device=sums.products.device)
         fit = _solve(
             sums,
             identity,
-            identity.new_zeros(width),
+            identity.new_zeros(site.width),
             site=site.name,
             ridge=self._raised(max(ridge, SMALLEST_ALIGNING_RIDGE), sums),
             intercept=intercept and all(producer.bias for producer in site.producers),
         )
-        weights, biases = self.job.student.producer_weights(site), self.job.student.producer_biases(site)
+        weights, biases = student.producer_weights(site), student.producer_biases(site)
         if len(biases) == len(weights):
             for weight, bias in zip(weights, biases, strict=True):
                 bias.add_((fit.bias @ weight.double()).to(bias))
@@ -92,55 +137,55 @@ class Walk:
 
     @_in_memory
     @torch.no_grad()
-    def regression(self, site: Site, weights: Sequence[Tensor] | None = None) -> RegressionSums:
+    def regression(self, weights: Sequence[Tensor] | None = None) -> RegressionSums:
         """Sums to re-solve the student's consumer from, so that its residual stream is the dense model's.
 
+        Behind a norm, which no linear map undoes, its output is to be the dense consumer's.
+
         Args:
-            site: the one the walk stands at; as much of it enters as is not yet cut.
             weights: how much each token counts, `(tokens,)` by batch of this walk; None counts all alike.
         """
-        weight = self.job.student.consumer_weight(site)
+        site, weight = self.site, self.job.student.consumer_weight(self.site)
         features, width = weight.shape
         sums = RegressionSums(features, width, weight.device, processes.agreed)
-        for index in range(len(self.batches)):
-            residual, inputs = self.student.before(index, site)
-            if index not in self._targets:
-                _, self._targets[index] = self.dense.across(index, site)
-            target = self._targets.pop(index) - residual.float()
-            sums.add(inputs.float(), target, None if weights is None else weights[index])
+        for index in range(len(self.walk.batches)):
+            residual, inputs = self.walk.student.before(index, site)
+            leaving = self._leaving[index] if index in self._leaving else self._crossing(index).leaving
+            target = leaving if site.norm else leaving - residual.float()
+            scaled = target if site.multiplier == 1 else target / site.multiplier
+            sums.add(inputs.float(), scaled, None if weights is None else weights[index])
         processes.add_up(sums.products)
         check_finite(sums.products, site.name)
         return sums
 
     @_in_memory
-    def solution(self, site: Site, sums: RegressionSums, *, ridge: float, intercept: bool) -> Refit:
+    def solution(self, sums: RegressionSums, *, ridge: float, intercept: bool) -> Refit:
         """The least-squares solution near the student's present weights; nothing is written.
 
         With fewer tokens than features the ridge is raised in proportion.
         """
-        weight, bias = self.job.student.consumer_weight(site), self.job.student.consumer_bias(site)
+        student, site = self.job.student, self.site
+        weight, bias = student.consumer_weight(site), student.consumer_bias(site)
         fixed = weight.new_zeros(weight.shape[1]) if bias is None else bias
         intercept = intercept and not (self.job.stock and bias is None)
         return _solve(sums, weight, fixed, ridge=self._raised(ridge, sums), intercept=intercept, site=site.name)
 
+    @_in_memory
+    def solve(self, sums: RegressionSums, *, ridge: float, intercept: bool) -> None:
+        """Write the solution of a regression into the student's consumer."""
+        refit = self.solution(sums, ridge=ridge, intercept=intercept)
+        keeps_bias = not intercept or (self.job.stock and self.job.student.consumer_bias(self.site) is None)
+        write_consumer(self.job.student, self.site, refit.weight, None if keeps_bias else refit.bias)
+
+    def _crossing(self, index: int) -> Crossing:
+        """What passes the dense model's sublayer; what leaves its block is kept for when the walk goes on."""
+        crossing = self.walk.dense.across(index, self.site)
+        if crossing.block_output is not None:
+            self.dense_outputs[index] = crossing.block_output
+        return crossing
+
     def _raised(self, ridge: float, sums: RegressionSums) -> float:
         return ridge * max(1.0, sums.features / self.job.tokens)
-
-    @_in_memory
-    def solve(self, site: Site, sums: RegressionSums, *, ridge: float, intercept: bool) -> None:
-        """Write the solution of a regression into the student's consumer."""
-        refit = self.solution(site, sums, ridge=ridge, intercept=intercept)
-        keeps_bias = not intercept or (self.job.stock and self.job.student.consumer_bias(site) is None)
-        write_consumer(self.job.student, site, refit.weight, None if keeps_bias else refit.bias)
-
-    def leave(self, site: Site) -> None:
-        """Go on to the next site."""
-        if site.kind == "head":
-            self.student.settle()
-            return
-        self.dense.advance()
-        self.student.advance()
-        self.dense.settle()
 
 
 def cut_and_refit(job: Job, masks: Masks, *, tune: bool, ridge: float, intercept: bool) -> None:
@@ -149,11 +194,9 @@ def cut_and_refit(job: Job, masks: Masks, *, tune: bool, ridge: float, intercept
         for site in job.student:
             cut_site(job.student, site, processes.agreed(masks[site.name]))
         return
-    walk = Walk(job)
-    for site in job.progress(job.student.sites, "refitting"):
-        walk.cut(site, masks[site.name])
-        walk.solve(site, walk.regression(site), ridge=ridge, intercept=intercept)
-        walk.leave(site)
+    for stop in Walk(job, "refitting"):
+        stop.cut(masks[stop.site.name])
+        stop.solve(stop.regression(), ridge=ridge, intercept=intercept)
 
 
 def _solve(sums: RegressionSums, prior: Tensor, bias: Tensor, *, ridge: float, intercept: bool, site: str) -> Refit:
