@@ -28,7 +28,7 @@ class Flops:
 
 def _unit_flops(site: Site, length: float) -> float:
     projections = 2 * length * site.width * (site.produced + site.unit_width)
-    return projections + (4 * length**2 * site.unit_width if site.query_heads else 0)
+    return projections + (4 * length**2 * site.unit_width if site.attends else 0)
 
 
 PROVIDES = {"flops": Flops()}

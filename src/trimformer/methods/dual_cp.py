@@ -20,6 +20,7 @@ Differs from the paper:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -80,7 +81,7 @@ class DualCP:
 
     def measure(self, calibration: Calibration) -> dict[str, Clusters]:
         """Cluster the units of every site by what they put out at some tokens."""
-        inputs = _inputs_at(calibration, drawn_tokens(calibration.tokens, self.tokens, calibration.seed))
+        inputs = self._inputs_at_drawn_tokens(calibration)
 
         def clusters(site: Site) -> Clusters:
             hidden = inputs.pop(site.name)["inputs"]
@@ -91,12 +92,32 @@ class DualCP:
 
         return calibration.by_site(calibration.dense.occupied, Clusters, clusters, "clustering")
 
+    def _inputs_at_drawn_tokens(self, calibration: Calibration) -> dict[str, Sums]:
+        """By site, `inputs` of the consumer at the drawn tokens, `(drawn, features)`; no other token is kept."""
+        device, drawn, places = calibration.dense.device, [], []
+        for chain, tokens in enumerate(calibration.tokens_by_batch):
+            drawn.append(drawn_tokens(sum(tokens), self.tokens, calibration.seed))
+            numbers = torch.where(drawn[-1], drawn[-1].cumsum(0) - 1, -1).to(device)
+            places.append(calibration.share(calibration.by_batch(numbers, chain)))
+
+        def add(sums: Sums, seen: Seen) -> None:
+            here = places[seen.site.chain][seen.number]
+            sums["inputs"][here[here >= 0]] = seen.rows[here >= 0].double()
+
+        def zeros(site: Site) -> Sums:
+            size = (int(drawn[site.chain].sum()), site.features)
+            return {"inputs": torch.zeros(size, dtype=torch.float64, device=device)}
+
+        return calibration.collect(calibration.dense.occupied, zeros, inputs=add, description="collecting activations")
+
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Split the budget, cut the dendrograms of heads and of neurons, keep one unit of each cluster."""
         priority = self._priority(job, measured)
-        heads = self._clustered(job, "head", attention_limit(job, self.lambda_), measured, priority)
-        left = job.limit - total_cost(heads, job.costs)
-        masks = job.dense.full_masks() | heads | self._clustered(job, "neuron", left, measured, priority)
+        heads, others = ([site for site in job.dense.occupied if site.attends is attends] for attends in (True, False))
+        masks = job.dense.full_masks()
+        masks |= self._clustered(job, heads, attention_limit(job, self.lambda_), measured, priority)
+        left = job.limit - total_cost({site.name: masks[site.name] for site in heads}, job.costs)
+        masks |= self._clustered(job, others, left, measured, priority)
         with frozen(job.dense.model), frozen(job.student.model):
             cut_and_refit(job, masks, tune=self.tune, ridge=self.ridge, intercept=self.intercept)
         return masks
@@ -111,9 +132,10 @@ class DualCP:
             for site in job.dense.occupied
         }
 
-    def _clustered(self, job: Job, kind: str, limit: float, measured: Measured, priority: dict[str, Tensor]) -> Masks:
-        """Masks of all sites of a kind within a limit: merged by rising distance, over all of them."""
-        sites = [site for site in job.dense.occupied if site.kind == kind]
+    def _clustered(
+        self, job: Job, sites: Sequence[Site], limit: float, measured: Measured, priority: dict[str, Tensor]
+    ) -> Masks:
+        """Masks of some sites within a limit: merged by rising distance, over all of them."""
         merges = {site.name: measured[site.name].merges for site in sites}
         last = torch.full((1,), torch.inf, dtype=torch.float64)
         distances = {name: torch.cat([rows[:, 2], last]) for name, rows in merges.items()}
@@ -133,7 +155,8 @@ def attention_limit(job: Job, ratio: float) -> float:
         InvalidOption: heads or neurons have less than they would lose; names the values that are possible.
     """
     attention, feed_forward = (
-        sum(float(job.costs[site.name][-1]) for site in job.dense if site.kind == kind) for kind in ("head", "neuron")
+        sum(float(job.costs[site.name][-1]) for site in job.dense if site.attends is attends)
+        for attends in (True, False)
     )
     if not (attention and feed_forward):
         return min(job.limit, attention)
@@ -157,24 +180,6 @@ def drawn_tokens(tokens: int, wanted: int, seed: int) -> Tensor:
     """Which tokens to look at: `(tokens,)`, True for `wanted` of them, or for all where there are fewer."""
     order = torch.randperm(tokens, generator=torch.Generator().manual_seed(seed))
     return torch.zeros(tokens, dtype=torch.bool).index_fill_(0, order[:wanted], value=True)
-
-
-def _inputs_at(calibration: Calibration, drawn: Tensor) -> dict[str, Sums]:
-    """By site, `inputs` of the consumer at the drawn tokens, `(drawn, features)`; no other token is kept."""
-    device, count = calibration.dense.device, int(drawn.sum())
-    numbers = torch.where(drawn, drawn.cumsum(0) - 1, -1).to(device)
-    places = calibration.share(calibration.by_batch(numbers))
-
-    def add(sums: Sums, seen: Seen) -> None:
-        here = places[seen.number]
-        sums["inputs"][here[here >= 0]] = seen.rows[here >= 0].double()
-
-    return calibration.collect(
-        calibration.dense.occupied,
-        lambda site: {"inputs": torch.zeros(count, site.features, dtype=torch.float64, device=device)},
-        inputs=add,
-        description="collecting activations",
-    )
 
 
 def _up(value: float) -> float:

@@ -99,15 +99,15 @@ def _searched(job: Job, measured: Measured) -> Masks:
     Raises:
         UnreachableTarget: the heads alone cost more; names the smallest share that can be kept.
     """
-    heads = {site.name for site in job.dense if site.kind == "head"}
-    least = sum(float(job.costs[name][-1]) for name in heads)
+    stays = {site.name for site in job.dense if site.kind != "neuron"}
+    least = sum(float(job.costs[name][-1]) for name in stays)
     if least > job.limit * (1 + ROUNDING):
         total = sum(float(table[-1]) for table in job.costs.values())
         raise UnreachableTarget(
             f"kcm keeps all heads, which are {least / total:.3f} of the cost of all units, but {job.limit / total:.3f} "
             "of it was asked for: ask for more, or use a method that removes heads"
         )
-    neurons = {site.name: job.costs[site.name] for site in job.dense if site.name not in heads}
+    neurons = {site.name: job.costs[site.name] for site in job.dense if site.name not in stays}
     scores = {name: measured[name].score if name in measured else torch.zeros(0) for name in neurons}
     return job.dense.full_masks() | keep_best(scores, neurons, job.limit - least)
 

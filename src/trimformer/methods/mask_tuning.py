@@ -127,7 +127,7 @@ def _searched(job: Job, measured: Measured) -> Masks:
         site.name: measured[site.name].gradients.square().sum(0) if site.units else torch.zeros(0) for site in job.dense
     }
     heads, neurons = (
-        {site.name: scores[site.name] for site in job.dense if site.kind == kind} for kind in ("head", "neuron")
+        {site.name: scores[site.name] for site in job.dense if site.attends is attends} for attends in (True, False)
     )
     return best_split(heads, neurons, job.costs, job.limit)
 

@@ -73,6 +73,11 @@ class Site:
         return self.units * self.unit_width
 
     @property
+    def attends(self) -> bool:
+        """Whether its units are heads, which mix tokens, and not neurons or others that see one token each."""
+        return self.query_heads > 0
+
+    @property
     def produced(self) -> int:
         """Outputs of all producers together that belong to one unit."""
         return sum(producer.width for producer in self.producers)

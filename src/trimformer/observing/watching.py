@@ -56,10 +56,10 @@ def watching(
     begins: nothing below it is differentiated, and no parameter needs a gradient.
     """
     backward = input_gradients is not None or output_gradients is not None
-    by_sequence = _BySequence()
+    chains = [_BySequence() for _ in structure.architecture.chains]
 
     def before(site: Site, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        hidden = arguments[0]
+        hidden, by_sequence = arguments[0], chains[site.chain]
         if inputs is not None:
             inputs(site, by_sequence(hidden.detach()))
         if not backward:
@@ -73,11 +73,11 @@ def watching(
 
     def after(site: Site, output: Tensor) -> None:
         if output_gradients is not None:
-            output.register_hook(lambda gradient: output_gradients(site, by_sequence(gradient)))
+            output.register_hook(lambda gradient: output_gradients(site, chains[site.chain](gradient)))
 
     with ExitStack() as stack:
-        for block in _all_blocks(structure):
-            stack.callback(block.register_forward_pre_hook(by_sequence.note, with_kwargs=True).remove)
+        for chain, block in _all_blocks(structure):
+            stack.callback(block.register_forward_pre_hook(chains[chain].note, with_kwargs=True).remove)
         for site in sites:
             consumer = structure.consumer(site)
             stack.callback(consumer.register_forward_pre_hook(lambda _, args, s=site: before(s, args)).remove)
@@ -85,13 +85,14 @@ def watching(
         yield
 
 
-def _all_blocks(structure: Structure) -> Iterator[nn.Module]:
+def _all_blocks(structure: Structure) -> Iterator[tuple[int, nn.Module]]:
+    """Every block, with the number of its chain."""
     for chain in range(len(structure.architecture.chains)):
-        yield from structure.blocks(chain)
+        yield from ((chain, block) for block in structure.blocks(chain))
 
 
 class _BySequence:
-    """Gives back `(batch, length, …)` where a block dropped it: OPT runs its FFN on tokens in one row."""
+    """Gives back `(batch, length, …)` where a block of a chain dropped it: OPT runs its FFN on tokens in one row."""
 
     shape: torch.Size
 
