@@ -26,7 +26,7 @@ from transformers import (
 from conftest import TinyBert
 from tiny_models import random_masks, tiny_model
 from trimformer.errors import CheckpointError, TrimformerError
-from trimformer.model import checkpoint
+from trimformer.model import checkpoint, modeling_trimformer
 from trimformer.model.structure import parameter_count, read_structure
 from trimformer.model.surgery import cut, pruning_config
 
@@ -237,6 +237,49 @@ class TestDamaged:
         assert isinstance(caught.value, CheckpointError) or "NoSuchModel" in str(caught.value)
         assert "\n" not in str(caught.value)
 
+    @pytest.mark.parametrize(
+        ("path", "value", "said"),
+        [
+            ("architectures", "BertModel", "architectures='BertModel', which must be a list"),
+            ("auto_map", "8", "auto_map='8', which must be an object"),
+            ("quantization_config.quant_method", [], "quantization_config=.* with a quant_method"),
+            ("quantization_config.attributes", False, r"quantization_config\.attributes .* wrong type"),
+            ("quantization_config.linears", {"encoder": ["a", 1]}, r"quantization_config\.linears .* wrong type"),
+            ("quantization_config.kept", {"encoder.layer.0.ffn": [-1]}, r"quantization_config\.kept .* wrong type"),
+            ("quantization_config.attributes", {"_modules": 3}, "sets _modules, which is no size that BertModel has"),
+            ("quantization_config.biases", ["encoder"], "encoder is a BertEncoder, the checkpoint expects"),
+            ("quantization_config.empty", {"embeddings": None}, "embeddings has no heads, which is a BertEmbeddings"),
+            ("num_attention_heads", 0, "modulo by zero"),
+            ("num_hidden_layers", 1_000_000, r"1000000 blocks, but there are \d+ weights"),
+            ("pad_token_id", {"a": 1}, "pad_token_id"),
+            ("hidden_act", "no-such", "no-such"),
+            ("dtype", "no-such", "no-such"),
+        ],
+    )
+    def test_a_config_of_something_else(self, saved: Path, path: str, value: object, said: str) -> None:
+        config = json.loads((saved / "config.json").read_text())
+        *owner, name = path.split(".")
+        (config[owner[0]] if owner else config)[name] = value
+        (saved / "config.json").write_text(json.dumps(config))
+        with pytest.raises(CheckpointError, match=f"small is damaged or incomplete: .*{said}"):
+            checkpoint.load_model(str(saved))
+
+    def test_an_index_without_files(self, saved: Path) -> None:
+        (saved / "model.safetensors.index.json").write_text('{"weight_map": []}')
+        with pytest.raises(CheckpointError, match=r"index\.json has no weight_map of file names"):
+            checkpoint.load_model(str(saved))
+
+    @pytest.mark.parametrize("bug", [AttributeError, TypeError, KeyError, RuntimeError])
+    def test_a_bug_of_ours_is_not_called_damage(
+        self, saved: Path, bug: type[Exception], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def planted(*_: object) -> None:
+            raise bug("a bug of ours")
+
+        monkeypatch.setattr(modeling_trimformer, "reshape", planted)
+        with pytest.raises(bug, match="a bug of ours"):
+            checkpoint.load_model(str(saved))
+
     def test_no_config(self, saved: Path) -> None:
         (saved / "config.json").unlink()
         with pytest.raises(CheckpointError, match=r"is not a checkpoint: a folder with config\.json"):
@@ -257,9 +300,12 @@ class TestDamaged:
             checkpoint.load_tokenizer(str(folder))
 
     def test_damaged_tokenizer(self, saved: Path) -> None:
-        (saved / "tokenizer.json").write_text("{")
-        with pytest.raises(CheckpointError, match="is damaged"):
-            checkpoint.load_tokenizer(str(saved))
+        tokenizer = json.loads((saved / "tokenizer.json").read_text())
+        del tokenizer["model"]["vocab"]
+        for content in ("{", json.dumps(tokenizer)):
+            (saved / "tokenizer.json").write_text(content)
+            with pytest.raises(CheckpointError, match="small is damaged"):
+                checkpoint.load_tokenizer(str(saved))
 
     def test_weights_of_the_head_are_missing(self, tmp_path: Path) -> None:
         tiny_model("bert", "masked language model").save_pretrained(tmp_path)

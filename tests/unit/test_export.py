@@ -269,9 +269,27 @@ class TestPooling:
         with pytest.raises(UnsupportedModel, match=said):
             read_pooling(str(self.folder(tmp_path, *modules, **config)))
 
-    def test_damaged(self, tmp_path: Path) -> None:
-        (tmp_path / "modules.json").write_text("[{}]")
-        with pytest.raises(CheckpointError, match=r"damaged modules\.json"):
+    @pytest.mark.parametrize(
+        ("modules", "config", "said"),
+        [
+            ("{", "{}", r"modules\.json cannot be read"),
+            ("[{}]", "{}", r"modules\.json must be a list of modules"),
+            ('{"type": "x.Pooling", "path": "1"}', "{}", r"modules\.json must be a list of modules"),
+            ('[{"type": "x.Pooling", "path": 1}]', "{}", r"modules\.json must be a list of modules"),
+            ('[{"type": "x.Pooling", "path": "1"}]', "[]", r"config\.json must be an object"),
+            (
+                '[{"type": "x.Pooling", "path": "1"}]',
+                '{"pooling_mode": [1]}',
+                r"config\.json must have names as pooling_mode, not \[1\]",
+            ),
+            ('[{"type": "x.Pooling", "path": "2"}]', "{}", r"config\.json cannot be read"),
+        ],
+    )
+    def test_damaged(self, modules: str, config: str, said: str, tmp_path: Path) -> None:
+        (tmp_path / "modules.json").write_text(modules)
+        (tmp_path / "1").mkdir()
+        (tmp_path / "1" / "config.json").write_text(config)
+        with pytest.raises(CheckpointError, match=said):
             read_pooling(str(tmp_path))
 
     def test_no_sentence_transformers_folder(self, tmp_path: Path) -> None:

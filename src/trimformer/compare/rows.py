@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -154,11 +154,11 @@ def _read(line: str) -> Row | None:
     """The row in a line, or None where it is damaged."""
     try:
         content = json.loads(line)
-        if content.pop(CHECKSUM) != _checksum(content):
-            return None
-        return Row(**content)
-    except (ValueError, TypeError, AttributeError, KeyError):
+    except (ValueError, RecursionError):
         return None
+    if not isinstance(content, dict) or content.pop(CHECKSUM, None) != _checksum(content):
+        return None
+    return Row(**content) if content.keys() == {field.name for field in fields(Row)} else None
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

@@ -12,14 +12,15 @@ from warnings import catch_warnings, simplefilter
 
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.errors import CheckpointError, InvalidOption, TrimformerError, first_line
+from trimformer.errors import CheckpointError
 from trimformer.model.folders import whole_folder
 from trimformer.model.manifest import MANIFEST, as_text
 from trimformer.model.offload import is_offloaded, like_offloaded, stored
 from trimformer.model.placement import Placement, find_device
+from trimformer.model.soundness import model_class, naming, read_config, read_tokenizer
 
 
 def load_model(
@@ -58,11 +59,12 @@ def load_with_report(
     Raises:
         CheckpointError: not a checkpoint, or damaged.
     """
-    with _loading(name), _silent_transformers():
-        loader = getattr(transformers, auto_class) if auto_class else _own_class(name)
-        loaded: Any = loader.from_pretrained(
-            name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **settings
-        )
+    with _silent_transformers():
+        loader = model_class(name, auto_class)
+        with naming(name):
+            loaded: Any = loader.from_pretrained(
+                name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+            )
     return loaded[0].eval(), loaded[1]
 
 
@@ -72,8 +74,7 @@ def load_config(name: str) -> Any:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    with _loading(name):
-        return transformers.AutoConfig.from_pretrained(name)
+    return read_config(name)
 
 
 @contextmanager
@@ -95,8 +96,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     if Path(name).is_dir() and not any(file for kind in _TOKENIZER_FILES for file in Path(name).glob(kind)):
         raise CheckpointError(f"{name} has no tokenizer: copy that of the model it was made from into it")
-    with _loading(name):
-        tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(name)
+    tokenizer: PreTrainedTokenizerBase = read_tokenizer(name)
     return tokenizer
 
 
@@ -253,34 +253,5 @@ def check_report(name: str, report: Mapping[str, Any]) -> None:
         )
 
 
-def _own_class(name: str) -> type[PreTrainedModel]:
-    config = transformers.AutoConfig.from_pretrained(name)
-    class_name = (config.architectures or ["none"])[0]
-    found = getattr(transformers, class_name, None)
-    if found is None:
-        raise InvalidOption(f"{name} names the model class {class_name!r}, which transformers does not have")
-    return found  # type: ignore[no-any-return]
-
-
 _TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model")
 """Without any of them transformers makes a tokenizer that knows no words."""
-_UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError)
-"""What transformers raises on damaged files; the last two but one where valid JSON holds something else."""
-
-
-@contextmanager
-def _loading(name: str) -> Iterator[None]:
-    path = Path(name)
-    if path.is_file() or (path.is_dir() and not (path / "config.json").exists()):
-        raise CheckpointError(f"{name} is not a checkpoint: a folder with config.json and *.safetensors is needed")
-    try:
-        yield
-    except TrimformerError:
-        raise
-    except _UNREADABLE as error:
-        known, mend = (
-            ("is damaged or incomplete", "make or download it again")
-            if path.is_dir()
-            else ("is no local folder and cannot be had from the hub", "check the path or name, and the connection")
-        )
-        raise CheckpointError(f"{name} {known}: {first_line(error)}; {mend}") from error

@@ -36,8 +36,15 @@ class _Type:
     says: str
 
 
+def _truth(value: Any) -> bool:
+    text = str(value).lower()
+    if text not in {"true", "false"}:
+        raise ValueError(text)
+    return text == "true"
+
+
 _TYPES = {
-    bool: _Type(lambda text: {"true": True, "false": False}[str(text).lower()], "true or false"),
+    bool: _Type(_truth, "true or false"),
     int: _Type(int, "a whole number"),
     float: _Type(float, "a number"),
     str: _Type(str, "text"),
@@ -52,7 +59,7 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         return value
     try:
         return _TYPES[kind].read(value)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, TypeError):  # the second from int() and float(), where Python users give neither
         raise InvalidOption(f"{name}={value!r} must be {_TYPES[kind].says}") from None
 
 

@@ -66,6 +66,7 @@ class OnnxModel(nn.Module):
             self.session = ort.InferenceSession(str(file), options, providers=[provider])
         except (
             errors.Fail,
+            errors.InvalidArgument,
             errors.InvalidGraph,
             errors.InvalidProtobuf,
             errors.NoSuchFile,

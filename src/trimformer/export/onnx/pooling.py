@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from trimformer.errors import CheckpointError, UnsupportedModel
+from trimformer.errors import UnsupportedModel
+from trimformer.model.soundness import damaged, read_json
 
 MODES = ("mean", "cls")
 LEAST = 1e-9
@@ -41,36 +41,42 @@ def read_pooling(name: str) -> Pooling | None:
     folder = Path(name)
     if not (folder / "modules.json").is_file():
         return None
-    try:
-        modules = {_kind(module): module for module in _read(folder / "modules.json")}
-        others = set(modules) - {"Transformer", "Pooling", "Normalize"}
-        if others or "Pooling" not in modules:
-            what = f"the module {min(others)}" if others else "no module Pooling"
-            raise UnsupportedModel(f"{name} has {what}: only a Transformer, its Pooling and Normalize can be exported")
-        modes = _modes(_read(folder / modules["Pooling"]["path"] / "config.json"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{name} has a damaged modules.json or Pooling config: {error}") from error
+    modules = {module["type"].rpartition(".")[2]: module["path"] for module in _modules(folder / "modules.json")}
+    others = set(modules) - {"Transformer", "Pooling", "Normalize"}
+    if others or "Pooling" not in modules:
+        what = f"the module {min(others)}" if others else "no module Pooling"
+        raise UnsupportedModel(f"{name} has {what}: only a Transformer, its Pooling and Normalize can be exported")
+    modes = _modes(folder / modules["Pooling"] / "config.json")
     if len(modes) != 1 or modes[0] not in MODES:
         raise UnsupportedModel(f"{name} pools by {' and '.join(modes) or 'nothing'}: can be exported are mean and cls")
     return Pooling(modes[0], "Normalize" in modules)
 
 
-def _kind(module: dict[str, Any]) -> str:
-    return str(module["type"]).rpartition(".")[2]
+def _modules(file: Path) -> list[dict[str, str]]:
+    modules = read_json(file)
+    if not isinstance(modules, list) or not all(map(_is_module, modules)):
+        raise damaged(file.parent, f"{file.name} must be a list of modules, each with a type and a path")
+    return modules
 
 
-def _modes(config: dict[str, Any]) -> list[str]:
-    """Names of the kinds of pooling, of both forms: one flag each, or one entry."""
+def _is_module(entry: Any) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("type", "path"))
+
+
+def _modes(file: Path) -> list[str]:
+    """Names of the kinds of pooling, of both forms of the file: one flag each, or one entry."""
+    config = read_json(file)
+    if not isinstance(config, dict):
+        raise damaged(file.parent, f"{file.name} must be an object")
     if "pooling_mode" in config:
         named = config["pooling_mode"]
-        return [named] if isinstance(named, str) else list(named)
+        modes = [named] if isinstance(named, str) else named
+        if not isinstance(modes, list) or not all(isinstance(mode, str) for mode in modes):
+            raise damaged(file.parent, f"{file.name} must have names as pooling_mode, not {named!r}")
+        return modes
     prefix = "pooling_mode_"
     flags = [key.removeprefix(prefix) for key, value in config.items() if key.startswith(prefix) and value is True]
     return [
         flag.removesuffix("_token").removesuffix("_tokens") if flag != "mean_sqrt_len_tokens" else flag
         for flag in flags
     ]
-
-
-def _read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
