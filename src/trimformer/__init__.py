@@ -1,18 +1,41 @@
 """trimformer: make a Transformer physically smaller and measurably faster in minutes, without retraining.
 
-Importing the package lets `from_pretrained` load pruned checkpoints.
+Importing the package lets `from_pretrained` load pruned checkpoints. Its names are imported when they are first used,
+so that neither that nor `trimformer --help` waits for PyTorch.
 """
 
-from trimformer.errors import TrimformerError
-from trimformer.judging.metrics import Metric
-from trimformer.judging.project import Project, evaluate
-from trimformer.model import modeling_trimformer as _modeling_trimformer  # registers the checkpoint hook
-from trimformer.model.checkpoint import load_model, load_tokenizer
-from trimformer.pruning.budget import Budget
-from trimformer.pruning.pruner import Pruner, prune
-from trimformer.pruning.result import PruningResult
-from trimformer.report.saving import save
+from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from trimformer.model.registration import register
+
+if TYPE_CHECKING:
+    from trimformer.errors import TrimformerError, TrimformerWarning
+    from trimformer.judging.metrics import Metric
+    from trimformer.judging.project import Project, evaluate
+    from trimformer.model.checkpoint import load_model, load_tokenizer
+    from trimformer.pruning.budget import Budget
+    from trimformer.pruning.pruner import Pruner, prune
+    from trimformer.pruning.result import PruningResult
+    from trimformer.report.saving import save
+
+_HOMES = {
+    "Budget": "pruning.budget",
+    "Metric": "judging.metrics",
+    "Project": "judging.project",
+    "Pruner": "pruning.pruner",
+    "PruningResult": "pruning.result",
+    "TrimformerError": "errors",
+    "TrimformerWarning": "errors",
+    "evaluate": "judging.project",
+    "load_model": "model.checkpoint",
+    "load_tokenizer": "model.checkpoint",
+    "prune": "pruning.pruner",
+    "save": "report.saving",
+}
+"""The module of every public name."""
 __all__ = [
     "Budget",
     "Metric",
@@ -20,6 +43,7 @@ __all__ = [
     "Pruner",
     "PruningResult",
     "TrimformerError",
+    "TrimformerWarning",
     "evaluate",
     "load_model",
     "load_tokenizer",
@@ -27,4 +51,18 @@ __all__ = [
     "save",
 ]
 
-del _modeling_trimformer
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trimformer' has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"trimformer.{_HOMES[name]}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    """All public names, used already or not."""
+    return sorted({*globals(), *__all__})
+
+
+register()

@@ -1,8 +1,12 @@
-"""What goes wrong, said so that a person can mend it: what, where, and the next step."""
+"""What goes wrong, said so that a person can mend it: what, where, and the next step.
+
+Messages name an option as the parameter in Python, in backticks: `damping=0.3`. The command line translates them.
+"""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -50,6 +54,15 @@ class ProcessLost(TrimformerError):
     """Another of several processes that work together has ended, or never came."""
 
 
+class TrimformerWarning(UserWarning):
+    """A result that may be worse than it need be, such as one of few calibration tokens; in the manifest as well."""
+
+
+def caution(message: str) -> None:
+    """Warn the caller of whoever calls this; the command line shows such warnings in its own way."""
+    warnings.warn(message, TrimformerWarning, stacklevel=3)
+
+
 def require_range(
     name: str, value: float, *, low: float = 0.0, high: float = math.inf, low_included: bool = True
 ) -> None:
@@ -62,7 +75,7 @@ def require_range(
         return
     floor = f"{'at least' if low_included else 'above'} {low:g}"
     ceiling = "" if high == math.inf else f" and at most {high:g}"
-    raise InvalidOption(f"{name}={value} is out of range: it must be {floor}{ceiling}")
+    raise InvalidOption(f"`{name}={value}` is out of range: it must be {floor}{ceiling}")
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InvalidOption:

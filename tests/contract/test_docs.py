@@ -32,6 +32,12 @@ def commands() -> dict[str, Any]:
     return group.commands
 
 
+def own_options() -> set[str]:
+    """Options of the program itself."""
+    group: Any = typer.main.get_command(app.app)
+    return {option for parameter in group.params for option in parameter.opts} | {"--help"}
+
+
 def shown_commands(text: str) -> Iterator[list[str]]:
     """The words of every `trimformer …` line in a code block, and of every one inline."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
@@ -56,7 +62,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @every_page
 def test_commands_and_options_exist(page: Path) -> None:
     for words in shown_commands(read(page)):
-        if words[0] == "COMMAND":
+        if words[0] in ("COMMAND", *own_options()):
             continue
         assert words[0] in commands(), f"{page.name}: trimformer has no command {words[0]!r}"
         known = {option for parameter in commands()[words[0]].params for option in parameter.opts} | {"--help"}

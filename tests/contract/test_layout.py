@@ -33,7 +33,7 @@ def read_plan() -> list[set[str]]:
 FLOORS = read_plan()
 GROUND = "the ground"
 MAX_FILE_LINES = 350
-MAX_BODY_LINES = 60
+MAX_BODY_LINES = 50
 FORBIDDEN_IMPORTS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "torch.load"}
 FORBIDDEN_CALLS = {"eval", "exec"}
 

@@ -6,6 +6,8 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
+import warnings
 from pathlib import Path
 
 import pytest
@@ -152,11 +154,12 @@ class TestMistakes:
             ({"task": "sst3"}, ["unknown task 'sst3'", "Did you mean 'sst2'", "mrpc"]),
             ({"method": "kprun"}, ["unknown method 'kprun'", "Did you mean 'kprune'", "magnitude"]),
             ({"set": "gama=1"}, ["unknown option of kprune 'gama'", "Did you mean 'gamma'", "lambda_rep"]),
-            ({"set": "gamma=hot"}, ["gamma='hot'", "a number"]),
-            ({"set": "gamma=-1"}, ["gamma=-1", "above 0"]),
-            ({"set": "ridge=nan"}, ["ridge=nan", "at least 0"]),
-            ({"set": "tune=maybe"}, ["tune='maybe'", "true or false"]),
-            ({"set": "predictive=mse"}, ["predictive='mse'", "kl, fisher"]),
+            ({"set": "gamma=hot"}, ["--set gamma=hot must be a number"]),
+            ({"set": "gamma=-1"}, ["--set gamma=-1", "above 0"]),
+            ({"set": "ridge=nan"}, ["--set ridge=nan", "at least 0"]),
+            ({"set": "tune=maybe"}, ["--set tune=maybe must be true or false"]),
+            ({"set": "tune=1"}, ["--set tune=1 must be true or false"]),
+            ({"set": "predictive=mse"}, ["--set predictive=mse must be one of kl, fisher"]),
             ({"set": "gamma"}, ["'gamma'", "name=value"]),
             ({"flops": 0}, ["flops=0", "(0, 1]"]),
             ({"flops": 1.5}, ["flops=1.5", "(0, 1]"]),
@@ -165,8 +168,11 @@ class TestMistakes:
             ({"flops": None}, ["exactly one of --flops 0.4, --params 0.4"]),
             ({"params": 0.5}, ["exactly one of --flops 0.4, --params 0.4"]),
             ({"calibration_tokens": 100_000}, ["100000 calibration tokens asked", "--calibration-tokens"]),
-            ({"max_length": 4}, ["max_length=4", "8 to 64"]),
-            ({"max_length": 65}, ["max_length=65", "8 to 64"]),
+            ({"calibration_tokens": -1}, ["--calibration-tokens -1 is out of range: it must be at least 1"]),
+            ({"batch_size": 0}, ["--batch-size 0 is out of range: it must be at least 1"]),
+            ({"dtype": "int4"}, ["--dtype int4 must be one of auto, float32"]),
+            ({"max_length": 4}, ["--max-length 4", "8 to 64"]),
+            ({"max_length": 65}, ["--max-length 65", "8 to 64"]),
             ({"data": "/no/such/place"}, ["/no/such/place", "check the path"]),
             ({"task": "text", "data": None}, ["--data"]),
             ({"task": "qqp"}, ["no column 'question1'"]),
@@ -287,19 +293,75 @@ def test_a_model_spread_over_memory_and_disk(run: Run, model: Path, data: Path, 
     assert_mistake(refused, "--method surgeon, which takes them block by block")
 
 
-def test_placements_do_not_go_with_fine_tuning(run: Run, model: Path, data: Path, out: Path) -> None:
-    assert_mistake(run(*prune(model, data, out), "--then-finetune", "--dtype", "bfloat16"), "--dtype and --device-map")
-
-
 def test_messages_are_printed_as_they_are(run: Run, model: Path, data: Path, out: Path) -> None:
     result = run(*prune(model, data, out, task="[bold]sst2[/nonsense]"))
     assert_mistake(result, "'[bold]sst2[/nonsense]'")
 
 
-def test_a_bug_shows_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugins, "descriptions", lambda _: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        run("list")
+class TestUnexpected:
+    """An error that nobody expected: a bug of ours."""
+
+    @pytest.fixture(autouse=True)
+    def a_bug(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(plugins, "descriptions", lambda _: 1 / 0)
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        monkeypatch.delenv("TRIMFORMER_TRACE", raising=False)
+
+    def test_is_one_line_and_a_file_with_the_trace(self, run: Run, tmp_path: Path) -> None:
+        result = run("list", "--json")
+        (trace,) = tmp_path.glob("trimformer-*.txt")
+        assert (result.code, result.out) == (1, "")
+        (line,) = result.err.splitlines()
+        assert line.startswith("Error: unexpected ZeroDivisionError: division by zero.")
+        assert "please report it" in line
+        assert str(trace) in line
+        told = trace.read_text()
+        assert told.startswith("trimformer list --json\ntrimformer 0")
+        assert "Traceback" in told
+        assert "commands/listing.py" in told
+        assert told.endswith("ZeroDivisionError: division by zero\n")
+
+    def test_shows_its_traceback_to_developers(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TRIMFORMER_TRACE", "1")
+        with pytest.raises(ZeroDivisionError):
+            run("list")
+
+
+def test_warnings_are_said_once(run: Run, model: Path, data: Path, out: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = run(*prune(model, data, out, calibration_tokens=20))
+    assert result.code == 0, result.err
+    few = [line for line in result.err.splitlines() if "calibration tokens are few" in line]
+    assert len(few) == 1
+    assert few[0].startswith("Warning: ")
+
+
+def in_a_fresh_process(code: str) -> str:
+    """What Python prints when it runs some code."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["prune", "--help"], ["prune", "--seed", "-1"]], ids=str
+)
+def test_help_does_not_wait_for_heavy_imports(arguments: list[str]) -> None:
+    heavy = in_a_fresh_process(
+        "import sys\n"
+        "from trimformer.cli.app import main\n"
+        "try:\n"
+        f"    main({arguments})\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "print('heavy:', *sorted(loaded & {'torch', 'transformers', 'datasets', 'numpy', 'matplotlib', 'scipy'}))"
+    )
+    assert heavy.endswith("heavy:\n")
+
+
+def test_version(run: Run) -> None:
+    assert run("--version") == (0, "trimformer 0.1.0\n", "")
 
 
 @pytest.mark.usefixtures("interruptible")
@@ -323,7 +385,7 @@ def test_sweep_writes_a_checkpoint_per_budget(run: Run, model: Path, data: Path,
     for share in ("0.8", "0.4"):
         AutoModelForSequenceClassification.from_pretrained(out / f"flops-{share}")
     assert_mistake(run(*arguments), "flops-0.8 exists", "--overwrite")
-    assert_mistake(run(*arguments, "--flops", "0.5,much"), "'0.5,much'", "shares with commas")
+    assert_mistake(run(*arguments, "--flops", "0.5,much"), "--flops 0.5,much must be shares with commas")
 
 
 def test_max_drop_excludes_a_budget(run: Run, model: Path, data: Path, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""`trimformer finetune` and `prune --then-finetune`: what they write and say, what they refuse, how they resume."""
+"""`trimformer finetune` and `pprune`: what they write and say, what they refuse, how they resume."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def finetune(model: Path, data: Path, out: Path, *more: object) -> list[object]:
 
 
 def p_prune(model: Path, data: Path, out: Path, *more: object) -> list[object]:
-    asked = ["--flops", 0.6, "--method", "dual_cp", "--calibration-tokens", 200, "--then-finetune"]
-    return ["prune", model, "--task", "sst2", "--data", data, "--out", out, *asked, *QUICK, *more]
+    asked = ["--flops", 0.6, "--method", "dual_cp", "--calibration-tokens", 200]
+    return ["pprune", model, "--task", "sst2", "--data", data, "--out", out, *asked, *QUICK, *more]
 
 
 def test_finetune_writes_a_checkpoint_with_its_facts(run: Run, base: Path, data: Path, out: Path) -> None:
@@ -65,7 +65,7 @@ def test_finetune_writes_a_checkpoint_with_its_facts(run: Run, base: Path, data:
     assert not out.with_name("out.unfinished").exists()
 
 
-def test_prune_then_finetune_and_finetune_again(run: Run, base: Path, data: Path, out: Path) -> None:
+def test_pprune_and_finetune_again(run: Run, base: Path, data: Path, out: Path) -> None:
     result = run(*p_prune(base, data, out, "--json", "--dense-too"))
     assert result.code == 0, result.err
     facts = json.loads(result.out)
@@ -99,7 +99,7 @@ class TestInterrupted:
 
         command = p_prune(base, data, out)
         with monkeypatch.context() as patch:
-            patch.setattr(training_run, "save", interrupt)
+            patch.setattr(training_run, "save_finetuned", interrupt)
             result = run(*command)
         assert result.code == 130
         assert "--resume" in result.err
@@ -134,10 +134,11 @@ class TestMistakes:
         [
             (["--train", "learning_rat=1"], ["unknown training argument 'learning_rat'", "'learning_rate'"]),
             (["--train", "learning_rate"], ["--train 'learning_rate' must be name=value"]),
-            (["--train", "learning_rate=-1"], ["learning_rate=-1", "above 0"]),
-            (["--train", "rows=0"], ["rows=0", "at least 1"]),
-            (["--train", "output_dir=x"], ["output_dir cannot be set", "--out"]),
-            (["--dense-too"], ["--dense"]),
+            (["--train", "learning_rate=-1"], ["--train learning_rate=-1", "above 0"]),
+            (["--train", "learning_rate=fast"], ["--train learning_rate=fast must be a number"]),
+            (["--train", "rows=0"], ["--train rows=0", "at least 1"]),
+            (["--train", "output_dir=x"], ["output_dir cannot be set", "(--out)"]),
+            (["--dense-too"], ["--dense-too needs", "as --dense"]),
             (["--task", "sst3"], ["unknown task 'sst3'", "'sst2'"]),
             (["--device", "gpu7"], ["no device 'gpu7'"]),
         ],
@@ -156,12 +157,9 @@ class TestMistakes:
         assert_mistake(result, "label")
         assert "clustering" not in result.err
 
-    def test_options_of_fine_tuning_without_it(self, run: Run, base: Path, data: Path, out: Path) -> None:
-        wrong = [part for part in p_prune(base, data, out) if part != "--then-finetune"]
-        assert_mistake(run(*wrong), "--then-finetune")
-
-    def test_a_cache_that_would_not_be_used(self, run: Run, base: Path, data: Path, out: Path) -> None:
-        assert_mistake(run(*p_prune(base, data, out, "--cache", out / "cache")), "--cache")
+    def test_no_size(self, run: Run, base: Path, data: Path, out: Path) -> None:
+        wrong = [part for part in p_prune(base, data, out) if part not in ("--flops", 0.6)]
+        assert_mistake(run(*wrong), "exactly one of --flops 0.4, --params 0.4, --latency 0.5")
 
     def test_a_method_that_needs_labels(self, run: Run, base: Path, data: Path, out: Path) -> None:
         wrong = ["mask_tuning" if part == "dual_cp" else part for part in p_prune(base, data, out)]

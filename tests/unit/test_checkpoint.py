@@ -335,7 +335,7 @@ class TestWriting:
     """A failed save leaves nothing half-written, and what was there before."""
 
     def test_an_existing_folder_is_kept_unless_told(self, small: PreTrainedModel, saved: Path) -> None:
-        with pytest.raises(CheckpointError, match=r"small exists: choose another folder, or allow --overwrite"):
+        with pytest.raises(CheckpointError, match=r"small exists: choose another folder, or allow `overwrite=True`"):
             checkpoint.write(small, saved)
         checkpoint.write(small, saved, overwrite=True)
         assert not (saved / "trimformer.json").exists()

@@ -69,7 +69,7 @@ def test_paths_are_relative_to_the_file(file: Path) -> None:
         ("[0.6, 0.4]", "[0.6, 4]", ["line 6", "flops=4", "(0, 1]"]),
         ("[0.6, 0.4]", "{flop: [0.6]}", ["line 6", "unknown key 'flop'", "Did you mean 'flops'"]),
         ("[0.6, 0.4]", "[]", ["no budgets"]),
-        ("[0, 3]", "[0, x]", ["line 7", "whole numbers"]),
+        ("[0, 3]", "[0, x]", ["line 7", "`seed='x'` must be a whole number"]),
         ("model: some/model, revision: abc, ", "", ["line 2", "model:"]),
         ("{task: sst2,", "{task: sst2, sequence_length: long,", ["line 2", "sequence_length='long'", "number"]),
         ("{task: sst2,", "{task: sst2, task: qqp,", ["line 2", "'task' is there twice"]),

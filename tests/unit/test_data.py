@@ -115,7 +115,7 @@ def test_hub_errors_become_data_errors(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no route")
 
     monkeypatch.setattr("datasets.load_dataset", unreachable)
-    with pytest.raises(DataError, match=r"no route.*--data"):
+    with pytest.raises(DataError, match=r"no route.*as `data`"):
         hub.read_hub("some/name", None, "train")
 
 
@@ -190,5 +190,5 @@ def test_encoding_truncates_and_does_not_pad(tokenizer: PreTrainedTokenizerBase)
 
 @pytest.mark.parametrize("max_length", [0, 7, 65])
 def test_max_length_out_of_range(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-    with pytest.raises(InvalidOption, match=f"max_length={max_length} is outside 8 to 64"):
+    with pytest.raises(InvalidOption, match=f"`max_length={max_length}` is outside 8 to 64"):
         encoding.length_limit(tokenizer, max_length)

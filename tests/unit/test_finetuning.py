@@ -337,12 +337,12 @@ class TestMistakes:
         ("arguments", "said"),
         [
             ({"learning_rat": 1}, "Did you mean 'learning_rate'"),
-            ({"output_dir": "x"}, "--out"),
-            ({"seed": 3}, "--seed"),
+            ({"output_dir": "x"}, "`out`"),
+            ({"seed": 3}, "`seed` is it"),
             ({"metric_for_best_model": "loss"}, "the task's first metric"),
-            ({"learning_rate": "fast"}, "learning_rate='fast' cannot be read: invalid float value"),
+            ({"learning_rate": "fast"}, "`learning_rate='fast'` must be a number"),
             ({"bf16": "maybe"}, "bf16"),
-            ({"learning_rate": 0.0}, "learning_rate=0.0 is out of range"),
+            ({"learning_rate": 0.0}, "`learning_rate=0.0` is out of range"),
             ({"num_train_epochs": float("nan")}, "num_train_epochs=nan"),
             ({"per_device_train_batch_size": 0}, "at least 1"),
         ],
@@ -356,7 +356,7 @@ class TestMistakes:
         for wrong in ({"rows": 0}, {"patience": -1}):
             with pytest.raises(InvalidOption, match=next(iter(wrong))):
                 FineTuning(**wrong)  # type: ignore[arg-type]
-        with pytest.raises(InvalidOption, match="rows='many' must be a whole number"):
+        with pytest.raises(InvalidOption, match="`rows='many'` must be a whole number"):
             FineTuning.from_text({"rows": "many"})
 
     def test_text_becomes_what_the_argument_is(self) -> None:

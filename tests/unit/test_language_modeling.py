@@ -145,7 +145,7 @@ def test_bad_input_is_named(task: LanguageModeling, model: PreTrainedModel, toke
         task.rows(None, "train")
     with pytest.raises(InvalidOption, match="stride=17 is outside 1 to 16"):
         replace(task, stride=17).evaluate(model, tokenizer, rows, max_length=16)
-    with pytest.raises(InvalidOption, match="max_length=65 is outside 8 to 64"):
+    with pytest.raises(InvalidOption, match="max_length=65` is outside 8 to 64"):
         task.evaluate(model, tokenizer, rows, max_length=65)
     with pytest.raises(DataError, match="fewer than two tokens"):
         task.evaluate(model, tokenizer, Dataset.from_dict({"text": ["cat"]}))
@@ -182,7 +182,7 @@ def test_windows_longer_than_the_model_reads_are_refused(task: LanguageModeling,
         lambda: Project(model, tokenizer, task, others, rows, max_length=80).pruner(calibration_tokens=100),
         lambda: task.evaluate(model, tokenizer, rows, max_length=80),
     ):
-        with pytest.raises(InvalidOption, match="max_length=80 is outside 8 to 64, the most that model and tokenizer"):
+        with pytest.raises(InvalidOption, match="max_length=80` is outside 8 to 64, the most that model and tokenizer"):
             asked()
 
 

@@ -155,7 +155,7 @@ def test_a_result_that_stays_far_off_says_so(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_length_that_the_model_cannot_read_is_refused() -> None:
     model = tiny_model("bert")
     length = model.config.max_position_embeddings + 1
-    with pytest.raises(InvalidOption, match=f"sequence_length={length} is out of range: .* at most {length - 1}"):
+    with pytest.raises(InvalidOption, match=f"`sequence_length={length}` is out of range: .* at most {length - 1}"):
         prune(model, [{"input_ids": [5, 6]}], budget=Budget(flops=0.5), sequence_length=length, calibration_tokens=None)
 
 

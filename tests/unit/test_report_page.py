@@ -234,7 +234,7 @@ def test_pages_replace_others_only_when_asked(tmp_path: Path) -> None:
     out = tmp_path / "new" / "page.html"
     report.check_writable(out, overwrite=False)
     report.write("one", out)
-    with pytest.raises(CheckpointError, match=r"page\.html exists.*--overwrite"):
+    with pytest.raises(CheckpointError, match=r"page\.html exists.*`overwrite=True`"):
         report.check_writable(out, overwrite=False)
     report.check_writable(out, overwrite=True)
     report.write("two", out)

@@ -174,7 +174,7 @@ class TestEmbedding:
     ) -> None:
         task = embedding.Embedding()
         rows = Dataset.from_dict(PAIRS)
-        with pytest.raises(DataError, match="--data"):
+        with pytest.raises(DataError, match="as `data`"):
             task.rows(None, "train")
         with pytest.raises(UnsupportedModel, match="AutoModel"):
             task.evaluate(tiny_bert(), tokenizer, rows)

@@ -69,7 +69,7 @@ def test_offline_is_one_line(server: Hub, folder: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("repo", ["", "a/b/c", "me/sm all", "-me/small", "me/small.git"])
 def test_a_wrong_name_is_found_before_any_work(repo: str) -> None:
-    with pytest.raises(InvalidOption, match="--push-to-hub"):
+    with pytest.raises(InvalidOption, match="must be a repository"):
         check_push(repo)
 
 

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import wraps
 from importlib import import_module
-from typing import Any, NoReturn
+from importlib.metadata import version
+from typing import Annotated, Any, NoReturn
 
-import transformers
 import typer
 from rich.text import Text
 
-from trimformer import plugins, processes
+from trimformer import plugins
+from trimformer.cli import dialect
 from trimformer.cli.console import error_console
-from trimformer.cli.launch import Launch, launched
+from trimformer.cli.launch import Launch, launched, process_count
 from trimformer.cli.options import HELP_GROUPS
-from trimformer.errors import InvalidOption, ProcessLost, TrimformerError
+from trimformer.errors import InvalidOption, ProcessLost, TrimformerError, TrimformerWarning, first_line
 
 app = typer.Typer(
     help="Make a Transformer physically smaller and measurably faster in minutes, without retraining.",
@@ -26,8 +33,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-MISTAKE, INTERRUPTED = 2, 130
+UNEXPECTED, MISTAKE, INTERRUPTED = 1, 2, 130
 """Exit codes."""
+TRACE = "TRIMFORMER_TRACE"
+"""An environment variable: where it is set, an unexpected error shows Python's traceback."""
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """Any wrong use of the command line; whether the class is click's or typer's own depends on typer's version."""
 
@@ -35,7 +44,7 @@ UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 def _add_commands() -> None:
     """Every command under its heading, in the order that `HELP_PLACE` of their files gives."""
     for name, command in sorted(plugins.provided("commands").items(), key=lambda item: _place(item[1])):
-        app.command(name, rich_help_panel=_place(command)[1])(command)
+        app.command(name, rich_help_panel=_place(command)[1])(_among_quiet_libraries(command))
 
 
 def _place(command: Callable[..., None]) -> tuple[int, str, int]:
@@ -43,42 +52,102 @@ def _place(command: Callable[..., None]) -> tuple[int, str, int]:
     return HELP_GROUPS.index(group), group, position
 
 
+def _among_quiet_libraries(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which first tells transformers and the hub's library to print nothing of their own."""
+
+    @wraps(command)
+    def quiet(**options: Any) -> None:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # else every attempt to reach the hub is told
+        command(**options)
+
+    return quiet
+
+
 _add_commands()
 
 
+def _print_version(asked: bool) -> None:  # noqa: FBT001  # typer calls it so
+    if asked:
+        sys.stdout.write(f"trimformer {version('trimformer')}\n")
+        raise typer.Exit
+
+
 @app.callback()
-def _check_processes(context: typer.Context) -> None:
+def _before_commands(
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001, FBT002  # read by its callback; a flag of the command line
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     name = context.invoked_subcommand or ""
     command = plugins.provided("commands").get(name)
-    if processes.count() > 1 and not getattr(command and import_module(command.__module__), "MANY_PROCESSES", False):
+    if process_count() > 1 and not getattr(command and import_module(command.__module__), "MANY_PROCESSES", False):
         raise InvalidOption(f"{name} works in one process: start it without torchrun")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a user's mistake is one line on stderr and exit code 2, Ctrl-C is exit code 130."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # else every attempt to reach the hub is told
+    """Run the command line.
+
+    A user's mistake is one line on stderr and exit code 2, Ctrl-C is exit code 130. An error that nobody expected is
+    one line too, exit code 1 and a file with Python's traceback.
+    """
+    typed = sys.argv[1:] if arguments is None else arguments
     try:
         with launched() as launch:
-            _run(arguments, launch)
+            _run(typed, launch)
     except ProcessLost as error:  # the processes of this launch did not meet
         _end(str(error), MISTAKE, Launch())
 
 
-def _run(arguments: Sequence[str] | None, launch: Launch) -> None:
-    try:
-        typed = command_line(sys.argv[1:] if arguments is None else arguments)
-        with launch.only_first_prints():
-            ended = app(arguments, prog_name="trimformer", standalone_mode=False, obj=typed)
-    except TrimformerError as error:
-        _end(str(error), MISTAKE, launch, lost=isinstance(error, ProcessLost))
-    except UsageError as error:
-        _end(_usage(error), MISTAKE, launch)
-    except (typer.Abort, KeyboardInterrupt):
-        ended = INTERRUPTED
+def _run(typed: Sequence[str], launch: Launch) -> None:
+    with dialect.speaking(_dialect_of(typed)):
+        try:
+            with launch.only_first_prints(), _own_warnings():
+                ended = app(typed, prog_name="trimformer", standalone_mode=False, obj=command_line(typed))
+        except TrimformerError as error:
+            _end(dialect.spoken(str(error)), MISTAKE, launch, lost=isinstance(error, ProcessLost))
+        except UsageError as error:
+            _end(_usage(error), MISTAKE, launch)
+        except (typer.Abort, KeyboardInterrupt):
+            ended = INTERRUPTED
+        except Exception as error:
+            if os.environ.get(TRACE):
+                raise
+            _end(_unexpected(error, typed), UNEXPECTED, launch)
     if ended == INTERRUPTED:  # newer versions of typer return it
         _end("interrupted", INTERRUPTED, launch)
+
+
+def _dialect_of(typed: Sequence[str]) -> dialect.Dialect:
+    """The dialect of the command that is typed: the first word that is no option."""
+    group: Any = typer.main.get_command(app)
+    return dialect.of_command(group.commands.get(next((word for word in typed if not word.startswith("-")), "")))
+
+
+@contextmanager
+def _own_warnings() -> Iterator[None]:
+    """Within the context, Python prints no warning of ours: commands print those of their results."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrimformerWarning)
+        yield
+
+
+def _unexpected(error: Exception, typed: Sequence[str]) -> str:
+    """What to say of an error that nobody expected; its traceback is written to a file."""
+    told = "".join(traceback.format_exception(error))
+    about = f"trimformer {version('trimformer')}, Python {sys.version.split()[0]}, {sys.platform}"
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="trimformer-", suffix=".txt", delete=False, encoding="utf-8"
+    ) as report:
+        report.write(CREDENTIALS.sub("…", f"{command_line(typed)}\n{about}\n\n{told}"))
+    return (
+        f"unexpected {type(error).__name__}: {first_line(error)}. This is a bug of trimformer: please report it, with "
+        f"{report.name}, which says where it happened"
+    )
 
 
 def _usage(error: Any) -> str:
@@ -90,7 +159,7 @@ def _usage(error: Any) -> str:
 
 def _end(message: str, code: int, launch: Launch, *, lost: bool = False) -> NoReturn:
     if launch.speaks(lost=lost):
-        process = "" if processes.is_first() else f"process {processes.index()}: "
+        process = f"process {launch.index}: " if launch.index else ""
         text = Text.assemble(("Error: ", "bold red"), process, " ".join(message.split()))
         error_console.print(text, soft_wrap=True, highlight=False)
     raise SystemExit(code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from trimformer.judging.project import TaskResult
+from trimformer.cli.dialect import spoken
 from trimformer.progress import Progress
 
 out_console = Console()
-
-
 error_console = Console(stderr=True)
 
 
@@ -31,11 +29,10 @@ def written(what: str, path: Path, about: str = "") -> None:
     out_console.print(Text.assemble(f"{what}: ", (str(path), "bold"), f"   {about}" if about else ""), soft_wrap=True)
 
 
-def warn(results: Sequence[TaskResult]) -> None:
-    """Every warning of some results, once, on stderr."""
-    said = dict.fromkeys(warning for result in results for warning in result.pruning.manifest["warnings"])
-    for warning in said:
-        error_console.print(Text.assemble(("Warning: ", "bold yellow"), warning), soft_wrap=True)
+def warn(warnings: Iterable[str]) -> None:
+    """Print each warning once, on stderr, in the words of the command that runs."""
+    for warning in dict.fromkeys(warnings):
+        error_console.print(Text.assemble(("Warning: ", "bold yellow"), spoken(warning)), soft_wrap=True)
 
 
 @contextmanager

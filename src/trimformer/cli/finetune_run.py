@@ -64,7 +64,7 @@ class Run:
         if processes.count() > 1:
             raise InvalidOption("fine-tuning works in one process: start it without torchrun")
         if self.dense_too and self.dense is None:
-            raise InvalidOption("--dense-too needs to know the dense model: name it with --dense")
+            raise InvalidOption("`dense_too` needs to know the dense model: name it as `dense`")
 
     @property
     def folder(self) -> Path:
@@ -115,11 +115,11 @@ def complete(run: Run, folder: Path, *, resume: bool, progress: Progress) -> Fin
     Raises:
         TrimformerError: wrong options or rows, or a model that does not fit the task.
     """
-    project, new = _gather(run, run.model, progress)
+    project, new = _project_to_train(run, run.model, progress)
     manifest = read_manifest(run.model)
     if run.pruning:
         _prune_once(run, project, new, folder / PRUNED)
-        small, _ = _gather(run, str(folder / PRUNED), progress)
+        small, _ = _project_to_train(run, str(folder / PRUNED), progress)
         manifest = read_manifest(folder / PRUNED)
     else:
         small = project
@@ -154,15 +154,17 @@ def carry_out(run: Run, *, resume: bool, overwrite: bool) -> FineTuned:
     """
     with console.progress_bars(console.error_console) as progress, workplace(run, resume=resume) as folder:
         trained = complete(run, folder, resume=resume, progress=progress)
-        save(run, trained, overwrite=overwrite)
+        save_finetuned(run, trained, overwrite=overwrite)
     return trained
 
 
-def report(run: Run, trained: FineTuned, *, as_json: bool) -> None:
+def report_finetuned(run: Run, trained: FineTuned, *, as_json: bool) -> None:
     """Print a saved result: what was reached, and how to load it; or the manifest."""
     new = trained.facts["finetuning"]["new_head"]
     if new:
         console.say(f"{run.model} had no head for {run.task}: {', '.join(new)} started from random numbers")
+    if run.pruning:
+        console.warn(trained.facts["warnings"])
     if as_json:
         steps.print_json(trained.facts | {"out": str(run.out)})
         return
@@ -172,7 +174,7 @@ def report(run: Run, trained: FineTuned, *, as_json: bool) -> None:
     console.written("checkpoint", run.out)
 
 
-def save(run: Run, trained: FineTuned, *, overwrite: bool) -> None:
+def save_finetuned(run: Run, trained: FineTuned, *, overwrite: bool) -> None:
     """Write the fine-tuned model with its manifest, in the precision and with the extra files of its source."""
     saving.save(
         trained.model,
@@ -205,7 +207,7 @@ def _has_work(folder: Path) -> bool:
     return (folder / PRUNED).exists() or any(folder.rglob(TRAINER_STATE_NAME))
 
 
-def _gather(run: Run, name: str, progress: Progress) -> tuple[Project, list[str]]:
+def _project_to_train(run: Run, name: str, progress: Progress) -> tuple[Project, list[str]]:
     task: Task = plugins.load("tasks", run.task)
     train, validation = task.rows(run.data, "train"), task.rows(run.data, "validation")
     model, new = load_to_train(name, task, run.device, run.seed)
@@ -242,7 +244,7 @@ def _train(run: Run, project: Project, folder: Path, *, resume: bool) -> FineTun
 
 
 def _compare(run: Run, small: Project, folder: Path, *, resume: bool, progress: Progress) -> dict[str, Any]:
-    dense, _ = _gather(run, str(run.dense), progress)
+    dense, _ = _project_to_train(run, str(run.dense), progress)
     times = step_times(small, {"dense": dense.model, "finetuned": small.model}, run.options, seed=run.seed)
     facts: dict[str, Any] = {"step": {name: asdict(time) for name, time in times.items()}}
     return facts | ({"dense": _train(run, dense, folder / DENSE, resume=resume).facts} if run.dense_too else {})

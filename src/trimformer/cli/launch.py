@@ -14,11 +14,6 @@ from time import monotonic, sleep
 from types import FrameType
 from typing import Any
 
-import torch
-from torch import distributed as dist
-from torch.distributed.rendezvous import rendezvous
-
-from trimformer import processes
 from trimformer.errors import ProcessLost, first_line
 
 MEETING = timedelta(minutes=5)
@@ -32,9 +27,14 @@ SAID, LEFT = "trimformer: why the run ends", "trimformer: left"
 
 @dataclass(frozen=True)
 class Launch:
-    """What the processes of a run share besides their work; `store` is None where there is one process."""
+    """What the processes of a run share besides their work; `store` is None where there is one process.
+
+    PyTorch is imported only where there are several.
+    """
 
     store: Any = None
+    index: int = 0
+    """Which of them this is."""
 
     def speaks(self, *, lost: bool) -> bool:
         """Whether this process is the one that says why the run ends; all others end silently.
@@ -44,7 +44,7 @@ class Launch:
         if self.store is None:
             return True
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the end is near; torchrun need not hurry it
-        wait = LOST_SECONDS * lost + OWN_SECONDS * (not processes.is_first())
+        wait = LOST_SECONDS * lost + OWN_SECONDS * bool(self.index)
         try:
             return not _there(self.store, [SAID], wait) and bool(self.store.add(SAID, 1) == 1)
         except RuntimeError:  # its keeper is gone
@@ -54,11 +54,16 @@ class Launch:
     def only_first_prints(self) -> Iterator[None]:
         """Within the context, all processes but the first print nothing."""
         with ExitStack() as stack:
-            if not processes.is_first():
+            if self.index:
                 nowhere = stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
                 stack.enter_context(redirect_stdout(nowhere))
                 stack.enter_context(redirect_stderr(nowhere))
             yield
+
+
+def process_count() -> int:
+    """How many processes were started together, as torchrun tells each of them."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
 
 
 @contextmanager
@@ -68,9 +73,15 @@ def launched() -> Iterator[Launch]:
     Raises:
         ProcessLost: they do not find each other, or this one is told to end.
     """
-    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
+    if process_count() == 1:
         yield Launch()
         return
+    import torch
+    from torch import distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    from trimformer import processes
+
     try:
         store, rank, size = next(rendezvous("env://", timeout=MEETING))
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=processes.PATIENCE)
@@ -84,7 +95,7 @@ def launched() -> Iterator[Launch]:
     signal.signal(signal.SIGTERM, _end)
     try:
         with _until_left(store, rank, size):
-            yield Launch(store)
+            yield Launch(store, rank)
     except SystemExit as end:  # all is said
         sys.stdout.flush()
         sys.stderr.flush()
@@ -94,6 +105,8 @@ def launched() -> Iterator[Launch]:
 @contextmanager
 def _until_left(store: Any, rank: int, size: int) -> Iterator[None]:
     """At its end, the first process, which may keep the store, waits a little until the others need it no more."""
+    from torch import distributed as dist
+
     try:
         yield
     finally:

@@ -6,6 +6,7 @@ Of several processes only the first writes.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer import plugins, processes
 from trimformer.cli import console
 from trimformer.cli.console import out_console
+from trimformer.errors import InvalidOption
 from trimformer.export import upload
 from trimformer.judging.project import Project, TaskResult
 from trimformer.judging.task import Task
@@ -21,10 +23,15 @@ from trimformer.model import checkpoint
 from trimformer.model.manifest import as_text
 from trimformer.model.placement import Placement
 from trimformer.progress import Progress
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.cache import MeasuredCache, default_folder
 from trimformer.report import page, saving, terminal
 
+EXAMPLES = {"flops": 0.4, "params": 0.4, "latency": 0.5, "max_drop": 0.01}
+"""Of how small a model may be asked to be."""
 
-def load(name: str, task: Task, placement: Placement) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+
+def load_with_tokenizer(name: str, task: Task, placement: Placement) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model with the head that the task needs, and its tokenizer."""
     return checkpoint.place_model(name, task.auto_class, placement), checkpoint.load_tokenizer(name)
 
@@ -35,7 +42,7 @@ def gather(
     """A project from what the user named: rows are read before the model is."""
     chosen: Task = plugins.load("tasks", task)
     train, validation = chosen.rows(data, "train"), chosen.rows(data, "validation")
-    dense, tokenizer = load(model, chosen, placement)
+    dense, tokenizer = load_with_tokenizer(model, chosen, placement)
     return Project(
         dense,
         tokenizer,
@@ -48,7 +55,57 @@ def gather(
     )
 
 
-def save(result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwrite: bool) -> None:
+def one_budget(shares: Mapping[str, Any], **options: Any) -> Budget:
+    """The budget of the one share that is given; `options` are those of `Budget`.
+
+    Raises:
+        InvalidOption: none or several are given, or the share is outside (0, 1].
+    """
+    check_one_of(shares)
+    return Budget(**shares, **options)
+
+
+def check_one_of(sizes: Mapping[str, float | None]) -> None:
+    """Refuse several ways to say how small, or none.
+
+    Raises:
+        InvalidOption: names them all.
+    """
+    if sum(size is not None for size in sizes.values()) != 1:
+        examples = ", ".join(f"`{name}={EXAMPLES[name]}`" for name in sizes)
+        raise InvalidOption(f"say how small: exactly one of {examples}")
+
+
+def budgets(texts: Mapping[str, str | None], round_to: int = 1) -> list[Budget]:
+    """Budgets from shares with commas by cost, largest first and each once.
+
+    Raises:
+        InvalidOption: a share is no number or outside (0, 1].
+
+    >>> [budget.keep_fraction for budget in budgets({"flops": "0.4,0.8", "params": None})]
+    [0.8, 0.4]
+    """
+    return [
+        Budget.of(cost, share, round_to=round_to)
+        for cost, text in texts.items()
+        if text is not None
+        for share in _shares(cost, text)
+    ]
+
+
+def _shares(cost: str, text: str) -> list[float]:
+    try:
+        return sorted({float(share) for share in text.split(",")}, reverse=True)
+    except ValueError:
+        raise InvalidOption(f"`{cost}={text}` must be shares with commas, such as 0.8,0.6,0.4") from None
+
+
+def kept_measurements(folder: Path | None) -> MeasuredCache:
+    """The cache in a folder, or in the user's; what is found there is said on stderr."""
+    return MeasuredCache(folder or default_folder(), say=console.say)
+
+
+def save_pruned(result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwrite: bool) -> None:
     """Write the pruned model as a checkpoint, in the precision it is to have and with the extra files of its source."""
     if not processes.is_first():
         return
@@ -64,10 +121,10 @@ def save(result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwrit
     )
 
 
-def report(result: TaskResult, out: Path, *, as_json: bool) -> None:
+def report_pruned(result: TaskResult, out: Path, *, as_json: bool) -> None:
     """Print a saved result: tables and how to load it, or the manifest."""
     manifest = result.pruning.manifest
-    console.warn([result])
+    console.warn(manifest["warnings"])
     if as_json:
         print_json(manifest | {"out": str(out)})
         return

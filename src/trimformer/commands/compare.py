@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markdown import Markdown
 
-from trimformer.cli import console, steps
-from trimformer.cli.console import error_console, out_console, progress_bars
 from trimformer.cli.options import JsonOption, ReportOption
-from trimformer.compare import markdown, plots
-from trimformer.compare.plan import read_plan
-from trimformer.compare.rows import Row, as_facts
-from trimformer.compare.run import run, stored
 from trimformer.errors import InvalidOption
-from trimformer.report.page import comparison_page
+
+if TYPE_CHECKING:
+    from trimformer.compare.rows import Row
 
 HELP_PLACE = ("Measure", 3)
 
@@ -34,14 +29,22 @@ def compare_command(
     as_json: JsonOption = False,
 ) -> None:
     """Compare methods on tasks at several sizes: results, tables and plots; goes on where it was interrupted."""
+    from rich.markdown import Markdown
+
+    from trimformer.cli import console, steps
+    from trimformer.compare import markdown, plots
+    from trimformer.compare.plan import read_plan
+    from trimformer.compare.rows import as_facts
+    from trimformer.compare.run import run, stored
+
     plan = read_plan(file)
     steps.check_asked(report, overwrite=overwrite)
     if show:
         rows = stored(plan, out, console.say)
         if not rows:
-            raise InvalidOption(f"{out} has no results of {file}: run it without --show")
+            raise InvalidOption(f"{out} has no results of {file}: run it without `show`")
     else:
-        rows = run(plan, out, console.say, lambda: progress_bars(error_console))
+        rows = run(plan, out, console.say, lambda: console.progress_bars(console.error_console))
     text = markdown.document(plan, rows)
     (out / markdown.FILE).write_text(text, encoding="utf-8")
     files = plots.write(plan, rows, out)
@@ -50,12 +53,14 @@ def compare_command(
     if as_json:
         steps.print_json([as_facts(row) for row in rows])
         return
-    out_console.print(Markdown(text))
+    console.out_console.print(Markdown(text))
     written = ", ".join(path.name for path in [out / markdown.FILE, *files])
-    out_console.print(f"in {out}: {written}", soft_wrap=True)
+    console.out_console.print(f"in {out}: {written}", soft_wrap=True)
 
 
 def _page(file: Path, rows: Sequence[Row], command: str) -> str:
+    from trimformer.report.page import comparison_page
+
     runs = [{**row.outcome, "task": row.task, "method": row.method, "seed": row.seed} for row in rows if row.outcome]
     failures = [
         f"{row.method} on {row.task} at {row.share:g} of {row.cost}, seed {row.seed}, failed: {row.failure}"

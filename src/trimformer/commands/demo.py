@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-from trimformer import plugins
-from trimformer.cli import steps
-from trimformer.cli.console import error_console, progress_bars
 from trimformer.cli.options import (
     DeviceOption,
     JsonOption,
@@ -19,15 +16,8 @@ from trimformer.cli.options import (
     SeedOption,
     TokensOption,
 )
-from trimformer.data.demo import demo_model, docstring_pairs
-from trimformer.judging.project import Project
-from trimformer.judging.task import Task
-from trimformer.model import checkpoint
-from trimformer.model.placement import Placement
-from trimformer.pruning.budget import Budget
-from trimformer.pruning.method_options import make_method
-from trimformer.pruning.pruner import DEFAULT_METHOD
-from trimformer.report.page import checkpoint_page
+from trimformer.model.parameters import DEVICE
+from trimformer.pruning.parameters import METHOD, SEED
 
 HELP_PLACE = ("About", 2)
 MANY_PROCESSES = True
@@ -37,23 +27,33 @@ def demo_command(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the smaller checkpoint.")] = Path("demo-model"),
     flops: Annotated[float, typer.Option(help="Share of FLOPs to keep, in (0, 1].")] = 0.7,
-    method: MethodOption = DEFAULT_METHOD,
+    method: MethodOption = METHOD.default,
     calibration_tokens: TokensOption = 40_000,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
+    seed: SeedOption = SEED.default,
+    device: DeviceOption = DEVICE.default,
     report: ReportOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """The main job with nothing to download: a sentence encoder on the docstrings of Python's standard library."""
+    from trimformer import plugins
+    from trimformer.cli import console, steps
+    from trimformer.data.demo import demo_model, docstring_pairs
+    from trimformer.judging.project import Project
+    from trimformer.model import checkpoint
+    from trimformer.model.placement import Placement
+    from trimformer.pruning.budget import Budget
+    from trimformer.pruning.method_options import make_method
+    from trimformer.report.page import checkpoint_page
+
     budget = Budget(flops=flops)
     make_method(method, {})
     checkpoint.check_writable(out, overwrite=overwrite)
     steps.check_asked(report, overwrite=overwrite)
-    task: Task = plugins.load("tasks", "embedding")
+    task = plugins.load("tasks", "embedding")
     name = demo_model()
-    dense, tokenizer = steps.load(name, task, Placement(device=device))
-    with progress_bars(error_console) as progress:
+    dense, tokenizer = steps.load_with_tokenizer(name, task, Placement(device=device))
+    with console.progress_bars(console.error_console) as progress:
         calibration_rows, evaluation_rows = docstring_pairs(progress)
         project = Project(
             dense,
@@ -72,10 +72,10 @@ def demo_command(
         "data": "library docstrings",
         "command": context.obj,
     }
-    steps.save(result, name, tokenizer, out, overwrite=overwrite)
+    steps.save_pruned(result, name, tokenizer, out, overwrite=overwrite)
     if report is not None:
         steps.write_report(checkpoint_page(result.pruning.manifest, str(out)), report)
-    steps.report(result, out, as_json=as_json)
+    steps.report_pruned(result, out, as_json=as_json)
 
 
 PROVIDES = {"demo": demo_command}

@@ -6,9 +6,6 @@ from typing import Annotated
 
 import typer
 
-from trimformer import plugins
-from trimformer.cli import steps
-from trimformer.cli.console import error_console, out_console, progress_bars
 from trimformer.cli.options import (
     DataOption,
     DeviceMapOption,
@@ -20,11 +17,7 @@ from trimformer.cli.options import (
     ModelArgument,
     TaskOption,
 )
-from trimformer.judging.project import evaluate, plain
-from trimformer.judging.task import Task
-from trimformer.model import checkpoint
-from trimformer.model.placement import Placement
-from trimformer.report import terminal
+from trimformer.model.parameters import DEVICE, DTYPE
 
 HELP_PLACE = ("Measure", 1)
 MANY_PROCESSES = True
@@ -36,23 +29,30 @@ def evaluate_command(
     data: DataOption = None,
     dense: Annotated[str | None, typer.Option(help="Compare with this model, where the task can.")] = None,
     max_length: LengthOption = None,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
+    device: DeviceOption = DEVICE.default,
+    dtype: DtypeOption = DTYPE.default,
     device_map: DeviceMapOption = None,
     max_memory: MaxMemoryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Judge a model, dense or pruned, on the validation rows of a task."""
-    chosen: Task = plugins.load("tasks", task)
+    from trimformer import plugins
+    from trimformer.cli import console, steps
+    from trimformer.judging.project import evaluate, plain
+    from trimformer.model.checkpoint import place_model
+    from trimformer.model.placement import Placement
+    from trimformer.report import terminal
+
+    chosen = plugins.load("tasks", task)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
-    judged, tokenizer = steps.load(model, chosen, placement)
-    reference = checkpoint.place_model(dense, chosen.auto_class, placement) if dense else None
-    with progress_bars(error_console) as progress:
+    judged, tokenizer = steps.load_with_tokenizer(model, chosen, placement)
+    reference = place_model(dense, chosen.auto_class, placement) if dense else None
+    with console.progress_bars(console.error_console) as progress:
         metrics = evaluate(judged, tokenizer, task, data, dense=reference, max_length=max_length, progress=progress)
     if as_json:
         steps.print_json({"model": model, "task": task, "metrics": plain(metrics)})
     else:
-        out_console.print(terminal.metrics_table(metrics))
+        console.out_console.print(terminal.metrics_table(metrics))
 
 
 PROVIDES = {"evaluate": evaluate_command}

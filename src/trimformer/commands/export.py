@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from trimformer import plugins
-from trimformer.cli import console, steps
-from trimformer.cli.console import error_console, out_console, progress_bars
 from trimformer.cli.options import DataOption, JsonOption, LengthOption, ModelArgument, OverwriteOption
-from trimformer.data.encoding import encode_texts
 from trimformer.errors import InvalidOption
-from trimformer.export.folder import CHECK_TEXTS, export, spread
-from trimformer.export.onnx.model import require_onnx
-from trimformer.export.onnx.pooling import read_pooling
-from trimformer.judging.task import Task
-from trimformer.model import checkpoint
-from trimformer.model.limits import fitted
-from trimformer.model.manifest import read_manifest
-from trimformer.report import terminal
 
 HELP_PLACE = ("Take it along", 1)
 
@@ -38,60 +25,28 @@ def export_command(
     as_json: JsonOption = False,
 ) -> None:
     """Write a model, dense or pruned, as ONNX; compared with PyTorch, and judged by the task's metrics."""
+    from trimformer.cli import console, export_run, steps
+    from trimformer.export.onnx.model import require_onnx
+    from trimformer.model.checkpoint import check_writable
+    from trimformer.report import terminal
+
     if not onnx:
-        raise InvalidOption("say what to write: --onnx, and --int8 as well where int8 is wanted")
+        raise InvalidOption("say what to write: `onnx`, and `int8` as well where that is wanted")
     require_onnx()
     target = out or Path(f"{model.rstrip('/')}-onnx" if Path(model).is_dir() else f"{Path(model).name}-onnx")
-    checkpoint.check_writable(target, overwrite=overwrite, source=model, weights="*.onnx")
-    task, data = (task, data) if task else _pruned_for(model, data)
+    check_writable(target, overwrite=overwrite, source=model, weights="*.onnx")
+    task, data = (task, data) if task else export_run.pruned_for(model, data)
     if int8 and task is None:
-        raise InvalidOption("--int8 changes what the model answers: say how to measure that, with --task and --data")
-    pooling = read_pooling(model)
-    chosen: Task | None = plugins.load("tasks", task) if task else None
-    rows = chosen.rows(data, "validation") if chosen else None
-    dense = checkpoint.load_model(model, chosen.auto_class if chosen else None)
-    tokenizer = fitted(checkpoint.load_tokenizer(model), dense)
-    with progress_bars(error_console) as progress:
-        if chosen and rows is not None:
-            features = spread(chosen.encode(rows, tokenizer, max_length))
-            judge = partial(
-                chosen.evaluate, tokenizer=tokenizer, rows=rows, dense=dense, max_length=max_length, progress=progress
-            )
-        else:
-            features, judge = encode_texts([CHECK_TEXTS], tokenizer, max_length), None
-        facts = export(
-            dense,
-            tokenizer,
-            target,
-            features,
-            int8=int8,
-            judge=judge,
-            pooling=pooling,
-            overwrite=overwrite,
-            facts={"source": model, "task": task, "data": data},
-            progress=progress,
-            extra_files=checkpoint.sentence_transformers_files(model),
+        raise InvalidOption("`int8` changes what the model answers: say how to measure that, with `task` and `data`")
+    with console.progress_bars(console.error_console) as progress:
+        facts = export_run.export_for(
+            task, data, model, target, int8=int8, max_length=max_length, overwrite=overwrite, progress=progress
         )
     if as_json:
-        steps.print_json(facts | {"out": str(target)})
+        steps.print_json({**facts, "out": str(target)})
         return
-    out_console.print(terminal.export_table(facts))
+    console.out_console.print(terminal.export_table(facts))
     console.written("export", target, f"opset {facts['opset']}, outputs {', '.join(facts['outputs'])}")
-
-
-def _pruned_for(model: str, data: str | None) -> tuple[str | None, str | None]:
-    """Task of the manifest with the rows given, else with its own where they are still on this machine.
-
-    Raises:
-        InvalidOption: rows are given, but nothing says for which task.
-    """
-    facts = read_manifest(model)
-    if data is not None:
-        if "task" not in facts:
-            raise InvalidOption(f"--data needs --task: {model} does not say what it was pruned for")
-        return facts["task"], data
-    own = str(facts.get("data", ""))
-    return (facts.get("task"), own) if Path(own).exists() and own else (None, None)
 
 
 PROVIDES = {"export": export_command}

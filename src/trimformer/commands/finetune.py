@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-from trimformer import plugins
-from trimformer.cli import finetune_run as training_run
-from trimformer.cli.finetune_run import Run
 from trimformer.cli.options import (
     DataOption,
     DenseTooOption,
@@ -22,7 +19,8 @@ from trimformer.cli.options import (
     SeedOption,
     TrainOption,
 )
-from trimformer.model import checkpoint
+from trimformer.model.parameters import DEVICE
+from trimformer.pruning.parameters import SEED
 
 HELP_PLACE = ("Make it smaller", 4)
 
@@ -37,19 +35,23 @@ def finetune_command(
     dense: Annotated[str | None, typer.Option(help="Compare with fine-tuning this model.")] = None,
     dense_too: DenseTooOption = False,
     max_length: LengthOption = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
+    seed: SeedOption = SEED.default,
+    device: DeviceOption = DEVICE.default,
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tune a model on labelled rows, keep the best checkpoint, and judge it on rows kept apart."""
-    run = Run(
+    from trimformer import plugins
+    from trimformer.cli import finetune_run
+    from trimformer.model.checkpoint import check_writable
+
+    run = finetune_run.Run(
         model=model,
         task=task,
         data=data,
         out=out,
-        options=training_run.tuning(train),
+        options=finetune_run.tuning(train),
         max_length=max_length,
         seed=seed,
         device=device,
@@ -58,8 +60,9 @@ def finetune_command(
         command=context.obj,
     )
     plugins.load("tasks", task)
-    checkpoint.check_writable(out, overwrite=overwrite, source=model)
-    training_run.report(run, training_run.carry_out(run, resume=resume, overwrite=overwrite), as_json=as_json)
+    check_writable(out, overwrite=overwrite, source=model)
+    tuned = finetune_run.carry_out(run, resume=resume, overwrite=overwrite)
+    finetune_run.report_finetuned(run, tuned, as_json=as_json)
 
 
 PROVIDES = {"finetune": finetune_command}

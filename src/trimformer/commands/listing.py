@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from trimformer import plugins
-from trimformer.cli import steps
-from trimformer.cli.console import out_console
 from trimformer.cli.options import JsonOption
-from trimformer.report import terminal
 
 HELP_PLACE = ("About", 1)
 
 
 def list_command(as_json: JsonOption = False) -> None:
     """List methods, tasks, architectures and costs."""
+    from trimformer import plugins
+    from trimformer.cli import console, steps
+    from trimformer.report import terminal
+
     listed = {folder: plugins.descriptions(folder) for folder in ("methods", "tasks", "architectures", "costs")}
     if as_json:
         steps.print_json(listed)
     else:
         for folder, described in listed.items():
-            out_console.print(terminal.plugins_table(folder, described))
+            console.out_console.print(terminal.plugins_table(folder, described))
 
 
 PROVIDES = {"list": list_command}

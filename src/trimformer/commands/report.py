@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from trimformer.cli import steps
 from trimformer.cli.options import OverwriteOption
-from trimformer.report import page as report
 
 HELP_PLACE = ("Take it along", 2)
 
@@ -20,8 +18,11 @@ def report_command(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write one self-contained HTML page about a stored result; nothing is computed anew."""
-    report.check_writable(out, overwrite=overwrite)
-    steps.write_report(report.from_folder(folder), out)
+    from trimformer.cli import steps
+    from trimformer.report import page
+
+    page.check_writable(out, overwrite=overwrite)
+    steps.write_report(page.from_folder(folder), out)
 
 
 PROVIDES = {"report": report_command}

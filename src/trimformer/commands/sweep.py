@@ -7,9 +7,6 @@ from typing import Annotated
 
 import typer
 
-from trimformer import processes
-from trimformer.cli import console, steps
-from trimformer.cli.console import error_console, out_console, progress_bars
 from trimformer.cli.options import (
     BatchOption,
     CacheOption,
@@ -31,15 +28,9 @@ from trimformer.cli.options import (
     TaskOption,
     TokensOption,
     assignments,
-    budgets,
 )
-from trimformer.model import checkpoint
-from trimformer.model.placement import Placement
-from trimformer.pruning.cache import MeasuredCache, default_folder
-from trimformer.pruning.method_options import make_method
-from trimformer.pruning.pruner import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD
-from trimformer.report import frontier, terminal
-from trimformer.report.page import sweep_page
+from trimformer.model.parameters import DEVICE, DTYPE
+from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, ROUND_TO, SEED
 
 HELP_PLACE = ("Make it smaller", 2)
 MANY_PROCESSES = True
@@ -57,15 +48,15 @@ def sweep_command(
     params: Annotated[str | None, typer.Option(help="Shares of sublayer parameters to keep.")] = None,
     latency: Annotated[str | None, typer.Option(help="Shares of the measured time to keep.")] = None,
     data: DataOption = None,
-    method: MethodOption = DEFAULT_METHOD,
-    calibration_tokens: TokensOption = DEFAULT_CALIBRATION_TOKENS,
+    method: MethodOption = METHOD.default,
+    calibration_tokens: TokensOption = CALIBRATION_TOKENS.default,
     sequence_length: CountedLengthOption = None,
     batch_size: BatchOption = None,
-    round_to: RoundOption = 1,
+    round_to: RoundOption = ROUND_TO.default,
     max_length: LengthOption = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = "auto",
-    dtype: DtypeOption = "float32",
+    seed: SeedOption = SEED.default,
+    device: DeviceOption = DEVICE.default,
+    dtype: DtypeOption = DTYPE.default,
     device_map: DeviceMapOption = None,
     max_memory: MaxMemoryOption = None,
     set_: SetOption = None,
@@ -75,19 +66,26 @@ def sweep_command(
     as_json: JsonOption = False,
 ) -> None:
     """One calibration, several sizes: a checkpoint each, a table, and a plot of the metric against what is kept."""
+    from trimformer import processes
+    from trimformer.cli import console, steps
+    from trimformer.model.checkpoint import check_writable
+    from trimformer.model.placement import Placement
+    from trimformer.pruning.method_options import make_method
+    from trimformer.report import frontier, terminal
+    from trimformer.report.page import sweep_page
+
     texts = {"flops": flops, "params": params, "latency": latency}
-    asked = budgets(texts if any(texts.values()) else {"flops": DEFAULT_SHARES}, round_to)
+    asked = steps.budgets(texts if any(texts.values()) else {"flops": DEFAULT_SHARES}, round_to)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     options = assignments(set_)
     make_method(method, options)
     targets = [out / f"{budget.cost}-{budget.keep_fraction:g}" for budget in asked]
     for target in targets:
-        checkpoint.check_writable(target, overwrite=overwrite)
+        check_writable(target, overwrite=overwrite)
     frontier.check_writable(out, overwrite=overwrite)
     steps.check_asked(report, overwrite=overwrite)
-    measured = MeasuredCache(cache or default_folder(), say=console.say)
     results = []
-    with progress_bars(error_console) as progress:
+    with console.progress_bars(console.error_console) as progress:
         project = steps.gather(model, task, data, max_length, placement, progress)
         pruner = project.pruner(
             method=method,
@@ -96,22 +94,23 @@ def sweep_command(
             batch_size=batch_size,
             seed=seed,
             options=options,
-            cache=measured,
+            cache=steps.kept_measurements(cache),
         )
         for budget, target in zip(asked, targets, strict=True):
             result = project.judge(pruner.prune(budget))
             result.pruning.manifest |= {"source": model, "task": task, "data": data or "hub", "command": context.obj}
-            steps.save(result, model, project.tokenizer, target, overwrite=overwrite)
+            steps.save_pruned(result, model, project.tokenizer, target, overwrite=overwrite)
             results.append(result)
+    manifests = [result.pruning.manifest for result in results]
     if processes.is_first():
         frontier.write(results, out)
     if report is not None:
-        steps.write_report(sweep_page([result.pruning.manifest for result in results]), report)
-    console.warn(results)
+        steps.write_report(sweep_page(manifests), report)
+    console.warn(warning for facts in manifests for warning in facts["warnings"])
     if as_json:
-        steps.print_json([result.pruning.manifest for result in results])
+        steps.print_json(manifests)
         return
-    out_console.print(terminal.sweep_table(results))
+    console.out_console.print(terminal.sweep_table(results))
     console.written("checkpoints", out / "…", f"plot: {out / frontier.PLOT}")
 
 

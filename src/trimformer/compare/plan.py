@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from trimformer import plugins
 from trimformer.compare.published import Published, read_published
 from trimformer.compare.settings import Section, read_settings
 from trimformer.data.demo import demo_model
-from trimformer.errors import InvalidOption, require_range
+from trimformer.errors import InvalidOption
+from trimformer.model.parameters import Parameter
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.method_options import make_method
-from trimformer.pruning.pruner import DEFAULT_CALIBRATION_TOKENS
+from trimformer.pruning.parameters import CALIBRATION_TOKENS, MAX_LENGTH, SEED, SEQUENCE_LENGTH
 from trimformer.training.finetune import FineTuning
 
 FILE_KEYS = ("title", "tasks", "methods", "budgets", "seeds", "calibration_tokens", "device", "finetune", "published")
@@ -156,10 +158,6 @@ def _subject(tasks: Section, label: str, top: Section, folder: Path) -> Subject:
     task = entry.text("task", label) or label
     with entry.about("task") if "task" in entry else tasks.about(label):
         plugins.load("tasks", task)
-    length = entry.number("sequence_length", float)
-    if length is not None:
-        with entry.about("sequence_length"):
-            require_range("sequence_length", length, low=1)
     return Subject(
         label=label,
         task=task,
@@ -167,10 +165,17 @@ def _subject(tasks: Section, label: str, top: Section, folder: Path) -> Subject:
         pretrained=_source(entry, "pretrained", "pretrained_revision", folder),
         data=_source(entry, "data", "data_revision", folder),
         data_revision=entry.text("data_revision"),
-        max_length=entry.number("max_length", int),
-        sequence_length=length,
+        max_length=_parameter(entry, MAX_LENGTH),
+        sequence_length=_parameter(entry, SEQUENCE_LENGTH),
         finetuning=_finetuning(top, entry),
     )
+
+
+def _parameter(entry: Section, parameter: Parameter, default: Any = None) -> Any:
+    """The value of a parameter that is checked as everywhere, or the default where nothing is said."""
+    with entry.about(parameter.name) if parameter.name in entry else nullcontext():
+        value = parameter.check(entry.get(parameter.name))
+    return default if value is None else value
 
 
 def _source(entry: Section, key: str, revision: str, folder: Path) -> Source | None:
@@ -207,12 +212,12 @@ def _contenders(methods: Section, label: str, top: Section) -> Iterator[Contende
         raise InvalidOption(f"{entry.at('prune')}: {method} needs a fine-tuned model and labels: leave out prune:")
     with entry.about("options") if given else methods.about(label):
         options = asdict(make_method(method, given))  # type: ignore[call-overload]  # every method is a dataclass
-    tokens = entry.number("calibration_tokens", int, top.number("calibration_tokens", int, DEFAULT_CALIBRATION_TOKENS))
+    everywhere = _parameter(top, CALIBRATION_TOKENS, CALIBRATION_TOKENS.default)
     contender = Contender(
         label=label,
         method=method,
         options=options,
-        calibration_tokens=tokens,
+        calibration_tokens=_parameter(entry, CALIBRATION_TOKENS, everywhere),
         seeds=tuple(_seeds(entry, _seeds(top, [0]))),
         before_finetuning=stage == "pretrained",
     )
@@ -237,10 +242,10 @@ def _budgets(top: Section) -> Iterator[Budget]:
 
 
 def _seeds(section: Section, default: list[int]) -> list[int]:
-    seeds = section.values_of("seeds", default)
-    if any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds):
-        raise InvalidOption(f"{section.at('seeds')}: seeds={seeds} must be whole numbers of at least 0")
-    return seeds
+    if "seeds" not in section:
+        return default
+    with section.about("seeds"):
+        return [SEED.check(seed) for seed in section.values_of("seeds")]
 
 
 def _published(top: Section, folder: Path) -> Iterator[Published]:

@@ -26,7 +26,7 @@ def length_limit(tokenizer: PreTrainedTokenizerBase, max_length: int | None, def
         return min(default, allowed)
     if not SHORTEST_MAX_LENGTH <= max_length <= allowed:
         raise InvalidOption(
-            f"max_length={max_length} is outside {SHORTEST_MAX_LENGTH} to {allowed}, "
+            f"`max_length={max_length}` is outside {SHORTEST_MAX_LENGTH} to {allowed}, "
             "the most that model and tokenizer read"
         )
     return max_length

@@ -31,7 +31,7 @@ def read_hub(name: str, config: str | None, split: str) -> Dataset:
     except (OSError, ValueError) as error:
         raise DataError(
             f"cannot load split {split!r} of dataset {name!r}: {first_line(error)}; "
-            "check the connection, or give a local file or folder with --data"
+            "check the connection, or give a local file or folder as `data`"
         ) from error
 
 

@@ -21,9 +21,9 @@ def check_push(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise InvalidOption(f"--push-to-hub {repo!r} must be a repository such as my-name/my-model: {error}") from error
+        raise InvalidOption(f"{repo!r} must be a repository of the hub such as my-name/my-model: {error}") from error
     if get_token() is None:
-        raise CheckpointError("--push-to-hub: not logged in to the hub; run `hf auth login`, or set HF_TOKEN")
+        raise CheckpointError("not logged in to the hub; run `hf auth login`, or set HF_TOKEN")
 
 
 def push(folder: Path, repo: str) -> str:

@@ -57,7 +57,7 @@ def smallest_within(
     if best is None:
         raise UnreachableTarget(
             f"no model that loses at most {max_drop} was found: keeping {low:.1%} of {cost} loses {lost:.4f} "
-            f"on {len(rows)} held-out rows; allow a larger loss, or give more --calibration-tokens"
+            f"on {len(rows)} held-out rows; allow a larger loss, or give more `calibration_tokens`"
         )
     return best
 

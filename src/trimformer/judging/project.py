@@ -16,7 +16,7 @@ from trimformer import plugins
 from trimformer.data.batches import Workload, sample_rows
 from trimformer.data.labels import in_model_order
 from trimformer.data.rows import Features
-from trimformer.errors import DataError, LabelError
+from trimformer.errors import DataError, LabelError, caution
 from trimformer.judging.metrics import DISTANCES, LOWER_IS_BETTER, Metrics, loss, shown
 from trimformer.judging.task import Task
 from trimformer.model.checkpoint import round_weights
@@ -27,7 +27,8 @@ from trimformer.observing.resources import watching_resources
 from trimformer.progress import Progress
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.method_options import asked_by
-from trimformer.pruning.pruner import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, Pruner
+from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
+from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.result import PruningResult
 
 ENCODE_ROWS = 2048
@@ -77,7 +78,7 @@ class TaskResult:
         return (
             f"{name} {'rose' if change > 0 else 'fell'} from {shown(before.value)} to {shown(self.after[name].value)} "
             f"({abs(change):.0%}): "
-            f"this is too small for the task; try --{budget['cost']} {milder}, or `prune --max-drop 0.02`"
+            f"this is too small for the task; try `{budget['cost']}={milder}`, or `max_drop=0.02`"
         )
 
 
@@ -93,7 +94,7 @@ class Project:
         task: one of `trimformer list`.
         calibration_rows: labels are looked at only for a method that needs them.
         evaluation_rows: what the metrics are measured on, before and after.
-        max_length: tokens at which rows are cut; None is the task's own.
+        max_length: cut rows at this many tokens; else at the task's own length.
         guard_rows: rows to choose a size by (`with_guard`), apart from both others.
         stored_dtype: precision in which the pruned model will be saved.
         progress: wraps a sequence to show a bar.
@@ -163,7 +164,9 @@ class Project:
             "latency": {name: asdict(measured) for name, measured in times.items()},
         }
         judged = TaskResult(result, self.before, after, times)
-        result.manifest["warnings"] = [*result.manifest["warnings"], *filter(None, [judged.collapse, judged.few_rows])]
+        for warning in filter(None, [judged.collapse, judged.few_rows]):
+            result.manifest["warnings"] = [*result.manifest["warnings"], warning]
+            caution(warning)
         return judged
 
     def with_guard(self, seed: int = 0) -> Project:
@@ -199,8 +202,10 @@ class Project:
 
         Raises:
             DataError: there are none, or too few.
+            InvalidOption: less than one token.
             LabelError: labels were asked for, and a row has none.
         """
+        check_parameters(calibration_tokens=tokens, seed=seed)
         features: list[Features] = []
         for chunk in self._chunks(seed):
             encoded = self._labelled(chunk) if labels else self.task.encode(chunk, self.tokenizer, self.max_length)
@@ -261,7 +266,7 @@ def evaluate(
         task: one of `trimformer list`.
         data: a folder or file; None takes the task's rows from the hub.
         dense: compare with this model, where the task has a metric that does.
-        max_length: tokens at which rows are cut; None is the task's own.
+        max_length: cut rows at this many tokens; else at the task's own length.
         progress: wraps a sequence to show a bar.
     """
     chosen: Task = plugins.load("tasks", task)

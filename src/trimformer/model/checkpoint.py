@@ -189,22 +189,20 @@ def check_writable(
     """
     target = Path(out)
     if source is not None and target.exists() and target.resolve() == Path(source).resolve():
-        raise CheckpointError(f"{target} is the model that is pruned: it is never replaced; choose another --out")
+        raise CheckpointError(f"{target} is the model that is pruned: it is never replaced; choose another `out`")
     parent = next(folder for folder in target.absolute().parents if folder.exists())
     if not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise CheckpointError(
-            f"{target} cannot be made: {parent} is no folder that can be written to; choose another --out"
+            f"{target} cannot be made: {parent} is no folder that can be written to; choose another `out`"
         )
     if not target.exists():
         return
     if not overwrite:
-        raise CheckpointError(
-            f"{target} exists: choose another folder, or allow --overwrite (in Python, overwrite=True)"
-        )
+        raise CheckpointError(f"{target} exists: choose another folder, or allow `overwrite=True`")
     is_checkpoint = (target / "config.json").exists() and any(target.glob(weights))
     if not target.is_dir() or (any(target.iterdir()) and not is_checkpoint):
         raise CheckpointError(
-            f"{target} exists and is not a checkpoint folder: it is not replaced; choose another --out"
+            f"{target} exists and is not a checkpoint folder: it is not replaced; choose another `out`"
         )
 
 

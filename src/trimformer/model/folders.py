@@ -26,7 +26,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
             yield new
             _put_in_place(new, out, Path(scratch) / "old")
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"cannot write {out}: {error}; free some space or choose another --out") from error
+        raise CheckpointError(f"cannot write {out}: {error}; free some space or choose another `out`") from error
 
 
 def _put_in_place(new: Path, target: Path, old: Path) -> None:

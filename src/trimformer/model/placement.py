@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from trimformer.errors import InvalidOption
+from trimformer.model.parameters import DTYPE
 
 _SIZE = re.compile(r"\d+(\.\d+)?[KMGT]i?B")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class Placement:
     device: str = "cpu"
     """Such as `cpu` or `cuda`; `auto` is the accelerator if there is one."""
     dtype: str = "float32"
-    """Of the weights, one of `DTYPES`; `auto` is that of the checkpoint. Sums and solutions are float32 or float64."""
+    """Of the weights, one of `DTYPE`'s; `auto` is that of the checkpoint. Sums and solutions are float32 or more."""
 
     device_map: str | None = None
     """`auto` fills the GPU, then CPU memory, then the disk; None puts the whole model on the device."""
@@ -33,12 +33,11 @@ class Placement:
     """What a device map may fill, such as `0=10GiB,cpu=20GiB`; None is all that is free."""
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise InvalidOption(f"dtype={self.dtype!r} must be one of {', '.join(DTYPES)}")
+        DTYPE.check(self.dtype)
         if self.device_map not in (None, "auto"):
-            raise InvalidOption(f"device_map={self.device_map!r} must be auto; in Python, load the model with any map")
+            raise InvalidOption(f"`device_map={self.device_map}` must be auto; in Python, load the model with any map")
         if self.max_memory is not None and self.device_map is None:
-            raise InvalidOption("max_memory says what a device map may fill: give --device-map auto too")
+            raise InvalidOption('`max_memory` says what a device map may fill: give `device_map="auto"` too')
         _ = self.spread
 
     @property

@@ -17,6 +17,7 @@ from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure
 from trimformer.progress import Progress
 from trimformer.pruning.cache import MeasuredCache
+from trimformer.pruning.parameters import BATCH_SIZE, ROUND_TO, SEQUENCE_LENGTH
 
 
 def linear_table(units: int, unit_cost: float) -> Tensor:
@@ -42,9 +43,9 @@ def workload_of(model: PreTrainedModel, length: float | None, rows: int | None, 
         InvalidOption: longer than the model reads, or no row.
     """
     if length is not None:
-        require_range("sequence_length", length, low=1, high=most_tokens(model.config))
+        require_range("sequence_length", length, low=SEQUENCE_LENGTH.low, high=most_tokens(model.config))
     if rows is not None:
-        require_range("batch_size", rows, low=1)
+        BATCH_SIZE.check(rows)
     length = length or mean_length
     return Workload(length, rows or rows_at_once(model, length))
 
@@ -82,7 +83,7 @@ class Budget:
         ((name, value),) = given.items()
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
             raise InvalidOption(f"budget {name}={value!r} is outside (0, 1]: it is the share to keep, 0.4 keeps 40 %")
-        require_range("round_to", self.round_to, low=1)
+        ROUND_TO.check(self.round_to)
 
     @classmethod
     def of(cls, cost: str, share: float, *, round_to: int = 1) -> Budget:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from torch import Tensor
 from trimformer import processes
 
 DIGEST_CHARACTERS = 16
+LOGGER = logging.getLogger("trimformer")
 ENVIRONMENT_VARIABLE = "TRIMFORMER_CACHE"
 
 
@@ -30,13 +32,13 @@ def default_folder() -> Path:
 
 
 class MeasuredCache:
-    """A folder of measurements; `say` is told what was found there.
+    """A folder of measurements; `say` is told what was found there, in place of the package's log.
 
     Every key has `model` and `measured`, which say what of what; the rest is what else it depends on. Of several
     processes the first one reads, for all of them, and writes.
     """
 
-    def __init__(self, folder: Path, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None] = LOGGER.info) -> None:
         self.folder = folder
         self.say = say
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Any, get_args, get_type_hints
+from dataclasses import fields, make_dataclass
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from transformers import HfArgumentParser
 
 from trimformer import plugins
 from trimformer.errors import InvalidOption, LabelError, unknown_name
@@ -19,48 +21,48 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
         InvalidOption: an unknown method or option, or a value of the wrong type or range.
     """
     kind = plugins.load("methods", name)
-    types = get_type_hints(kind)
     known = [field.name for field in fields(kind)]
     for option in options:
         if option not in known:
             raise unknown_name(f"option of {name}", option, known)
-    method: Method = kind(**{option: _convert(option, value, types[option]) for option, value in options.items()})
+    method: Method = kind(**{option: read_option(kind, option, value) for option, value in options.items()})
     return method
 
 
-@dataclass(frozen=True)
-class _Type:
-    """How an option's text is read, and what is said when it cannot be."""
+def read_option(kind: Any, name: str, value: Any) -> Any:
+    """Convert a value, text or not, to the type of a dataclass's field, by transformers' argument parser.
 
-    read: Any
-    says: str
-
-
-def _truth(value: Any) -> bool:
-    text = str(value).lower()
-    if text not in {"true", "false"}:
-        raise ValueError(text)
-    return text == "true"
-
-
-_TYPES = {
-    bool: _Type(_truth, "true or false"),
-    int: _Type(int, "a whole number"),
-    float: _Type(float, "a number"),
-    str: _Type(str, "text"),
-}
-
-
-def _convert(name: str, value: Any, kind: Any) -> Any:
-    choices = get_args(kind)
-    if choices:
-        if value not in choices:
-            raise InvalidOption(f"{name}={value!r} must be one of {', '.join(map(str, choices))}")
-        return value
+    Raises:
+        InvalidOption: the value cannot be of that type; says what it must be.
+    """
+    declared = get_type_hints(kind)[name]
+    if value is None and type(None) in get_args(declared):
+        return None
+    text = str(value)
+    if declared is bool and text.lower() not in ("true", "false"):
+        text = "neither"  # the parser takes `y` and `1` as well
+    option: Any = make_dataclass("Option", [(name, declared, None)])
+    parser = _Parser([option], allow_abbrev=False, add_help=False)
     try:
-        return _TYPES[kind].read(value)
-    except (ValueError, TypeError):  # the second from int() and float(), where Python users give neither
-        raise InvalidOption(f"{name}={value!r} must be {_TYPES[kind].says}") from None
+        return getattr(parser.parse_args([f"--{name}={text}"]), name)
+    except InvalidOption as error:
+        raise InvalidOption(f"`{name}={value!r}` {_must_be(declared) or error}") from None
+
+
+def _must_be(declared: Any) -> str | None:
+    if get_origin(declared) is Literal:
+        return f"must be one of {', '.join(map(str, get_args(declared)))}"
+    kind = next((kind for kind in get_args(declared) if type(None) in get_args(declared)), declared)
+    called = {bool: "true or false", int: "a whole number", float: "a number"}.get(kind)
+    return called and f"must be {called}"
+
+
+class _Parser(HfArgumentParser):
+    """Raises what is wrong, where other parsers print it and exit."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong, without the option's name."""
+        raise InvalidOption(f"cannot be read: {message.partition(': ')[2]}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from trimformer import plugins, processes
 from trimformer.data.batches import only, split_batches, tokens_at_once
 from trimformer.data.given import Data, calibration_batches
 from trimformer.data.rows import LABELS, Batch
-from trimformer.errors import TrimformerError
+from trimformer.errors import TrimformerError, caution
 from trimformer.model.limits import inputs_of
 from trimformer.model.manifest import versions
 from trimformer.model.sites import Masks
@@ -34,11 +34,9 @@ from trimformer.pruning.fingerprint import fingerprint, measured_key
 from trimformer.pruning.measured_budget import pruned_as_measured
 from trimformer.pruning.memory import pass_tokens
 from trimformer.pruning.method_options import asked_by, make_method
+from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
 from trimformer.pruning.result import PruningResult
 from trimformer.pruning.uniform import check_uniform, prune_uniformly, uniform_job
-
-DEFAULT_METHOD = "surgeon"
-DEFAULT_CALIBRATION_TOKENS = 20_000
 
 
 def prune(
@@ -65,14 +63,13 @@ def prune(
             columns or with a `text` column, or an iterable of padded batches such as a DataLoader. Labels (`labels`,
             or `start_positions` and `end_positions`) are read only for methods that need them.
         budget: the share of the model's cost to keep, such as `Budget(flops=0.4)`.
-        method: one of `trimformer list`.
+        method: pruning method; see `trimformer list`.
         tokenizer: for strings, and for the padding id.
-        calibration_tokens: rows are drawn until they hold this many tokens; None takes all rows. A DataLoader's
+        calibration_tokens: draw calibration rows until they hold this many tokens; None takes all rows. A DataLoader's
             batches are all taken.
-        sequence_length: tokens at which FLOPs are counted and latency is measured; None takes the mean of the
-            calibration rows.
-        batch_size: rows at which latency is measured; None takes 32, or fewer where rows are long or the vocabulary of
-            a language model is large.
+        sequence_length: count FLOPs and measure time at this many tokens; else at the calibration rows' mean.
+        batch_size: measure time on this many rows at once; else on 32, or fewer where rows are long or the vocabulary
+            of a language model is large.
         seed: of all sampling.
         options: of the method, by name.
         progress: wraps a sequence to show a bar.
@@ -127,6 +124,9 @@ class Pruner:
         progress: Progress | None = None,
     ) -> None:
         """Arguments as those of `prune`; `cache` keeps what is measured for later runs."""
+        check_parameters(
+            calibration_tokens=calibration_tokens, sequence_length=sequence_length, batch_size=batch_size, seed=seed
+        )
         self.name = method
         self.method = make_method(method, options or {})
         dense, needed = read_structure(model), self.method.needs_labels
@@ -145,6 +145,8 @@ class Pruner:
         self.cache = cache
         self.measuring = Used()
         self._prices: dict[str, Prices] = {}
+        for warning in self.warnings:
+            caution(warning)
 
     @cached_property
     def measured(self) -> Measured:

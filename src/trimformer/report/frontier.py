@@ -24,7 +24,7 @@ def check_writable(folder: Path, *, overwrite: bool) -> None:
     """
     for name in (PLOT, FACTS):
         if (folder / name).exists() and not overwrite:
-            raise CheckpointError(f"{folder / name} exists: choose another --out, or give --overwrite to replace it")
+            raise CheckpointError(f"{folder / name} exists: choose another `out`, or replace it with `overwrite=True`")
 
 
 def write(results: Sequence[TaskResult], folder: Path) -> None:

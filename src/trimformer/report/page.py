@@ -28,7 +28,7 @@ def from_folder(folder: Path) -> str:
     """
     found = next((folder / name for name in (SWEEP, MANIFEST) if (folder / name).is_file()), None)
     if found is None:
-        raise DataError(f"{folder} has neither {MANIFEST} nor {SWEEP}: give the --out folder of prune or sweep")
+        raise DataError(f"{folder} has neither {MANIFEST} nor {SWEEP}: give a folder that prune or sweep wrote")
     try:
         facts = json.loads(found.read_text(encoding="utf-8"))
         return sweep_page(facts) if found.name == SWEEP else checkpoint_page(facts, str(folder))
@@ -141,7 +141,7 @@ def check_writable(out: Path, *, overwrite: bool) -> None:
     if out.is_dir() or not (parent.is_dir() and os.access(parent, os.W_OK)):
         raise CheckpointError(f"{out} cannot be written: give a file, such as report.html, in a folder that can be")
     if out.exists() and not overwrite:
-        raise CheckpointError(f"{out} exists: choose another file, or give --overwrite to replace it")
+        raise CheckpointError(f"{out} exists: choose another file, or replace it with `overwrite=True`")
 
 
 def write(page: str, out: Path) -> None:

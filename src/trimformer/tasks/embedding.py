@@ -52,7 +52,7 @@ class Embedding:
             DataError: no source, or rows that cannot be read or are no pairs of texts.
         """
         if source is None:
-            raise DataError("the embedding task has no rows of its own: give a file or folder of pairs with --data")
+            raise DataError("the embedding task has no rows of its own: give a file or folder of pairs as `data`")
         rows = read_split(source, split)
         choose_columns(rows, PAIR_COLUMNS, source)
         return rows

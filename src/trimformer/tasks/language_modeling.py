@@ -65,7 +65,7 @@ class LanguageModeling:
         if source is not None:
             parts = _parts(Path(source), split)
         elif self.hub_name is None:
-            raise DataError("this task has no text of its own: give a file or folder with --data")
+            raise DataError("this task has no text of its own: give a file or folder as `data`")
         else:
             rows = read_hub(self.hub_name, self.config, "test" if split == "validation" else split)
             parts = [f"{text}\n\n" for text in texts(rows, "text", self.hub_name)]

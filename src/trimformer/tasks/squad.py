@@ -198,7 +198,7 @@ def windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int |
     """
     limit = length_limit(tokenizer, max_length, MAX_LENGTH)
     if limit < SHORTEST_MAX_LENGTH:
-        raise InvalidOption(f"max_length={limit} leaves no room for a context: use {SHORTEST_MAX_LENGTH} or more")
+        raise InvalidOption(f"`max_length={limit}` leaves no room for a context: use {SHORTEST_MAX_LENGTH} or more")
     if not tokenizer.is_fast:
         raise InvalidOption(f"{type(tokenizer).__name__} does not tell where its tokens are: use a fast tokenizer")
     questions = texts(rows, "question")

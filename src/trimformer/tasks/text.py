@@ -47,7 +47,7 @@ class Text:
             DataError: no source, rows that cannot be read, have no text column, or are all empty.
         """
         if source is None:
-            raise DataError("the text task has no rows of its own: give a file or folder of text with --data")
+            raise DataError("the text task has no rows of its own: give a file or folder of text as `data`")
         rows = read_split(source, split)
         columns = [texts(rows, name, source) for name in choose_columns(rows, TEXT_COLUMNS, source)]
         kept = [index for index, values in enumerate(zip(*columns, strict=True)) if any(map(str.strip, values))]
@@ -86,8 +86,8 @@ class Text:
         """
         if dense is None:
             raise DataError(
-                "text without labels is judged against the dense model: pass the dense model as --dense (in "
-                "Python, `dense`), or choose a task with labels"
+                "text without labels is judged against the dense model: pass the dense model as `dense`, "
+                "or choose a task with labels"
             )
         features = self.encode(rows, tokenizer, max_length)
         read = partial(_read, dense)

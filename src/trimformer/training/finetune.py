@@ -23,11 +23,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from trimformer.data.labels import in_model_order
 from trimformer.data.rows import Features
-from trimformer.errors import DataError, InvalidOption, NumericalError, require_range
+from trimformer.errors import DataError, NumericalError, require_range
 from trimformer.judging.metrics import LOWER_IS_BETTER, Metrics
 from trimformer.judging.project import Project, without
 from trimformer.judging.task import OwnLoss
 from trimformer.model.manifest import versions
+from trimformer.pruning.method_options import read_option
 from trimformer.training.trainer import (
     DEFAULTS,
     Bar,
@@ -72,7 +73,7 @@ class FineTuning:
     @classmethod
     def from_text(cls, assignments: Mapping[str, str]) -> FineTuning:
         """From `name=value` of the command line: `rows`, `patience` and training arguments alike."""
-        own = {name: _whole(name, assignments[name]) for name in _OWN & assignments.keys()}
+        own = {name: read_option(cls, name, assignments[name]) for name in _OWN & assignments.keys()}
         return cls(**own, arguments={name: value for name, value in assignments.items() if name not in own})
 
 
@@ -186,7 +187,7 @@ class _GuardJudge:
     def __init__(self, project: Project) -> None:
         if project.guard_rows is None:
             raise DataError(
-                "no rows are set aside to choose the best checkpoint by: use project.with_guard(), or patience=0"
+                "no rows are set aside to choose the best checkpoint by: use project.with_guard(), or `patience=0`"
             )
         self.project, self.guard_rows, self.seconds = replace(project, progress=None), project.guard_rows, 0.0
         self.name, first = next(iter(self(project.model).items()))
@@ -244,11 +245,4 @@ def _step_of(checkpoint: Path | None) -> int:
 def _check_finite(model: PreTrainedModel) -> None:
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
-            raise NumericalError(f"the training diverged: {name} is NaN or infinite; lower learning_rate")
-
-
-def _whole(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise InvalidOption(f"{name}={text!r} must be a whole number") from None
+            raise NumericalError(f"the training diverged: {name} is NaN or infinite; lower `learning_rate`")

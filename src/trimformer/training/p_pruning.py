@@ -18,11 +18,10 @@ from trimformer.errors import InvalidOption
 from trimformer.judging.project import Project
 from trimformer.observing import latency
 from trimformer.pruning.budget import Budget
-from trimformer.pruning.pruner import DEFAULT_CALIBRATION_TOKENS, Pruner
+from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_PRETRAINED_METHOD
+from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.result import PruningResult
 from trimformer.training.heads import put_on
-
-DEFAULT_METHOD = "dual_cp"
 
 
 def prune_pretrained(
@@ -40,7 +39,7 @@ def prune_pretrained(
         project: with the model that `heads.load_to_train` returns.
         budget: the share of the model's cost to keep.
         new_head: names of the weights that are new; if there are any, only what is below the head is pruned by.
-        calibration_tokens: rows are drawn until they hold this many tokens.
+        calibration_tokens: draw calibration rows until they hold this many tokens.
         seed: of all sampling.
         options: further ones of `Pruner`; the method is Dual CP unless said.
 
@@ -48,7 +47,7 @@ def prune_pretrained(
         InvalidOption: a method that needs labels, or wrong options.
         TrimformerError: wrong weights or rows.
     """
-    method = options.setdefault("method", DEFAULT_METHOD)
+    method = options.setdefault("method", DEFAULT_PRETRAINED_METHOD)
     if plugins.load("methods", method).needs_labels:
         raise InvalidOption(f"{method} needs labels and a fine-tuned model: choose a method without, such as dual_cp")
     model = project.model

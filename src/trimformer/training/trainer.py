@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import (
     DataCollatorForLanguageModeling,
-    HfArgumentParser,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
@@ -29,6 +28,7 @@ from trimformer.judging.statistics import mean, metric
 from trimformer.judging.task import OwnLoss, Task
 from trimformer.observing.predictions import predictions, task_loss
 from trimformer.progress import Progress
+from trimformer.pruning.method_options import read_option
 
 DEFAULTS: Mapping[str, Any] = {
     "num_train_epochs": 3.0,
@@ -44,14 +44,14 @@ DEFAULTS: Mapping[str, Any] = {
 }
 """Of fine-tuning, where the user says nothing else; all others are those of `TrainingArguments`."""
 OURS: Mapping[str, str] = {
-    "output_dir": "the output folder (--out) decides it",
-    "seed": "--seed is it",
-    "data_seed": "--seed is it",
-    "use_cpu": "--device is it",
-    "resume_from_checkpoint": "--resume is it",
-    "eval_strategy": "it follows save_strategy",
-    "eval_steps": "it follows save_steps",
-    "load_best_model_at_end": "patience decides it",
+    "output_dir": "the output folder (`out`) decides it",
+    "seed": "`seed` is it",
+    "data_seed": "`seed` is it",
+    "use_cpu": "`device` is it",
+    "resume_from_checkpoint": "`resume` is it",
+    "eval_strategy": "it follows `save_strategy`",
+    "eval_steps": "it follows `save_steps`",
+    "load_best_model_at_end": "`patience` decides it",
     "metric_for_best_model": "it is the task's first metric",
     "greater_is_better": "the task's metric knows",
     "remove_unused_columns": "batches hold what the model reads",
@@ -83,23 +83,13 @@ def check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidOption(f"{name} cannot be set: {OURS[name]}")
         if name not in known:
             raise unknown_name("training argument", name, known)
-    checked = {name: _read(name, value) if isinstance(value, str) else value for name, value in arguments.items()}
+    checked = {
+        name: read_option(TrainingArguments, name, value) if isinstance(value, str) else value
+        for name, value in arguments.items()
+    }
     for name in checked.keys() & _RANGES.keys():
         require_range(name, checked[name], **_RANGES[name])
     return checked
-
-
-class _Parser(HfArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise InvalidOption(message)
-
-
-def _read(name: str, text: str) -> Any:
-    parser = _Parser([cast("Any", TrainingArguments)], allow_abbrev=False, add_help=False)
-    try:
-        return getattr(parser.parse_args([f"--{name}={text}"]), name)
-    except InvalidOption as error:
-        raise InvalidOption(f"{name}={text!r} cannot be read: {str(error).partition(': ')[2]}") from error
 
 
 def training_arguments(
@@ -128,7 +118,9 @@ def training_arguments(
         "greater_is_better": higher,
     }
     if metric and str(chosen["save_strategy"]) == "no":
-        raise InvalidOption("save_strategy=no leaves nothing to choose from: set patience=0, or save_strategy=epoch")
+        raise InvalidOption(
+            "`save_strategy=no` leaves nothing to choose from: set `patience=0`, or `save_strategy=epoch`"
+        )
     try:
         return TrainingArguments(
             output_dir=folder,

@@ -56,7 +56,7 @@ class OnnxModel(nn.Module):
         provider = "CUDAExecutionProvider" if self.device.type == "cuda" else "CPUExecutionProvider"
         if provider not in ort.get_available_providers():
             raise InvalidOption(
-                f"onnxruntime has no {provider} here: pip install onnxruntime-gpu in its place, or use --device cpu"
+                f'onnxruntime has no {provider} here: pip install onnxruntime-gpu in its place, or use `device="cpu"`'
             )
         options = ort.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()

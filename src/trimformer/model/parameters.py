@@ -1,0 +1,71 @@
+"""Parameters that Python, the command line and compare files share; here those of where a model is put.
+
+A parameter's text, default and check stand in one place. Nothing heavy is imported: `trimformer --help` reads this.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from trimformer.errors import InvalidOption, require_range
+
+KINDS: dict[type, tuple[type, str]] = {int: (Integral, "a whole number"), float: (Real, "a number"), str: (str, "text")}
+"""What a value of each kind may be, NumPy's numbers among them, and what that is called."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One parameter: what it means, what it is where nobody says, and which values it may have.
+
+    >>> Parameter(name="batch_size", text="Rows at once.", kind=int, low=1).check(0)
+    Traceback (most recent call last):
+    trimformer.errors.InvalidOption: `batch_size=0` is out of range: it must be at least 1
+    """
+
+    name: str
+    text: str
+    """A sentence, for the command line's help and for docstrings alike."""
+    kind: type[int | float | str] = str
+    default: Any = None
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    """All values there are; empty for any."""
+
+    def check(self, value: Any) -> Any:
+        """Give a value back if the parameter may have it; None always may be, and means that nobody said.
+
+        Raises:
+            InvalidOption: names the parameter, its value, and what it must be.
+        """
+        if value is None:
+            return value
+        if self.choices and value not in self.choices:
+            raise InvalidOption(f"`{self.name}={value}` must be one of {', '.join(self.choices)}")
+        if not _is_of(self.kind, value):
+            raise InvalidOption(f"`{self.name}={value!r}` must be {KINDS[self.kind][1]}")
+        if self.kind is not str:
+            require_range(self.name, value, low=self.low, high=self.high)
+        return value
+
+
+def _is_of(kind: type, value: Any) -> bool:
+    return isinstance(value, KINDS[kind][0]) and not isinstance(value, bool)
+
+
+DEVICE = Parameter(name="device", text="Where to compute: cpu, cuda, or auto: a GPU if there is one.", default="auto")
+DTYPE = Parameter(
+    name="dtype",
+    text="Precision of the weights: float32, bfloat16, float16, or auto: that of the checkpoint.",
+    default="float32",
+    choices=("auto", "float32", "bfloat16", "float16"),
+)
+DEVICE_MAP = Parameter(
+    name="device_map", text="auto: spread the model over GPU, CPU memory and disk; pruned block by block."
+)
+MAX_MEMORY = Parameter(
+    name="max_memory", text="What a device map may fill, such as 0=10GiB,cpu=20GiB; else all that is free."
+)

@@ -1,0 +1,58 @@
+"""Parameters of pruning that Python, the command line and compare files share.
+
+Nothing heavy is imported: `trimformer --help` reads this.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trimformer.model.parameters import Parameter
+
+DEFAULT_METHOD = "surgeon"
+DEFAULT_PRETRAINED_METHOD = "dual_cp"
+"""Of P-pruning, where no label is looked at."""
+DEFAULT_CALIBRATION_TOKENS = 20_000
+
+METHOD = Parameter(name="method", text="Pruning method; see `trimformer list`.", default=DEFAULT_METHOD)
+CALIBRATION_TOKENS = Parameter(
+    name="calibration_tokens",
+    text="Draw calibration rows until they hold this many tokens.",
+    kind=int,
+    default=DEFAULT_CALIBRATION_TOKENS,
+    low=1,
+)
+SEQUENCE_LENGTH = Parameter(
+    name="sequence_length",
+    text="Count FLOPs and measure time at this many tokens; else at the calibration rows' mean.",
+    kind=float,
+    low=1,
+)
+BATCH_SIZE = Parameter(
+    name="batch_size",
+    text="Measure time on this many rows at once; else on 32, or fewer where rows are long.",
+    kind=int,
+    low=1,
+)
+ROUND_TO = Parameter(
+    name="round_to", text="Keep neurons of each layer in multiples of this.", kind=int, default=1, low=1
+)
+MAX_LENGTH = Parameter(
+    name="max_length", text="Cut rows at this many tokens; else at the task's own length.", kind=int, low=1
+)
+SEED = Parameter(name="seed", text="Of all sampling.", kind=int, default=0, low=0, high=2**32 - 1)
+
+PARAMETERS = {
+    parameter.name: parameter
+    for parameter in (METHOD, CALIBRATION_TOKENS, SEQUENCE_LENGTH, BATCH_SIZE, ROUND_TO, MAX_LENGTH, SEED)
+}
+
+
+def check_parameters(**values: Any) -> None:
+    """Check parameters by name.
+
+    Raises:
+        InvalidOption: as `Parameter.check`.
+    """
+    for name, value in values.items():
+        PARAMETERS[name].check(value)

@@ -1,0 +1,78 @@
+"""The core names options as Python does; only the command line knows of `--flags`, and translates."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from trimformer.cli import app
+
+ROOT = Path(__file__).parents[2] / "src" / "trimformer"
+CORE = [path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0] not in ("cli", "commands")]
+NOT_YET = {
+    "data/batches.py",
+    "model/limits.py",
+    "pruning/choose/curves.py",
+    "pruning/choose/scoring.py",
+    "pruning/memory.py",
+    "pruning/preflight.py",
+    "pruning/refit/least_squares.py",
+}
+"""Files whose messages have flags still."""
+
+
+def flags() -> set[str]:
+    """Every option of every command."""
+    group: Any = typer.main.get_command(app.app)
+    found = {option for command in group.commands.values() for parameter in command.params for option in parameter.opts}
+    return {option for option in found if option.startswith("--")} | {"--version"}
+
+
+FLAGS = flags()
+
+
+def texts(source: str) -> Iterator[tuple[int, str]]:
+    """Line and text of every string; what is put into an f-string is `{}`."""
+    tree = ast.parse(source)
+    inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else "{}" for part in node.values]
+            yield node.lineno, "".join(map(str, parts))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner:
+            yield node.lineno, node.value
+
+
+def flags_in(source: str) -> list[str]:
+    """Flags of the command line that strings name, each with its line."""
+    found = [
+        (line, flag)
+        for line, text in texts(source)
+        for flag in re.findall(r"(?<![\w-])--(?:[a-z][a-z0-9-]*|\{\}(?!=))", text)
+    ]
+    return [f"line {line}: {flag}" for line, flag in found if flag in FLAGS | {"--{}"}]
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_string_of_the_core_names_a_flag(path: Path) -> None:
+    if str(path.relative_to(ROOT)) in NOT_YET:
+        return
+    assert not flags_in(path.read_text(encoding="utf-8")), "name the parameter in backticks: `calibration_tokens=6144`"
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ('"use --set damping=0.3"', ["line 1: --set"]),
+        ('x\nf"{a}, use (--{b} {c}), --{d}={e}"', ["line 2: --{}"]),
+        ('f"var(--ink), {a} -- {b} --series-{c} x--set"', []),
+    ],
+)
+def test_flags_are_seen(source: str, found: list[str]) -> None:
+    assert flags_in(source) == found
