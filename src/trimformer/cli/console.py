@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.text import Text
 
-from trimformer.judging.project import TaskResult
 from trimformer.progress import Progress
 
 out_console = Console()
@@ -31,10 +30,9 @@ def written(what: str, path: Path, about: str = "") -> None:
     out_console.print(Text.assemble(f"{what}: ", (str(path), "bold"), f"   {about}" if about else ""), soft_wrap=True)
 
 
-def warn(results: Sequence[TaskResult]) -> None:
-    """Every warning of some results, once, on stderr."""
-    said = dict.fromkeys(warning for result in results for warning in result.pruning.manifest["warnings"])
-    for warning in said:
+def warn(warnings: Sequence[str]) -> None:
+    """Every warning, once, on stderr."""
+    for warning in dict.fromkeys(warnings):
         error_console.print(Text.assemble(("Warning: ", "bold yellow"), warning), soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ Of several processes only the first writes.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from trimformer import plugins, processes
 from trimformer.cli import console
 from trimformer.cli.console import out_console
 from trimformer.export import upload
+from trimformer.judging.manifest import Origin
 from trimformer.judging.project import Project, TaskResult
 from trimformer.judging.task import Task
 from trimformer.model import checkpoint
@@ -29,13 +31,15 @@ def load(name: str, task: Task, placement: Placement) -> tuple[PreTrainedModel, 
     return checkpoint.place_model(name, task.auto_class, placement), checkpoint.load_tokenizer(name)
 
 
-def gather(
-    model: str, task: str, data: str | None, max_length: int | None, placement: Placement, progress: Progress
-) -> Project:
+HUB = "hub"
+"""What is told of rows that nobody named: they come from there."""
+
+
+def gather(origin: Origin, max_length: int | None, placement: Placement, progress: Progress) -> Project:
     """A project from what the user named: rows are read before the model is."""
-    chosen: Task = plugins.load("tasks", task)
-    train, validation = chosen.rows(data, "train"), chosen.rows(data, "validation")
-    dense, tokenizer = load(model, chosen, placement)
+    chosen: Task = plugins.load("tasks", origin.task)
+    train, validation = chosen.rows(origin.data or None, "train"), chosen.rows(origin.data or None, "validation")
+    dense, tokenizer = load(origin.source, chosen, placement)
     return Project(
         dense,
         tokenizer,
@@ -44,7 +48,8 @@ def gather(
         validation,
         max_length=max_length,
         progress=progress,
-        stored_dtype=checkpoint.dtype_to_store(dense, model),
+        stored_dtype=checkpoint.dtype_to_store(dense, origin.source),
+        origin=replace(origin, data=origin.data or HUB),
     )
 
 
@@ -57,7 +62,7 @@ def save(result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwrit
         model,
         out,
         tokenizer=tokenizer,
-        manifest=result.pruning.manifest,
+        manifest=result.manifest,
         overwrite=overwrite,
         dtype=checkpoint.dtype_to_store(model, source),
         extra_files=checkpoint.sentence_transformers_files(source),
@@ -66,13 +71,12 @@ def save(result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwrit
 
 def report(result: TaskResult, out: Path, *, as_json: bool) -> None:
     """Print a saved result: tables and how to load it, or the manifest."""
-    manifest = result.pruning.manifest
-    console.warn([result])
+    console.warn(result.pruning.facts.warnings)
     if as_json:
-        print_json(manifest | {"out": str(out)})
+        print_json(result.manifest | {"out": str(out)})
         return
-    out_console.print(terminal.result_table(result))
-    out_console.print(terminal.units_table(manifest["units"]))
+    out_console.print(terminal.result_table(result.facts))
+    out_console.print(terminal.units_table(result.pruning.facts.units))
     name = type(result.pruning.model).__name__
     how = f"load it: import trimformer, transformers; model = transformers.{name}.from_pretrained({str(out)!r})"
     console.written("checkpoint", out, how)
@@ -85,7 +89,7 @@ def check_asked(report: Path | None, push_to_hub: str | None = None, *, overwrit
         TrimformerError: the file exists or cannot be written, or the upload cannot work.
     """
     if report is not None:
-        page.check_writable(report, overwrite=overwrite)
+        page.check_page_writable(report, overwrite=overwrite)
     if push_to_hub is not None:
         upload.check_push(push_to_hub)
 
@@ -93,7 +97,7 @@ def check_asked(report: Path | None, push_to_hub: str | None = None, *, overwrit
 def write_report(html: str, report: Path) -> None:
     """Write a report page, and say where it is."""
     if processes.is_first():
-        page.write(html, report)
+        page.write_page(html, report)
     console.say(f"report: {report}")
 
 

@@ -18,6 +18,7 @@ from trimformer.compare.rows import Row, as_facts
 from trimformer.compare.run import run, stored
 from trimformer.errors import InvalidOption
 from trimformer.report.page import comparison_page
+from trimformer.report.side_by_side import Run
 
 HELP_PLACE = ("Measure", 3)
 
@@ -44,7 +45,7 @@ def compare_command(
         rows = run(plan, out, console.say, lambda: progress_bars(error_console))
     text = markdown.document(plan, rows)
     (out / markdown.FILE).write_text(text, encoding="utf-8")
-    files = plots.write(plan, rows, out)
+    files = plots.write_plots(plan, rows, out)
     if report is not None:
         steps.write_report(_page(file, rows, context.obj), report)
     if as_json:
@@ -56,7 +57,20 @@ def compare_command(
 
 
 def _page(file: Path, rows: Sequence[Row], command: str) -> str:
-    runs = [{**row.outcome, "task": row.task, "method": row.method, "seed": row.seed} for row in rows if row.outcome]
+    runs = [
+        Run(
+            task=row.task,
+            method=row.method,
+            seed=row.seed,
+            budget=row.outcome.budget,
+            metrics=row.outcome.metrics,
+            latency=row.outcome.latency,
+            warnings=row.outcome.warnings,
+            versions=row.outcome.versions,
+        )
+        for row in rows
+        if row.outcome
+    ]
     failures = [
         f"{row.method} on {row.task} at {row.share:g} of {row.cost}, seed {row.seed}, failed: {row.failure}"
         for row in rows

@@ -20,9 +20,10 @@ from trimformer.cli.options import (
     ModelArgument,
     TaskOption,
 )
-from trimformer.judging.project import evaluate, plain
+from trimformer.judging.project import evaluate
 from trimformer.judging.task import Task
 from trimformer.model import checkpoint
+from trimformer.model.manifest import plain
 from trimformer.model.placement import Placement
 from trimformer.report import terminal
 

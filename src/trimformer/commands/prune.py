@@ -43,6 +43,7 @@ from trimformer.cli.options import (
 )
 from trimformer.errors import InvalidOption
 from trimformer.judging.guard import smallest_within
+from trimformer.judging.manifest import Origin
 from trimformer.model import checkpoint
 from trimformer.model.placement import Placement
 from trimformer.pruning.budget import Budget
@@ -136,8 +137,9 @@ def prune_command(
         )
         training_run.report(run, training_run.carry_out(run, resume=resume, overwrite=overwrite), as_json=as_json)
         return
+    origin = Origin(source=model, task=task, data=data or "", command=context.obj)
     with progress_bars(error_console) as progress:
-        project = steps.gather(model, task, data, max_length, placement, progress)
+        project = steps.gather(origin, max_length, placement, progress)
         project = project if budget else project.with_guard(seed)
         pruner = project.pruner(
             method=method,
@@ -150,10 +152,9 @@ def prune_command(
         )
         small = pruner.prune(budget) if budget else smallest_within(project, pruner, max_drop or 0.0, round_to=round_to)
         result = project.judge(small)
-    result.pruning.manifest |= {"source": model, "task": task, "data": data or "hub", "command": context.obj}
     steps.save(result, model, project.tokenizer, out, overwrite=overwrite)
     if report is not None:
-        steps.write_report(checkpoint_page(result.pruning.manifest, str(out)), report)
+        steps.write_report(checkpoint_page(result.facts, str(out)), report)
     steps.report(result, out, as_json=as_json)
     if push_to_hub is not None:
         steps.push(out, push_to_hub)

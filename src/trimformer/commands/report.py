@@ -20,7 +20,7 @@ def report_command(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write one self-contained HTML page about a stored result; nothing is computed anew."""
-    report.check_writable(out, overwrite=overwrite)
+    report.check_page_writable(out, overwrite=overwrite)
     steps.write_report(report.from_folder(folder), out)
 
 

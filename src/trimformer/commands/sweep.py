@@ -33,7 +33,9 @@ from trimformer.cli.options import (
     assignments,
     budgets,
 )
+from trimformer.judging.manifest import Origin
 from trimformer.model import checkpoint
+from trimformer.model.manifest import plain
 from trimformer.model.placement import Placement
 from trimformer.pruning.cache import MeasuredCache, default_folder
 from trimformer.pruning.method_options import make_method
@@ -83,12 +85,13 @@ def sweep_command(
     targets = [out / f"{budget.cost}-{budget.keep_fraction:g}" for budget in asked]
     for target in targets:
         checkpoint.check_writable(target, overwrite=overwrite)
-    frontier.check_writable(out, overwrite=overwrite)
+    frontier.check_no_sweep(out, overwrite=overwrite)
     steps.check_asked(report, overwrite=overwrite)
     measured = MeasuredCache(cache or default_folder(), say=console.say)
+    origin = Origin(source=model, task=task, data=data or "", command=context.obj)
     results = []
     with progress_bars(error_console) as progress:
-        project = steps.gather(model, task, data, max_length, placement, progress)
+        project = steps.gather(origin, max_length, placement, progress)
         pruner = project.pruner(
             method=method,
             calibration_tokens=calibration_tokens,
@@ -100,16 +103,15 @@ def sweep_command(
         )
         for budget, target in zip(asked, targets, strict=True):
             result = project.judge(pruner.prune(budget))
-            result.pruning.manifest |= {"source": model, "task": task, "data": data or "hub", "command": context.obj}
             steps.save(result, model, project.tokenizer, target, overwrite=overwrite)
-            results.append(result)
+            results.append(result.facts)
     if processes.is_first():
-        frontier.write(results, out)
+        frontier.write_sweep(results, out)
     if report is not None:
-        steps.write_report(sweep_page([result.pruning.manifest for result in results]), report)
-    console.warn(results)
+        steps.write_report(sweep_page(results), report)
+    console.warn([warning for facts in results for warning in facts.pruning.warnings])
     if as_json:
-        steps.print_json([result.pruning.manifest for result in results])
+        steps.print_json(plain(results))
         return
     out_console.print(terminal.sweep_table(results))
     console.written("checkpoints", out / "…", f"plot: {out / frontier.PLOT}")

@@ -21,10 +21,9 @@ from trimformer.export.onnx.int8 import quantize
 from trimformer.export.onnx.model import FLOAT, INT8, PACKAGES, OnnxModel, require_onnx
 from trimformer.export.onnx.pooling import Pooling
 from trimformer.judging.metrics import Metrics
-from trimformer.judging.project import plain
 from trimformer.model.checkpoint import check_writable
 from trimformer.model.folders import whole_folder
-from trimformer.model.manifest import as_text, versions
+from trimformer.model.manifest import as_text, plain, versions
 from trimformer.observing.watching import frozen
 from trimformer.progress import Progress
 
@@ -105,8 +104,8 @@ def export(
     return found
 
 
-def spread(features: Sequence[Features]) -> list[Features]:
-    """At most 64 rows, evenly from the first to the last."""
+def evenly_chosen(features: Sequence[Features]) -> list[Features]:
+    """Choose at most 64 rows, evenly from the first to the last."""
     step = max(1, len(features) // COMPARED_ROWS)
     return list(features[::step][:COMPARED_ROWS])
 

@@ -36,7 +36,7 @@ def inference(*models: PreTrainedModel) -> Iterator[None]:
             module.training = training
 
 
-def run(
+def outputs_by_row(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     features: Sequence[Features],
@@ -45,7 +45,7 @@ def run(
     progress: Progress | None = None,
     max_padded_tokens: int = MAX_PADDED_TOKENS,
 ) -> dict[str, list[Tensor]]:
-    """What `read` takes from the model's output, by name, one CPU tensor a row, in the order of `features`.
+    """Run a model over rows and keep what `read` takes of its output: by name, a CPU tensor a row, in their order.
 
     Several processes share the rows, and all have the whole result.
 
