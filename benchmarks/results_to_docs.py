@@ -119,7 +119,7 @@ def main() -> None:
         sys.exit(f"nothing was written: {error}")
     for file, figure in figures.items():
         file.parent.mkdir(parents=True, exist_ok=True)
-        plots.save(figure, file)
+        plots.save_svg(figure, file)
     for page, text in pages.items():
         page.write_text(text, encoding="utf-8")
         print(f"wrote tables into {page.relative_to(ROOT)}")

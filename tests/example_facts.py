@@ -1,8 +1,12 @@
-"""A manifest as pruning writes it, with believable numbers; tests change what they are about."""
+"""The record of a result as pruning and judging make it, with believable numbers; tests change what they are about."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from trimformer.judging.manifest import Manifest
+from trimformer.model.manifest import read
+from trimformer.report.side_by_side import Run
 
 BLOCKS, HEADS, NEURONS = 6, 12, 1536
 HOSTILE = "<script>alert('x')</script> & \"quoted\" `code` | pipe"
@@ -25,8 +29,13 @@ def latency(median_ms: float) -> dict[str, Any]:
     }
 
 
-def facts(share: float = 0.5, **changes: Any) -> dict[str, Any]:
-    """The manifest of a model of which `share` is kept; `changes` replace entries."""
+def facts(share: float = 0.5, **changes: Any) -> Manifest:
+    """Everything known of a model of which `share` is kept; `changes` replace entries of its JSON."""
+    return Manifest.from_json(plain_facts(share, **changes))
+
+
+def plain_facts(share: float = 0.5, **changes: Any) -> dict[str, Any]:
+    """The same as JSON has it."""
     kept = [min(HEADS, round(HEADS * share * (1.5 - block / BLOCKS))) for block in range(BLOCKS)]
     units = [
         {"block": block, "head": heads, "head_of": HEADS, "neuron": round(NEURONS * share), "neuron_of": NEURONS}
@@ -45,6 +54,8 @@ def facts(share: float = 0.5, **changes: Any) -> dict[str, Any]:
         "data": "hub",
         "command": f"trimformer prune some/model --task sst2 --flops {share} --out smaller",
         "model_class": "BertForSequenceClassification",
+        "dtype": "float32",
+        "processes": 1,
         "kept": {"flops": share - 0.0004, "params": share - 0.002},
         "units": units,
         "patterns": {
@@ -63,7 +74,7 @@ def facts(share: float = 0.5, **changes: Any) -> dict[str, Any]:
         },
         "workload": {"sequence_length": 22.4, "batch_size": 32},
         "versions": {"trimformer": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "python": "3.11.7"},
-        "budget": {"cost": "flops", "asked": share, "reached": share - 0.0004, "round_to": 1},
+        "budget": {"cost": "flops", "asked": share, "reached": share - 0.0004, "round_to": 1, "uniform": False},
         "seconds": {"measuring": 12.5, "pruning": 20.25, "judging": 8.0},
         "memory_mb": {
             "measuring": {"host": 1382.4},
@@ -78,12 +89,18 @@ def facts(share: float = 0.5, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def runs() -> list[dict[str, Any]]:
-    """What a comparison of three methods on two tasks gives."""
+def runs(**changes: Any) -> list[Run]:
+    """A comparison of three methods on two tasks; `changes` replace entries of every run."""
     return [
-        facts(share) | {"task": task, "method": method, "seed": seed}
+        run(share, **({"task": task, "method": method, "seed": seed} | changes))
         for task in ("sst2", "mrpc")
         for method in ("surgeon", "kprune", "a method with a rather long label")
         for share in (0.8, 0.4, 0.2)
         for seed in (0, 1)
     ]
+
+
+def run(share: float = 0.5, **changes: Any) -> Run:
+    """One run of a comparison."""
+    found: Run = read(Run, plain_facts(share, **changes))
+    return found

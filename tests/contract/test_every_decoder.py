@@ -20,7 +20,7 @@ from tiny_models import CONFIGS, inputs, is_causal, outputs, random_masks, tiny_
 from trimformer.data.batches import pad
 from trimformer.data.rows import Batch
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
-from trimformer.judging.evaluation import run
+from trimformer.judging.evaluation import outputs_by_row
 from trimformer.model.masking import masked
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure, read_structure
@@ -150,7 +150,7 @@ def test_classifiers_need_the_padding_that_they_know(name: str, padding: int | N
             prune(model, data, budget=Budget(flops=0.5), calibration_tokens=None)
     tokenizer = build_tokenizer()
     with pytest.raises(DataError, match="set it and the tokenizer's pad_token to the same token"):
-        run(model, tokenizer, rows, lambda output, _: {"logits": output.logits})
+        outputs_by_row(model, tokenizer, rows, lambda output, _: {"logits": output.logits})
     prune(model, [pad(rows[:1], None, "cpu")], budget=Budget(flops=0.5))
 
 

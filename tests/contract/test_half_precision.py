@@ -77,5 +77,5 @@ def test_a_wrong_placement_is_refused(options: dict[str, str], said: str) -> Non
 
 def test_limits_of_a_device_map() -> None:
     placement = Placement(device_map="auto", max_memory="0=10GiB, cpu=1.5GB")
-    assert placement.spread == {"device_map": "auto", "max_memory": {0: "10GiB", "cpu": "1.5GB"}}
-    assert Placement().spread == {}
+    assert placement.loading_arguments == {"device_map": "auto", "max_memory": {0: "10GiB", "cpu": "1.5GB"}}
+    assert Placement().loading_arguments == {}

@@ -104,7 +104,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "comparison": report.comparison_page("Three methods", runs(), failures=[f"random failed on {LONG}"]),
     }
     for name, text in made.items():
-        report.write(text, folder / f"{name}.html")
+        report.write_page(text, folder / f"{name}.html")
     return {name: folder / f"{name}.html" for name in made}
 
 

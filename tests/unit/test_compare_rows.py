@@ -10,30 +10,40 @@ from typing import Any
 import pytest
 import torch
 
+from example_facts import latency, metric, plain_facts
 from trimformer.compare import findings, markdown, plots
 from trimformer.compare.bench import packed
 from trimformer.compare.plan import read_plan
-from trimformer.compare.rows import Row, Rows
+from trimformer.compare.rows import Outcome, Row, Rows
 from trimformer.errors import DataError
+from trimformer.model.manifest import plain, read
 
 
 def row(share: float = 0.4, seed: int = 0, **facts: Any) -> Row:
     cell = {"budget": {"cost": "flops", "share": share}, "seed": seed, "before_finetuning": False}
-    value = {"value": facts.pop("value", 0.8), "sample_size": 10}
-    outcome = {"metrics": {"dense": {"accuracy": {"value": 0.9, "sample_size": 10}}, "pruned": {"accuracy": value}}}
-    return Row(facts.pop("task", "sst2"), facts.pop("method", "kprune"), cell, outcome | facts)
+    values = {"dense": 0.9, "pruned": facts.pop("value", 0.8)}
+    outcome = {
+        **plain_facts(share),
+        "metrics": {model: {"accuracy": metric(value, rows=10)} for model, value in values.items()},
+        "units": {},
+        "seconds": {"measuring": 1.0, "pruning": 2.0, "finetuning": None},
+        "memory_mb": {"host": 900.0},
+        "threads": 1,
+        "forward_seconds": 0.5,
+    }
+    task, method = facts.pop("task", "sst2"), facts.pop("method", "kprune")
+    return Row(task, method, cell, read(Outcome, outcome | {name: plain(value) for name, value in facts.items()}))
 
 
 def perplexed(share: float, value: float, dense: float = 20.0, **facts: Any) -> Row:
     """A row of language modelling."""
-    metric = {"sample_size": 10, "low": 1.0, "high": 1e9}
-    metrics = {"dense": {"perplexity": metric | {"value": dense}}, "pruned": {"perplexity": metric | {"value": value}}}
-    about = {"calibration": {"tokens": 5}, "threads": 1, "versions": {"torch": "2"}, "budget": {"reached": share}}
-    return row(share, task="ptb", metrics=metrics, **(about | {"latency": timed(50)} | facts))
+    wide = {"sample_size": 10, "low": 1.0, "high": 1e9}
+    metrics = {"dense": {"perplexity": wide | {"value": dense}}, "pruned": {"perplexity": wide | {"value": value}}}
+    return row(share, task="ptb", metrics=metrics, **({"latency": timed(50)} | facts))
 
 
 def timed(milliseconds: float) -> dict[str, Any]:
-    return {"dense": {"median_ms": 100.0, "device": "cpu"}, "pruned": {"median_ms": milliseconds}}
+    return {"dense": latency(100.0), "pruned": latency(milliseconds)}
 
 
 @pytest.fixture
@@ -110,10 +120,10 @@ def test_a_failed_row_has_no_metric() -> None:
         _ = failed.value
 
 
-def test_the_spread_over_seeds() -> None:
-    assert str(findings.spread([0.8])) == "0.8000"
-    assert str(findings.spread([0.7, 0.9])) == "0.8000 ± 0.1414 (2)"
-    assert findings.spread([]) is None
+def test_the_mean_over_seeds() -> None:
+    assert str(findings.over_seeds([0.8])) == "0.8000"
+    assert str(findings.over_seeds([0.7, 0.9])) == "0.8000 ± 0.1414 (2)"
+    assert findings.over_seeds([]) is None
 
 
 def test_the_best_speedup_within_three_points() -> None:
@@ -140,7 +150,7 @@ def test_units_in_common() -> None:
 def test_the_best_speedup_within_a_share_of_perplexity() -> None:
     rows = [perplexed(0.9, 19.5, latency=timed(90)), perplexed(0.8, 20.5, latency=timed(80))]
     rows.append(perplexed(0.6, 20.8, latency=timed(60)))
-    assert findings.lost(rows[0]) == pytest.approx(-0.025)
+    assert rows[0].degradation == pytest.approx(-0.025)
     assert findings.best_speedup(rows, "ptb", "kprune") == pytest.approx(1.25)
     assert findings.small_loss(rows) == "3 % of perplexity"
     assert findings.small_loss([*rows, row()]) == "3 % of perplexity or 3 points"

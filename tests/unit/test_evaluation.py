@@ -31,7 +31,7 @@ def read_logits(output: Any, _: Batch) -> Mapping[str, Tensor]:
 def test_rows_come_back_in_their_order(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase) -> None:
     model = tiny_bert()
     features = encode_texts([TEXTS], tokenizer)
-    together = evaluation.run(model, tokenizer, features, read_logits, max_padded_tokens=40)["logits"]
+    together = evaluation.outputs_by_row(model, tokenizer, features, read_logits, max_padded_tokens=40)["logits"]
     with torch.no_grad():
         alone = [model(**tokenizer(text, return_tensors="pt")).logits[0] for text in TEXTS]
     torch.testing.assert_close(torch.stack(together), torch.stack(alone))
@@ -57,17 +57,17 @@ def test_progress_wraps_the_batches(tiny_bert: TinyBert, tokenizer: PreTrainedTo
         seen.append((len(batches), title))
         return batches
 
-    evaluation.run(tiny_bert(), tokenizer, encode_texts([TEXTS], tokenizer), read_logits, progress=progress)
+    evaluation.outputs_by_row(tiny_bert(), tokenizer, encode_texts([TEXTS], tokenizer), read_logits, progress=progress)
     assert seen == [(1, "evaluating")]
 
 
 def test_no_rows_and_broken_weights_are_errors(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase) -> None:
     model = tiny_bert()
     with pytest.raises(DataError, match="no rows"):
-        evaluation.run(model, tokenizer, [], read_logits)
+        evaluation.outputs_by_row(model, tokenizer, [], read_logits)
     model.classifier.bias.data.fill_(float("nan"))
     with pytest.raises(NumericalError, match="NaN"):
-        evaluation.run(model, tokenizer, encode_texts([TEXTS], tokenizer), read_logits)
+        evaluation.outputs_by_row(model, tokenizer, encode_texts([TEXTS], tokenizer), read_logits)
 
 
 def test_statistics_equal_those_of_sklearn_and_scipy() -> None:

@@ -19,7 +19,7 @@ from conftest import MAX_LENGTH, TinyBert, build_tokenizer
 from tiny_models import CONFIGS, inputs, is_causal, random_masks, tiny_model
 from trimformer.data.encoding import encode_texts
 from trimformer.errors import CheckpointError, InvalidOption, NumericalError, UnsupportedModel
-from trimformer.export.folder import CHECK_TEXTS, FACTS, LIMIT, compare, export, spread
+from trimformer.export.folder import CHECK_TEXTS, FACTS, LIMIT, compare, evenly_chosen, export
 from trimformer.export.onnx.graph import OPSET, to_onnx
 from trimformer.export.onnx.model import FLOAT, INT8, OnnxModel, require_onnx
 from trimformer.export.onnx.pooling import Pooling, read_pooling
@@ -312,10 +312,10 @@ class TestPooling:
 
 def test_spread_takes_rows_from_everywhere() -> None:
     rows = [{"input_ids": [number]} for number in range(200)]
-    taken = [row["input_ids"][0] for row in spread(rows)]
+    taken = [row["input_ids"][0] for row in evenly_chosen(rows)]
     assert len(taken) == 64
     assert taken[:3] == [0, 3, 6]
-    assert spread(rows[:5]) == rows[:5]
+    assert evenly_chosen(rows[:5]) == rows[:5]
 
 
 def test_the_tokenizer_for_the_check_texts_is_the_users_own() -> None:

@@ -15,8 +15,8 @@ from tiny_models import tiny_model
 from trimformer import plugins
 from trimformer.data.batches import LOGITS_AT_ONCE, MAX_PADDED_TOKENS, split_batches, tokens_at_once
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
-from trimformer.judging.metrics import Metrics
-from trimformer.judging.project import Project, drop
+from trimformer.judging.metrics import Metrics, degradation
+from trimformer.judging.project import Project
 from trimformer.pruning.budget import Budget
 from trimformer.tasks.language_modeling import PASSAGE_CHARACTERS, LanguageModeling, _windows
 
@@ -198,7 +198,7 @@ def test_a_language_model_is_pruned_and_judged(task: LanguageModeling, model: Pr
     )
     result = project.judge(project.pruner(calibration_tokens=2000).prune(Budget(flops=0.6)))
     assert set(result.after) == {"perplexity"}
-    lost = drop(result.before, result.after)
+    lost = degradation(result.before, result.after)
     assert lost == pytest.approx(_value(result.after) / _value(result.before) - 1)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from example_facts import HOSTILE, facts, metric, runs
+from example_facts import HOSTILE, facts, metric, plain_facts, run, runs
 from trimformer.errors import CheckpointError, DataError
+from trimformer.judging.manifest import Manifest
 from trimformer.report import page as report
 from trimformer.report import summary
 
@@ -60,7 +61,7 @@ def make(kind: str, **changes: Any) -> str:
         return report.checkpoint_page(facts(**changes), "smaller")
     if kind == "sweep":
         return report.sweep_page([facts(share, **changes) for share in SWEEP])
-    return report.comparison_page("Three methods", [run | changes for run in runs()], command=changes.get("command"))
+    return report.comparison_page("Three methods", runs(**changes), command=changes.get("command"))
 
 
 every_kind = pytest.mark.parametrize("kind", ["checkpoint", "sweep", "comparison"])
@@ -119,21 +120,20 @@ def test_every_fact_of_a_checkpoint_is_told() -> None:
         "2 threads",
     ):
         assert part in text, part
-    assert changed["command"].split() == re.findall(r"<span>([^<]*)</span>", report.checkpoint_page(changed))
+    assert changed.origin.command.split() == re.findall(r"<span>([^<]*)</span>", report.checkpoint_page(changed))
 
 
 def test_units_are_drawn_one_by_one_and_as_bars() -> None:
     text = report.checkpoint_page(facts())
     cells = re.findall(r'<span class="cells" aria-hidden="true">(.*?)</span>', text)
     drawn = ["".join("#" if 'class="kept"' in cell else "." for cell in re.findall(r"<i[^>]*>", row)) for row in cells]
-    assert drawn == list(facts()["patterns"].values())
-    assert text.count('<i style="width:50.0%"></i>') == len(facts()["units"])
+    assert drawn == list(facts().pruning.patterns.values())
+    assert text.count('<i style="width:50.0%"></i>') == len(facts().pruning.units)
 
 
 def test_a_page_without_what_was_not_measured() -> None:
-    bare = facts()
-    for key in ("metrics", "latency", "curves", "patterns", "memory_mb", "command", "task", "data", "source"):
-        del bare[key]
+    left_out = ("metrics", "latency", "curves", "patterns", "memory_mb", "command", "task", "data", "source")
+    bare = Manifest.from_json({key: value for key, value in plain_facts().items() if key not in left_out})
     text = Page(report.checkpoint_page(bare)).text
     assert "Removal curves" not in text
     assert "Metrics before" not in text
@@ -154,7 +154,7 @@ def test_no_speed_is_claimed_from_counts() -> None:
 
 
 def latency_of(median_ms: float) -> dict[str, Any]:
-    return facts()["latency"]["dense"] | {"median_ms": median_ms}
+    return plain_facts()["latency"]["dense"] | {"median_ms": median_ms}
 
 
 def test_overlap_of_intervals_is_said_as_it_is() -> None:
@@ -171,7 +171,7 @@ def test_a_sweep_says_down_to_where_the_metric_holds() -> None:
 
 
 def test_a_perplexity_that_fell_holds_and_its_picture_is_logarithmic() -> None:
-    def of(share: float, value: float) -> dict[str, Any]:
+    def of(share: float, value: float) -> Manifest:
         interval = {"low": 0.95 * value, "high": 1.05 * value}
         metrics = {"dense": {"perplexity": metric(60.0)}, "pruned": {"perplexity": metric(value) | interval}}
         return facts(share, metrics=metrics)
@@ -196,7 +196,7 @@ def test_a_sweep_over_several_costs_names_each() -> None:
 def test_a_comparison_has_means_over_seeds() -> None:
     values = iter((0.80, 0.90))
     several = [
-        facts() | {"seed": seed, "metrics": {"dense": {"f1": metric(0.9)}, "pruned": {"f1": metric(next(values))}}}
+        run(seed=seed, metrics={"dense": {"f1": metric(0.9)}, "pruned": {"f1": metric(next(values))}})
         for seed in (0, 1)
     ]
     text = Page(report.comparison_page("One", several, failures=["kprune on sst2 failed"])).text
@@ -211,9 +211,9 @@ def test_a_comparison_without_results_is_an_error() -> None:
 
 
 def test_pages_of_folders(tmp_path: Path) -> None:
-    (tmp_path / "trimformer.json").write_text(json.dumps(facts()))
+    (tmp_path / "trimformer.json").write_text(json.dumps(plain_facts()))
     assert report.from_folder(tmp_path) == report.checkpoint_page(facts(), str(tmp_path))
-    (tmp_path / "frontier.json").write_text(json.dumps([facts(share) for share in SWEEP]))
+    (tmp_path / "frontier.json").write_text(json.dumps([plain_facts(share) for share in SWEEP]))
     assert report.from_folder(tmp_path) == report.sweep_page([facts(share) for share in SWEEP])
 
 
@@ -232,15 +232,15 @@ def test_a_folder_without_facts_is_an_error(tmp_path: Path) -> None:
 
 def test_pages_replace_others_only_when_asked(tmp_path: Path) -> None:
     out = tmp_path / "new" / "page.html"
-    report.check_writable(out, overwrite=False)
-    report.write("one", out)
+    report.check_page_writable(out, overwrite=False)
+    report.write_page("one", out)
     with pytest.raises(CheckpointError, match=r"page\.html exists.*`overwrite=True`"):
-        report.check_writable(out, overwrite=False)
-    report.check_writable(out, overwrite=True)
-    report.write("two", out)
+        report.check_page_writable(out, overwrite=False)
+    report.check_page_writable(out, overwrite=True)
+    report.write_page("two", out)
     assert out.read_text() == "two"
     assert list(out.parent.iterdir()) == [out]
     with pytest.raises(CheckpointError, match="cannot be written"):
-        report.check_writable(tmp_path, overwrite=True)
+        report.check_page_writable(tmp_path, overwrite=True)
     with pytest.raises(CheckpointError, match="cannot be written"):
-        report.check_writable(out / "below-a-file.html", overwrite=True)
+        report.check_page_writable(out / "below-a-file.html", overwrite=True)

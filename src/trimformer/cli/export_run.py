@@ -10,8 +10,9 @@ from typing import Any
 from trimformer import plugins
 from trimformer.data.encoding import encode_texts
 from trimformer.errors import InvalidOption
-from trimformer.export.folder import CHECK_TEXTS, export, spread
+from trimformer.export.folder import CHECK_TEXTS, evenly_chosen, export
 from trimformer.export.onnx.pooling import read_pooling
+from trimformer.judging.manifest import Origin
 from trimformer.judging.task import Task
 from trimformer.model import checkpoint
 from trimformer.model.limits import fitted
@@ -25,13 +26,12 @@ def pruned_for(model: str, data: str | None) -> tuple[str | None, str | None]:
     Raises:
         InvalidOption: rows are given, but nothing says for which task.
     """
-    facts = read_manifest(model)
+    origin = Origin.from_json(read_manifest(model))
     if data is not None:
-        if "task" not in facts:
+        if not origin.task:
             raise InvalidOption(f"`data` needs `task`: {model} does not say what it was pruned for")
-        return facts["task"], data
-    own = str(facts.get("data", ""))
-    return (facts.get("task"), own) if Path(own).exists() and own else (None, None)
+        return origin.task, data
+    return (origin.task or None, origin.data) if origin.data and Path(origin.data).exists() else (None, None)
 
 
 def export_for(
@@ -56,7 +56,7 @@ def export_for(
     dense = checkpoint.load_model(model, chosen.auto_class if chosen else None)
     tokenizer = fitted(checkpoint.load_tokenizer(model), dense)
     if chosen and rows is not None:
-        features = spread(chosen.encode(rows, tokenizer, max_length))
+        features = evenly_chosen(chosen.encode(rows, tokenizer, max_length))
         judge = partial(
             chosen.evaluate, tokenizer=tokenizer, rows=rows, dense=dense, max_length=max_length, progress=progress
         )

@@ -14,20 +14,26 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
 
 from trimformer import plugins, processes
 from trimformer.cli import console, steps
 from trimformer.cli.options import assignments
 from trimformer.errors import CheckpointError, InvalidOption
-from trimformer.judging.project import Project, plain
+from trimformer.judging import manifest
+from trimformer.judging.manifest import Manifest, Origin
+from trimformer.judging.metrics import Metrics
+from trimformer.judging.project import Project
 from trimformer.judging.task import Task
+from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.model import checkpoint
-from trimformer.model.manifest import read_manifest
+from trimformer.model.manifest import plain, read, read_manifest
 from trimformer.progress import Progress
 from trimformer.pruning.budget import Budget
+from trimformer.pruning.facts import PruningFacts
 from trimformer.report import saving, terminal
-from trimformer.training.finetune import FineTuned, FineTuning, finetune, judge, training_features
+from trimformer.training.finetune import FineTuning, finetune, judge, training_features
 from trimformer.training.heads import load_to_train
 from trimformer.training.p_pruning import prune_pretrained
 from trimformer.training.step_time import step_times
@@ -109,44 +115,55 @@ def workplace(run: Run, *, resume: bool) -> Iterator[Path]:
     shutil.rmtree(run.folder)
 
 
-def complete(run: Run, folder: Path, *, resume: bool, progress: Progress) -> FineTuned:
-    """Prune if asked, fine-tune, judge, and compare; the facts are the manifest of the model.
+@dataclass(frozen=True)
+class Completed:
+    """What a run made: a model and everything known of it."""
+
+    model: PreTrainedModel
+    facts: Manifest
+    tuning: FineTuningFacts
+
+
+def complete(run: Run, folder: Path, *, resume: bool, progress: Progress) -> Completed:
+    """Prune if asked, fine-tune, judge, and compare.
 
     Raises:
         TrimformerError: wrong options or rows, or a model that does not fit the task.
     """
     project, new = _project_to_train(run, run.model, progress)
-    manifest = read_manifest(run.model)
+    small = project
     if run.pruning:
         _prune_once(run, project, new, folder / PRUNED)
         small, _ = _project_to_train(run, str(folder / PRUNED), progress)
-        manifest = read_manifest(folder / PRUNED)
-    else:
-        small = project
     trained = _train(run, small, folder, resume=resume)
-    compared = _compare(run, small, folder, resume=resume, progress=progress) if run.dense else {}
-    before = manifest.get("metrics", {})
-    metrics = {
-        "dense": compared["dense"].pop("metrics") if run.dense_too else before.get("dense", {}),
-        "pruned" if "budget" in manifest else "finetuned": trained.facts.pop("metrics"),
-    }
-    return FineTuned(
-        trained.model,
-        {"warnings": []}
-        | manifest
-        | {
-            "source": manifest.get("source", run.model),
-            "task": run.task,
-            "data": run.data or "hub",
-            "command": run.command,
-            "model_class": type(trained.model).__name__,
-            "metrics": metrics,
-            "finetuning": {"new_head": new, "before": before.get("pruned")} | trained.facts | compared,
-        },
+    earlier = _earlier(folder / PRUNED if run.pruning else run.model, trained.model)
+    facts: dict[str, Any] = {"new_head": new, "before": plain(earlier.metrics.get(manifest.PRUNED))} | trained.facts
+    dense_metrics = earlier.metrics.get(manifest.DENSE, {})
+    if run.dense:
+        dense, _ = _project_to_train(run, run.dense, progress)
+        times = step_times(small, {"dense": dense.model, "finetuned": small.model}, run.options, seed=run.seed)
+        facts["step"] = plain(times)
+        if run.dense_too:
+            trained_dense = _train(run, dense, folder / DENSE, resume=resume)
+            facts["dense"], dense_metrics = trained_dense.facts, trained_dense.metrics
+    tuning: FineTuningFacts = read(FineTuningFacts, facts, "finetuning")
+    own = manifest.PRUNED if isinstance(earlier.model, PruningFacts) else manifest.FINETUNED
+    known = replace(
+        earlier,
+        model=replace(earlier.model, model_class=type(trained.model).__name__),
+        metrics={manifest.DENSE: dense_metrics, own: trained.metrics},
+        origin=replace(project.origin, source=earlier.origin.source or run.model),
+        finetuning=tuning,
     )
+    return Completed(trained.model, known, tuning)
 
 
-def carry_out(run: Run, *, resume: bool, overwrite: bool) -> FineTuned:
+def _earlier(folder: str | Path, model: PreTrainedModel) -> Manifest:
+    """What is known of the model before its training; of one that was not pruned hardly anything."""
+    return Manifest.from_json({"model_class": type(model).__name__} | read_manifest(folder))
+
+
+def carry_out(run: Run, *, resume: bool, overwrite: bool) -> Completed:
     """A whole run, with progress on stderr; the checkpoint is written last.
 
     Raises:
@@ -158,29 +175,29 @@ def carry_out(run: Run, *, resume: bool, overwrite: bool) -> FineTuned:
     return trained
 
 
-def report_finetuned(run: Run, trained: FineTuned, *, as_json: bool) -> None:
+def report_finetuned(run: Run, trained: Completed, *, as_json: bool) -> None:
     """Print a saved result: what was reached, and how to load it; or the manifest."""
-    new = trained.facts["finetuning"]["new_head"]
+    facts, new = trained.facts, trained.tuning.new_head
     if new:
         console.say(f"{run.model} had no head for {run.task}: {', '.join(new)} started from random numbers")
     if run.pruning:
-        console.warn(trained.facts["warnings"])
+        console.warn(facts.pruning.warnings)
     if as_json:
-        steps.print_json(trained.facts | {"out": str(run.out)})
+        steps.print_json(facts.as_json() | {"out": str(run.out)})
         return
-    console.out_console.print(terminal.finetuning_table(trained.facts))
-    if "units" in trained.facts:
-        console.out_console.print(terminal.units_table(trained.facts["units"]))
+    console.out_console.print(terminal.finetuning_table(facts, trained.tuning))
+    if isinstance(facts.model, PruningFacts):
+        console.out_console.print(terminal.units_table(facts.model.units))
     console.written("checkpoint", run.out)
 
 
-def save_finetuned(run: Run, trained: FineTuned, *, overwrite: bool) -> None:
+def save_finetuned(run: Run, trained: Completed, *, overwrite: bool) -> None:
     """Write the fine-tuned model with its manifest, in the precision and with the extra files of its source."""
     saving.save(
         trained.model,
         run.out,
         tokenizer=checkpoint.load_tokenizer(run.model),
-        manifest=trained.facts,
+        manifest=trained.facts.as_json(),
         overwrite=overwrite,
         dtype=checkpoint.stored_dtype(run.model),
         extra_files=checkpoint.sentence_transformers_files(run.model) if _is_encoder(trained) else None,
@@ -220,6 +237,7 @@ def _project_to_train(run: Run, name: str, progress: Progress) -> tuple[Project,
         max_length=run.max_length,
         progress=progress,
         stored_dtype=checkpoint.stored_dtype(run.model),
+        origin=Origin(source=run.model, task=run.task, data=run.data or steps.HUB, command=run.command or ""),
     )
     return (project.with_guard(run.seed) if run.options.patience else project), new
 
@@ -232,24 +250,22 @@ def _prune_once(run: Run, project: Project, new: list[str], folder: Path) -> Non
     training_features(project, replace(run.options, rows=some), run.seed)
     options = dict(run.pruning)
     result = prune_pretrained(project, Budget(**options.pop("budget")), new_head=new, **options)
-    result.manifest |= {"source": run.model}
     saving.save(result.model, folder, tokenizer=project.tokenizer, manifest=result.manifest)
 
 
-def _train(run: Run, project: Project, folder: Path, *, resume: bool) -> FineTuned:
+@dataclass(frozen=True)
+class _Trained:
+    model: PreTrainedModel
+    facts: dict[str, Any]
+    metrics: Metrics
+
+
+def _train(run: Run, project: Project, folder: Path, *, resume: bool) -> _Trained:
     trained = finetune(project, run.options, folder, seed=run.seed, resume=resume)
     checkpoint.round_weights(trained.model, project.stored_dtype)
-    metrics = judge(project, trained.model, project.evaluation_rows)
-    return FineTuned(trained.model, trained.facts | {"metrics": plain(metrics)})
+    return _Trained(trained.model, trained.facts, judge(project, trained.model, project.evaluation_rows))
 
 
-def _compare(run: Run, small: Project, folder: Path, *, resume: bool, progress: Progress) -> dict[str, Any]:
-    dense, _ = _project_to_train(run, str(run.dense), progress)
-    times = step_times(small, {"dense": dense.model, "finetuned": small.model}, run.options, seed=run.seed)
-    facts: dict[str, Any] = {"step": {name: asdict(time) for name, time in times.items()}}
-    return facts | ({"dense": _train(run, dense, folder / DENSE, resume=resume).facts} if run.dense_too else {})
-
-
-def _is_encoder(trained: FineTuned) -> bool:
+def _is_encoder(trained: Completed) -> bool:
     """Whether it has no head, as a sentence-transformers model."""
     return trained.model.base_model is trained.model

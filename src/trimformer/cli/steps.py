@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from trimformer.cli import console
 from trimformer.cli.console import out_console
 from trimformer.errors import InvalidOption
 from trimformer.export import upload
+from trimformer.judging.manifest import Origin
 from trimformer.judging.project import Project, TaskResult
 from trimformer.judging.task import Task
 from trimformer.model import checkpoint
@@ -36,13 +38,15 @@ def load_with_tokenizer(name: str, task: Task, placement: Placement) -> tuple[Pr
     return checkpoint.place_model(name, task.auto_class, placement), checkpoint.load_tokenizer(name)
 
 
-def gather(
-    model: str, task: str, data: str | None, max_length: int | None, placement: Placement, progress: Progress
-) -> Project:
+HUB = "hub"
+"""What is told of rows that nobody named: they come from there."""
+
+
+def gather(origin: Origin, max_length: int | None, placement: Placement, progress: Progress) -> Project:
     """A project from what the user named: rows are read before the model is."""
-    chosen: Task = plugins.load("tasks", task)
-    train, validation = chosen.rows(data, "train"), chosen.rows(data, "validation")
-    dense, tokenizer = load_with_tokenizer(model, chosen, placement)
+    chosen: Task = plugins.load("tasks", origin.task)
+    train, validation = chosen.rows(origin.data or None, "train"), chosen.rows(origin.data or None, "validation")
+    dense, tokenizer = load_with_tokenizer(origin.source, chosen, placement)
     return Project(
         dense,
         tokenizer,
@@ -51,7 +55,8 @@ def gather(
         validation,
         max_length=max_length,
         progress=progress,
-        stored_dtype=checkpoint.dtype_to_store(dense, model),
+        stored_dtype=checkpoint.dtype_to_store(dense, origin.source),
+        origin=replace(origin, data=origin.data or HUB),
     )
 
 
@@ -114,7 +119,7 @@ def save_pruned(result: TaskResult, source: str, tokenizer: Any, out: Path, *, o
         model,
         out,
         tokenizer=tokenizer,
-        manifest=result.pruning.manifest,
+        manifest=result.manifest,
         overwrite=overwrite,
         dtype=checkpoint.dtype_to_store(model, source),
         extra_files=checkpoint.sentence_transformers_files(source),
@@ -123,13 +128,12 @@ def save_pruned(result: TaskResult, source: str, tokenizer: Any, out: Path, *, o
 
 def report_pruned(result: TaskResult, out: Path, *, as_json: bool) -> None:
     """Print a saved result: tables and how to load it, or the manifest."""
-    manifest = result.pruning.manifest
-    console.warn(manifest["warnings"])
+    console.warn(result.pruning.facts.warnings)
     if as_json:
-        print_json(manifest | {"out": str(out)})
+        print_json(result.manifest | {"out": str(out)})
         return
-    out_console.print(terminal.result_table(result))
-    out_console.print(terminal.units_table(manifest["units"]))
+    out_console.print(terminal.result_table(result.facts))
+    out_console.print(terminal.units_table(result.pruning.facts.units))
     name = type(result.pruning.model).__name__
     how = f"load it: import trimformer, transformers; model = transformers.{name}.from_pretrained({str(out)!r})"
     console.written("checkpoint", out, how)
@@ -142,7 +146,7 @@ def check_asked(report: Path | None, push_to_hub: str | None = None, *, overwrit
         TrimformerError: the file exists or cannot be written, or the upload cannot work.
     """
     if report is not None:
-        page.check_writable(report, overwrite=overwrite)
+        page.check_page_writable(report, overwrite=overwrite)
     if push_to_hub is not None:
         upload.check_push(push_to_hub)
 
@@ -150,7 +154,7 @@ def check_asked(report: Path | None, push_to_hub: str | None = None, *, overwrit
 def write_report(html: str, report: Path) -> None:
     """Write a report page, and say where it is."""
     if processes.is_first():
-        page.write(html, report)
+        page.write_page(html, report)
     console.say(f"report: {report}")
 
 

@@ -47,7 +47,7 @@ def compare_command(
         rows = run(plan, out, console.say, lambda: console.progress_bars(console.error_console))
     text = markdown.document(plan, rows)
     (out / markdown.FILE).write_text(text, encoding="utf-8")
-    files = plots.write(plan, rows, out)
+    files = plots.write_plots(plan, rows, out)
     if report is not None:
         steps.write_report(_page(file, rows, context.obj), report)
     if as_json:
@@ -60,8 +60,22 @@ def compare_command(
 
 def _page(file: Path, rows: Sequence[Row], command: str) -> str:
     from trimformer.report.page import comparison_page
+    from trimformer.report.side_by_side import Run
 
-    runs = [{**row.outcome, "task": row.task, "method": row.method, "seed": row.seed} for row in rows if row.outcome]
+    runs = [
+        Run(
+            task=row.task,
+            method=row.method,
+            seed=row.seed,
+            budget=row.outcome.budget,
+            metrics=row.outcome.metrics,
+            latency=row.outcome.latency,
+            warnings=row.outcome.warnings,
+            versions=row.outcome.versions,
+        )
+        for row in rows
+        if row.outcome
+    ]
     failures = [
         f"{row.method} on {row.task} at {row.share:g} of {row.cost}, seed {row.seed}, failed: {row.failure}"
         for row in rows

@@ -39,6 +39,7 @@ def demo_command(
     from trimformer import plugins
     from trimformer.cli import console, steps
     from trimformer.data.demo import demo_model, docstring_pairs
+    from trimformer.judging.manifest import Origin
     from trimformer.judging.project import Project
     from trimformer.model import checkpoint
     from trimformer.model.placement import Placement
@@ -63,18 +64,13 @@ def demo_command(
             evaluation_rows,
             progress=progress,
             stored_dtype=checkpoint.stored_dtype(name),
+            origin=Origin(source="all-MiniLM-L6-v2", task="embedding", data="library docstrings", command=context.obj),
         )
         pruner = project.pruner(method=method, calibration_tokens=calibration_tokens, seed=seed)
         result = project.judge(pruner.prune(budget))
-    result.pruning.manifest |= {
-        "source": "all-MiniLM-L6-v2",
-        "task": "embedding",
-        "data": "library docstrings",
-        "command": context.obj,
-    }
     steps.save_pruned(result, name, tokenizer, out, overwrite=overwrite)
     if report is not None:
-        steps.write_report(checkpoint_page(result.pruning.manifest, str(out)), report)
+        steps.write_report(checkpoint_page(result.facts, str(out)), report)
     steps.report_pruned(result, out, as_json=as_json)
 
 

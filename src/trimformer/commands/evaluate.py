@@ -38,8 +38,9 @@ def evaluate_command(
     """Judge a model, dense or pruned, on the validation rows of a task."""
     from trimformer import plugins
     from trimformer.cli import console, steps
-    from trimformer.judging.project import evaluate, plain
+    from trimformer.judging.project import evaluate
     from trimformer.model.checkpoint import place_model
+    from trimformer.model.manifest import plain
     from trimformer.model.placement import Placement
     from trimformer.report import terminal
 

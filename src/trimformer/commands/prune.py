@@ -76,6 +76,7 @@ def prune_command(
     """Make a model smaller for a task, judge it before and after, and save it."""
     from trimformer.cli import console, steps
     from trimformer.judging.guard import smallest_within
+    from trimformer.judging.manifest import Origin
     from trimformer.model.checkpoint import check_writable
     from trimformer.model.placement import Placement
     from trimformer.pruning.method_options import make_method
@@ -91,8 +92,9 @@ def prune_command(
     make_method(method, options)
     check_writable(out, overwrite=overwrite, source=model)
     steps.check_asked(report, push_to_hub, overwrite=overwrite)
+    origin = Origin(source=model, task=task, data=data or "", command=context.obj)
     with console.progress_bars(console.error_console) as progress:
-        project = steps.gather(model, task, data, max_length, placement, progress)
+        project = steps.gather(origin, max_length, placement, progress)
         project = project if budget else project.with_guard(seed)
         pruner = project.pruner(
             method=method,
@@ -105,10 +107,9 @@ def prune_command(
         )
         small = pruner.prune(budget) if budget else smallest_within(project, pruner, max_drop or 0.0, round_to=round_to)
         result = project.judge(small)
-    result.pruning.manifest |= {"source": model, "task": task, "data": data or "hub", "command": context.obj}
     steps.save_pruned(result, model, project.tokenizer, out, overwrite=overwrite)
     if report is not None:
-        steps.write_report(checkpoint_page(result.pruning.manifest, str(out)), report)
+        steps.write_report(checkpoint_page(result.facts, str(out)), report)
     steps.report_pruned(result, out, as_json=as_json)
     if push_to_hub is not None:
         steps.push(out, push_to_hub)

@@ -21,7 +21,7 @@ def report_command(
     from trimformer.cli import steps
     from trimformer.report import page
 
-    page.check_writable(out, overwrite=overwrite)
+    page.check_page_writable(out, overwrite=overwrite)
     steps.write_report(page.from_folder(folder), out)
 
 

@@ -68,7 +68,9 @@ def sweep_command(
     """One calibration, several sizes: a checkpoint each, a table, and a plot of the metric against what is kept."""
     from trimformer import processes
     from trimformer.cli import console, steps
+    from trimformer.judging.manifest import Origin
     from trimformer.model.checkpoint import check_writable
+    from trimformer.model.manifest import plain
     from trimformer.model.placement import Placement
     from trimformer.pruning.method_options import make_method
     from trimformer.report import frontier, terminal
@@ -82,11 +84,12 @@ def sweep_command(
     targets = [out / f"{budget.cost}-{budget.keep_fraction:g}" for budget in asked]
     for target in targets:
         check_writable(target, overwrite=overwrite)
-    frontier.check_writable(out, overwrite=overwrite)
+    frontier.check_no_sweep(out, overwrite=overwrite)
     steps.check_asked(report, overwrite=overwrite)
+    origin = Origin(source=model, task=task, data=data or "", command=context.obj)
     results = []
     with console.progress_bars(console.error_console) as progress:
-        project = steps.gather(model, task, data, max_length, placement, progress)
+        project = steps.gather(origin, max_length, placement, progress)
         pruner = project.pruner(
             method=method,
             calibration_tokens=calibration_tokens,
@@ -98,17 +101,15 @@ def sweep_command(
         )
         for budget, target in zip(asked, targets, strict=True):
             result = project.judge(pruner.prune(budget))
-            result.pruning.manifest |= {"source": model, "task": task, "data": data or "hub", "command": context.obj}
             steps.save_pruned(result, model, project.tokenizer, target, overwrite=overwrite)
-            results.append(result)
-    manifests = [result.pruning.manifest for result in results]
+            results.append(result.facts)
     if processes.is_first():
-        frontier.write(results, out)
+        frontier.write_sweep(results, out)
     if report is not None:
-        steps.write_report(sweep_page(manifests), report)
-    console.warn(warning for facts in manifests for warning in facts["warnings"])
+        steps.write_report(sweep_page(results), report)
+    console.warn([warning for facts in results for warning in facts.pruning.warnings])
     if as_json:
-        steps.print_json(manifests)
+        steps.print_json(plain(results))
         return
     console.out_console.print(terminal.sweep_table(results))
     console.written("checkpoints", out / "…", f"plot: {out / frontier.PLOT}")

@@ -17,8 +17,9 @@ from transformers import PreTrainedModel
 
 from trimformer import plugins
 from trimformer.compare.plan import Cell, Contender, Source, Subject
-from trimformer.compare.rows import Row
+from trimformer.compare.rows import Outcome, PackedMask, Row
 from trimformer.compare.sources import data_digest, model_digest
+from trimformer.data.batches import device_of_batch
 from trimformer.data.hub import hub_revision, model_folder
 from trimformer.errors import CheckpointError, TrimformerError
 from trimformer.judging.project import Project
@@ -30,7 +31,6 @@ from trimformer.observing.resources import watching_resources
 from trimformer.progress import Progress
 from trimformer.pruning.method_options import asked_by
 from trimformer.pruning.pruner import Pruner
-from trimformer.pruning.result import PruningResult
 from trimformer.training.finetune import FineTuned, finetune
 from trimformer.training.heads import load_to_train, put_on
 
@@ -91,7 +91,7 @@ class Bench:
         for cell in cells:
             about = (cell.subject.label, cell.contender.label, self.identity(cell))
             try:
-                yield Row(*about, self._outcome(cell, project, pruner) | {"forward_seconds": forward})
+                yield Row(*about, self._outcome(cell, project, pruner, forward))
             except TrimformerError as error:
                 yield Row(*about, None, str(error))
 
@@ -122,25 +122,34 @@ class Bench:
         )
         return whole, pruner
 
-    def _outcome(self, cell: Cell, project: Project, pruner: Pruner) -> dict[str, Any]:
+    def _outcome(self, cell: Cell, project: Project, pruner: Pruner, forward_seconds: float) -> Outcome:
         with watching_resources(project.model.device) as used:
             result = pruner.prune(cell.budget)
-        seconds = dict(result.manifest["seconds"]) | {"finetuning": self.dense_seconds}
+        finetuning = self.dense_seconds
         if cell.contender.before_finetuning:
             below_head = pruner.calibration.dense.model is not project.model
             whole = put_on(project.model, result.model) if below_head else result.model
             tuned = self._tuned(replace(project, model=whole), cell.seed)
-            result = PruningResult(tuned.model, result.masks, result.manifest)
-            seconds["finetuning"] = tuned.facts["seconds"]
-        facts = self.dense.judge(result).pruning.manifest
-        kept = ("metrics", "latency", "budget", "kept", "parameters", "calibration", "warnings", "versions")
-        return {
-            **{name: facts[name] for name in kept},
-            "units": packed(result.masks),
-            "seconds": seconds,
-            "memory_mb": used.memory_mb,
-            "threads": torch.get_num_threads(),
-        }
+            result = replace(result, model=tuned.model)
+            finetuning = float(tuned.facts["seconds"])
+        seconds = {**result.facts.seconds, "finetuning": finetuning}
+        judged = self.dense.judge(result).facts
+        facts = judged.pruning
+        return Outcome(
+            metrics=judged.metrics,
+            latency=judged.latency,
+            budget=facts.budget,
+            kept=facts.kept,
+            parameters=facts.parameters,
+            calibration=facts.calibration,
+            warnings=facts.warnings,
+            versions=facts.versions,
+            units=packed(result.masks),
+            seconds=seconds,
+            memory_mb=used.memory_mb,
+            threads=torch.get_num_threads(),
+            forward_seconds=forward_seconds,
+        )
 
     @cached_property
     def dense(self) -> Project:
@@ -222,10 +231,10 @@ class Bench:
         return self.folder / f"dense-{self.subject.label}"
 
 
-def packed(masks: Masks) -> dict[str, dict[str, Any]]:
-    """By site, the number of units and, as hexadecimal bits in order, which of them stay."""
+def packed(masks: Masks) -> dict[str, PackedMask]:
+    """Write masks in few characters, by site; the opposite of `findings.unpacked`."""
     return {
-        name: {"units": len(mask), "kept": np.packbits(mask.cpu().numpy()).tobytes().hex()}
+        name: PackedMask(units=len(mask), kept=np.packbits(mask.cpu().numpy()).tobytes().hex())
         for name, mask in masks.items()
     }
 
@@ -244,6 +253,6 @@ def _forward_seconds(pruner: Pruner) -> float:
         start = perf_counter()
         for batch in batches:
             model(**batch)
-        if batches[0]["input_ids"].is_cuda:
+        if device_of_batch(batches[0]).type == "cuda":
             torch.cuda.synchronize()
     return perf_counter() - start

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from trimformer.compare.rows import Row
-from trimformer.judging.metrics import PERPLEXITY, loss, shown
+from trimformer.compare.rows import PackedMask, Row
+from trimformer.judging.metrics import PERPLEXITY, shown
 
 SMALL_LOSS = 0.03
 """Three points: the loss within which the papers compare speed. Of a perplexity, 3 % of it."""
@@ -20,7 +20,7 @@ KINDS: Mapping[str, str] = {"attention": "heads", "ffn": "neurons"}
 
 
 @dataclass(frozen=True)
-class Spread:
+class OverSeeds:
     """A mean over seeds, with its standard deviation."""
 
     mean: float
@@ -28,8 +28,8 @@ class Spread:
     count: int
 
     def __str__(self) -> str:
-        spread = f" ± {shown(self.deviation, beside=self.mean)} ({self.count})" if self.count > 1 else ""
-        return f"{shown(self.mean)}{spread}"
+        around = f" ± {shown(self.deviation, beside=self.mean)} ({self.count})" if self.count > 1 else ""
+        return f"{shown(self.mean)}{around}"
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Pair:
     neurons: float
 
 
-def spread(values: Iterable[float]) -> Spread | None:
-    """Of some values; None of none."""
+def over_seeds(values: Iterable[float]) -> OverSeeds | None:
+    """Take the mean and standard deviation of some values; None of none."""
     known = list(values)
     if not known:
         return None
-    return Spread(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else 0.0, len(known))
+    return OverSeeds(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else 0.0, len(known))
 
 
 def unique(values: Iterable[Any]) -> list[Any]:
@@ -67,11 +67,6 @@ def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     return [row for row in succeeded(rows) if all(getattr(row, name) == value for name, value in wanted.items())]
 
 
-def lost(row: Row) -> float:
-    """How much of the judging metric was lost, positive if it became worse."""
-    return loss(row.metric, row.dense, row.value)
-
-
 def small_loss(rows: Iterable[Row]) -> str:
     """The loss within which speed is compared, in words that fit these rows' metrics."""
     points, percent = f"{100 * SMALL_LOSS:g} points", f"{100 * SMALL_LOSS:g} % of perplexity"
@@ -84,7 +79,7 @@ def best_speedup(rows: Sequence[Row], task: str, method: str) -> float | None:
     within = []
     for share in unique(row.share for row in select(rows, task=task, method=method)):
         here = select(rows, task=task, method=method, share=share)
-        if statistics.mean(map(lost, here)) <= SMALL_LOSS:
+        if statistics.mean(row.degradation for row in here) <= SMALL_LOSS:
             within.append(statistics.mean(row.speedup for row in here))
     return max(within, default=None)
 
@@ -102,7 +97,7 @@ def pairs_in_common(rows: Sequence[Row]) -> list[Pair]:
         here = select(rows, method=method, share=share)
         for first, second in combinations(unique(row.task for row in here), 2):
             seeds = [
-                (one.facts["units"], other.facts["units"])
+                (one.facts.units, other.facts.units)
                 for one in here
                 for other in here
                 if (one.task, other.task, one.seed) == (first, second, other.seed)
@@ -114,7 +109,7 @@ def pairs_in_common(rows: Sequence[Row]) -> list[Pair]:
     return found
 
 
-def in_common(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, float]:
+def in_common(first: Mapping[str, PackedMask], second: Mapping[str, PackedMask]) -> dict[str, float]:
     """By kind of unit, what both keep against the mean of what each keeps; 1 = the same, NaN if neither keeps any.
 
     Two independent models that keep a share s of their units have s in common.
@@ -129,13 +124,11 @@ def in_common(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, 
     return shares
 
 
-def unpacked(units: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def unpacked(mask: PackedMask) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """The mask of a site: the opposite of `packed`."""
-    bits = np.frombuffer(bytes.fromhex(units["kept"]), dtype=np.uint8)
-    return np.unpackbits(bits, count=units["units"]).astype(bool)
+    bits = np.frombuffer(bytes.fromhex(mask.kept), dtype=np.uint8)
+    return np.unpackbits(bits, count=mask.units).astype(bool)
 
 
-def _same_shape(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    return {name: site["units"] for name, site in first.items()} == {
-        name: site["units"] for name, site in second.items()
-    }
+def _same_shape(first: Mapping[str, PackedMask], second: Mapping[str, PackedMask]) -> bool:
+    return {name: mask.units for name, mask in first.items()} == {name: mask.units for name, mask in second.items()}

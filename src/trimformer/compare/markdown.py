@@ -9,17 +9,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from trimformer.compare.findings import (
     best_speedup,
     geometric_mean,
+    over_seeds,
     pairs_in_common,
     select,
     small_loss,
-    spread,
     succeeded,
     unique,
 )
 from trimformer.compare.plan import Plan
 from trimformer.compare.published import Published
 from trimformer.compare.rows import Row
-from trimformer.judging.metrics import LOWER_IS_BETTER, shown
+from trimformer.judging.manifest import DENSE
+from trimformer.judging.metrics import LOWER_IS_BETTER, interval, shown
+from trimformer.report.summary import versions_text
 
 FILE = "tables.md"
 WIDTH = 130
@@ -64,7 +66,7 @@ def of_method(plan: Plan, rows: Sequence[Row], method: str) -> str:
     budgets = unique((row.cost, row.share) for row in here)
     lines = []
     for task in unique(row.task for row in here):
-        dense = shown(select(here, task=task)[0].dense)
+        dense = shown(select(here, task=task)[0].dense.value)
         lines.append([_task(rows, task), dense, *(_measured(rows, task, method, *budget) for budget in budgets)])
         lines += [
             [f"{task}, {published.name}", "", *(_published(published, task, method, *budget) for budget in budgets)]
@@ -75,7 +77,7 @@ def of_method(plan: Plan, rows: Sequence[Row], method: str) -> str:
 
 
 def _measured(rows: Sequence[Row], task: str, method: str, cost: str, share: float) -> str:
-    found = spread(row.value for row in select(rows, task=task, method=method, cost=cost, share=share))
+    found = over_seeds(row.value for row in select(rows, task=task, method=method, cost=cost, share=share))
     return str(found) if found else NOTHING
 
 
@@ -86,7 +88,7 @@ def _published(published: Published, task: str, method: str, cost: str, share: f
 
 def _task(rows: Sequence[Row], task: str) -> str:
     row = next(iter(select(rows, task=task)), None)
-    return f"{task} ({row.metric}, n={row.sample_size})" if row else task
+    return f"{task} ({row.metric}, n={row.dense.sample_size})" if row else task
 
 
 def notes(plan: Plan, rows: Sequence[Row]) -> str:
@@ -99,7 +101,7 @@ def notes(plan: Plan, rows: Sequence[Row]) -> str:
         *(f"Lower is better: {name}." for name in unique(row.metric for row in known) if name in LOWER_IS_BETTER),
         "Mean ± standard deviation over the seeds whose number is in brackets; without, one seed.",
         f"Kept is what was asked for; of what was asked, {_reached(known)} was reached.",
-        f"Calibration tokens: {_range(row.facts['calibration']['tokens'] for row in known)}.",
+        f"Calibration tokens: {_range(row.facts.calibration.tokens for row in known)}.",
         f"On {_listed(_machine(row) for row in known)}; {_listed(_versions(row) for row in known)}.",
     ]
     for published in plan.published:
@@ -135,13 +137,12 @@ def _paragraphs(lines: Iterable[str]) -> str:
 
 
 def _dense(rows: Sequence[Row], task: str) -> str:
-    row = select(rows, task=task)[0]
-    metric = row.facts["metrics"]["dense"][row.metric]
-    return f"{task} {shown(row.dense)} [{shown(metric['low'])}, {shown(metric['high'])}]"
+    dense = select(rows, task=task)[0].dense
+    return f"{task} {shown(dense.value)} {interval(dense)}"
 
 
 def _reached(rows: Sequence[Row]) -> str:
-    shares = [row.facts["budget"]["reached"] / row.share for row in rows]
+    shares = [row.facts.budget.reached / row.share for row in rows]
     return f"{min(shares):.1%} to {max(shares):.1%}"
 
 
@@ -151,11 +152,11 @@ def _range(values: Iterable[int]) -> str:
 
 
 def _machine(row: Row) -> str:
-    return f"{row.facts['latency']['dense']['device']} with {row.facts['threads']} threads"
+    return f"{row.facts.latency[DENSE].device} with {row.facts.threads} threads"
 
 
 def _versions(row: Row) -> str:
-    return ", ".join(f"{name} {version}" for name, version in row.facts["versions"].items())
+    return versions_text(row.facts.versions)
 
 
 def _listed(values: Iterator[object]) -> str:
@@ -167,15 +168,16 @@ def costs(rows: Sequence[Row]) -> str:
     lines = []
     for method in unique(row.method for row in succeeded(rows)):
         here = select(rows, method=method)
-        pruning = statistics.median(row.facts["seconds"]["pruning"] / row.facts["forward_seconds"] for row in here)
-        measuring = statistics.median(row.facts["seconds"]["measuring"] / row.facts["forward_seconds"] for row in here)
-        tuning = [row.facts["seconds"]["finetuning"] for row in here]
+        pruning = statistics.median(row.facts.pruning_seconds / row.facts.forward_seconds for row in here)
+        measuring = statistics.median(row.facts.measuring_seconds / row.facts.forward_seconds for row in here)
+        tuning = [row.facts.finetuning_seconds for row in here]
+        known = [seconds for seconds in tuning if seconds is not None]
         cells = [
             f"{measuring + pruning:.1f}",
             f"{pruning:.1f}",
             f"{statistics.median(_pruning(row) for row in here):.1f}",
-            f"{statistics.median(tuning):.0f}" if None not in tuning else NOTHING,
-            f"{max(row.facts['memory_mb']['host'] for row in here) / 1000:.2f}",
+            f"{statistics.median(known):.0f}" if len(known) == len(tuning) else NOTHING,
+            f"{max(row.facts.memory_mb['host'] for row in here) / 1000:.2f}",
         ]
         lines.append([method, *cells])
     header = ["method", "first budget ÷ forward pass", "further ÷ forward pass", "seconds, first budget"]
@@ -183,7 +185,7 @@ def costs(rows: Sequence[Row]) -> str:
 
 
 def _pruning(row: Row) -> float:
-    return float(row.facts["seconds"]["measuring"] + row.facts["seconds"]["pruning"])
+    return row.facts.measuring_seconds + row.facts.pruning_seconds
 
 
 def speedups(plan: Plan, rows: Sequence[Row]) -> str:
@@ -228,7 +230,7 @@ def sensitivity(plan: Plan, rows: Sequence[Row]) -> str:
 
 
 def _measured_at(rows: Sequence[Row], method: str, task: str, share: float) -> str:
-    found = spread(row.value for row in select(rows, method=method, task=task, share=share))
+    found = over_seeds(row.value for row in select(rows, method=method, task=task, share=share))
     return str(found) if found else NOTHING
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trimformer.compare.findings import best_speedup, pairs_in_common, select, small_loss, spread, succeeded, unique
+from trimformer.compare.findings import best_speedup, over_seeds, pairs_in_common, select, small_loss, succeeded, unique
 from trimformer.compare.plan import Plan
 from trimformer.compare.rows import Row
 from trimformer.report.pictures import metric_scale
@@ -20,9 +20,9 @@ PANEL = (4.2, 3.4)
 COLUMNS = 3
 
 
-def write(plan: Plan, rows: Sequence[Row], folder: Path) -> list[Path]:
+def write_plots(plan: Plan, rows: Sequence[Row], folder: Path) -> list[Path]:
     """Draw every plot that the rows can fill into a folder, as `NAME.svg`."""
-    return [save(figure, folder / f"{name}.svg") for name, figure in figures(plan, rows).items()]
+    return [save_svg(figure, folder / f"{name}.svg") for name, figure in figures(plan, rows).items()]
 
 
 def figures(plan: Plan, rows: Sequence[Row]) -> dict[str, Figure]:
@@ -37,7 +37,7 @@ def figures(plan: Plan, rows: Sequence[Row]) -> dict[str, Figure]:
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
-def save(figure: Figure, file: Path) -> Path:
+def save_svg(figure: Figure, file: Path) -> Path:
     """Write a figure as SVG, the same bytes each time."""
     with mpl.rc_context({"svg.hashsalt": "trimformer"}):
         figure.savefig(file, metadata={"Date": None})
@@ -50,7 +50,7 @@ def accuracy(plan: Plan, rows: Sequence[Row]) -> Figure | None:
     def draw(axes: Axes, task: str) -> None:
         for colour, method in _coloured(plan, rows):
             points = [
-                (_mean(row.facts["budget"]["reached"] for row in here), spread(row.value for row in here))
+                (_mean(row.facts.budget.reached for row in here), over_seeds(row.value for row in here))
                 for here in _by_share(rows, task, method)
             ]
             _line(axes, [(100 * share, found) for share, found in points], colour, method)
@@ -69,7 +69,7 @@ def time(plan: Plan, rows: Sequence[Row]) -> Figure | None:
     def draw(axes: Axes, task: str) -> None:
         for colour, method in _coloured(plan, rows):
             for here in _by_share(rows, task, method):
-                found = spread(row.value for row in here)
+                found = over_seeds(row.value for row in here)
                 _line(axes, [(_mean(row.seconds for row in here), found)], colour, method)
                 axes.annotate(
                     f"{here[0].share:.0%}",
@@ -139,7 +139,7 @@ def sensitivity(plan: Plan, rows: Sequence[Row]) -> Figure | None:
     for axes, option in zip(figure.subplots(1, len(options), squeeze=False)[0], options, strict=True):
         for task, share in unique((row.task, row.share) for row in succeeded(rows)):
             points = sorted(
-                (one.varied[2], spread(row.value for row in select(rows, method=one.label, task=task, share=share)))
+                (one.varied[2], over_seeds(row.value for row in select(rows, method=one.label, task=task, share=share)))
                 for one in varied
                 if one.varied and one.varied[:2] == option
             )
@@ -163,9 +163,9 @@ def _panels(rows: Sequence[Row], draw: Callable[[Axes, str], None]) -> Figure | 
     places = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes, task in zip(places, tasks, strict=False):
         row = select(rows, task=task)[0]
-        axes.axhline(row.dense, linestyle="--", color="gray", label="dense")
+        axes.axhline(row.dense.value, linestyle="--", color="gray", label="dense")
         draw(axes, task)
-        axes.set_title(f"{task}, n={row.sample_size}")
+        axes.set_title(f"{task}, n={row.dense.sample_size}")
         metric_scale(axes, row.metric)
         axes.grid(alpha=0.3)
     for axes in places[len(tasks) :]:

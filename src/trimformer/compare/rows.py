@@ -11,14 +11,66 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trimformer.errors import DataError
+from trimformer.judging.manifest import DENSE, PRUNED, speedup
+from trimformer.judging.metrics import Metric, Metrics, degradation
+from trimformer.model.manifest import checked, plain, read
+from trimformer.observing.latency import Latency
+from trimformer.pruning.facts import BudgetFacts, CalibrationFacts, ParameterFacts
 
 CHECKSUM = "checksum"
 CHARACTERS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedMask:
+    """Which units of a site stay, in few characters."""
+
+    units: int
+    kept: str
+    """Hexadecimal bits in order, 1 = kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came out of a cell: facts as a manifest has them, and what only a comparison asks for."""
+
+    metrics: Mapping[str, Metrics]
+    latency: Mapping[str, Latency]
+    budget: BudgetFacts
+    kept: Mapping[str, float]
+    parameters: ParameterFacts
+    calibration: CalibrationFacts
+    warnings: tuple[str, ...]
+    versions: Mapping[str, str]
+    units: Mapping[str, PackedMask]
+    """By site."""
+    seconds: Mapping[str, float | None]
+    """By stage; `finetuning` is None where the dense model was given."""
+    memory_mb: Mapping[str, float]
+    """Peak while pruning, by place."""
+    threads: int
+    forward_seconds: float
+    """Of a pass over the calibration rows: what times of pruning are compared with."""
+
+    @property
+    def measuring_seconds(self) -> float:
+        """Time until the first budget can be pruned to; 0 where an earlier cell had measured."""
+        return self.seconds["measuring"] or 0.0
+
+    @property
+    def pruning_seconds(self) -> float:
+        """Time from what was measured to the pruned model."""
+        return self.seconds["pruning"] or 0.0
+
+    @property
+    def finetuning_seconds(self) -> float | None:
+        """Time of fine-tuning the dense model, or the pruned one where that came first; None where there was none."""
+        return self.seconds["finetuning"]
 
 
 @dataclass(frozen=True)
@@ -29,8 +81,8 @@ class Row:
     method: str
     cell: Mapping[str, Any]
     """Everything that decides the outcome; two rows are the same run only if all of it agrees."""
-    outcome: Mapping[str, Any] | None
-    """Metrics, costs and facts; None where it failed."""
+    outcome: Outcome | None
+    """None where it failed."""
     failure: str | None = None
 
     @property
@@ -54,7 +106,7 @@ class Row:
         return self.task, self.method, self.cost, self.share, self.seed
 
     @property
-    def facts(self) -> Mapping[str, Any]:
+    def facts(self) -> Outcome:
         """The outcome of a row that did not fail.
 
         Raises:
@@ -67,35 +119,34 @@ class Row:
     @property
     def metric(self) -> str:
         """Name of the metric that the task is judged by."""
-        return str(next(iter(self.facts["metrics"]["dense"])))
+        return next(iter(self.facts.metrics[DENSE]))
 
     @property
     def value(self) -> float:
         """That metric of the pruned model."""
-        return _number(self.facts["metrics"]["pruned"][self.metric]["value"])
+        return self.facts.metrics[PRUNED][self.metric].value
 
     @property
-    def dense(self) -> float:
+    def dense(self) -> Metric:
         """That metric of the dense model."""
-        return _number(self.facts["metrics"]["dense"][self.metric]["value"])
+        return self.facts.metrics[DENSE][self.metric]
 
     @property
-    def sample_size(self) -> int:
-        """Rows that the metric was measured on."""
-        return int(self.facts["metrics"]["dense"][self.metric]["sample_size"])
+    def degradation(self) -> float:
+        """How much worse that metric became, positive if it did."""
+        return degradation(self.facts.metrics[DENSE], self.facts.metrics[PRUNED], self.metric)
 
     @property
     def seconds(self) -> float:
         """From the fine-tuned model to the pruned one, or, where pruning came first, to the fine-tuned pruned one."""
-        seconds = self.facts["seconds"]
-        tuned = seconds["finetuning"] if self.cell["before_finetuning"] else 0.0
-        return float(seconds["measuring"] + seconds["pruning"] + tuned)
+        facts = self.facts
+        tuned = facts.finetuning_seconds if self.cell["before_finetuning"] else 0.0
+        return facts.measuring_seconds + facts.pruning_seconds + (tuned or 0.0)
 
     @property
     def speedup(self) -> float:
         """Measured median time of the dense model against that of the pruned one."""
-        latency = self.facts["latency"]
-        return float(latency["dense"]["median_ms"] / latency["pruned"]["median_ms"])
+        return speedup(self.facts.latency) or math.nan
 
 
 class Rows:
@@ -147,18 +198,19 @@ def sealed(row: Row) -> str:
 def as_facts(row: Row) -> dict[str, Any]:
     """A row as plain JSON."""
     facts = {"task": row.task, "method": row.method, "cell": row.cell, "outcome": row.outcome, "failure": row.failure}
-    return {name: _finite(value) for name, value in facts.items()}
+    return {name: _finite(plain(value)) for name, value in facts.items()}
 
 
 def _read(line: str) -> Row | None:
-    """The row in a line, or None where it is damaged."""
+    """The row in a line, or None where it is damaged or of a version whose outcomes are others."""
     try:
-        content = json.loads(line)
-    except (ValueError, RecursionError):
+        content = checked(dict, json.loads(line), "the line")
+        if content.pop(CHECKSUM, None) != _checksum(content):
+            return None
+        row: Row = read(Row, content)
+    except (ValueError, DataError):
         return None
-    if not isinstance(content, dict) or content.pop(CHECKSUM, None) != _checksum(content):
-        return None
-    return Row(**content) if content.keys() == {field.name for field in fields(Row)} else None
+    return row
 
 
 def _checksum(content: Mapping[str, Any]) -> str:
@@ -171,10 +223,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
 
 
 def _lines(file: Path) -> Iterator[str]:

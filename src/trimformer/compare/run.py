@@ -69,4 +69,4 @@ def _result(row: Row) -> str:
     about = f"{row.task}, {row.method}, {row.share:.0%} of {row.cost}, seed {row.seed}"
     if row.outcome is None:
         return f"{about}: failed, {row.failure}"
-    return f"{about}: {row.metric} {shown(row.value)}, dense {shown(row.dense)}, {row.seconds:.0f} s"
+    return f"{about}: {row.metric} {shown(row.value)}, dense {shown(row.dense.value)}, {row.seconds:.0f} s"

@@ -45,7 +45,7 @@ WHOLE = "whole models"
 Shape = tuple[Any, ...]
 
 
-class Latency:
+class LatencyCost:
     """Microseconds of one forward pass over a batch."""
 
     description = "measured time of the whole model on this machine"
@@ -161,4 +161,4 @@ def _key(structure: Structure, workload: Workload) -> dict[str, Any]:
     }
 
 
-PROVIDES = {"latency": Latency()}
+PROVIDES = {"latency": LatencyCost()}

@@ -13,18 +13,17 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.batches import make_batches, real_tokens
-from trimformer.data.rows import Batch, Features
+from trimformer.data.batches import make_batches, real_tokens, shape
+from trimformer.data.rows import TOKEN_MASK, TOKENS, Batch, Features
 from trimformer.errors import NumericalError
 from trimformer.export.onnx.graph import OPSET, outputs_of, to_onnx
 from trimformer.export.onnx.int8 import quantize
 from trimformer.export.onnx.model import FLOAT, INT8, PACKAGES, OnnxModel, require_onnx
 from trimformer.export.onnx.pooling import Pooling
 from trimformer.judging.metrics import Metrics
-from trimformer.judging.project import plain
 from trimformer.model.checkpoint import check_writable
 from trimformer.model.folders import whole_folder
-from trimformer.model.manifest import as_text, versions
+from trimformer.model.manifest import as_text, plain, versions
 from trimformer.observing.watching import frozen
 from trimformer.progress import Progress
 
@@ -105,8 +104,8 @@ def export(
     return found
 
 
-def spread(features: Sequence[Features]) -> list[Features]:
-    """At most 64 rows, evenly from the first to the last."""
+def evenly_chosen(features: Sequence[Features]) -> list[Features]:
+    """Choose at most 64 rows, evenly from the first to the last."""
     step = max(1, len(features) // COMPARED_ROWS)
     return list(features[::step][:COMPARED_ROWS])
 
@@ -122,14 +121,14 @@ def compare(
             found = exported(**batch)
             for name, values in outputs_of(model, batch, pooling).items():
                 largest = max(largest, float((values - found[name]).abs().max()))
-    rows = sum(len(batch["input_ids"]) for batch in batches)
+    rows = sum(shape(batch)[0] for batch in batches)
     return {"max_difference": largest, "compared_rows": rows, "compared_tokens": real_tokens(batches)}
 
 
 def _inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     taken = inspect.signature(model.forward).parameters
     types = [name for name in ("token_type_ids",) if name in tokenizer.model_input_names and name in taken]
-    return ["input_ids", "attention_mask", *types]
+    return [TOKENS, TOKEN_MASK, *types]
 
 
 def _check(difference: float, target: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trimformer.data.rows import Batch
+from trimformer.data.rows import TOKEN_MASK, TOKENS, Batch
 from trimformer.errors import InvalidOption, UnsupportedModel, first_line, unknown_name
 from trimformer.export.onnx.graph import to_onnx
 from trimformer.export.onnx.int8 import quantize
@@ -20,7 +20,6 @@ from trimformer.observing.latency import measure
 
 RUNTIMES = {"eager": None, "compile": None, "onnx": FLOAT, "int8": INT8}
 """What can run a model; with the file of an exported folder that it reads."""
-INPUTS = ("input_ids", "attention_mask")
 MOST_COMPILED = 8
 """Models of one class for which PyTorch keeps compiled code side by side."""
 
@@ -64,7 +63,7 @@ def runners(name: str, runtimes: Sequence[str], device: str, scratch: Path) -> d
     if "compile" in runtimes:
         found["compile"] = torch.compile(model, dynamic=False)
     if any(RUNTIMES[runtime] for runtime in runtimes):
-        to_onnx(model, scratch / FLOAT, INPUTS)
+        to_onnx(model, scratch / FLOAT, (TOKENS, TOKEN_MASK))
         found["onnx"] = OnnxModel(scratch / FLOAT, model.config, place)
     if "int8" in runtimes:
         quantize(scratch / FLOAT, scratch / INT8)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import processes
 from trimformer.data.batches import MAX_PADDED_TOKENS, length_sorted_indices, pad
-from trimformer.data.rows import Batch, Features
+from trimformer.data.rows import Batch, Features, token_count
 from trimformer.errors import DataError, NumericalError
 from trimformer.model.limits import check_padding
 from trimformer.model.offload import device_of
@@ -36,7 +36,7 @@ def inference(*models: PreTrainedModel) -> Iterator[None]:
             module.training = training
 
 
-def run(
+def outputs_by_row(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     features: Sequence[Features],
@@ -45,7 +45,7 @@ def run(
     progress: Progress | None = None,
     max_padded_tokens: int = MAX_PADDED_TOKENS,
 ) -> dict[str, list[Tensor]]:
-    """What `read` takes from the model's output, by name, one CPU tensor a row, in the order of `features`.
+    """Run a model over rows and keep what `read` takes of its output: by name, a CPU tensor a row, in their order.
 
     Several processes share the rows, and all have the whole result.
 
@@ -56,7 +56,7 @@ def run(
     if not features:
         raise DataError("no rows to evaluate on: give at least one")
     batches = length_sorted_indices(features, max_padded_tokens=max_padded_tokens)
-    own = processes.own_places([len(indices) * len(features[indices[0]]["input_ids"]) for indices in batches])
+    own = processes.own_places([len(indices) * token_count(features[indices[0]]) for indices in batches])
     found: dict[str, Tensor] = {}
     with inference(model):
         for place in own if progress is None else progress(own, "evaluating"):

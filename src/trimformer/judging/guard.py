@@ -8,8 +8,10 @@ from datasets import Dataset
 
 from trimformer import plugins, processes
 from trimformer.errors import DataError, UnreachableTarget
-from trimformer.judging.project import Project, drop
+from trimformer.judging.metrics import degradation
+from trimformer.judging.project import Project
 from trimformer.pruning.budget import Budget
+from trimformer.pruning.facts import GuardFacts
 from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.result import PruningResult
 
@@ -48,10 +50,9 @@ def smallest_within(
     for _ in range(STEPS):
         share = (low + high) / 2
         result = pruner.prune(Budget.of(cost, share, round_to=round_to))
-        lost = processes.agreed_number(drop(before, project.evaluate(result.model, rows)))
+        lost = processes.agreed_number(degradation(before, project.evaluate(result.model, rows)))
         if lost <= max_drop:
-            best, high = result, share
-            best.manifest["guard"] = {"max_drop": max_drop, "drop": lost, "rows": len(rows)}
+            best, high = result.telling(guard=GuardFacts(max_drop=max_drop, drop=lost, rows=len(rows))), share
         else:
             low = share
     if best is None:

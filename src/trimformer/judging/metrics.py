@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 DISTANCES = ("kl", "squared_distance")
@@ -10,17 +11,6 @@ PERPLEXITY = "perplexity"
 LOWER_IS_BETTER = (*DISTANCES, PERPLEXITY)
 FOUR_DECIMALS, TWO_DECIMALS = 10, 100_000
 """Below these a value has so many; above them, two digits and a power of ten."""
-
-
-def loss(name: str, before: float, after: float) -> float:
-    """How much worse a metric became, positive if it did: the difference; of a perplexity, the share by which it rose.
-
-    >>> loss("accuracy", 0.9, 0.87) > 0, loss("perplexity", 20.0, 21.0)
-    (True, 0.05)
-    """
-    if name == PERPLEXITY:
-        return (after - before) / before
-    return after - before if name in LOWER_IS_BETTER else before - after
 
 
 def shown(value: float, sign: str = "", *, beside: float = 0.0) -> str:
@@ -50,5 +40,41 @@ class Metric:
     """95 % bootstrap interval over rows."""
 
 
-Metrics = dict[str, Metric]
-"""By metric name; the first is the one the task is judged by. Higher is better, except `kl` and `squared_distance`."""
+Metrics = Mapping[str, Metric]
+"""By metric name; the first is the one the task is judged by. Higher is better, except for `LOWER_IS_BETTER`."""
+BRACKETS, WORDS = "[{}, {}]", "{} to {}"
+"""Two ways to write an interval."""
+
+
+def interval(metric: Metric, form: str = BRACKETS) -> str:
+    """Write a metric's 95 % interval.
+
+    >>> interval(Metric(0.5, 10, 0.25, 0.75)), interval(Metric(0.5, 10, 0.25, 0.75), WORDS)
+    ('[0.2500, 0.7500]', '0.2500 to 0.7500')
+    """
+    return form.format(shown(metric.low), shown(metric.high))
+
+
+def degradation(before: Metrics, after: Metrics, name: str | None = None) -> float:
+    """Tell how much worse a model became, positive if it did.
+
+    It is the difference of a metric; of a perplexity, the share by which it rose; of a distance from the dense model,
+    the distance itself.
+
+    Args:
+        before: of the dense model.
+        after: of the other one.
+        name: of the metric; None takes a distance from the dense model if there is one, else the first metric.
+
+    >>> perplexity = [{"perplexity": Metric(value, 10, value, value)} for value in (20.0, 21.0)]
+    >>> degradation(*perplexity)
+    0.05
+    """
+    name = name or next((each for each in DISTANCES if each in after), next(iter(before)))
+    new = after[name].value
+    if name in DISTANCES:
+        return new
+    old = before[name].value
+    if name == PERPLEXITY:
+        return (new - old) / old
+    return new - old if name in LOWER_IS_BETTER else old - new

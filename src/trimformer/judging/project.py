@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,19 +13,22 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins
-from trimformer.data.batches import Workload, sample_rows
+from trimformer.data.batches import sample_rows
 from trimformer.data.labels import in_model_order
-from trimformer.data.rows import Features
+from trimformer.data.rows import Features, content, token_count
 from trimformer.errors import DataError, LabelError, caution
-from trimformer.judging.metrics import DISTANCES, LOWER_IS_BETTER, Metrics, loss, shown
+from trimformer.judging.manifest import DENSE, PRUNED, Manifest, Origin
+from trimformer.judging.metrics import DISTANCES, LOWER_IS_BETTER, Metrics, shown
 from trimformer.judging.task import Task
 from trimformer.model.checkpoint import round_weights
 from trimformer.model.limits import fitted
 from trimformer.model.offload import device_of
 from trimformer.observing import latency
+from trimformer.observing.latency import Latency
 from trimformer.observing.resources import watching_resources
 from trimformer.progress import Progress
 from trimformer.pruning.cache import MeasuredCache
+from trimformer.pruning.facts import BudgetFacts
 from trimformer.pruning.method_options import asked_by
 from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
 from trimformer.pruning.pruner import Pruner
@@ -42,44 +45,50 @@ DOUBLED = 1.0
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A pruning result, judged: the manifest holds the same facts in plain form."""
+    """A pruning result, judged."""
 
     pruning: PruningResult
-    before: Metrics
-    after: Metrics
-    latency: dict[str, latency.Latency]
+    facts: Manifest
 
     @property
-    def parameter_share(self) -> float:
-        """Parameters of the whole pruned model against those of the dense one."""
-        parameters = self.pruning.manifest["parameters"]
-        return float(parameters["pruned"] / parameters["dense"])
+    def manifest(self) -> dict[str, Any]:
+        """Everything known of the result as plain JSON, to print or to save with the model; made anew each time."""
+        return self.facts.as_json()
 
     @property
-    def latency_share(self) -> float:
-        """Measured median latency of the pruned model against that of the dense one."""
-        return self.latency["pruned"].median_ms / self.latency["dense"].median_ms
+    def before(self) -> Metrics:
+        """The dense model's metrics."""
+        return self.facts.metrics[DENSE]
 
     @property
-    def few_rows(self) -> str | None:
-        """What to say where there are too few evaluation rows for an interval to mean much."""
-        rows = next(iter(self.after.values())).sample_size
-        return f"only {rows} evaluation rows: metrics and intervals tell little" if rows < FEW_ROWS else None
+    def after(self) -> Metrics:
+        """The pruned model's metrics."""
+        return self.facts.metrics[PRUNED]
 
     @property
-    def collapse(self) -> str | None:
-        """What to say loudly where the accuracy collapsed, with a milder budget to try."""
-        name, before = next(iter(self.before.items()))
-        change = (self.after[name].value - before.value) / max(abs(before.value), 1e-12)
-        if name in DISTANCES or -COLLAPSE <= change <= (DOUBLED if name in LOWER_IS_BETTER else change):
-            return None
-        budget = self.pruning.manifest["budget"]
-        milder = min(1.0, round(1.5 * budget["asked"] + 0.05, 2))
-        return (
-            f"{name} {'rose' if change > 0 else 'fell'} from {shown(before.value)} to {shown(self.after[name].value)} "
-            f"({abs(change):.0%}): "
-            f"this is too small for the task; try `{budget['cost']}={milder}`, or `max_drop=0.02`"
-        )
+    def latency(self) -> Mapping[str, Latency]:
+        """Measured time of both models, by `dense` and `pruned`."""
+        return self.facts.latency
+
+
+def few_rows(after: Metrics) -> str | None:
+    """Warn where there are too few evaluation rows for an interval to mean much."""
+    rows = next(iter(after.values())).sample_size
+    return f"only {rows} evaluation rows: metrics and intervals tell little" if rows < FEW_ROWS else None
+
+
+def collapse(before: Metrics, after: Metrics, budget: BudgetFacts) -> str | None:
+    """Warn loudly where the accuracy collapsed, with a milder budget to try."""
+    name, dense = next(iter(before.items()))
+    change = (after[name].value - dense.value) / max(abs(dense.value), 1e-12)
+    if name in DISTANCES or -COLLAPSE <= change <= (DOUBLED if name in LOWER_IS_BETTER else change):
+        return None
+    milder = min(1.0, round(1.5 * budget.asked + 0.05, 2))
+    return (
+        f"{name} {'rose' if change > 0 else 'fell'} from {shown(dense.value)} to {shown(after[name].value)} "
+        f"({abs(change):.0%}): "
+        f"this is too small for the task; try `{budget.cost}={milder}`, or `max_drop=0.02`"
+    )
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,7 @@ class Project:
         guard_rows: rows to choose a size by (`with_guard`), apart from both others.
         stored_dtype: precision in which the pruned model will be saved.
         progress: wraps a sequence to show a bar.
+        origin: names of the model, task and data, to be told with every result.
     """
 
     model: PreTrainedModel
@@ -109,6 +119,7 @@ class Project:
     guard_rows: Dataset | None = None
     stored_dtype: torch.dtype = torch.float32
     progress: Progress | None = None
+    origin: Origin = field(default_factory=Origin)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokenizer", fitted(self.tokenizer, self.model))
@@ -155,19 +166,14 @@ class Project:
         round_weights(result.model, self.stored_dtype)
         with watching_resources(device_of(self.model)) as judging:
             after = self.evaluate(result.model, self.evaluation_rows)
-            models = {"dense": self.model, "pruned": result.model}
-            times = latency.measure_at(Workload(**result.manifest["workload"]), models, progress=self.progress)
-        result.manifest["seconds"]["judging"] = judging.seconds
-        result.manifest["memory_mb"]["judging"] = judging.memory_mb
-        result.manifest |= {
-            "metrics": {"dense": plain(self.before), "pruned": plain(after)},
-            "latency": {name: asdict(measured) for name, measured in times.items()},
-        }
-        judged = TaskResult(result, self.before, after, times)
-        for warning in filter(None, [judged.collapse, judged.few_rows]):
-            result.manifest["warnings"] = [*result.manifest["warnings"], warning]
+            models = {DENSE: self.model, PRUNED: result.model}
+            times = latency.measure_at(result.facts.workload, models, progress=self.progress)
+        warnings = [*filter(None, [collapse(self.before, after, result.facts.budget), few_rows(after)])]
+        for warning in warnings:
             caution(warning)
-        return judged
+        result = replace(result, facts=result.facts.with_stage("judging", judging).with_warnings(*warnings))
+        metrics = {DENSE: self.before, PRUNED: after}
+        return TaskResult(result, Manifest(model=result.facts, metrics=metrics, latency=times, origin=self.origin))
 
     def with_guard(self, seed: int = 0) -> Project:
         """The same project with some calibration rows set aside to decide by: a quarter of them, at most 1000.
@@ -210,7 +216,7 @@ class Project:
         for chunk in self._chunks(seed):
             encoded = self._labelled(chunk) if labels else self.task.encode(chunk, self.tokenizer, self.max_length)
             features += without(encoded, self.held_out)
-            if sum(len(row["input_ids"]) for row in features) >= tokens:
+            if sum(map(token_count, features)) >= tokens:
                 break
         if not features:
             raise DataError("no calibration rows: none, or every row is also an evaluation row; give rows kept apart")
@@ -234,18 +240,6 @@ class Project:
         """What is neither calibrated nor trained on: the evaluation rows and the guard rows, encoded."""
         kept_apart = [self.evaluation_rows] + ([self.guard_rows] if self.guard_rows else [])
         return [row for rows in kept_apart for row in self.task.encode(rows, self.tokenizer, self.max_length)]
-
-
-def drop(before: Metrics, after: Metrics) -> float:
-    """How much was lost: by the divergence from the dense model if there is one, else by the first metric.
-
-    Of a perplexity, the share by which it rose.
-    """
-    for name in DISTANCES:
-        if name in after:
-            return after[name].value
-    name = next(iter(before))
-    return loss(name, before[name].value, after[name].value)
 
 
 def evaluate(
@@ -276,10 +270,5 @@ def evaluate(
 
 def without(features: Sequence[Features], held_out: Sequence[Features]) -> list[Features]:
     """Features whose tokens are not among the held-out ones."""
-    seen = {tuple(row["input_ids"]) for row in held_out}
-    return [row for row in features if tuple(row["input_ids"]) not in seen]
-
-
-def plain(metrics: Metrics) -> dict[str, dict[str, float]]:
-    """Metrics as numbers and names, for JSON."""
-    return {name: asdict(metric) for name, metric in metrics.items()}
+    seen = set(map(content, held_out))
+    return [row for row in features if content(row) not in seen]

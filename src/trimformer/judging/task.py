@@ -59,7 +59,7 @@ class OwnLoss(Protocol):
     def training_rows(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
     ) -> list[Features]:
-        """Rows -> features for training, with `input_ids` and whatever else `training_batch` reads."""
+        """Encode rows for training: their model inputs, and whatever else `training_batch` reads."""
 
     def training_batch(self, features: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
         """Some of these features -> padded tensors, with whatever else `loss` reads."""

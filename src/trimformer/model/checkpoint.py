@@ -44,9 +44,9 @@ def load_model(
 def place_model(name: str, auto_class: str | None, placement: Placement) -> PreTrainedModel:
     """As `load_model`, for what the command line calls where and how."""
     device = find_device(placement.device)
-    model, report = load_with_report(name, auto_class, dtype=placement.torch_dtype, **placement.spread)
+    model, report = load_with_report(name, auto_class, dtype=placement.torch_dtype, **placement.loading_arguments)
     check_report(name, report)
-    if not placement.spread:
+    if not placement.loading_arguments:
         model.to(device)  # type: ignore[arg-type]  # a device is one
     return model
 

@@ -38,11 +38,11 @@ class Placement:
             raise InvalidOption(f"`device_map={self.device_map}` must be auto; in Python, load the model with any map")
         if self.max_memory is not None and self.device_map is None:
             raise InvalidOption('`max_memory` says what a device map may fill: give `device_map="auto"` too')
-        _ = self.spread
+        _ = self.loading_arguments
 
     @property
-    def spread(self) -> dict[str, Any]:
-        """As transformers takes a device map and its limits; empty where there is none.
+    def loading_arguments(self) -> dict[str, Any]:
+        """Keyword arguments for `from_pretrained`: a device map and its limits; none where there is no map.
 
         Raises:
             InvalidOption: `max_memory` is no list of devices with sizes.

@@ -1,33 +1,160 @@
-"""The facts of a pruned model, as a person would ask for them."""
+"""The facts of a pruned model, as a person would ask for them: one record, made once by the stage that knows each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torch import Tensor
 
+from trimformer.data.batches import Workload
+from trimformer.model.manifest import checked
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure
-
-
-def masks_summary(structure: Structure, masks: Masks) -> list[dict[str, int]]:
-    """Kept heads and neurons by block, for tables: `{"block": 0, "head": 5, "head_of": 12, "neuron": …}`."""
-    rows: dict[tuple[int, int], dict[str, int]] = {}
-    for site in structure:
-        row = rows.setdefault((site.chain, site.block), {"block": site.block})
-        kept, of = site.kind, f"{site.kind}_of"
-        row[kept] = row.get(kept, 0) + int(masks[site.name].sum())
-        row[of] = row.get(of, 0) + site.units
-    return list(rows.values())
-
+from trimformer.observing.resources import Used
 
 CURVE_POINTS = 33
-
-
 PATTERN_UNITS = 64
 
 
-def compact_curves(costs: Mapping[str, Tensor | None]) -> dict[str, list[float]]:
+@dataclass(frozen=True, kw_only=True)
+class BudgetFacts:
+    """A budget, and what came of it; shares of the dense model's cost, from 0 to 1."""
+
+    cost: str
+    """What was to be made small: `flops`, `params` or `latency`."""
+    asked: float
+    reached: float
+    """As formulas or tables have it."""
+    round_to: int = 1
+    uniform: bool = False
+    measured: float | None = None
+    """As measured on the result; None for a cost that is counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationFacts:
+    """What the model was calibrated on."""
+
+    tokens: int
+    sequences: int
+    mean_length: float
+    seed: int
+    fingerprint: str
+    """Digest of the tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterFacts:
+    """Parameters of the whole model, before and after."""
+
+    dense: int
+    pruned: int
+
+    @property
+    def share(self) -> float:
+        """Those of the pruned model against those of the dense one."""
+        return self.pruned / self.dense
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardFacts:
+    """What a model was allowed to lose on rows set aside, and what it lost there."""
+
+    max_drop: float
+    drop: float
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptUnits:
+    """How many units of one kind stay in a block, and of how many."""
+
+    kept: int
+    of: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockFacts:
+    """What a block keeps, by kind of unit; in JSON `{"block": 0, "head": 5, "head_of": 12, "neuron": …}`."""
+
+    block: int
+    units: Mapping[str, KeptUnits]
+
+    def as_json(self) -> dict[str, int]:
+        """Write all counts side by side."""
+        counts = {kind: {kind: units.kept, f"{kind}_of": units.of} for kind, units in self.units.items()}
+        return {"block": self.block} | {name: count for pair in counts.values() for name, count in pair.items()}
+
+    @classmethod
+    def from_json(cls, value: Any, where: str) -> BlockFacts:
+        """Read what `as_json` wrote.
+
+        Raises:
+            DataError: a count is missing or no whole number.
+        """
+        counts = {name: checked(int, count, f"{where}.{name}") for name, count in checked(dict, value, where).items()}
+        block = checked(int, counts.get("block"), f"{where}.block")
+        kinds = [name for name in counts if f"{name}_of" in counts]
+        return cls(block=block, units={kind: KeptUnits(kept=counts[kind], of=counts[f"{kind}_of"]) for kind in kinds})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningFacts:
+    """Everything known of a pruned model that pruning itself finds out. Field names are the manifest's keys."""
+
+    method: str
+    options: Mapping[str, Any]
+    kept: Mapping[str, float]
+    """By cost, the share that stays."""
+    model_class: str = "AutoModel"
+    dtype: str = "float32"
+    units: tuple[BlockFacts, ...]
+    patterns: Mapping[str, str] = field(default_factory=dict)
+    """By site of few units, which of them stay; see `patterns`."""
+    parameters: ParameterFacts
+    already_pruned: bool = False
+    """Whether the model given had been pruned before: all shares are of what was there."""
+    warnings: tuple[str, ...] = ()
+    calibration: CalibrationFacts
+    workload: Workload
+    processes: int = 1
+    versions: Mapping[str, str]
+    budget: BudgetFacts
+    seconds: Mapping[str, float]
+    """By stage."""
+    memory_mb: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """By stage and place (`host`, `cuda`), the peak."""
+    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """By site, see `compact_curves`."""
+    guard: GuardFacts | None = None
+
+    def with_stage(self, stage: str, used: Used) -> PruningFacts:
+        """The same facts and what one more stage took."""
+        return replace(
+            self,
+            seconds={**self.seconds, stage: used.seconds},
+            memory_mb={**self.memory_mb, stage: dict(used.memory_mb)},
+        )
+
+    def with_warnings(self, *warnings: str) -> PruningFacts:
+        """The same facts and further warnings."""
+        return replace(self, warnings=(*self.warnings, *warnings))
+
+
+def units_by_block(structure: Structure, masks: Masks) -> tuple[BlockFacts, ...]:
+    """Count kept units by block; those of several sites of one kind in a block together."""
+    blocks: dict[tuple[int, int], dict[str, KeptUnits]] = {}
+    for site in structure:
+        units = blocks.setdefault((site.chain, site.block), {})
+        before = units.get(site.kind, KeptUnits(kept=0, of=0))
+        kept = before.kept + int(masks[site.name].sum())
+        units[site.kind] = KeptUnits(kept=kept, of=before.of + site.units)
+    return tuple(BlockFacts(block=block, units=units) for (_, block), units in blocks.items())
+
+
+def compact_curves(costs: Mapping[str, Tensor | None]) -> dict[str, tuple[float, ...]]:
     """By site, what removing units costs together: at none, at all, and evenly between, at most 33 points.
 
     Args:
@@ -39,7 +166,7 @@ def compact_curves(costs: Mapping[str, Tensor | None]) -> dict[str, list[float]]
             steps = min(len(cost), CURVE_POINTS - 1)
             removed = [round(len(cost) * step / steps) for step in range(1, steps + 1)]
             total = cost.double().cumsum(0).tolist()
-            curves[site] = [0.0, *(float(f"{total[count - 1]:.4g}") for count in removed)]
+            curves[site] = (0.0, *(float(f"{total[count - 1]:.4g}") for count in removed))
     return curves
 
 

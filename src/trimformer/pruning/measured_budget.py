@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from transformers import PreTrainedModel
 
@@ -24,19 +25,21 @@ def pruned_as_measured(
         asked: the share wanted.
         lowest: the share below which the tables cannot go.
     """
-    share, tried = asked, list[tuple[float, PruningResult]]()
+    share, tried = asked, list[tuple[float, float, PruningResult]]()
     for _ in range(ATTEMPTS):
         result = prune(share)
-        measured = result.manifest["budget"]["measured"] = kept(result.model)
+        measured = kept(result.model)
         error = abs(measured / asked - 1)
-        tried.append((error, result))
+        tried.append((error, measured, result))
         share *= asked / measured
         if error <= NEAR or not lowest < share <= 1:
             break
-    error, best = min(tried, key=lambda each: each[0])
-    if error > FAR:
-        best.manifest["warnings"].append(
-            f"the result measures {best.manifest['budget']['measured']:.3f} of the dense model, not {asked:g}: "
-            "try again while nothing else runs; sizes in between may all take the same time"
-        )
-    return best
+    error, measured, best = min(tried, key=lambda each: each[0])
+    best = best.telling(budget=replace(best.facts.budget, measured=measured))
+    if error <= FAR:
+        return best
+    warning = (
+        f"the result measures {measured:.3f} of the dense model, not {asked:g}: "
+        "try again while nothing else runs; sizes in between may all take the same time"
+    )
+    return replace(best, facts=best.facts.with_warnings(warning))

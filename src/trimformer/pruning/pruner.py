@@ -29,7 +29,15 @@ from trimformer.pruning import preflight
 from trimformer.pruning.budget import Budget, MeasuredCost, Prices, rounded_tables, total_cost, workload_of
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.contract import Job
-from trimformer.pruning.facts import compact_curves, masks_summary, patterns
+from trimformer.pruning.facts import (
+    BudgetFacts,
+    CalibrationFacts,
+    ParameterFacts,
+    PruningFacts,
+    compact_curves,
+    patterns,
+    units_by_block,
+)
 from trimformer.pruning.fingerprint import fingerprint, measured_key
 from trimformer.pruning.measured_budget import pruned_as_measured
 from trimformer.pruning.memory import pass_tokens
@@ -209,19 +217,9 @@ class Pruner:
                 masks = processes.agreed_masks(prune_uniformly(self.method, job, measured))
         (describe_stock if budget.uniform else describe_cut)(job.student, masks)
         _verify_budget(job, masks)
-        reached = prices.of_sum(total_cost(masks, prices.tables)) / prices.total
-        facts = self._facts(job, masks) | {
-            "budget": {
-                "cost": budget.cost,
-                "asked": budget.keep_fraction,
-                "reached": reached,
-                "round_to": budget.round_to,
-                "uniform": budget.uniform,
-            },
-            "seconds": {"measuring": self.measuring.seconds, "pruning": pruning.seconds},
-            "memory_mb": {"measuring": self.measuring.memory_mb, "pruning": pruning.memory_mb},
-            "curves": compact_curves({site: found.removal_cost for site, found in measured.items()}),
-        }
+        curves = compact_curves({site: found.removal_cost for site, found in measured.items()})
+        facts = self._facts(job, masks, self._budget_facts(budget, masks), curves)
+        facts = facts.with_stage("measuring", self.measuring).with_stage("pruning", pruning)
         return PruningResult(job.student.model, masks, facts)
 
     def prices(self, cost: str) -> Prices:
@@ -232,39 +230,55 @@ class Pruner:
             )
         return self._prices[cost]
 
+    def _share_kept(self, cost: str, masks: Masks) -> float:
+        """Share of the dense model's cost that stays, as formulas or tables have it."""
+        prices = self.prices(cost)
+        return prices.of_sum(total_cost(masks, prices.tables)) / prices.total
+
     def _kept_by_cost(self, masks: Masks) -> dict[str, float]:
         """Share of every cost that stays; of those that must be measured, where they are."""
         costs = plugins.provided("costs")
         counted = [name for name, cost in costs.items() if name in self._prices or not isinstance(cost, MeasuredCost)]
-        shares = {}
-        for name in counted:
-            prices = self.prices(name)
-            shares[name] = prices.of_sum(total_cost(masks, prices.tables)) / prices.total
-        return shares
+        return {name: self._share_kept(name, masks) for name in counted}
 
-    def _facts(self, job: Job, masks: Masks) -> dict[str, Any]:
-        return {
-            "method": self.name,
-            "options": asdict(self.method),  # type: ignore[call-overload]  # every method is a dataclass
-            "kept": self._kept_by_cost(masks),
-            "model_class": type(job.student.model).__name__,
-            "dtype": str(job.student.model.dtype).removeprefix("torch."),
-            "units": masks_summary(job.dense, masks),
-            "patterns": patterns(masks),
-            "parameters": {"dense": parameter_count(job.dense.model), "pruned": parameter_count(job.student.model)},
-            "already_pruned": bool(pruning_config(job.dense).kept),
-            "warnings": list(self.warnings),
-            "calibration": {
-                "tokens": job.tokens,
-                "sequences": job.sequences,
-                "mean_length": job.mean_length,
-                "seed": job.seed,
-                "fingerprint": fingerprint(job.batches),
-            },
-            "workload": asdict(self.workload),
-            "processes": processes.count(),
-            "versions": versions(),
-        }
+    def _budget_facts(self, budget: Budget, masks: Masks) -> BudgetFacts:
+        return BudgetFacts(
+            cost=budget.cost,
+            asked=budget.keep_fraction,
+            reached=self._share_kept(budget.cost, masks),
+            round_to=budget.round_to,
+            uniform=budget.uniform,
+        )
+
+    def _facts(
+        self, job: Job, masks: Masks, budget: BudgetFacts, curves: Mapping[str, tuple[float, ...]]
+    ) -> PruningFacts:
+        small = job.student.model
+        return PruningFacts(
+            method=self.name,
+            options=asdict(self.method),  # type: ignore[call-overload]  # every method is a dataclass
+            kept=self._kept_by_cost(masks),
+            model_class=type(small).__name__,
+            dtype=str(small.dtype).removeprefix("torch."),
+            units=units_by_block(job.dense, masks),
+            patterns=patterns(masks),
+            parameters=ParameterFacts(dense=parameter_count(job.dense.model), pruned=parameter_count(small)),
+            already_pruned=bool(pruning_config(job.dense).kept),
+            warnings=tuple(self.warnings),
+            calibration=CalibrationFacts(
+                tokens=job.tokens,
+                sequences=job.sequences,
+                mean_length=job.mean_length,
+                seed=job.seed,
+                fingerprint=fingerprint(job.batches),
+            ),
+            workload=self.workload,
+            processes=processes.count(),
+            versions=versions(),
+            budget=budget,
+            seconds={},
+            curves=curves,
+        )
 
 
 def _verify_budget(job: Job, masks: Masks) -> None:

@@ -1,19 +1,31 @@
-"""What pruning gives back."""
+"""The result of pruning: a smaller model and its facts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedModel
 
+from trimformer.model.manifest import plain
 from trimformer.model.sites import Masks
+from trimformer.pruning.facts import PruningFacts
 
 
-@dataclass
+@dataclass(frozen=True)
 class PruningResult:
-    """What `prune` returns: the pruned model, and every fact a person would ask for."""
+    """What `prune` returns: the pruned model, which units it kept, and every fact a person would ask for."""
 
     model: PreTrainedModel
     masks: Masks
-    manifest: dict[str, Any] = field(default_factory=dict)
+    facts: PruningFacts
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The facts as plain JSON, to print or to save with the model; made anew each time it is asked for."""
+        facts: dict[str, Any] = plain(self.facts)
+        return facts
+
+    def telling(self, **changes: Any) -> PruningResult:
+        """The same result with other facts, by field of `PruningFacts`."""
+        return replace(self, facts=replace(self.facts, **changes))

@@ -8,15 +8,18 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from trimformer.errors import CheckpointError
-from trimformer.judging.project import TaskResult
-from trimformer.model.manifest import as_text
+from trimformer.judging.manifest import Manifest
+from trimformer.model.manifest import as_text, plain
+from trimformer.report.pictures import draw_frontier
+from trimformer.report.side_by_side import frontiers
 
 PLOT = "frontier.svg"
 FACTS = "frontier.json"
-MEASURES = {"flops": "FLOPs kept", "parameters": "parameters of the whole model", "latency": "latency, measured"}
+PANEL = (3.7, 3.6)
+COLOUR, BESIDE = "C0", "gray"
 
 
-def check_writable(folder: Path, *, overwrite: bool) -> None:
+def check_no_sweep(folder: Path, *, overwrite: bool) -> None:
     """Refuse to replace the files of an earlier sweep.
 
     Raises:
@@ -27,37 +30,25 @@ def check_writable(folder: Path, *, overwrite: bool) -> None:
             raise CheckpointError(f"{folder / name} exists: choose another `out`, or replace it with `overwrite=True`")
 
 
-def write(results: Sequence[TaskResult], folder: Path) -> None:
+def write_sweep(results: Sequence[Manifest], folder: Path) -> None:
     """Write `frontier.svg` and `frontier.json` into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FACTS).write_text(as_text([result.pruning.manifest for result in results]))
+    (folder / FACTS).write_text(as_text(plain(results)), encoding="utf-8")
     plot(results).savefig(folder / PLOT, metadata={"Date": None})
 
 
-def plot(results: Sequence[TaskResult]) -> Figure:
-    """Metric with its interval against what is left of FLOPs, of all parameters, and of the measured latency."""
-    name, dense = next(iter(results[0].before.items()))
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    for axes, (measure, label) in zip(figure.subplots(1, len(MEASURES), sharey=True), MEASURES.items(), strict=True):
-        points = sorted((100 * _share(result, measure), result.after[name]) for result in results)
-        values = [metric.value for _, metric in points]
-        below = [metric.value - metric.low for _, metric in points]
-        above = [metric.high - metric.value for _, metric in points]
-        axes.errorbar(
-            [share for share, _ in points], values, yerr=[below, above], marker="o", capsize=3, label="pruned"
-        )
-        axes.axhline(dense.value, linestyle="--", color="gray", label="dense")
-        axes.set_xlabel(f"{label} (%)")
-        axes.set_xlim(0, 105)
+def plot(results: Sequence[Manifest]) -> Figure:
+    """Draw the metric with its interval against what is left of the cost, of all parameters, and of the time."""
+    drawn = frontiers(results)
+    figure = Figure(figsize=(PANEL[0] * len(drawn), PANEL[1]), layout="constrained")
+    panels = figure.subplots(1, len(drawn), sharey=True, squeeze=False)[0]
+    for axes, each in zip(panels, drawn, strict=True):
+        draw_frontier(axes, each, COLOUR, BESIDE)
+        axes.label_outer()
         axes.grid(alpha=0.3)
-    facts = results[0].pruning.manifest
-    figure.suptitle(f"{facts['method']}, {facts['calibration']['tokens']} calibration tokens")
-    figure.axes[0].set_ylabel(f"{name} (n={dense.sample_size}, 95 % interval)")
-    figure.axes[0].legend()
+    pruning, dense = results[0].pruning, drawn[0].dense
+    figure.suptitle(
+        f"{pruning.method}, {pruning.calibration.tokens} calibration tokens; "
+        f"{drawn[0].metric} on {dense.sample_size} rows with its 95 % interval"
+    )
     return figure
-
-
-def _share(result: TaskResult, measure: str) -> float:
-    """Share of the dense model's, from 0 to 1."""
-    shares = {"parameters": result.parameter_share, "latency": result.latency_share}
-    return shares[measure] if measure in shares else float(result.pruning.manifest["kept"][measure])

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
+from trimformer.judging.manifest import Manifest
 from trimformer.report import summary
 from trimformer.report.render import render
-from trimformer.report.summary import Facts
 
 README = "README.md"
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -24,39 +24,39 @@ PIPELINES = {
 """By the end of a model class's name, the hub's name of what the model does; any other gives features."""
 
 
-def model_card(facts: Facts) -> str:
+def model_card(facts: Manifest) -> str:
     """The text of a checkpoint's README.md.
 
-    Args:
-        facts: the manifest.
+    Raises:
+        DataError: the model was not pruned.
     """
+    pruning, rows = facts.pruning, summary.metrics(facts)
     header = ModelCardData(
         library_name="transformers",
-        base_model=_base_model(facts),
-        pipeline_tag=_pipeline(facts.get("model_class", "")),
-        tags=["trimformer", "pruning", "structured-pruning", facts["method"]],
-        metrics=[row.name for row in summary.metrics(facts)] or None,
+        base_model=_base_model(facts.origin.source),
+        pipeline_tag=_pipeline(pruning.model_class),
+        tags=["trimformer", "pruning", "structured-pruning", pruning.method],
+        metrics=[row.name for row in rows] or None,
     )
     body = render(
         "card.md",
-        title=f"{summary.name(facts)}, pruned by {facts['method']}",
-        model=facts.get("source", "a model"),
+        title=f"{summary.name(facts)}, pruned by {pruning.method}",
+        model=facts.origin.source or "a model",
         verdict=summary.verdict(facts),
-        warnings=summary.warnings([facts]),
+        warnings=summary.each_once([pruning.warnings]),
         shares=summary.shares(facts),
         remarks=summary.remarks(facts),
-        metrics=summary.metrics(facts),
+        metrics=rows,
         blocks=summary.blocks(facts),
         loading=summary.loading(facts, "this/folder"),
-        command=facts.get("command"),
+        command=facts.origin.command,
         settings=summary.settings(facts),
     )
     return f"---\n{header.to_yaml()}\n---\n\n{body}"
 
 
-def _base_model(facts: Facts) -> str | None:
+def _base_model(source: str) -> str | None:
     """The dense model's name on the hub; None where it was a folder."""
-    source = str(facts.get("source", ""))
     return source if HUB_NAME.fullmatch(source) and not Path(source).exists() else None
 
 

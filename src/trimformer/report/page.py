@@ -7,16 +7,17 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from jinja2 import UndefinedError
+from typing import Any
 
 from trimformer.errors import CheckpointError, DataError
+from trimformer.judging.manifest import DENSE, PRUNED, Manifest
+from trimformer.model.manifest import MANIFEST, checked
 from trimformer.model.sites import place
+from trimformer.pruning.facts import PruningFacts
 from trimformer.report import pictures, side_by_side, summary
 from trimformer.report.render import render
-from trimformer.report.summary import Facts
 
-MANIFEST, SWEEP = "trimformer.json", "frontier.json"
+SWEEP = "frontier.json"
 CHECKPOINT = "the folder of the checkpoint"
 
 
@@ -24,72 +25,93 @@ def from_folder(folder: Path) -> str:
     """The page of a checkpoint or a sweep, from the JSON in its folder.
 
     Raises:
-        DataError: there is none, or it is damaged or made by another program.
+        DataError: there is none, it is damaged or made by another program, or nothing was pruned.
     """
     found = next((folder / name for name in (SWEEP, MANIFEST) if (folder / name).is_file()), None)
     if found is None:
         raise DataError(f"{folder} has neither {MANIFEST} nor {SWEEP}: give a folder that prune or sweep wrote")
+    results = _read_results(found)
+    return sweep_page(results) if found.name == SWEEP else checkpoint_page(results[0], str(folder))
+
+
+def _read_results(file: Path) -> list[Manifest]:
     try:
-        facts = json.loads(found.read_text(encoding="utf-8"))
-        return sweep_page(facts) if found.name == SWEEP else checkpoint_page(facts, str(folder))
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, UndefinedError) as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return _pruned(checked(list, content, "") if file.name == SWEEP else [content])
+    except (OSError, ValueError, DataError) as error:
         raise DataError(
-            f"{found} is damaged or not written by this version of trimformer ({type(error).__name__}: {error}): "
-            "make the result again"
+            f"{file} is damaged or not written by this version of trimformer ({error}): make the result again"
         ) from error
 
 
-def checkpoint_page(facts: Facts, folder: str = CHECKPOINT) -> str:
+def _pruned(contents: Sequence[Any]) -> list[Manifest]:
+    """Read the records of pruned models, at least one."""
+    results = [Manifest.from_json(content) for content in contents]
+    if not (results and all(result.pruning for result in results)):
+        raise DataError("there is no result")
+    return results
+
+
+def checkpoint_page(facts: Manifest, folder: str = CHECKPOINT) -> str:
     """The page of one pruned checkpoint.
 
     Args:
-        facts: its manifest.
+        facts: everything known of it.
         folder: where it is, for the lines that load it.
+
+    Raises:
+        DataError: the model was not pruned.
     """
-    rows = summary.metrics(facts)
+    pruning, rows = facts.pruning, summary.metrics(facts)
     return render(
         "checkpoint.html",
         model=summary.name(facts),
-        method=facts["method"],
+        method=pruning.method,
         verdict=summary.verdict(facts),
-        warnings=summary.warnings([facts]),
+        warnings=summary.each_once([pruning.warnings]),
         shares=summary.shares(facts),
         remarks=summary.remarks(facts),
         metrics=rows,
-        metric_pictures=[pictures.intervals(row.name, {"dense": row.dense, "pruned": row.pruned}) for row in rows],
+        metric_pictures=[pictures.intervals(row.name, {DENSE: row.dense, PRUNED: row.pruned}) for row in rows],
         blocks=summary.blocks(facts),
-        curve_pictures=_curves(facts, summary.removed(facts)),
+        curve_pictures=_curves(pruning, summary.removed(facts)),
         stages=summary.stages(facts),
-        cached=_cached(facts),
+        cached=_cached(pruning),
         loading=summary.loading(facts, folder),
-        command=facts.get("command"),
+        command=facts.origin.command,
         settings=summary.settings(facts),
-        versions=facts["versions"],
+        versions=pruning.versions,
     )
 
 
-def sweep_page(results: Sequence[Facts]) -> str:
-    """The page of a sweep: `results` are the manifests of all sizes."""
-    first = results[0]
+def sweep_page(results: Sequence[Manifest]) -> str:
+    """The page of a sweep, from the facts of all sizes.
+
+    Raises:
+        DataError: there is no size, or one of a model that was not pruned.
+    """
+    if not results:
+        raise DataError("a sweep without any size: there is nothing to report")
+    first, pruning = results[0], results[0].pruning
     judged = summary.metrics(first)[:1]
     return render(
         "sweep.html",
         results=results,
         model=summary.name(first),
-        method=first["method"],
+        method=pruning.method,
         verdict=side_by_side.sweep_verdict(results),
         remarks=side_by_side.sweep_remarks(results),
-        warnings=summary.warnings(results),
-        pictures=_frontiers(results),
+        warnings=summary.each_once(facts.pruning.warnings for facts in results),
+        pictures=[pictures.frontier(drawn) for drawn in side_by_side.frontiers(results)],
         metric=judged[0].name if judged else None,
         table=side_by_side.sweep_rows(results),
-        kept=[(side_by_side.asked(facts), summary.blocks(facts)) for facts in results],
-        curve_pictures=_curves(first, {}),
+        kept=[(side_by_side.asked(facts.pruning.budget), summary.blocks(facts)) for facts in results],
+        curve_pictures=_curves(pruning, {}),
         stages=side_by_side.sweep_stages(results),
-        cached=_cached(first),
-        command=first.get("command"),
+        cached=_cached(pruning),
+        command=first.origin.command,
         settings=summary.settings(first),
-        versions=first["versions"],
+        versions=pruning.versions,
     )
 
 
@@ -105,8 +127,7 @@ def comparison_page(
 
     Args:
         title: of the page.
-        runs: those that succeeded: of each `task`, `method`, `seed`, and as in a manifest `budget`, `metrics`,
-            `latency`, `versions` and `warnings`.
+        runs: those that succeeded.
         failures: a line for every run that failed.
         command: what to type to make it again.
         settings: what else the results depend on, by name.
@@ -122,16 +143,16 @@ def comparison_page(
         title=title,
         verdict=side_by_side.comparison_verdict(runs),
         tables=tables,
-        warnings=[*failures, *summary.warnings(runs)],
+        warnings=[*failures, *summary.each_once(run.warnings for run in runs)],
         remarks=side_by_side.comparison_remarks(runs),
         pictures=[pictures.methods(table) for table in tables],
         command=command,
-        settings=[*(settings or {}).items(), ("versions", summary.versions_text(runs[0]["versions"]))],
-        versions=runs[0]["versions"],
+        settings=[*(settings or {}).items(), ("versions", summary.versions_text(runs[0].versions))],
+        versions=runs[0].versions,
     )
 
 
-def check_writable(out: Path, *, overwrite: bool) -> None:
+def check_page_writable(out: Path, *, overwrite: bool) -> None:
     """Refuse a page that exists or cannot be made, before any work is done.
 
     Raises:
@@ -144,7 +165,7 @@ def check_writable(out: Path, *, overwrite: bool) -> None:
         raise CheckpointError(f"{out} exists: choose another file, or replace it with `overwrite=True`")
 
 
-def write(page: str, out: Path) -> None:
+def write_page(page: str, out: Path) -> None:
     """Write a page, whole or not at all.
 
     Raises:
@@ -159,36 +180,12 @@ def write(page: str, out: Path) -> None:
         raise CheckpointError(f"cannot write {out}: {error}; choose another file") from error
 
 
-def _curves(facts: Facts, removed: Mapping[str, float]) -> list[str]:
+def _curves(pruning: PruningFacts, removed: Mapping[str, float]) -> list[str]:
     """A picture for every kind of sublayer that has removal curves."""
-    curves = facts.get("curves", {})
-    sublayers = dict.fromkeys(place(site)[1] for site, curve in curves.items() if curve[-1] > 0)
-    return [pictures.removal(sublayer, curves, removed) for sublayer in sublayers]
+    sublayers = dict.fromkeys(place(site)[1] for site, curve in pruning.curves.items() if curve[-1] > 0)
+    return [pictures.removal(sublayer, pruning.curves, removed) for sublayer in sublayers]
 
 
-def _frontiers(results: Sequence[Facts]) -> list[str]:
-    """The judging metric against every share that is known; none where nothing was judged."""
-    judged = [row for facts in results for row in summary.metrics(facts)[:1]]
-    if not judged:
-        return []
-    cost = side_by_side.common_cost(results)
-    by_measure: dict[str, list[float | None]] = {
-        f"{summary.short_cost(cost)} kept": [facts["kept"][cost] for facts in results],
-        "parameters kept": [summary.parameter_share(facts) for facts in results],
-        "time, measured": [summary.latency_share(facts) for facts in results],
-    }
-    return [
-        pictures.frontier(
-            judged[0].name,
-            measure,
-            [(100 * (share or 0), row.pruned) for share, row in zip(shares, judged, strict=True)],
-            judged[0].dense,
-        )
-        for measure, shares in by_measure.items()
-        if None not in shares
-    ]
-
-
-def _cached(facts: Facts) -> bool:
+def _cached(pruning: PruningFacts) -> bool:
     """Whether an earlier run's measurement was used."""
-    return bool(facts.get("curves")) and not facts["seconds"]["measuring"]
+    return bool(pruning.curves) and not pruning.seconds["measuring"]

@@ -15,9 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
-from trimformer.judging.metrics import PERPLEXITY, shown
+from trimformer.judging.metrics import PERPLEXITY, Metric, interval, shown
 from trimformer.model.sites import place
-from trimformer.report.side_by_side import TaskTable
+from trimformer.report.side_by_side import Frontier, TaskTable
 
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
 """Placeholders that no other colour of a picture equals; each becomes the CSS variable of its name."""
@@ -58,13 +58,8 @@ STYLE: dict[Any, Any] = {
 MOST_LABELS, LABEL_HEIGHT = 12, 0.075
 UNITS = {"attention": "heads", "ffn": "neurons"}
 
-Interval = Mapping[str, float]
-"""A metric as the manifest has it: `value`, `low`, `high`."""
-Point = tuple[float, Interval]
-"""Share of the dense model in percent, and the metric there."""
 
-
-def intervals(name: str, rows: Mapping[str, Interval]) -> str:
+def intervals(name: str, rows: Mapping[str, Metric]) -> str:
     """One metric of several models, as dots with their intervals, one below the other."""
     with _picture(
         f"metric-{name}", f"{name} with its 95 % interval: {_spoken(rows)}", 0.75 + 0.28 * len(rows)
@@ -72,8 +67,8 @@ def intervals(name: str, rows: Mapping[str, Interval]) -> str:
         axes = drawn.axes
         for height, (label, metric) in enumerate(reversed(list(rows.items()))):
             colour = MUTED if label == "dense" else ACCENT
-            axes.plot([metric["low"], metric["high"]], [height] * 2, color=colour, linewidth=2)
-            axes.plot(metric["value"], height, "o", color=colour)
+            axes.plot([metric.low, metric.high], [height] * 2, color=colour, linewidth=2)
+            axes.plot(metric.value, height, "o", color=colour)
         axes.set_title(name, loc="left")
         axes.set_yticks(range(len(rows)), list(rows)[::-1])
         axes.set_ylim(-0.6, len(rows) - 0.4)
@@ -83,20 +78,24 @@ def intervals(name: str, rows: Mapping[str, Interval]) -> str:
     return drawn.svg
 
 
-def frontier(name: str, measure: str, points: Sequence[Point], dense: Interval) -> str:
+def frontier(drawn: Frontier) -> str:
     """A metric with its interval against what is left of the dense model."""
-    said = ", ".join(f"{shown(metric['value'])} at {share:.0f} %" for share, metric in sorted(points, key=_share))
-    title = f"{name} against {measure}: {said}; dense {shown(dense['value'])}"
-    with _picture(f"frontier-{measure}", title, 2.9) as drawn:
-        axes = drawn.axes
-        for share, metric in points:
-            axes.plot([share] * 2, [metric["low"], metric["high"]], color=ACCENT, linewidth=1.5)
-        ordered = sorted(points, key=_share)
-        axes.plot([share for share, _ in ordered], [metric["value"] for _, metric in ordered], "o-", color=ACCENT)
-        _dense_line(axes, dense)
-        metric_scale(axes, name)
-        axes.set(xlabel=f"{measure}, %", xlim=(0, max(105, 5 + ordered[-1][0])))
-    return drawn.svg
+    said = ", ".join(f"{shown(metric.value)} at {share:.0f} %" for share, metric in drawn.points)
+    title = f"{drawn.metric} against {drawn.measure}: {said}; dense {shown(drawn.dense.value)}"
+    with _picture(f"frontier-{drawn.measure}", title, 2.9) as picture:
+        draw_frontier(picture.axes, drawn)
+    return picture.svg
+
+
+def draw_frontier(axes: Axes, drawn: Frontier, colour: str = ACCENT, beside: str = MUTED) -> None:
+    """Draw a frontier into a panel; what belongs to the dense model is in the colour `beside`."""
+    for share, metric in drawn.points:
+        axes.plot([share] * 2, [metric.low, metric.high], color=colour, linewidth=1.5)
+    shares = [share for share, _ in drawn.points]
+    axes.plot(shares, [metric.value for _, metric in drawn.points], "o-", color=colour)
+    _dense_line(axes, drawn.dense, beside)
+    metric_scale(axes, drawn.metric)
+    axes.set(xlabel=f"{drawn.measure}, %", xlim=(0, max(105, 5 + shares[-1])))
 
 
 def methods(table: TaskTable) -> str:
@@ -105,7 +104,7 @@ def methods(table: TaskTable) -> str:
         f"{name}: {', '.join(f'{shown(cell.value)} at {100 * cell.share:.0f} %' for cell in cells.values())}"
         for name, cells in table.methods.items()
     )
-    title = f"{table.metric} of {table.task} against {table.cost}: {said}; dense {shown(table.dense['value'])}"
+    title = f"{table.metric} of {table.task} against {table.cost}: {said}; dense {shown(table.dense.value)}"
     with _picture(f"methods-{table.task}-{table.cost}", title, 3.0 + 0.13 * len(table.methods)) as drawn:
         axes = drawn.axes
         for number, (name, cells) in enumerate(table.methods.items()):
@@ -158,15 +157,10 @@ def metric_scale(axes: Axes, metric: str) -> None:
         axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
 
 
-def _dense_line(axes: Axes, dense: Interval) -> None:
-    axes.axhline(dense["value"], linestyle="--", color=MUTED, linewidth=1)
+def _dense_line(axes: Axes, dense: Metric, colour: str = MUTED) -> None:
+    axes.axhline(dense.value, linestyle="--", color=colour, linewidth=1)
     axes.annotate(
-        "dense",
-        (0, dense["value"]),
-        (3, 4),
-        color=MUTED,
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
+        "dense", (0, dense.value), (3, 4), color=colour, xycoords=("axes fraction", "data"), textcoords="offset points"
     )
 
 
@@ -244,11 +238,5 @@ def _identifier(name: str) -> str:
     return re.sub(r"\W+", "-", name)
 
 
-def _spoken(rows: Mapping[str, Interval]) -> str:
-    return "; ".join(
-        f"{label} {shown(row['value'])} [{shown(row['low'])}, {shown(row['high'])}]" for label, row in rows.items()
-    )
-
-
-def _share(point: Point) -> float:
-    return point[0]
+def _spoken(rows: Mapping[str, Metric]) -> str:
+    return "; ".join(f"{label} {shown(row.value)} {interval(row)}" for label, row in rows.items())

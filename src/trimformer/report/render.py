@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from trimformer.judging.metrics import shown
+from trimformer.judging.metrics import WORDS, interval, shown
 from trimformer.report import summary
 
 
@@ -29,7 +29,7 @@ def _environment() -> Environment:
     environment.filters["code"] = _markdown_code
     environment.globals |= {
         "names": summary.UNIT_NAMES,
-        "interval": summary.interval,
+        "interval": partial(interval, form=WORDS),
         "percent": summary.percent,
         "shown": shown,
     }

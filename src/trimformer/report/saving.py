@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trimformer.judging.manifest import Manifest
 from trimformer.model import checkpoint
 from trimformer.report.model_card import README, model_card
 
@@ -40,13 +41,16 @@ def save(
 
     Raises:
         CheckpointError: the folder exists and `overwrite` is not set, or it cannot be written.
+        DataError: a manifest with a budget that is not one of this package; names what is missing or wrong.
     """
     return checkpoint.write(
         model,
         out,
         tokenizer=tokenizer,
         manifest=manifest,
-        texts={README: model_card(manifest)} if manifest is not None and "budget" in manifest else {},
+        texts={README: model_card(Manifest.from_json(dict(manifest)))}
+        if manifest is not None and "budget" in manifest
+        else {},
         overwrite=overwrite,
         dtype=dtype,
         extra_files=extra_files,

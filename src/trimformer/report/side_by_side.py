@@ -1,24 +1,26 @@
-"""What several results say side by side, in words and rows: the sizes of a sweep, the methods of a comparison."""
+"""Several results side by side, in words and rows: the sizes of a sweep, the methods of a comparison."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
-from trimformer.judging.metrics import LOWER_IS_BETTER, shown
+from trimformer.judging.manifest import DENSE, PRUNED, Manifest, latency_share
+from trimformer.judging.metrics import LOWER_IS_BETTER, WORDS, Metric, Metrics, interval, shown
+from trimformer.observing.latency import Latency
+from trimformer.pruning.facts import BudgetFacts
 from trimformer.report import summary
-from trimformer.report.summary import Facts, Stage
+from trimformer.report.summary import Stage
 
 
-def sweep_verdict(results: Sequence[Facts]) -> str:
+def sweep_verdict(results: Sequence[Manifest]) -> str:
     """A sweep in one sentence: its range, and what the smallest size loses."""
     cost = common_cost(results)
-    smallest = min(results, key=lambda facts: float(facts["kept"][cost]))
-    ends = {summary.percent(end(facts["kept"][cost] for facts in results)): None for end in (max, min)}
+    smallest = min(results, key=lambda facts: facts.pruning.kept[cost])
+    ends = {summary.percent(end(facts.pruning.kept[cost] for facts in results)): None for end in (max, min)}
     said = f"{len(results)} sizes keep {' to '.join(ends)} of the {summary.cost_name(cost)}"
-    share = summary.latency_share(smallest)
+    share = smallest.latency_share
     if share is not None:
         said += f"; the smallest runs in {summary.percent(share)} of the dense model's time"
     for row in summary.metrics(smallest)[:1]:
@@ -26,82 +28,121 @@ def sweep_verdict(results: Sequence[Facts]) -> str:
     return f"{said}."
 
 
-def common_cost(results: Sequence[Facts]) -> str:
+def common_cost(results: Sequence[Manifest]) -> str:
     """The cost that all budgets are of; FLOPs, which are always counted, where they differ."""
-    costs = {str(facts["budget"]["cost"]) for facts in results}
+    costs = {facts.pruning.budget.cost for facts in results}
     return costs.pop() if len(costs) == 1 else "flops"
 
 
-def asked(facts: Facts) -> str:
+def asked(budget: BudgetFacts) -> str:
     """A budget as text."""
-    budget = facts["budget"]
-    return f"{summary.percent(budget['asked'])} of {summary.short_cost(budget['cost'])}"
+    return f"{summary.percent(budget.asked)} of {summary.short_cost(budget.cost)}"
 
 
-def sweep_remarks(results: Sequence[Facts]) -> list[str]:
+def sweep_remarks(results: Sequence[Manifest]) -> list[str]:
     """How far the judging metric holds, and how far the numbers go."""
     said = []
     for row in summary.metrics(results[0])[:1]:
-        holding = [float(facts["kept"][common_cost(results)]) for facts in results if _holds(facts)]
+        holding = [facts.pruning.kept[common_cost(results)] for facts in results if _holds(facts)]
         held = f"keeps {summary.percent(min(holding))}" if holding else "is not among these sizes"
         said.append(
             f"The smallest size whose 95\N{NO-BREAK SPACE}% {row.name} interval reaches the dense model's {held}."
         )
-    if "latency" in results[0]:
-        said.append(summary.timing(results[0]["latency"]["pruned"]))
+    if results[0].latency:
+        said.append(summary.timing(results[0].latency[PRUNED]))
     return [*said, "Parameters are those of the whole model. FLOPs and parameters are counted, time is measured."]
 
 
-def _holds(facts: Facts) -> bool:
+def _holds(facts: Manifest) -> bool:
     """Whether the pruned model's interval of the judging metric reaches the dense model's value, or is better."""
     for row in summary.metrics(facts)[:1]:
         if row.name in LOWER_IS_BETTER:
-            return row.pruned["low"] <= row.dense["value"]
-        return row.pruned["high"] >= row.dense["value"]
+            return row.pruned.low <= row.dense.value
+        return row.pruned.high >= row.dense.value
     return False
 
 
-def sweep_rows(results: Sequence[Facts]) -> list[dict[str, str]]:
+def sweep_rows(results: Sequence[Manifest]) -> list[dict[str, str]]:
     """One row a size, the dense model first: asked, reached and measured, as text."""
-    rows = []
-    judged = summary.metrics(results[0])[:1]
-    whole = summary.percent(1.0)
-    first = {"asked": "dense", "reached": "", "parameters": whole, "time": whole if "latency" in results[0] else ""}
-    rows.append(first | {"value": "", "interval": ""} | (_shown(judged[0].dense) if judged else {}))
+    whole, judged = summary.percent(1.0), summary.metrics(results[0])[:1]
+    first = {"asked": "dense", "reached": "", "parameters": whole, "time": whole if results[0].latency else ""}
+    rows = [first | _shown([row.dense for row in judged])]
     for facts in results:
-        budget, share = facts["budget"], summary.latency_share(facts)
+        pruning, share = facts.pruning, facts.latency_share
         row = {
-            "asked": asked(facts),
-            "reached": summary.percent(budget["reached"]),
-            "parameters": summary.percent(summary.parameter_share(facts)),
+            "asked": asked(pruning.budget),
+            "reached": summary.percent(pruning.budget.reached),
+            "parameters": summary.percent(pruning.parameters.share),
             "time": "" if share is None else summary.percent(share),
         }
-        shown = [_shown(metric.pruned) for metric in summary.metrics(facts)[:1]]
-        rows.append(row | (shown[0] if shown else {"value": "", "interval": ""}))
+        rows.append(row | _shown([row.pruned for row in summary.metrics(facts)[:1]]))
     return rows
 
 
-def _shown(metric: Mapping[str, float]) -> dict[str, str]:
-    return {"value": shown(metric["value"]), "interval": summary.interval(metric)}
+def _shown(judged: Sequence[Metric]) -> dict[str, str]:
+    """The judging metric as text; of none, nothing."""
+    texts = [{"value": shown(metric.value), "interval": interval(metric, WORDS)} for metric in judged]
+    return texts[0] if texts else {"value": "", "interval": ""}
 
 
-def sweep_stages(results: Sequence[Facts]) -> list[Stage]:
+def sweep_stages(results: Sequence[Manifest]) -> list[Stage]:
     """Stages of all sizes in order; measuring is done once for all."""
     first = [stage for stage in summary.stages(results[0]) if stage.key == "measuring"]
     return first + [
-        Stage(stage.key, f"{asked(facts)}: {stage.what}", stage.seconds, stage.memory_mb)
+        Stage(stage.key, f"{asked(facts.pruning.budget)}: {stage.what}", stage.seconds, stage.memory_mb)
         for facts in results
         for stage in summary.stages(facts)
         if stage.key != "measuring"
     ]
 
 
-Run = Mapping[str, Any]
-"""One run of a comparison: `task`, `method`, `seed`, and as in a manifest `budget`, `metrics` and `latency`."""
+@dataclass(frozen=True)
+class Frontier:
+    """The judging metric of several sizes against what is left of the dense model, by one measure."""
+
+    metric: str
+    measure: str
+    points: tuple[tuple[float, Metric], ...]
+    """Share of the dense model in percent, rising, and the metric there."""
+    dense: Metric
+
+
+def frontiers(results: Sequence[Manifest]) -> list[Frontier]:
+    """The judging metric of a sweep against every share that is known; none where nothing was judged."""
+    judged = [row for facts in results for row in summary.metrics(facts)[:1]]
+    if not judged:
+        return []
+    cost = common_cost(results)
+    by_measure: dict[str, list[float | None]] = {
+        f"{summary.short_cost(cost)} kept": [facts.pruning.kept[cost] for facts in results],
+        "parameters of the whole model": [facts.pruning.parameters.share for facts in results],
+        "time, measured": [facts.latency_share for facts in results],
+    }
+    found = []
+    for measure, shares in by_measure.items():
+        known = [100 * share for share in shares if share is not None]
+        if len(known) == len(judged):
+            points = sorted(zip(known, (row.pruned for row in judged), strict=True), key=lambda point: point[0])
+            found.append(Frontier(judged[0].name, measure, tuple(points), judged[0].dense))
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run of a comparison."""
+
+    task: str
+    method: str
+    seed: int
+    budget: BudgetFacts
+    metrics: Mapping[str, Metrics]
+    latency: Mapping[str, Latency]
+    warnings: tuple[str, ...]
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Cell:
+class MethodAtSize:
     """The runs of one method at one size of one task: the judging metric's mean over seeds, and a range."""
 
     share: float
@@ -122,20 +163,20 @@ class TaskTable:
     task: str
     cost: str
     metric: str
-    dense: Mapping[str, float]
+    dense: Metric
     shares: Sequence[float]
     """Asked for, largest first."""
-    methods: Mapping[str, Mapping[float, Cell]]
+    methods: Mapping[str, Mapping[float, MethodAtSize]]
     """By method and share."""
 
 
 def comparison_verdict(runs: Sequence[Run]) -> str:
     """A comparison in one sentence: what was run."""
     counts = {
-        "method": len({run["method"] for run in runs}),
-        "size": len({(run["budget"]["cost"], run["budget"]["asked"]) for run in runs}),
-        "task": len({run["task"] for run in runs}),
-        "seed": len({run["seed"] for run in runs}),
+        "method": len({run.method for run in runs}),
+        "size": len({(run.budget.cost, run.budget.asked) for run in runs}),
+        "task": len({run.task for run in runs}),
+        "seed": len({run.seed for run in runs}),
     }
     said = ", ".join(f"{count} {noun}{'s' if count != 1 else ''}" for noun, count in counts.items())
     return f"{said}: {len(runs)} runs."
@@ -143,34 +184,33 @@ def comparison_verdict(runs: Sequence[Run]) -> str:
 
 def task_tables(runs: Sequence[Run]) -> Iterator[TaskTable]:
     """A table for every task and cost, in the order in which they come."""
-    for task, cost in dict.fromkeys((run["task"], run["budget"]["cost"]) for run in runs):
-        own = [run for run in runs if (run["task"], run["budget"]["cost"]) == (task, cost)]
-        metric = next(iter(own[0]["metrics"]["pruned"]))
-        shares = sorted({float(run["budget"]["asked"]) for run in own}, reverse=True)
+    for task, cost in dict.fromkeys((run.task, run.budget.cost) for run in runs):
+        own = [run for run in runs if (run.task, run.budget.cost) == (task, cost)]
+        metric = next(iter(own[0].metrics[PRUNED]))
+        shares = sorted({run.budget.asked for run in own}, reverse=True)
         methods = {
             method: {
-                share: _cell([run for run in own if (run["method"], run["budget"]["asked"]) == (method, share)], metric)
+                share: _at_size(here, metric)
                 for share in shares
-                if any((run["method"], run["budget"]["asked"]) == (method, share) for run in own)
+                if (here := [run for run in own if (run.method, run.budget.asked) == (method, share)])
             }
-            for method in dict.fromkeys(run["method"] for run in own)
+            for method in dict.fromkeys(run.method for run in own)
         }
-        yield TaskTable(task, summary.short_cost(cost), metric, own[0]["metrics"]["dense"][metric], shares, methods)
+        yield TaskTable(task, summary.short_cost(cost), metric, own[0].metrics[DENSE][metric], shares, methods)
 
 
-def _cell(runs: Sequence[Run], metric: str) -> Cell:
-    found = [run["metrics"]["pruned"][metric] for run in runs]
-    values = [row["value"] for row in found]
-    low, high = (min(values), max(values)) if len(runs) > 1 else (found[0]["low"], found[0]["high"])
-    times = [share for share in map(summary.latency_share, runs) if share is not None]
-    share = float(runs[0]["budget"]["asked"])
-    return Cell(share, fmean(values), low, high, len(runs), fmean(times) if times else None)
+def _at_size(runs: Sequence[Run], metric: str) -> MethodAtSize:
+    found = [run.metrics[PRUNED][metric] for run in runs]
+    values = [row.value for row in found]
+    low, high = (min(values), max(values)) if len(runs) > 1 else (found[0].low, found[0].high)
+    times = [share for run in runs if (share := latency_share(run.latency)) is not None]
+    return MethodAtSize(runs[0].budget.asked, fmean(values), low, high, len(runs), fmean(times) if times else None)
 
 
 def comparison_remarks(runs: Sequence[Run]) -> list[str]:
     """How the numbers of a comparison were taken."""
-    several = len({run["seed"] for run in runs}) > 1
+    several = len({run.seed for run in runs}) > 1
     ranges = "the mean over seeds with the lowest and highest" if several else "the value with its 95 % interval"
     said = [f"Below a size is {ranges}; then the measured time, as a share of the dense model's."]
-    times = [run["latency"]["pruned"] for run in runs if "latency" in run]
+    times = [run.latency[PRUNED] for run in runs if run.latency]
     return said + ([summary.timing(times[0])] if times else [])

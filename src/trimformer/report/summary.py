@@ -1,4 +1,4 @@
-"""What a manifest says, in words and rows: shared by the report page and the model card.
+"""Words and rows of a manifest: shared by the report page, the model card, the terminal and the plots.
 
 Counts (FLOPs, parameters) and measurements (time, metrics) stay apart: a count is never called a speed.
 """
@@ -6,15 +6,16 @@ Counts (FLOPs, parameters) and measurements (time, metrics) stay apart: a count 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
 
-from trimformer.judging.metrics import shown
+from trimformer.judging.manifest import DENSE, PRUNED, Manifest
+from trimformer.judging.metrics import WORDS, Metric, interval, shown
 from trimformer.model.sites import place
+from trimformer.observing.latency import Latency
+from trimformer.pruning.facts import KeptUnits
 
-Facts = Mapping[str, Any]
 COSTS = {
     "flops": "FLOPs of attention and FFN",
     "params": "parameters of attention and FFN",
@@ -45,13 +46,13 @@ class MetricRow:
     """A metric before and after."""
 
     name: str
-    dense: Mapping[str, float]
-    pruned: Mapping[str, float]
+    dense: Metric
+    pruned: Metric
 
     @property
     def change(self) -> float:
         """Pruned minus dense."""
-        return self.pruned["value"] - self.dense["value"]
+        return self.pruned.value - self.dense.value
 
 
 @dataclass(frozen=True)
@@ -86,22 +87,16 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
-def interval(metric: Mapping[str, float]) -> str:
-    """A metric's 95 % interval as text."""
-    return f"{shown(metric['low'])} to {shown(metric['high'])}"
-
-
-def name(facts: Facts) -> str:
+def name(facts: Manifest) -> str:
     """The dense model's name, without the folder that it is in."""
-    source = str(facts.get("source", "model"))
+    source = facts.origin.source or "model"
     return PurePath(source).name or source
 
 
-def verdict(facts: Facts) -> str:
+def verdict(facts: Manifest) -> str:
     """The result in one sentence."""
-    budget = facts["budget"]
-    said = f"Keeps {percent(budget['reached'])} of the {cost_name(budget['cost'])}"
-    share = latency_share(facts)
+    budget, share = facts.pruning.budget, facts.latency_share
+    said = f"Keeps {percent(budget.reached)} of the {cost_name(budget.cost)}"
     if share is not None:
         said += f" and runs in {percent(share)} of the dense model's time"
     for row in metrics(facts)[:1]:
@@ -122,104 +117,76 @@ def short_cost(cost: str) -> str:
 def change(row: MetricRow) -> str:
     """A metric before and after in a few words, with rows and interval."""
     return (
-        f"{row.name} {shown(row.dense['value'])}\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}{shown(row.pruned['value'])} "
-        f"(n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{row.pruned['sample_size']}, "
-        f"95\N{NO-BREAK SPACE}% interval {interval(row.pruned)})"
+        f"{row.name} {shown(row.dense.value)}\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}{shown(row.pruned.value)} "
+        f"(n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{row.pruned.sample_size}, "
+        f"95\N{NO-BREAK SPACE}% interval {interval(row.pruned, WORDS)})"
     )
 
 
-def latency_share(facts: Facts) -> float | None:
-    """Measured median time of the pruned model against that of the dense one; None where it was not measured."""
-    if "latency" not in facts:
-        return None
-    return float(facts["latency"]["pruned"]["median_ms"] / facts["latency"]["dense"]["median_ms"])
-
-
-def parameter_share(facts: Facts) -> float:
-    """Parameters of the whole pruned model against those of the dense one."""
-    return float(facts["parameters"]["pruned"] / facts["parameters"]["dense"])
-
-
-def shares(facts: Facts) -> list[Share]:
+def shares(facts: Manifest) -> list[Share]:
     """Asked, reached and measured, one row a quantity."""
-    budget, rows = facts["budget"], []
-    for cost, kept in facts["kept"].items():
-        asked = f"at most {percent(budget['asked'])}" if cost == budget["cost"] and "guard" not in facts else ""
-        rows.append(Share(COSTS.get(cost, cost), "", asked, percent(kept)))
-    dense, pruned = facts["parameters"]["dense"], facts["parameters"]["pruned"]
-    rows.append(
-        Share(
-            "parameters of the whole model", f"{dense / 1e6:.2f} M → {pruned / 1e6:.2f} M", "", percent(pruned / dense)
-        )
-    )
-    if latency_share(facts) is not None:
-        times = facts["latency"]
-        detail = f"{times['dense']['median_ms']:.1f} ms → {times['pruned']['median_ms']:.1f} ms a batch"
-        rows.append(Share("time", detail, "", "", percent(latency_share(facts) or 0)))
-    if "guard" in facts:
-        guard = facts["guard"]
-        rows.append(
-            Share(
-                f"loss on {guard['rows']} rows set aside",
-                "",
-                f"at most {guard['max_drop']:g}",
-                "",
-                f"{guard['drop']:.4f}",
-            )
-        )
+    pruning, rows = facts.pruning, []
+    for cost, kept in pruning.kept.items():
+        is_asked = cost == pruning.budget.cost and pruning.guard is None
+        asked = f"at most {percent(pruning.budget.asked)}" if is_asked else ""
+        rows.append(Share(cost_name(cost), "", asked, percent(kept)))
+    parameters, times = pruning.parameters, facts.latency
+    detail = f"{parameters.dense / 1e6:.2f} M → {parameters.pruned / 1e6:.2f} M"
+    rows.append(Share("parameters of the whole model", detail, "", percent(parameters.share)))
+    if facts.latency_share is not None:
+        detail = f"{times[DENSE].median_ms:.1f} ms → {times[PRUNED].median_ms:.1f} ms a batch"
+        rows.append(Share("time", detail, "", "", percent(facts.latency_share)))
+    if pruning.guard is not None:
+        guard = pruning.guard
+        what = f"loss on {guard.rows} rows set aside"
+        rows.append(Share(what, "", f"at most {guard.max_drop:g}", "", f"{guard.drop:.4f}"))
     return rows
 
 
-def metrics(facts: Facts) -> list[MetricRow]:
+def metrics(facts: Manifest) -> list[MetricRow]:
     """Metrics measured on both models; the first is the one that the task is judged by."""
-    measured = facts.get("metrics", {"dense": {}, "pruned": {}})
-    return [
-        MetricRow(name, measured["dense"][name], pruned)
-        for name, pruned in measured["pruned"].items()
-        if name in measured["dense"]
-    ]
+    dense, pruned = (facts.metrics.get(model, {}) for model in (DENSE, PRUNED))
+    return [MetricRow(name, dense[name], metric) for name, metric in pruned.items() if name in dense]
 
 
-def remarks(facts: Facts) -> list[str]:
+def remarks(facts: Manifest) -> list[str]:
     """How far the numbers go."""
     said = []
     for row in metrics(facts)[:1]:
-        overlap = row.pruned["high"] >= row.dense["low"] and row.dense["high"] >= row.pruned["low"]
+        overlap = row.pruned.high >= row.dense.low and row.dense.high >= row.pruned.low
         said.append(f"The {row.name} intervals of both models {'overlap' if overlap else 'do not overlap'}.")
-    if "latency" in facts:
-        time, dense = facts["latency"]["pruned"], facts["latency"]["dense"]
+    if facts.latency:
+        time, dense = facts.latency[PRUNED], facts.latency[DENSE]
         said.append(
-            f"{timing(time)} Quartiles: dense {dense['low_ms']:.1f} to {dense['high_ms']:.1f} ms, pruned "
-            f"{time['low_ms']:.1f} to {time['high_ms']:.1f} ms."
+            f"{timing(time)} Quartiles: dense {dense.low_ms:.1f} to {dense.high_ms:.1f} ms, pruned "
+            f"{time.low_ms:.1f} to {time.high_ms:.1f} ms."
         )
-    if "workload" in facts:
-        length = facts["workload"]["sequence_length"]
-        said.append(f"FLOPs are counted at {length:.1f} tokens; they are not a measure of speed.")
-    if facts.get("already_pruned"):
+    length = facts.pruning.workload.sequence_length
+    said.append(f"FLOPs are counted at {length:.1f} tokens; they are not a measure of speed.")
+    if facts.pruning.already_pruned:
         said.append("The model given had been pruned before: shares are of what was there.")
     return said
 
 
-def blocks(facts: Facts) -> list[tuple[int, list[Units]]]:
+def blocks(facts: Manifest) -> list[tuple[int, list[Units]]]:
     """By block, what is kept of each kind of unit."""
-    which = {_units_of(site): pattern for site, pattern in facts.get("patterns", {}).items()}
-    rows = []
-    for row in facts["units"]:
-        kinds = [key for key in row if f"{key}_of" in row]
-        units = [_units(kind, row[kind], row[f"{kind}_of"], which.get((row["block"], kind))) for kind in kinds]
-        rows.append((row["block"], units))
-    return rows
+    which = {_units_of(site): pattern for site, pattern in facts.pruning.patterns.items()}
+    return [
+        (row.block, [_units(kind, units, which.get((row.block, kind))) for kind, units in row.units.items()])
+        for row in facts.pruning.units
+    ]
 
 
-def _units(kind: str, kept: int, of: int, pattern: str | None) -> Units:
-    cells = pattern or "#" * kept + "." * (of - kept)
-    return Units(kind, kept, of, cells if of <= MOST_CELLS else "")
+def _units(kind: str, units: KeptUnits, pattern: str | None) -> Units:
+    cells = pattern or "#" * units.kept + "." * (units.of - units.kept)
+    return Units(kind, units.kept, units.of, cells if units.of <= MOST_CELLS else "")
 
 
-def removed(facts: Facts) -> dict[str, float]:
+def removed(facts: Manifest) -> dict[str, float]:
     """By site that has a removal curve, the share of its units that is gone."""
     kept = {(block, unit.kind): unit for block, units in blocks(facts) for unit in units}
-    return {site: 1 - kept[_units_of(site)].percent / 100 for site in facts.get("curves", {})}
+    found = {site: kept.get(_units_of(site)) for site in facts.pruning.curves}
+    return {site: 1 - units.percent / 100 for site, units in found.items() if units is not None}
 
 
 def _units_of(site: str) -> tuple[int, str]:
@@ -228,39 +195,37 @@ def _units_of(site: str) -> tuple[int, str]:
     return block, "neuron" if sublayer == "ffn" else "head"
 
 
-def timing(time: Mapping[str, Any]) -> str:
+def timing(time: Latency) -> str:
     """How a time was taken."""
-    threads = f"{time['threads']} thread{'s' if time['threads'] != 1 else ''}"
+    threads = f"{time.threads} thread{'s' if time.threads != 1 else ''}"
     return (
-        f"Time is the median of {time['runs']} forward passes on {time['device']} ({threads}), "
-        f"{time['rows']} rows × {time['length']} tokens, the models in turn."
+        f"Time is the median of {time.runs} forward passes on {time.device} ({threads}), "
+        f"{time.rows} rows × {time.length} tokens, the models in turn."
     )
 
 
-def stages(facts: Facts) -> list[Stage]:
+def stages(facts: Manifest) -> list[Stage]:
     """What was done, in order, with its time and memory."""
-    memory = facts.get("memory_mb", {})
+    memory = facts.pruning.memory_mb
     return [
         Stage(stage, STAGES.get(stage, stage), seconds, memory.get(stage, {}))
-        for stage, seconds in facts["seconds"].items()
+        for stage, seconds in facts.pruning.seconds.items()
     ]
 
 
-def settings(facts: Facts) -> list[tuple[str, str]]:
+def settings(facts: Manifest) -> list[tuple[str, str]]:
     """What the result depends on, in the order in which a person asks."""
-    calibration = facts["calibration"]
-    tokens = (
-        f"{calibration['tokens']} tokens in {calibration['sequences']} rows, fingerprint {calibration['fingerprint']}"
-    )
-    options = ", ".join(f"{name}={value}" for name, value in facts["options"].items())
+    pruning, origin, calibration = facts.pruning, facts.origin, facts.pruning.calibration
+    tokens = f"{calibration.tokens} tokens in {calibration.sequences} rows, fingerprint {calibration.fingerprint}"
+    options = ", ".join(f"{name}={value}" for name, value in pruning.options.items())
     rows = [
-        ("model", facts.get("source", "")),
-        ("task", facts.get("task", "")),
-        ("data", facts.get("data", "")),
-        ("method", f"{facts['method']}: {options}" if options else facts["method"]),
+        ("model", origin.source),
+        ("task", origin.task),
+        ("data", origin.data),
+        ("method", f"{pruning.method}: {options}" if options else pruning.method),
         ("calibration", tokens),
-        ("seed", str(calibration["seed"])),
-        ("versions", versions_text(facts["versions"])),
+        ("seed", str(calibration.seed)),
+        ("versions", versions_text(pruning.versions)),
     ]
     return [(what, value) for what, value in rows if value]
 
@@ -270,14 +235,14 @@ def versions_text(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
-def warnings(results: Sequence[Facts]) -> list[str]:
-    """Every warning, once."""
-    return list(dict.fromkeys(warning for facts in results for warning in facts.get("warnings", ())))
+def each_once(warnings: Iterable[Sequence[str]]) -> list[str]:
+    """Every warning of several results, once."""
+    return list(dict.fromkeys(warning for result in warnings for warning in result))
 
 
-def loading(facts: Facts, folder: str) -> str:
+def loading(facts: Manifest, folder: str) -> str:
     """Python lines that load the checkpoint."""
-    kind = facts.get("model_class", "AutoModel")
+    kind = facts.model.model_class
     return (
         f"import trimformer  # registers the checkpoint format\nfrom transformers import {kind}\n\n"
         f"model = {kind}.from_pretrained({json.dumps(folder)})"

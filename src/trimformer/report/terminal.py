@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: progress bars and plain tables."""
+"""Results as plain tables for the terminal."""
 
 from __future__ import annotations
 
@@ -8,135 +8,131 @@ from typing import Any
 
 from rich.table import Table
 
-from trimformer.judging.metrics import Metric, Metrics, shown
-from trimformer.judging.project import TaskResult
+from trimformer.judging.manifest import DENSE, FINETUNED, PRUNED, Manifest
+from trimformer.judging.metrics import Metric, Metrics, interval, shown
+from trimformer.judging.training_facts import FineTuningFacts
+from trimformer.pruning.facts import BlockFacts, GuardFacts, PruningFacts
+from trimformer.report import summary
 
 
 def metrics_table(metrics: Metrics) -> Table:
     """Metric, value, interval and sample size."""
     table = _table("metric", "value", "95 % interval", "rows")
     for name, metric in metrics.items():
-        table.add_row(name, shown(metric.value), _interval(metric), str(metric.sample_size))
+        table.add_row(name, shown(metric.value), interval(metric), str(metric.sample_size))
     return table
 
 
-def result_table(result: TaskResult) -> Table:
+def result_table(facts: Manifest) -> Table:
     """Asked, reached and measured, before and after; fits 80 columns."""
-    facts = result.pruning.manifest
-    table = _table("", "dense", "pruned", "")
-    for name, before in result.before.items():
-        after = result.after[name]
-        change = shown(after.value - before.value, "+", beside=before.value)
-        table.add_row(f"{name}, {after.sample_size} rows", shown(before.value), shown(after.value), change)
-        table.add_row("  95 % interval", _interval(before), _interval(after), "")
+    pruning, table = facts.pruning, _table("", "dense", "pruned", "")
+    for row in summary.metrics(facts):
+        change = shown(row.change, "+", beside=row.dense.value)
+        name = f"{row.name}, {row.pruned.sample_size} rows"
+        table.add_row(name, shown(row.dense.value), shown(row.pruned.value), change)
+        table.add_row("  95 % interval", interval(row.dense), interval(row.pruned), "")
     table.add_section()
-    _add_guard(table, facts)
-    _add_costs(table, facts)
-    dense, pruned = result.latency["dense"], result.latency["pruned"]
-    share = f"{pruned.median_ms / dense.median_ms:.1%} measured"
-    where = f"latency, {dense.device}, {dense.rows} × {dense.length}"
-    table.add_row(where, f"{dense.median_ms:.1f} ms", f"{pruned.median_ms:.1f} ms", share)
-    table.add_row("  quartiles", *(f"[{time.low_ms:.1f}, {time.high_ms:.1f}]" for time in (dense, pruned)), "")
-    calibration = facts["calibration"]
-    seconds = facts["seconds"]["measuring"] + facts["seconds"]["pruning"]
+    _add_guard(table, pruning.guard)
+    _add_costs(table, pruning)
+    _add_latency(table, facts)
+    calibration = pruning.calibration
     table.caption = (
-        f"{facts['method']}, {seconds:.0f} s, {calibration['tokens']} calibration tokens in "
-        f"{calibration['sequences']} rows, seed {calibration['seed']}"
-        + ("; the model was pruned before: shares are of what was there" if facts["already_pruned"] else "")
+        f"{pruning.method}, {_making_seconds(facts):.0f} s, {calibration.tokens} calibration tokens in "
+        f"{calibration.sequences} rows, seed {calibration.seed}"
+        + ("; the model was pruned before: shares are of what was there" if pruning.already_pruned else "")
     )
     return table
 
 
-def _add_guard(table: Table, facts: Mapping[str, Any]) -> None:
-    if "guard" in facts:
-        guard = facts["guard"]
-        table.add_row(
-            f"loss on {guard['rows']} guard rows", "", f"{guard['drop']:.4f}", f"{guard['max_drop']:.4f} asked"
-        )
+def _add_guard(table: Table, guard: GuardFacts | None) -> None:
+    if guard is not None:
+        table.add_row(f"loss on {guard.rows} guard rows", "", f"{guard.drop:.4f}", f"{guard.max_drop:.4f} asked")
 
 
-def _add_costs(table: Table, facts: Mapping[str, Any]) -> None:
-    budget, parameters = facts["budget"], facts["parameters"]
-    for cost, share in facts["kept"].items():
-        asked = f"{budget['asked']:.1%} asked" if cost == budget["cost"] else ""
+def _add_costs(table: Table, pruning: PruningFacts) -> None:
+    budget, parameters = pruning.budget, pruning.parameters
+    for cost, share in pruning.kept.items():
+        asked = f"{budget.asked:.1%} asked" if cost == budget.cost else ""
         whole = "latency, by the table" if cost == "latency" else f"{cost} of sublayers"
         table.add_row(whole, asked, f"{share:.1%} reached", "")
-    table.add_row(
-        "parameters, whole model",
-        f"{parameters['dense'] / 1e6:.2f} M",
-        f"{parameters['pruned'] / 1e6:.2f} M",
-        f"{parameters['pruned'] / parameters['dense']:.1%} kept",
-    )
+    counts = (f"{count / 1e6:.2f} M" for count in (parameters.dense, parameters.pruned))
+    table.add_row("parameters, whole model", *counts, f"{parameters.share:.1%} kept")
 
 
-def sweep_table(results: Sequence[TaskResult]) -> Table:
+def _add_latency(table: Table, facts: Manifest) -> None:
+    if facts.latency_share is None:
+        return
+    dense, pruned = facts.latency[DENSE], facts.latency[PRUNED]
+    where = f"latency, {dense.device}, {dense.rows} × {dense.length}"
+    times = (f"{time.median_ms:.1f} ms" for time in (dense, pruned))
+    table.add_row(where, *times, f"{facts.latency_share:.1%} measured")
+    table.add_row("  quartiles", *(f"[{time.low_ms:.1f}, {time.high_ms:.1f}]" for time in (dense, pruned)), "")
+
+
+def _making_seconds(facts: Manifest) -> float:
+    """Time of measuring and pruning; 0 of a model that was not pruned."""
+    seconds = facts.model.seconds if isinstance(facts.model, PruningFacts) else {}
+    return sum(seconds.get(stage, 0.0) for stage in ("measuring", "pruning"))
+
+
+def sweep_table(results: Sequence[Manifest]) -> Table:
     """One row a budget: asked, reached and measured; fits 80 columns."""
-    name, dense = next(iter(results[0].before.items()))
+    judged = [summary.metrics(facts)[0] for facts in results]
+    name, dense = judged[0].name, judged[0].dense
     table = _table("asked", "reached", "parameters", "latency", name, "95 % interval")
-    table.add_row("dense", "", "100.0%", "100.0%", shown(dense.value), _interval(dense))
-    for result in results:
-        facts, after = result.pruning.manifest, result.after[name]
+    table.add_row("dense", "", "100.0%", "100.0%", shown(dense.value), interval(dense))
+    for facts, row in zip(results, judged, strict=True):
+        budget, share = facts.pruning.budget, facts.latency_share
         table.add_row(
-            f"{facts['budget']['cost']} {facts['budget']['asked']:.1%}",
-            f"{facts['budget']['reached']:.1%}",
-            f"{result.parameter_share:.1%}",
-            f"{result.latency_share:.1%}",
-            shown(after.value),
-            _interval(after),
+            f"{budget.cost} {budget.asked:.1%}",
+            f"{budget.reached:.1%}",
+            f"{facts.pruning.parameters.share:.1%}",
+            "" if share is None else f"{share:.1%}",
+            shown(row.pruned.value),
+            interval(row.pruned),
         )
-    seconds = results[0].pruning.manifest["seconds"]["measuring"]
+    seconds = results[0].pruning.seconds["measuring"]
     measuring = f"measured once, in {seconds:.0f} s" if seconds else "measured by an earlier run"
     table.caption = f"{dense.sample_size} rows; parameters of the whole model; latency as measured; {measuring}"
     return table
 
 
-def units_table(rows: Sequence[Mapping[str, int]]) -> Table:
-    """Kept heads and neurons, block by block."""
-    table = _table("block", "heads", "", "neurons", "")
-    for row in rows:
-        table.add_row(
-            str(row["block"]),
-            f"{row['head']}/{row['head_of']}",
-            _bar(row["head"], row["head_of"]),
-            f"{row['neuron']}/{row['neuron_of']}",
-            _bar(row["neuron"], row["neuron_of"]),
-        )
+def units_table(blocks: Sequence[BlockFacts]) -> Table:
+    """Kept units of every kind, block by block, each with a bar."""
+    kinds = list(dict.fromkeys(kind for block in blocks for kind in block.units))
+    table = _table("block", *(column for kind in kinds for column in (summary.UNIT_NAMES.get(kind, kind), "")))
+    for block in blocks:
+        found = [block.units.get(kind) for kind in kinds]
+        counts = [(f"{each.kept}/{each.of}", _bar(each.kept, each.of)) if each else ("", "") for each in found]
+        table.add_row(str(block.block), *(cell for pair in counts for cell in pair))
     return table
 
 
-def finetuning_table(facts: Mapping[str, Any]) -> Table:
+def finetuning_table(facts: Manifest, tuning: FineTuningFacts) -> Table:
     """What fine-tuning reached and took, beside the dense model where it is known; fits 80 columns."""
-    tuning, metrics = facts["finetuning"], facts["metrics"]
     table = _table("", "fine-tuned", "dense", "")
-    for name, own in (metrics.get("pruned") or metrics["finetuned"]).items():
-        other = metrics["dense"].get(name)
-        change = shown(own["value"] - other["value"], "+", beside=own["value"]) if other else ""
-        values = (shown(found["value"]) if found else "" for found in (own, other))
-        table.add_row(f"{name}, {own['sample_size']} rows", *values, change)
-        intervals = (f"[{shown(found['low'])}, {shown(found['high'])}]" if found else "" for found in (own, other))
+    dense = facts.metrics[DENSE]
+    for name, own in (facts.metrics.get(PRUNED) or facts.metrics[FINETUNED]).items():
+        other = dense.get(name)
+        change = shown(own.value - other.value, "+", beside=own.value) if other else ""
+        values, intervals = ([write(each) if each else "" for each in (own, other)] for write in (_value, interval))
+        table.add_row(f"{name}, {own.sample_size} rows", *values, change)
         table.add_row("  95 % interval", *intervals, "")
     table.add_section()
-    if "step" in tuning:
-        own_ms, dense_ms = (tuning["step"][name]["median_ms"] for name in ("finetuned", "dense"))
-        table.add_row("training step", f"{own_ms:.1f} ms", f"{dense_ms:.1f} ms", f"{dense_ms / own_ms:.2f} × as fast")
-    for name, own_s, dense_s in finetuning_seconds(facts):
+    if tuning.step is not None:
+        times = (f"{tuning.step[model].median_ms:.1f} ms" for model in (FINETUNED, DENSE))
+        table.add_row("training step", *times, f"{tuning.step_speedup:.2f} × as fast")
+    for name, own_s, dense_s in finetuning_seconds(facts, tuning):
         share = f"{own_s / dense_s:.1%}" if dense_s else ""
         table.add_row(name, f"{own_s:.1f} s", f"{dense_s:.1f} s" if dense_s else "", share)
-    if "step" in tuning and "dense" not in tuning:
+    if tuning.step is not None and tuning.dense is None:
         table.caption = "seconds of the dense model: as many steps, by the time of a step"
     return table
 
 
-def finetuning_seconds(facts: Mapping[str, Any]) -> list[tuple[str, float, float]]:
+def finetuning_seconds(facts: Manifest, tuning: FineTuningFacts) -> list[tuple[str, float, float]]:
     """Pruning, fine-tuning and both: seconds, and those of fine-tuning the dense model; 0 where it is not known."""
-    tuning = facts["finetuning"]
-    pruning = sum(facts.get("seconds", {}).get(stage, 0.0) for stage in ("measuring", "pruning"))
-    own = tuning["seconds"] - tuning["judging_seconds"]
-    dense = 0.0
-    if "dense" in tuning:
-        dense = tuning["dense"]["seconds"] - tuning["dense"]["judging_seconds"]
-    elif "step" in tuning:
-        dense = own * tuning["step"]["dense"]["median_ms"] / tuning["step"]["finetuned"]["median_ms"]
+    pruning, own, dense = _making_seconds(facts), tuning.training_seconds, tuning.dense_seconds or 0.0
     rows = [("fine-tuning", own, dense)]
     return [("pruning", pruning, 0.0), *rows, ("pruning and fine-tuning", pruning + own, dense)] if pruning else rows
 
@@ -196,8 +192,8 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _interval(metric: Metric) -> str:
-    return f"[{shown(metric.low)}, {shown(metric.high)}]"
+def _value(metric: Metric) -> str:
+    return shown(metric.value)
 
 
 def _bar(kept: int, of: int, width: int = 20) -> str:

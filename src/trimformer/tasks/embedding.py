@@ -24,7 +24,7 @@ from trimformer.data.files import read_split
 from trimformer.data.labels import pad_labels
 from trimformer.data.rows import LABELS, Batch, Features, Split
 from trimformer.errors import DataError, LabelError, UnsupportedModel
-from trimformer.judging.evaluation import run
+from trimformer.judging.evaluation import outputs_by_row
 from trimformer.judging.losses import contrastive_loss, ranking_loss
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.statistics import Array, mean, metric, spearman
@@ -173,7 +173,7 @@ def _cosines(first: Tensor, second: Tensor) -> Array:
 def _embed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, features: list[Features], progress: Progress | None
 ) -> Tensor:
-    return torch.stack(run(model, tokenizer, features, _read, progress=progress)["embedding"])
+    return torch.stack(outputs_by_row(model, tokenizer, features, _read, progress=progress)["embedding"])
 
 
 def _read(output: Any, batch: Batch) -> Mapping[str, Tensor]:

@@ -25,7 +25,7 @@ from trimformer.data.labels import about_labels, class_order
 from trimformer.data.rows import Batch, Features, Split
 from trimformer.errors import UnsupportedModel
 from trimformer.judging import statistics
-from trimformer.judging.evaluation import run
+from trimformer.judging.evaluation import outputs_by_row
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.statistics import Array, Statistic, metric
 from trimformer.progress import Progress
@@ -123,7 +123,7 @@ class Glue:
                 "give a model fine-tuned on this task"
             )
         features = self.encode(rows, tokenizer, max_length)
-        logits = torch.stack(run(model, tokenizer, features, _read, progress=progress)["logits"])
+        logits = torch.stack(outputs_by_row(model, tokenizer, features, _read, progress=progress)["logits"])
         predicted = self._predicted(logits, model.config.id2label)
         return {name: metric(statistic, predicted, actual) for name, statistic in self.statistics.items()}
 

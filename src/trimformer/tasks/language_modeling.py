@@ -29,7 +29,7 @@ from trimformer.data.files import read_rows
 from trimformer.data.hub import read_hub
 from trimformer.data.rows import Batch, Features, Split
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
-from trimformer.judging.evaluation import run
+from trimformer.judging.evaluation import outputs_by_row
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.statistics import Array, metric
 from trimformer.model.limits import fitted
@@ -119,7 +119,7 @@ class LanguageModeling:
             raise DataError("the text has fewer than two tokens: there is nothing to predict")
         features: list[Features] = [{"input_ids": window.ids} for window in windows]
         at_once = tokens_at_once(model)
-        found = run(model, tokenizer, features, _read, progress=progress, max_padded_tokens=at_once)["loss"]
+        found = outputs_by_row(model, tokenizer, features, _read, progress=progress, max_padded_tokens=at_once)["loss"]
         counts = [window.new for window in windows]
         sums = [
             float(loss[: len(window.ids) - 1][-window.new :].double().sum())

@@ -25,7 +25,7 @@ from trimformer.data.hub import read_hub
 from trimformer.data.labels import about_labels
 from trimformer.data.rows import MODEL_INPUTS, Batch, Features, Split
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
-from trimformer.judging.evaluation import run
+from trimformer.judging.evaluation import outputs_by_row
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.statistics import mean, metric
 from trimformer.progress import Progress
@@ -165,7 +165,9 @@ class Squad:
         """
         accepted = self.accepted_answers(rows)
         found = list(windows(rows, tokenizer, max_length))
-        logits = run(model, tokenizer, [window.inputs for window in found], _read, progress=progress)["logits"]
+        logits = outputs_by_row(model, tokenizer, [window.inputs for window in found], _read, progress=progress)[
+            "logits"
+        ]
         answers = best_answers(found, logits, list(rows["context"]), may_lack_answer=self.may_lack_answer)
         scores = [score(answer, right) for answer, right in zip(answers, accepted, strict=True)]
         return {name: metric(mean, [row[name] for row in scores]) for name in ("f1", "exact_match")}

@@ -21,7 +21,7 @@ from trimformer.data.encoding import encode_texts
 from trimformer.data.files import read_split
 from trimformer.data.rows import Batch, Features, Split
 from trimformer.errors import DataError, LabelError, UnsupportedModel
-from trimformer.judging.evaluation import inference, run
+from trimformer.judging.evaluation import inference, outputs_by_row
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.statistics import mean, metric
 from trimformer.model.offload import device_of
@@ -92,7 +92,9 @@ class Text:
         features = self.encode(rows, tokenizer, max_length)
         read = partial(_read, dense)
         with inference(dense):
-            found = run(model, tokenizer, features, read, progress=progress, max_padded_tokens=MAX_PADDED_TOKENS)
+            found = outputs_by_row(
+                model, tokenizer, features, read, progress=progress, max_padded_tokens=MAX_PADDED_TOKENS
+            )
         return {name: metric(mean, torch.stack(values).numpy()) for name, values in found.items()}
 
 

@@ -8,20 +8,35 @@ Source: Wang et al., Pruning before Fine-tuning (LREC-COLING 2024).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from trimformer import plugins
 from trimformer.errors import InvalidOption
+from trimformer.judging.manifest import DENSE, PRUNED, Manifest
 from trimformer.judging.project import Project
+from trimformer.model.sites import Masks
 from trimformer.observing import latency
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_PRETRAINED_METHOD
 from trimformer.pruning.pruner import Pruner
-from trimformer.pruning.result import PruningResult
 from trimformer.training.heads import put_on
+
+
+@dataclass(frozen=True)
+class PrunedPretrained:
+    """A pruned pre-trained model with the task's head, and its facts; metrics come after fine-tuning."""
+
+    model: PreTrainedModel
+    masks: Masks
+    facts: Manifest
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The facts as plain JSON, to print or to save with the model; made anew each time."""
+        return self.facts.as_json()
 
 
 def prune_pretrained(
@@ -32,7 +47,7 @@ def prune_pretrained(
     calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS,
     seed: int = 0,
     **options: Any,
-) -> PruningResult:
+) -> PrunedPretrained:
     """A smaller copy of a project's model, to be fine-tuned; no label is looked at.
 
     Args:
@@ -62,9 +77,8 @@ def prune_pretrained(
         **options,
     )
     result = pruner.prune(budget)
-    models = {"dense": dense, "pruned": result.model}
+    models = {DENSE: dense, PRUNED: result.model}
     times = latency.measure_at(pruner.workload, models, progress=project.progress)
-    result.manifest |= {"new_head": list(new_head), "latency": {name: asdict(time) for name, time in times.items()}}
-    if new_head:
-        result.model = put_on(model, result.model)
-    return result
+    facts = Manifest(model=result.facts, new_head=tuple(new_head), latency=times, origin=project.origin)
+    whole = put_on(model, result.model) if new_head else result.model
+    return PrunedPretrained(whole, result.masks, facts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from time import perf_counter
 
 import torch
@@ -13,22 +13,13 @@ from transformers import PreTrainedModel
 from trimformer.data.rows import Batch
 from trimformer.judging.project import Project
 from trimformer.judging.task import OwnLoss, Task
+from trimformer.judging.training_facts import StepTime
 from trimformer.observing.latency import quartiles
 from trimformer.training.finetune import FineTuning, training_features
 from trimformer.training.trainer import DEFAULTS, collator, to_device
 
 TIMED, WARM_UP = 10, 2
 """Steps."""
-
-
-@dataclass(frozen=True)
-class StepTime:
-    """Milliseconds of one training step: median, and the quarters below and above which a quarter of them lie."""
-
-    median_ms: float
-    low_ms: float
-    high_ms: float
-    steps: int
 
 
 def step_times(

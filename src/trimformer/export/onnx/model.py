@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
+from trimformer.data.batches import device_of_batch
 from trimformer.data.rows import Batch
 from trimformer.errors import CheckpointError, InvalidOption, first_line
 
@@ -78,7 +79,7 @@ class OnnxModel(nn.Module):
 
     def forward(self, **batch: torch.Tensor) -> ModelOutput:
         """Outputs by name, on the batch's device; token types that are not given are zero."""
-        place = batch["input_ids"].device
+        place = device_of_batch(batch)
         given = self._complete(batch)
         found = self.session.run(None, {name: given[name].cpu().numpy() for name in self.inputs})
         tensors = (torch.from_numpy(values).to(place) for values in found)
@@ -86,5 +87,5 @@ class OnnxModel(nn.Module):
 
     def _complete(self, batch: Batch) -> Batch:
         if "token_type_ids" in self.inputs and "token_type_ids" not in batch:
-            return batch | {"token_type_ids": torch.zeros_like(batch["input_ids"])}
+            return batch | {"token_type_ids": torch.zeros_like(next(iter(batch.values())))}
         return batch

@@ -1,0 +1,145 @@
+"""The record of a result: one section from every stage that it went through, written once, and its JSON form.
+
+The manifest of a checkpoint (`trimformer.json`) is this record as JSON: the facts of the model, those of its origin
+and those of every judgement stand side by side at its top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from trimformer.errors import DataError
+from trimformer.judging.metrics import Metrics
+from trimformer.judging.training_facts import FineTuningFacts
+from trimformer.model.manifest import checked, plain, read
+from trimformer.observing.latency import Latency
+from trimformer.pruning.facts import PruningFacts
+
+DENSE, PRUNED, FINETUNED = "dense", "pruned", "finetuned"
+"""Names of the models that metrics and times are of: as given, pruned (and perhaps fine-tuned), fine-tuned only."""
+SITE_PARTS = 3
+"""At least so many names has a site: where the blocks are, a block's number, a sublayer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a result comes from, as the user named it; empty is what nobody named."""
+
+    source: str = ""
+    """The dense model."""
+    task: str = ""
+    data: str = ""
+    command: str = ""
+    """As it can be typed again, without tokens and passwords."""
+
+    def as_json(self) -> dict[str, str]:
+        """Write what somebody named."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name)}
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "") -> Origin:
+        """Read what `as_json` wrote, from among any other keys; null is what nobody named.
+
+        Raises:
+            DataError: something else than a text.
+        """
+        content, names = checked(dict, value, where), [each.name for each in fields(cls)]
+        return cls(**{name: checked(str, content[name], name) for name in names if content.get(name) is not None})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseFacts:
+    """What is known of a model that was not pruned."""
+
+    model_class: str
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything known of a result."""
+
+    model: PruningFacts | DenseFacts
+    new_head: tuple[str, ...] | None = None
+    """Weights above a pruned pre-trained model that started from random numbers; None where nobody asked."""
+    metrics: Mapping[str, Metrics] = field(default_factory=dict)
+    """Of `DENSE` and of `PRUNED` or `FINETUNED`; empty where nothing was judged."""
+    latency: Mapping[str, Latency] = field(default_factory=dict)
+    """Of `DENSE` and `PRUNED`; empty where nothing was timed."""
+    origin: Origin = field(default_factory=Origin)
+    finetuning: FineTuningFacts | None = None
+
+    @property
+    def pruning(self) -> PruningFacts:
+        """The facts of a model that was pruned.
+
+        Raises:
+            DataError: it was not.
+        """
+        if isinstance(self.model, PruningFacts):
+            return self.model
+        raise DataError("budget is missing: nothing was pruned")
+
+    @property
+    def latency_share(self) -> float | None:
+        """Measured time of the pruned model against that of the dense one; None where it was not measured."""
+        return latency_share(self.latency)
+
+    def as_json(self) -> dict[str, Any]:
+        """Write all sections as plain JSON; those of what was not done are left out."""
+        done = {"new_head": self.new_head, "metrics": self.metrics or None, "latency": self.latency or None}
+        facts: dict[str, Any] = plain(self.model) | plain(
+            {name: each for name, each in done.items() if each is not None}
+        )
+        return facts | self.origin.as_json() | ({"finetuning": plain(self.finetuning)} if self.finetuning else {})
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "") -> Manifest:
+        """Read and check what `as_json` wrote.
+
+        Raises:
+            DataError: damaged, or not of this version; names what is missing or wrong.
+        """
+        content = checked(dict, value, where)
+        found = cls(
+            model=read(PruningFacts if "budget" in content else DenseFacts, content, where),
+            new_head=read(tuple[str, ...] | None, content.get("new_head"), "new_head"),
+            metrics=read(Mapping[str, Metrics], content.get("metrics", {}), "metrics"),
+            latency=read(Mapping[str, Latency], content.get("latency", {}), "latency"),
+            origin=Origin.from_json(content, where),
+            finetuning=read(FineTuningFacts | None, content.get("finetuning"), "finetuning"),
+        )
+        if found.latency and not {DENSE, PRUNED} <= found.latency.keys():
+            raise DataError(f"latency has {', '.join(found.latency)}, not {DENSE} and {PRUNED}")
+        if isinstance(found.model, PruningFacts):
+            _check_whole(found.model)
+        return found
+
+
+def _check_whole(facts: PruningFacts) -> None:
+    """Refuse facts whose parts do not fit each other.
+
+    Raises:
+        DataError: names the part.
+    """
+    needed = {"kept": (facts.kept, {"flops", facts.budget.cost}), "seconds": (facts.seconds, {"measuring"})}
+    for name, (entries, keys) in needed.items():
+        if not keys <= entries.keys():
+            raise DataError(f"{name}.{min(keys - entries.keys())} is missing")
+    blocks = {str(row.block) for row in facts.units}
+    for site in (*facts.patterns, *facts.curves):
+        parts = site.split(".")
+        if len(parts) < SITE_PARTS or parts[-2] not in blocks:
+            raise DataError(f"{site!r} is no sublayer of a block in units")
+
+
+def latency_share(latency: Mapping[str, Latency]) -> float | None:
+    """Measured median time of the pruned model against that of the dense one; None where it was not measured."""
+    return latency[PRUNED].median_ms / latency[DENSE].median_ms if latency else None
+
+
+def speedup(latency: Mapping[str, Latency]) -> float | None:
+    """How many times as fast as the dense model the pruned one is, measured; None where it was not."""
+    return latency[DENSE].median_ms / latency[PRUNED].median_ms if latency else None
