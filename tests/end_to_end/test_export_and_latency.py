@@ -131,7 +131,7 @@ def test_latency_table(run: Run, dense: Path) -> None:
     [
         (["latency", "DENSE", "--device", "cuda:7"], "no device 'cuda:7' on this machine"),
         (["latency", "DENSE", "--runtimes", "jit"], "unknown runtime 'jit'"),
-        (["latency", "DENSE", "--shapes", "32"], "--shapes '32' must be rows x tokens"),
+        (["latency", "DENSE", "--shapes", "32"], "--shapes 32 must be rows x tokens"),
         (["latency", "DENSE", "--shapes", "1x65"], "--shapes has 65 tokens"),
         (["latency", "DENSE", "DENSE"], "given twice"),
         (["export", "DENSE"], "say what to write: --onnx"),

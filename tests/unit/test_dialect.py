@@ -8,6 +8,7 @@ import pytest
 import typer
 
 from trimformer.cli import app
+from trimformer.cli.console import warn
 from trimformer.cli.dialect import Dialect, of_command, speaking, spoken
 
 
@@ -38,6 +39,12 @@ def dialect(command: str) -> Dialect:
 )
 def test_a_command_says_what_it_has(command: str, message: str, said: str) -> None:
     assert dialect(command).spoken(message) == said
+
+
+def test_warnings_are_said_so_too_and_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with speaking(dialect("prune")):
+        warn(["use `calibration_tokens=8`", "use `calibration_tokens=8`"])
+    assert capsys.readouterr().err == "Warning: use --calibration-tokens 8\n"
 
 
 def test_only_within_a_command_is_anything_translated() -> None:

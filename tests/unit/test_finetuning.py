@@ -389,7 +389,7 @@ class TestMistakes:
 
     def test_divergence_is_said(self, project: Project, tmp_path: Path) -> None:
         options = FineTuning(patience=0, arguments=QUICK | {"learning_rate": 1e38, "max_grad_norm": 0})
-        with pytest.raises(NumericalError, match="lower learning_rate"):
+        with pytest.raises(NumericalError, match="lower `learning_rate`"):
             finetune(project, options, tmp_path)
 
 

@@ -138,15 +138,13 @@ def _own_warnings() -> Iterator[None]:
 
 def _unexpected(error: Exception, typed: Sequence[str]) -> str:
     """What to say of an error that nobody expected; its traceback is written to a file."""
-    told = "".join(traceback.format_exception(error))
     about = f"trimformer {version('trimformer')}, Python {sys.version.split()[0]}, {sys.platform}"
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="trimformer-", suffix=".txt", delete=False, encoding="utf-8"
-    ) as report:
-        report.write(CREDENTIALS.sub("…", f"{command_line(typed)}\n{about}\n\n{told}"))
-    return (
+    told = f"{command_line(typed)}\n{about}\n\n{''.join(traceback.format_exception(error))}"
+    with tempfile.NamedTemporaryFile("w", prefix="trimformer-", suffix=".txt", delete=False, encoding="utf-8") as trace:
+        trace.write(without_credentials(told))
+    return without_credentials(
         f"unexpected {type(error).__name__}: {first_line(error)}. This is a bug of trimformer: please report it, with "
-        f"{report.name}, which says where it happened"
+        f"{trace.name}, which says where it happened"
     )
 
 
@@ -168,10 +166,15 @@ def _end(message: str, code: int, launch: Launch, *, lost: bool = False) -> NoRe
 CREDENTIALS = re.compile(r"hf_\w{8,}|(?<=://)[^/@\s]+(?=@)")
 
 
+def without_credentials(text: str) -> str:
+    """A text whose tokens and passwords have become `…`."""
+    return CREDENTIALS.sub("…", text)
+
+
 def command_line(arguments: Sequence[str]) -> str:
     """A command as it can be typed again; tokens and passwords in it become `…`.
 
     >>> command_line(["prune", "my model", "--flops", "0.4"])
     "trimformer prune 'my model' --flops 0.4"
     """
-    return CREDENTIALS.sub("…", shlex.join(["trimformer", *arguments]))
+    return without_credentials(shlex.join(["trimformer", *arguments]))
