@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins, processes
@@ -23,7 +24,7 @@ from trimformer.model import checkpoint
 from trimformer.model.manifest import as_text
 from trimformer.model.placement import Placement
 from trimformer.progress import Progress
-from trimformer.report import page, saving, terminal
+from trimformer.report import page, saving, summary, terminal
 
 
 def load(name: str, task: Task, placement: Placement) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -75,6 +76,7 @@ def report(result: TaskResult, out: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(result.manifest | {"out": str(out)})
         return
+    out_console.print(Text(summary.verdict(result.facts), style="bold"), "")
     out_console.print(terminal.result_table(result.facts))
     out_console.print(terminal.units_table(result.pruning.facts.units))
     name = type(result.pruning.model).__name__
