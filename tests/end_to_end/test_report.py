@@ -38,7 +38,9 @@ def prune(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Pat
     return run
 
 
-def test_prune_tells_everything_in_its_manifest_page_and_card(prune: Prune, tmp_path: Path) -> None:
+def test_prune_tells_everything_in_its_manifest_page_and_card(
+    prune: Prune, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, page = tmp_path / "small", tmp_path / "pages" / "small.html"
     assert prune("prune", "--flops", 0.5, "--out", out, "--report", page) == 0
     facts = json.loads((out / "trimformer.json").read_text())
@@ -56,6 +58,10 @@ def test_prune_tells_everything_in_its_manifest_page_and_card(prune: Prune, tmp_
     assert page.read_text() == report.from_folder(out)
     card = (out / "README.md").read_text()
     assert facts["command"] in card
+    dense, pruned = (facts["latency"][name]["median_ms"] for name in ("dense", "pruned"))
+    gained = f"{dense / pruned:.2f} × as fast as the dense model, measured; keeps"
+    said = [capsys.readouterr().out, page.read_text(), card]
+    assert all(gained in " ".join(text.replace("\N{NO-BREAK SPACE}", " ").split()) for text in said)
     assert f"accuracy {facts['metrics']['dense']['accuracy']['value']:.4f}" in card.replace("\N{NO-BREAK SPACE}", " ")
 
 

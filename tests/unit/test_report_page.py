@@ -94,7 +94,7 @@ def test_every_fact_of_a_checkpoint_is_told() -> None:
     changed = facts(warnings=["beware of this"])
     text = Page(report.checkpoint_page(changed, "my/folder")).text.replace("\N{NO-BREAK SPACE}", " ")
     for part in (
-        "Keeps 50.0 % of the FLOPs of attention and FFN and runs in 54.0 % of the dense model's time",
+        "1.85 × as fast as the dense model, measured; keeps 50.0 % of the FLOPs of attention and FFN; accuracy",
         "accuracy 0.8739 → 0.8614 (n = 872, 95 % interval 0.8389 to 0.8824)",
         "beware of this",
         "at most 50.0 %",
@@ -137,7 +137,7 @@ def test_a_page_without_what_was_not_measured() -> None:
     text = Page(report.checkpoint_page(bare)).text
     assert "Removal curves" not in text
     assert "Metrics before" not in text
-    assert "runs in" not in text
+    assert "as fast" not in text
     assert "not measured" in text
     Page(report.sweep_page([bare, bare]))
 
@@ -150,7 +150,8 @@ def test_a_guard_tells_what_was_asked_for() -> None:
 
 def test_no_speed_is_claimed_from_counts() -> None:
     text = report.checkpoint_page(facts(latency={"dense": latency_of(50.0), "pruned": latency_of(52.0)}))
-    assert "runs in 104.0\N{NO-BREAK SPACE}% of the dense model" in text
+    assert "0.96\N{NO-BREAK SPACE}× as fast as the dense model, measured" in text
+    assert "<strong>104.0\N{NO-BREAK SPACE}%</strong>" in text
 
 
 def latency_of(median_ms: float) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def test_overlap_of_intervals_is_said_as_it_is() -> None:
 
 def test_a_sweep_says_down_to_where_the_metric_holds() -> None:
     text = Page(report.sweep_page([facts(share) for share in SWEEP])).text.replace("\N{NO-BREAK SPACE}", " ")
-    assert "3 sizes keep 80.0 % to 20.0 % of the FLOPs of attention and FFN" in text
+    assert "3 sizes keep 80.0 % to 20.0 % of the FLOPs of attention and FFN; the smallest is 3.79 × as fast" in text
     assert "reaches the dense model's keeps 50.0 %" in text
     assert "50.0 % of FLOPs" in text
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins, processes
@@ -27,7 +28,7 @@ from trimformer.model.placement import Placement
 from trimformer.progress import Progress
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.cache import MeasuredCache, default_folder
-from trimformer.report import page, saving, terminal
+from trimformer.report import page, saving, summary, terminal
 
 EXAMPLES = {"flops": 0.4, "params": 0.4, "latency": 0.5, "max_drop": 0.01}
 """Of how small a model may be asked to be."""
@@ -132,6 +133,7 @@ def report_pruned(result: TaskResult, out: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(result.manifest | {"out": str(out)})
         return
+    out_console.print(Text(summary.verdict(result.facts), style="bold"), "")
     out_console.print(terminal.result_table(result.facts))
     out_console.print(terminal.units_table(result.pruning.facts.units))
     name = type(result.pruning.model).__name__

@@ -168,7 +168,7 @@ class Bench:
 
     @property
     def dense_seconds(self) -> float | None:
-        """What fine-tuning the dense model took; None where it was given."""
+        """Seconds of fine-tuning the dense model; None where it was given."""
         if self.subject.model is not None:
             return None
         _ = self.dense  # fine-tuned now, if it was not yet

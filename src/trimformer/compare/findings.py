@@ -1,4 +1,4 @@
-"""What the rows of a comparison say together: means over seeds, speed-ups, units in common. Pure functions of rows."""
+"""Sums up the rows of a comparison: means over seeds, speed-ups, units in common. Pure functions of rows."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def _listed(values: Iterator[object]) -> str:
 
 
 def costs(rows: Sequence[Row]) -> str:
-    """What pruning cost, by method: medians over its cells, as ratios to a forward pass over the same rows."""
+    """Tell the cost of pruning, by method: medians over its cells, as ratios to a forward pass over the same rows."""
     lines = []
     for method in unique(row.method for row in succeeded(rows)):
         here = select(rows, method=method)

@@ -37,7 +37,7 @@ class PackedMask:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came out of a cell: facts as a manifest has them, and what only a comparison asks for."""
+    """The outcome of a cell: facts as a manifest has them, and what only a comparison asks for."""
 
     metrics: Mapping[str, Metrics]
     latency: Mapping[str, Latency]

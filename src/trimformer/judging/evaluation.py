@@ -1,4 +1,4 @@
-"""What a model answers on every row, and metrics of it with their sample size and interval."""
+"""Runs a model over rows, in batches of like length, and keeps what is read of its output, row by row."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseFacts:
-    """What is known of a model that was not pruned."""
+    """The little that is known of a model that was not pruned."""
 
     model_class: str
     warnings: tuple[str, ...] = ()

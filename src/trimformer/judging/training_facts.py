@@ -28,7 +28,7 @@ class TrainingFacts:
     losses: tuple[Mapping[str, float], ...]
     """`step` and `loss`."""
     metric: str | None
-    """What the best checkpoint was chosen by, on the guard rows."""
+    """The best checkpoint was chosen by it, on the guard rows."""
     curve: tuple[Mapping[str, float], ...]
     """`step` and `value` of that metric; step 0 is the model before training."""
     best_step: int | None
@@ -49,7 +49,7 @@ class TrainingFacts:
 
     @property
     def training_seconds(self) -> float:
-        """What training took without judging."""
+        """Seconds of training without judging."""
         return self.seconds - self.judging_seconds
 
 
@@ -73,7 +73,7 @@ class FineTuningFacts(TrainingFacts):
 
     @property
     def dense_seconds(self) -> float | None:
-        """What training the dense model took, or would take by the time of a step; None where it is not known."""
+        """Seconds of training the dense model, or those it would take by the time of a step; None if not known."""
         if self.dense is not None:
             return self.dense.training_seconds
         return None if self.step_speedup is None else self.training_seconds * self.step_speedup

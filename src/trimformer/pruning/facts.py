@@ -23,7 +23,7 @@ class BudgetFacts:
     """A budget, and what came of it; shares of the dense model's cost, from 0 to 1."""
 
     cost: str
-    """What was to be made small: `flops`, `params` or `latency`."""
+    """Name of what was to be made small: `flops`, `params` or `latency`."""
     asked: float
     reached: float
     """As formulas or tables have it."""
@@ -35,7 +35,7 @@ class BudgetFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationFacts:
-    """What the model was calibrated on."""
+    """The rows that the model was calibrated on."""
 
     tokens: int
     sequences: int
@@ -60,7 +60,7 @@ class ParameterFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class GuardFacts:
-    """What a model was allowed to lose on rows set aside, and what it lost there."""
+    """The loss that a model was allowed on rows set aside, and the loss it has there."""
 
     max_drop: float
     drop: float
@@ -77,7 +77,7 @@ class KeptUnits:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockFacts:
-    """What a block keeps, by kind of unit; in JSON `{"block": 0, "head": 5, "head_of": 12, "neuron": …}`."""
+    """The units that a block keeps, by kind; in JSON `{"block": 0, "head": 5, "head_of": 12, "neuron": …}`."""
 
     block: int
     units: Mapping[str, KeptUnits]

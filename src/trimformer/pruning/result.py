@@ -14,7 +14,7 @@ from trimformer.pruning.facts import PruningFacts
 
 @dataclass(frozen=True)
 class PruningResult:
-    """What `prune` returns: the pruned model, which units it kept, and every fact a person would ask for."""
+    """The pruned model, which units it kept, and every fact a person would ask for."""
 
     model: PreTrainedModel
     masks: Masks

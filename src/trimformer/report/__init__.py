@@ -1,1 +1,1 @@
-"""What a stored result says: the report page, the model card, and the pictures and words that they share."""
+"""Tells a result: terminal tables, the report page, the model card, and the pictures and words that they share."""

@@ -123,7 +123,7 @@ def methods(table: TaskTable) -> str:
 
 
 def removal(sublayer: str, curves: Mapping[str, Sequence[float]], removed: Mapping[str, float]) -> str:
-    """What removing units of one kind of sublayer costs, block by block; a dot where each site stopped.
+    """Draw what removing units of one kind of sublayer costs, block by block; a dot where each site stopped.
 
     Args:
         sublayer: `attention` or `ffn`.

@@ -20,11 +20,11 @@ def sweep_verdict(results: Sequence[Manifest]) -> str:
     smallest = min(results, key=lambda facts: facts.pruning.kept[cost])
     ends = {summary.percent(end(facts.pruning.kept[cost] for facts in results)): None for end in (max, min)}
     said = f"{len(results)} sizes keep {' to '.join(ends)} of the {summary.cost_name(cost)}"
-    share = smallest.latency_share
-    if share is not None:
-        said += f"; the smallest runs in {summary.percent(share)} of the dense model's time"
+    speed = summary.speed(smallest)
+    if speed:
+        said += f"; the smallest is {speed}"
     for row in summary.metrics(smallest)[:1]:
-        said += f"{', with' if share is not None else '; the smallest has'} {summary.change(row)}"
+        said += f"{', with' if speed else '; the smallest has'} {summary.change(row)}"
     return f"{said}."
 
 

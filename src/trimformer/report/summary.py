@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from trimformer.judging.manifest import DENSE, PRUNED, Manifest
+from trimformer.judging.manifest import DENSE, PRUNED, Manifest, speedup
 from trimformer.judging.metrics import WORDS, Metric, interval, shown
 from trimformer.model.sites import place
 from trimformer.observing.latency import Latency
@@ -94,18 +94,23 @@ def name(facts: Manifest) -> str:
 
 
 def verdict(facts: Manifest) -> str:
-    """The result in one sentence."""
-    budget, share = facts.pruning.budget, facts.latency_share
-    said = f"Keeps {percent(budget.reached)} of the {cost_name(budget.cost)}"
-    if share is not None:
-        said += f" and runs in {percent(share)} of the dense model's time"
+    """The result in one sentence: what was gained first, as people feel it."""
+    budget, gained = facts.pruning.budget, speed(facts)
+    said = f"{gained}; keeps" if gained else "Keeps"
+    said += f" {percent(budget.reached)} of the {cost_name(budget.cost)}"
     for row in metrics(facts)[:1]:
         said += f"; {change(row)}"
     return f"{said}."
 
 
+def speed(facts: Manifest) -> str:
+    """How fast the pruned model is, measured; empty where it was not."""
+    times = speedup(facts.latency)
+    return f"{times:.2f}\N{NO-BREAK SPACE}× as fast as the dense model, measured" if times is not None else ""
+
+
 def cost_name(cost: str) -> str:
-    """What a budget is of, in words."""
+    """Say in words what a budget is of."""
     return COSTS.get(cost, cost)
 
 
@@ -205,7 +210,7 @@ def timing(time: Latency) -> str:
 
 
 def stages(facts: Manifest) -> list[Stage]:
-    """What was done, in order, with its time and memory."""
+    """List what was done, in order, with its time and memory."""
     memory = facts.pruning.memory_mb
     return [
         Stage(stage, STAGES.get(stage, stage), seconds, memory.get(stage, {}))
@@ -214,7 +219,7 @@ def stages(facts: Manifest) -> list[Stage]:
 
 
 def settings(facts: Manifest) -> list[tuple[str, str]]:
-    """What the result depends on, in the order in which a person asks."""
+    """List what the result depends on, in the order in which a person asks."""
     pruning, origin, calibration = facts.pruning, facts.origin, facts.pruning.calibration
     tokens = f"{calibration.tokens} tokens in {calibration.sequences} rows, fingerprint {calibration.fingerprint}"
     options = ", ".join(f"{name}={value}" for name, value in pruning.options.items())

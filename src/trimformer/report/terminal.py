@@ -109,7 +109,7 @@ def units_table(blocks: Sequence[BlockFacts]) -> Table:
 
 
 def finetuning_table(facts: Manifest, tuning: FineTuningFacts) -> Table:
-    """What fine-tuning reached and took, beside the dense model where it is known; fits 80 columns."""
+    """Show what fine-tuning reached and took, beside the dense model where it is known; fits 80 columns."""
     table = _table("", "fine-tuned", "dense", "")
     dense = facts.metrics[DENSE]
     for name, own in (facts.metrics.get(PRUNED) or facts.metrics[FINETUNED]).items():
