@@ -38,7 +38,7 @@ from trimformer.pruning.preflight import check_weights
 from trimformer.pruning.pruner import Pruner, prune
 from trimformer.pruning.result import PruningResult
 
-BUDGETS = [index / 20 for index in range(1, 20)]
+BUDGETS = [index / 20 for index in range(1, 20, 2)]
 METHODS = plugins.names("methods")
 MAIN = ("kprune", "surgeon")
 CLASSIFIER = "sequence classification"
@@ -157,7 +157,7 @@ def test_same_seed_gives_the_same_model(method: str, rows: list[Features]) -> No
 
 @pytest.mark.parametrize(("method", "head"), by_method_and_head(HEADS))
 def test_batch_size_does_not_matter(method: str, head: str, rows: list[Features]) -> None:
-    rows = labelled(rows, head)
+    rows = labelled(rows[:12], head)
     alone, together = (
         run(tiny_model("bert", head), batches(rows, size), method, **tuned(method)) for size in (1, len(rows))
     )
