@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import string
 from collections.abc import Callable, Iterator
+from itertools import count
 from typing import Any
 
 import pytest
@@ -29,10 +30,13 @@ MAX_LENGTH = 64
 torch.set_num_threads(1)  # tiny matrices: more threads only wait for each other
 
 
+_TESTS = count()
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or writes the user's cache."""
-    monkeypatch.setenv("TRIMFORMER_CACHE", str(tmp_path_factory.mktemp("cache")))
+    """No test reads or writes the user's cache; each has its own, a folder that is made when it is written to."""
+    monkeypatch.setenv("TRIMFORMER_CACHE", str(tmp_path_factory.getbasetemp() / f"cache-{next(_TESTS)}"))
 
 
 @pytest.fixture

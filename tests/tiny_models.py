@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import Tensor
@@ -109,6 +110,22 @@ def config_of(name: str, **options: Any) -> PreTrainedConfig:
 
 
 ARCHITECTURES_AND_HEADS = [(name, head) for name in CONFIGS for head in heads_of(name)]
+FAMILIES = ("bert", "distilbert", "gpt2", "llama", "opt", "gpt_neox")
+"""One tiny model for each file in `architectures/`."""
+
+
+def pairs() -> list[Any]:
+    """Cases of architecture and head: every head once a family, every further architecture with one head in turn.
+
+    All others are marked `slow`: `pytest -m slow` runs them too.
+    """
+    others = [name for name in CONFIGS if name not in FAMILIES]
+    turn = {name: heads_of(name)[place % len(heads_of(name))] for place, name in enumerate(others)}
+    return [
+        pytest.param(name, head, marks=[] if turn.get(name, head) == head else pytest.mark.slow)
+        for name, head in ARCHITECTURES_AND_HEADS
+    ]
+
 
 UNITS_KEPT = {"kcm": "head"}
 """By method, the kind of unit that it never removes: a budget must leave room for it."""

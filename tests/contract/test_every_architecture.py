@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,17 @@ import tiny_models
 from conftest import build_tokenizer
 from tiny_models import (
     ALL_HEADS,
-    ARCHITECTURES_AND_HEADS,
     CONFIGS,
+    FAMILIES,
     inputs,
     is_causal,
     outputs,
+    pairs,
     parameters_by_name,
     random_masks,
     tiny_model,
 )
-from trimformer import plugins
+from trimformer import architectures, plugins
 from trimformer.data.batches import pad
 from trimformer.errors import InvalidOption, UnsupportedModel
 from trimformer.model import checkpoint
@@ -58,8 +60,7 @@ MASKS: dict[str, Callable[[Structure], Masks]] = {
 
 LOADED = ("other random", "all kept", "no heads below", "nothing kept")
 
-every_head = pytest.mark.parametrize(("architecture", "head"), ARCHITECTURES_AND_HEADS)
-every_mask = pytest.mark.parametrize("choose", MASKS.values(), ids=MASKS)
+every_head = pytest.mark.parametrize(("architecture", "head"), pairs())
 some_masks = pytest.mark.parametrize("choose", [MASKS[name] for name in LOADED], ids=LOADED)
 
 
@@ -104,6 +105,14 @@ def test_the_tiny_configs_are_those_of_the_architectures() -> None:
     assert set(plugins.names("architectures")) == model_types, "give each architecture a line in tests/tiny_models.py"
 
 
+def test_one_tiny_model_stands_for_each_file_of_architectures() -> None:
+    files = [path.stem for path in Path(architectures.__file__).parent.glob("*.py") if path.stem != "__init__"]
+    provided = {file: import_module(f"{architectures.__name__}.{file}").PROVIDES for file in files}
+    assert {file: [name for name in FAMILIES if name in names] for file, names in provided.items()} == {
+        file: [name] for file, name in zip(sorted(files), sorted(FAMILIES), strict=True)
+    }
+
+
 def test_an_architecture_without_tiny_config_is_named() -> None:
     with pytest.raises(AssertionError, match=r"'new' has no tiny config: add one to CONFIGS in tests/tiny_models\.py"):
         tiny_model("new")
@@ -119,29 +128,24 @@ def test_sites_are_all_heads_and_neurons_bottom_up(dense: PreTrainedModel) -> No
     ]
 
 
-@every_mask
 @every_head
-def test_cut_model_computes_what_the_masked_one_does(
-    dense: PreTrainedModel, choose: Callable[[Structure], Masks]
-) -> None:
-    structure, batch = read_structure(dense), inputs(dense)
-    masks, before = choose(structure), parameters_by_name(dense)
-    with masked(structure, masks):
-        expected = outputs(dense, batch)
-    torch.testing.assert_close(outputs(pruned(dense, choose), batch), expected, atol=1e-5, rtol=0)
+def test_cut_model_computes_what_the_masked_one_does(dense: PreTrainedModel) -> None:
+    structure, batch, before = read_structure(dense), inputs(dense), parameters_by_name(dense)
+    whole = outputs(dense, batch)
+    for name, choose in MASKS.items():
+        masks = choose(structure)
+        with masked(structure, masks):
+            expected = outputs(dense, batch)
+        small = pruned(dense, choose)
+        torch.testing.assert_close(
+            outputs(small, batch), expected, atol=1e-5, rtol=0, msg=lambda text, n=name: f"{n}: {text}"
+        )
+        all_kept = all(bool(mask.all()) for mask in masks.values())
+        assert torch.allclose(whole, expected, atol=1e-5) == all_kept, name
+        sizes = {site.name: site.units for site in read_structure(small)}
+        assert sizes == {site: int(mask.sum()) for site, mask in masks.items()}, name
+        assert (parameter_count(small) < parameter_count(dense)) != all_kept, name
     assert all(torch.equal(value, before[name]) for name, value in dense.state_dict().items())
-    changed = not torch.allclose(outputs(dense, batch), expected, atol=1e-5)
-    assert changed != all(bool(mask.all()) for mask in masks.values())
-
-
-@every_mask
-@every_head
-def test_sizes_are_those_of_the_masks(dense: PreTrainedModel, choose: Callable[[Structure], Masks]) -> None:
-    masks = choose(read_structure(dense))
-    small = pruned(dense, choose)
-    sizes = {site.name: site.units for site in read_structure(small)}
-    assert sizes == {name: int(mask.sum()) for name, mask in masks.items()}
-    assert (parameter_count(small) < parameter_count(dense)) != all(bool(mask.all()) for mask in masks.values())
 
 
 @some_masks
@@ -150,41 +154,37 @@ def test_saved_model_loads_bit_equal(
     dense: PreTrainedModel, head: str, choose: Callable[[Structure], Masks], tmp_path: Path
 ) -> None:
     small, batch = pruned(dense, choose), inputs(dense)
+    expected = outputs(small, batch)
     small.save_pretrained(tmp_path)
-    loaded = load(tmp_path, head)
+    loaded = aligned(load(tmp_path, head))
     assert type(loaded) is type(small)
     assert loaded.state_dict().keys() == small.state_dict().keys()
     assert all(torch.equal(value, small.state_dict()[name]) for name, value in loaded.state_dict().items())
-    assert torch.equal(outputs(aligned(loaded), batch), outputs(small, batch))
+    assert torch.equal(outputs(loaded, batch), expected)
     assert parameter_count(loaded) == parameter_count(small)
     assert pruning_config(read_structure(loaded)).kept == pruning_config(read_structure(small)).kept
+    assert loaded.config._attn_implementation == "sdpa"
+    loaded.set_attn_implementation("eager")
+    assert loaded.config._attn_implementation == "eager"
+    torch.testing.assert_close(outputs(loaded, batch), expected, atol=1e-5, rtol=0)
 
 
-@some_masks
 @every_head
-def test_eager_and_sdpa_attention_agree(
-    dense: PreTrainedModel, head: str, choose: Callable[[Structure], Masks], tmp_path: Path
-) -> None:
-    pruned(dense, choose).save_pretrained(tmp_path)
-    found = {}
-    for implementation in ("eager", "sdpa"):
-        model = load(tmp_path, head, attn_implementation=implementation)
-        assert model.config._attn_implementation == implementation
-        found[implementation] = outputs(model, inputs(dense))
-    model.set_attn_implementation("eager")
-    assert model.config._attn_implementation == "eager"
-    found["switched"] = outputs(model, inputs(dense))
-    for other in ("sdpa", "switched"):
-        torch.testing.assert_close(found["eager"], found[other], atol=1e-5, rtol=0)
+def test_eager_attention_can_be_asked_for(dense: PreTrainedModel, head: str, tmp_path: Path) -> None:
+    small, batch = pruned(dense, MASKS["no heads below"]), inputs(dense)
+    small.save_pretrained(tmp_path)
+    eager = load(tmp_path, head, attn_implementation="eager")
+    assert eager.config._attn_implementation == "eager"
+    torch.testing.assert_close(outputs(eager, batch), outputs(small, batch), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
     ("architecture", "head"),
     [
-        (name, head)
-        for name, head in ARCHITECTURES_AND_HEADS
+        case
+        for case in pairs()
         # transformers itself cannot read a bare Llama from one with a question-answering head: other parameter names
-        if head != "encoder" and not (is_causal(name) and head == "question answering")
+        if case.values[1] != "encoder" and not (is_causal(case.values[0]) and case.values[1] == "question answering")
     ],
 )
 def test_the_bare_encoder_loads_from_a_checkpoint_with_head(dense: PreTrainedModel, tmp_path: Path) -> None:

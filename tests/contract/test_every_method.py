@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from tiny_models import (
-    ARCHITECTURES_AND_HEADS,
+    FAMILIES,
     HEADS,
     SETTINGS,
     SHARES,
@@ -21,6 +21,7 @@ from tiny_models import (
     inputs,
     labelled,
     outputs,
+    pairs,
     parameters_by_name,
     random_masks,
     tiny_model,
@@ -37,14 +38,49 @@ from trimformer.pruning.preflight import check_weights
 from trimformer.pruning.pruner import Pruner, prune
 from trimformer.pruning.result import PruningResult
 
-BUDGETS = [index / 20 for index in range(1, 20)]
+BUDGETS = [index / 20 for index in range(1, 20, 2)]
+METHODS = plugins.names("methods")
+MAIN = ("kprune", "surgeon")
+CLASSIFIER = "sequence classification"
 FORMULAS = [name for name, cost in plugins.provided("costs").items() if not isinstance(cost, MeasuredCost)]
 OVERFLOWING_TOKEN = 7
 WEIGHT_TOLERANCE = 2e-3
 """Refits differ by rounding: inputs of other batches round differently, and sums are taken in float32 by batch."""
 
 
-@pytest.fixture(params=plugins.names("methods"))
+def needs_labels(method: str) -> bool:
+    return bool(plugins.load("methods", method).needs_labels)
+
+
+def case(*values: str, slow: bool) -> Any:
+    """A case of a matrix that is run in full by `pytest -m slow` only."""
+    return pytest.param(*values, marks=pytest.mark.slow if slow else [])
+
+
+def by_method_and_head(heads: Iterable[str]) -> list[Any]:
+    """Every method with a classifier, the two that the product stands on with every head; all others are slow."""
+    return [
+        case(method, head, slow=head != CLASSIFIER and method not in MAIN)
+        for method in METHODS
+        for head in heads
+        if head != "encoder" or not needs_labels(method)  # without a task head there is nothing to label
+    ]
+
+
+def by_method_and_model() -> list[Any]:
+    """Every method with a classifier of every family, the others of `pairs()` with one method in turn."""
+    found = []
+    for place, pair in enumerate(pairs()):
+        architecture, head = pair.values
+        able = [method for method in METHODS if head != "encoder" or not needs_labels(method)]
+        turn = able[place % len(able)]
+        for method in able:
+            chosen = method == turn or (architecture in FAMILIES and head == CLASSIFIER)
+            found.append(case(method, architecture, head, slow=bool(pair.marks) or not chosen))
+    return found
+
+
+@pytest.fixture(params=METHODS)
 def method(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -69,50 +105,46 @@ def run(model: PreTrainedModel, data: Any, method: str, flops: float | None = No
     return prune(model, data, budget=budget, method=method, calibration_tokens=None, options=settings)
 
 
-def needs_labels(method: str) -> bool:
-    return bool(plugins.load("methods", method).needs_labels)
-
-
 def tuned(method: str) -> dict[str, bool]:
     """The option that makes a method look at data, where it has it."""
     return {"tune": True} if "tune" in {field.name for field in fields(plugins.load("methods", method))} else {}
 
 
 @pytest.mark.parametrize("cost", FORMULAS)
-@pytest.mark.parametrize("share", BUDGETS)
-def test_budget_is_used_up_but_never_exceeded(method: str, cost: str, share: float, rows: list[Features]) -> None:
+def test_budget_is_used_up_but_never_exceeded(method: str, cost: str, rows: list[Features]) -> None:
     """What is left of the budget is less than the most expensive unit that was removed.
 
     A method stops at the first removal that meets the budget, or fills up what a removal left: in both cases giving
     back one unit of the dearest removed kind would exceed the budget. Nothing tighter holds for all methods, as one
     that removes along an order does not go back for a cheaper unit.
     """
-    model = tiny_model("bert")
-    structure = read_structure(model)
-    padded = batches(rows[:12], 12)
+    structure = read_structure(tiny_model("bert"))
     mean_length = sum(len(row["input_ids"]) for row in rows[:12]) / 12
     tables = plugins.load("costs", cost).prices(structure, Workload(mean_length)).tables
     total = total_cost(structure.full_masks(), tables)
-    budget, settings = Budget(**{cost: share}), SETTINGS.get(method)
-    if share * total < sum(float(tables[site.name][-1]) for site in structure if site.kind == UNITS_KEPT.get(method)):
-        with pytest.raises(UnreachableTarget, match="was asked for"):
-            prune(model, padded, budget=budget, method=method, options=settings)
-        return
-    result = prune(model, padded, budget=budget, method=method, options=settings)
-    kept = total_cost(result.masks, tables)
-    removed = [float(tables[name][1]) for name, mask in result.masks.items() if not mask.all()]
-    assert kept <= share * total * (1 + 1e-9)
-    assert share * total - kept < max(removed)
-    assert result.manifest["budget"] == {
-        "cost": cost,
-        "asked": share,
-        "reached": pytest.approx(kept / total),
-        "round_to": 1,
-        "uniform": False,
-    }
-    assert {site.name: site.units for site in read_structure(result.model)} == {
-        name: int(mask.sum()) for name, mask in result.masks.items()
-    }
+    untouchable = sum(float(tables[site.name][-1]) for site in structure if site.kind == UNITS_KEPT.get(method))
+    pruner = Pruner(structure.model, batches(rows[:12], 12), method=method, options=SETTINGS.get(method))
+    for share in BUDGETS:
+        budget = Budget(**{cost: share})
+        if share * total < untouchable:
+            with pytest.raises(UnreachableTarget, match="was asked for"):
+                pruner.prune(budget)
+            continue
+        result = pruner.prune(budget)
+        kept = total_cost(result.masks, tables)
+        removed = [float(tables[name][1]) for name, mask in result.masks.items() if not mask.all()]
+        assert kept <= share * total * (1 + 1e-9), share
+        assert share * total - kept < max(removed), share
+        assert result.manifest["budget"] == {
+            "cost": cost,
+            "asked": share,
+            "reached": pytest.approx(kept / total),
+            "round_to": 1,
+            "uniform": False,
+        }
+        assert {site.name: site.units for site in read_structure(result.model)} == {
+            name: int(mask.sum()) for name, mask in result.masks.items()
+        }, share
 
 
 def test_same_seed_gives_the_same_model(method: str, rows: list[Features]) -> None:
@@ -123,23 +155,20 @@ def test_same_seed_gives_the_same_model(method: str, rows: list[Features]) -> No
         assert torch.equal(value, second.model.state_dict()[name]), name
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("method", "head"), by_method_and_head(HEADS))
 def test_batch_size_does_not_matter(method: str, head: str, rows: list[Features]) -> None:
-    if head == "encoder" and needs_labels(method):
-        pytest.skip("without a task head there is nothing to label")
-    rows = labelled(rows, head)
-    results = [run(tiny_model("bert", head), batches(rows, size), method, **tuned(method)) for size in (1, 7, 30)]
-    for other in results[1:]:
-        assert_same_masks(results[0], other)
-        for name, value in results[0].model.state_dict().items():
-            torch.testing.assert_close(other.model.state_dict()[name], value, atol=WEIGHT_TOLERANCE, rtol=0)
+    rows = labelled(rows[:12], head)
+    alone, together = (
+        run(tiny_model("bert", head), batches(rows, size), method, **tuned(method)) for size in (1, len(rows))
+    )
+    assert_same_masks(alone, together)
+    for name, value in alone.model.state_dict().items():
+        torch.testing.assert_close(together.model.state_dict()[name], value, atol=WEIGHT_TOLERANCE, rtol=0)
 
 
-@pytest.mark.parametrize(("architecture", "head"), ARCHITECTURES_AND_HEADS)
+@pytest.mark.parametrize(("method", "architecture", "head"), by_method_and_model())
 def test_every_architecture_and_head_is_pruned(method: str, architecture: str, head: str, rows: list[Features]) -> None:
     model, rows = tiny_model(architecture, head), labelled(rows[:12], head)
-    if head == "encoder" and needs_labels(method):
-        pytest.skip("without a task head there is nothing to label")
     result = run(model, batches(rows, 12), method, **tuned(method))
     found = outputs(result.model, inputs(model))
     assert torch.isfinite(found).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +17,21 @@ from trimformer.model.placement import Placement
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.pruner import prune
 
+ARCHITECTURES = ("bert", "gpt2", "llama")
 
-@pytest.mark.parametrize("method", plugins.names("methods"))
-@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+
+def cases() -> list[Any]:
+    """Every method once, every architecture in both precisions by one method; all others are slow."""
+    return [
+        pytest.param(method, architecture, dtype, marks=[] if once or method == "kprune" else pytest.mark.slow)
+        for place, method in enumerate(plugins.names("methods"))
+        for architecture in ARCHITECTURES
+        for dtype in (torch.bfloat16, torch.float16)
+        for once in [(architecture, dtype) == (ARCHITECTURES[place % len(ARCHITECTURES)], torch.bfloat16)]
+    ]
+
+
+@pytest.mark.parametrize(("method", "architecture", "dtype"), cases(), ids=str)
 def test_weights_stay_in_half_precision(method: str, architecture: str, dtype: torch.dtype, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(3, 21, (30,), generator=generator).tolist()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +47,10 @@ def module_of(path: Path) -> str:
 
 
 MODULES = {module_of(path): path for path in FILES}
+TEXTS = {module: path.read_text(encoding="utf-8") for module, path in MODULES.items()}
+OLDEST_PYTHON = (3, 10)
+TREES = {module: ast.parse(text, module, feature_version=OLDEST_PYTHON) for module, text in TEXTS.items()}
+"""Syntax trees, as the oldest Python reads them that the package is for."""
 
 
 def room_of(module: str) -> str:
@@ -92,19 +96,13 @@ def imported_modules(tree: ast.AST) -> set[str]:
     return found
 
 
-def parse(module: str) -> ast.Module:
-    """The syntax tree of a module."""
-    return ast.parse(MODULES[module].read_text(encoding="utf-8"), filename=str(MODULES[module]))
-
-
 def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Lines of a function's body, its docstring not counted."""
     statements = function.body[1:] if ast.get_docstring(function) is not None else function.body
     return statements[-1].end_lineno - statements[0].lineno + 1 if statements else 0
 
 
-IMPORTS = {module: imported_modules(parse(module)) - {module} for module in MODULES}
-every_module = pytest.mark.parametrize("module", MODULES)
+IMPORTS = {module: imported_modules(tree) - {module} for module, tree in TREES.items()}
 
 
 def reachable(start: str) -> set[str]:
@@ -118,6 +116,12 @@ def reachable(start: str) -> set[str]:
     return seen
 
 
+def refuse(offenders: Iterable[str], rule: str) -> None:
+    """Fail where anything breaks a rule, with all that does."""
+    found = sorted(offenders)
+    assert not found, "\n".join([f"{rule}:", *found])
+
+
 def test_the_plan_is_of_this_house() -> None:
     planned = set().union({GROUND}, *FLOORS[1:])
     assert planned == {room_of(module) for module in MODULES}, "the plan and the package have other rooms"
@@ -128,69 +132,85 @@ def test_few_files_stand_beside_the_folders() -> None:
     assert len(list(ROOT.glob("*.py"))) <= MOST_FILES_AT_THE_TOP
 
 
-@every_module
-def test_imports_go_down_only(module: str) -> None:
-    for imported in IMPORTS[module]:
-        if room_of(imported) != room_of(module):
-            assert floor_of(imported) < floor_of(module), (
-                f"trimformer.{module} imports trimformer.{imported}, whose room is not on a lower floor"
-            )
+def test_imports_go_down_only() -> None:
+    refuse(
+        (
+            f"trimformer.{module} imports trimformer.{imported}"
+            for module in MODULES
+            for imported in IMPORTS[module]
+            if room_of(imported) != room_of(module) and floor_of(imported) >= floor_of(module)
+        ),
+        "the room of what is imported is not on a lower floor",
+    )
 
 
-@every_module
-def test_modules_import_each_other_in_no_circle(module: str) -> None:
-    assert module not in reachable(module), f"trimformer.{module} is in a circle of imports"
+def test_modules_import_each_other_in_no_circle() -> None:
+    refuse((module for module in MODULES if module in reachable(module)), "these are in a circle of imports")
 
 
 def test_architectures_see_sites_only() -> None:
-    for module in MODULES:
-        if room_of(module) == "architectures":
-            assert IMPORTS[module] <= {"model.sites"}, f"trimformer.{module} needs model.sites only"
+    refuse(
+        (
+            f"{module}: {', '.join(IMPORTS[module] - {'model.sites'})}"
+            for module in MODULES
+            if room_of(module) == "architectures" and not IMPORTS[module] <= {"model.sites"}
+        ),
+        "an architecture needs model.sites only",
+    )
 
 
-@every_module
-def test_plugins_do_not_know_each_other(module: str) -> None:
-    if not is_plugin(module):
-        return
-    for imported in imported_modules(parse(module)) - {module}:
-        assert not is_plugin(imported), (
-            f"plug-in trimformer.{module} imports plug-in trimformer.{imported}: move what they share to a module"
-            ' below, or use trimformer.plugins.load("folder", "name")'
-        )
+def test_plugins_do_not_know_each_other() -> None:
+    refuse(
+        (
+            f"trimformer.{module} imports trimformer.{imported}"
+            for module in filter(is_plugin, MODULES)
+            for imported in filter(is_plugin, IMPORTS[module])
+        ),
+        'a plug-in imports another: move what they share to a module below, or use plugins.load("folder", "name")',
+    )
 
 
-@every_module
-def test_imports_are_absolute_and_safe(module: str) -> None:
-    for name in imported_names(parse(module)):
-        assert not name.startswith("."), f"trimformer.{module} has the relative import {name}: write trimformer.…"
-        forbidden = {name, name.split(".")[0]} & FORBIDDEN_IMPORTS
-        assert not forbidden, f"trimformer.{module} imports {name}: files that run code when they are read are not used"
+def test_imports_are_absolute_and_safe() -> None:
+    names = [(module, name) for module, tree in TREES.items() for name in imported_names(tree)]
+    refuse((f"{module}: {name}" for module, name in names if name.startswith(".")), "write trimformer.…, not a dot")
+    refuse(
+        (f"{module}: {name}" for module, name in names if {name, name.split(".")[0]} & FORBIDDEN_IMPORTS),
+        "files that run code when they are read are not used",
+    )
 
 
-@every_module
-def test_nothing_unsafe_is_called(module: str) -> None:
-    for node in ast.walk(parse(module)):
-        if isinstance(node, ast.Attribute):
-            assert ast.unparse(node) != "torch.load", f"trimformer.{module}:{node.lineno} uses torch.load"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            assert node.func.id not in FORBIDDEN_CALLS, f"trimformer.{module}:{node.lineno} calls {node.func.id}()"
-        if isinstance(node, ast.ExceptHandler):
-            assert node.type is not None, f"trimformer.{module}:{node.lineno} has a bare except: name the error"
+def unsafe(node: ast.AST) -> str | None:
+    """What is wrong with a part of a syntax tree, None if nothing."""
+    if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.load":
+        return "uses torch.load"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FORBIDDEN_CALLS:
+        return f"calls {node.func.id}()"
+    if isinstance(node, ast.ExceptHandler) and node.type is None:
+        return "has a bare except: name the error"
+    return None
 
 
-@every_module
-def test_module_says_what_it_is(module: str) -> None:
-    assert ast.get_docstring(parse(module)), f"trimformer.{module} has no docstring"
+def test_nothing_unsafe_is_called() -> None:
+    found = ((module, node, unsafe(node)) for module, tree in TREES.items() for node in ast.walk(tree))
+    refuse((f"{module}:{node.lineno} {what}" for module, node, what in found if what), "this is not safe")
 
 
-@every_module
-def test_files_are_short(module: str) -> None:
-    lines = len(MODULES[module].read_text(encoding="utf-8").splitlines())
-    assert lines <= MAX_FILE_LINES, f"trimformer.{module} has {lines} lines, more than {MAX_FILE_LINES}"
+def test_modules_say_what_they_are() -> None:
+    refuse((module for module, tree in TREES.items() if not ast.get_docstring(tree)), "these have no docstring")
 
 
-@every_module
-def test_functions_are_short(module: str) -> None:
-    functions = (n for n in ast.walk(parse(module)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)))
-    too_long = {f"{f.name}, line {f.lineno}": body_lines(f) for f in functions if body_lines(f) > MAX_BODY_LINES}
-    assert not too_long, f"trimformer.{module}: function bodies of more than {MAX_BODY_LINES} lines: {too_long}"
+def test_files_are_short() -> None:
+    lines = {module: len(text.splitlines()) for module, text in TEXTS.items()}
+    too_long = (f"{module}: {count}" for module, count in lines.items() if count > MAX_FILE_LINES)
+    refuse(too_long, f"files of more than {MAX_FILE_LINES} lines")
+
+
+def test_functions_are_short() -> None:
+    functions = (
+        (module, node)
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    )
+    too_long = (f"{module}.{f.name}: {body_lines(f)}" for module, f in functions if body_lines(f) > MAX_BODY_LINES)
+    refuse(too_long, f"function bodies of more than {MAX_BODY_LINES} lines")

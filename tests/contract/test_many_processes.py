@@ -120,7 +120,8 @@ Found = dict[tuple[int, int], dict[str, dict[str, Tensor]]]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     folder = tmp_path_factory.mktemp("processes")
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # what all import is imported once
     processes = [context.Process(target=work, args=(index, folder)) for index in range(max(GROUPS))]
     for process in processes:
         process.start()

@@ -116,8 +116,8 @@ def test_torchrun_writes_and_prints_what_one_process_does(
     "command",
     [
         ["sweep", "--flops", "0.7,0.4", "--calibration-tokens", "2000"],
-        ["prune", "--max-drop", "0.2", "--calibration-tokens", "2000"],
-        ["evaluate"],
+        pytest.param(["prune", "--max-drop", "0.2", "--calibration-tokens", "2000"], marks=pytest.mark.slow),
+        pytest.param(["evaluate"], marks=pytest.mark.slow),
     ],
     ids=lambda command: command[0],
 )
