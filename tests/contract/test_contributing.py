@@ -73,7 +73,7 @@ def test_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put("methods", "peak.py", example("A method", "python"), tmp_path, monkeypatch)
     for order in (4.0, 1.0):
         assert_the_strongest_stay(*by_peak(0.5, order=order), order)
-    with pytest.raises(InvalidOption, match=r"order=0\.5 is out of range: it must be at least 1"):
+    with pytest.raises(InvalidOption, match=r"`order=0\.5` is out of range: it must be at least 1"):
         by_peak(0.5, order=0.5)
     assert plugins.descriptions("methods")["peak"].startswith("Peak: keep the units")
 

@@ -15,16 +15,6 @@ from trimformer.cli import app
 
 ROOT = Path(__file__).parents[2] / "src" / "trimformer"
 CORE = [path for path in sorted(ROOT.rglob("*.py")) if path.relative_to(ROOT).parts[0] not in ("cli", "commands")]
-NOT_YET = {
-    "data/batches.py",
-    "model/limits.py",
-    "pruning/choose/curves.py",
-    "pruning/choose/scoring.py",
-    "pruning/memory.py",
-    "pruning/preflight.py",
-    "pruning/refit/least_squares.py",
-}
-"""Files whose messages have flags still."""
 
 
 def flags() -> set[str]:
@@ -61,8 +51,6 @@ def flags_in(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_string_of_the_core_names_a_flag(path: Path) -> None:
-    if str(path.relative_to(ROOT)) in NOT_YET:
-        return
     assert not flags_in(path.read_text(encoding="utf-8")), "name the parameter in backticks: `calibration_tokens=6144`"
 
 

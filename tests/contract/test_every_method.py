@@ -255,7 +255,7 @@ def test_options_are_checked(method: str, rows: list[Features]) -> None:
         run(tiny_model("bert"), rows, method, no_such=1)
     for field in fields(plugins.load("methods", method)):
         assert field.kw_only
-        with pytest.raises(InvalidOption, match=f"{field.name}='wrong' must be"):
+        with pytest.raises(InvalidOption, match=f"`{field.name}='wrong'` must be"):
             run(tiny_model("bert"), rows, method, **{field.name: "wrong"})
 
 

@@ -167,5 +167,5 @@ def test_options_are_checked(dual_cp: Prune) -> None:
     for options in ({"tokens": 1}, {"lambda_": -1.0}, {"lambda_": float("nan")}, {"ridge": -1.0}):
         with pytest.raises(InvalidOption, match=f"{next(iter(options))}="):
             dual_cp(wide_model(), 0.5, **options)
-    with pytest.raises(InvalidOption, match="centroid='first' must be one of most_active, random, worst"):
+    with pytest.raises(InvalidOption, match="`centroid='first'` must be one of most_active, random, worst"):
         dual_cp(wide_model(), 0.5, centroid="first")
