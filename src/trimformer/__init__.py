@@ -35,7 +35,7 @@ _HOMES = {
     "prune": "pruning.pruner",
     "save": "report.saving",
 }
-"""The module of every public name."""
+"""Module of every public name, below `trimformer`."""
 __all__ = [
     "Budget",
     "Metric",
@@ -53,7 +53,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first used."""
+    """Import a public name when it is first used.
+
+    Raises:
+        AttributeError: there is no such name.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module 'trimformer' has no attribute {name!r}")
     found = globals()[name] = getattr(import_module(f"trimformer.{_HOMES[name]}"), name)
@@ -61,7 +65,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """All public names, used already or not."""
+    """List all names of the package, those that nobody has used yet included."""
     return sorted({*globals(), *__all__})
 
 

@@ -1,4 +1,4 @@
-"""The command line: finds the commands, and says in one line what went wrong."""
+"""The program: it finds the commands, runs one, and says in one line what went wrong."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 UNEXPECTED, MISTAKE, INTERRUPTED = 1, 2, 130
-"""Exit codes."""
+"""Exit codes of the program, where it does not end well."""
 TRACE = "TRIMFORMER_TRACE"
-"""An environment variable: where it is set, an unexpected error shows Python's traceback."""
+"""Name of an environment variable: where it is set, an unexpected error shows Python's traceback."""
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-"""Any wrong use of the command line; whether the class is click's or typer's own depends on typer's version."""
+"""The class of every wrong use of the command line: click's or typer's own, depending on typer's version."""
 
 
 def _add_commands() -> None:
-    """Every command under its heading, in the order that `HELP_PLACE` of their files gives."""
+    """Add every command under its heading, in the order that `HELP_PLACE` of their files gives."""
     for name, command in sorted(plugins.provided("commands").items(), key=lambda item: _place(item[1])):
         app.command(name, rich_help_panel=_place(command)[1])(_among_quiet_libraries(command))
 
@@ -53,7 +53,7 @@ def _place(command: Callable[..., None]) -> tuple[int, str, int]:
 
 
 def _among_quiet_libraries(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, which first tells transformers and the hub's library to print nothing of their own."""
+    """Wrap a command so that it first tells transformers and the hub's library to print nothing of their own."""
 
     @wraps(command)
     def quiet(**options: Any) -> None:
@@ -123,7 +123,7 @@ def _run(typed: Sequence[str], launch: Launch) -> None:
 
 
 def _dialect_of(typed: Sequence[str]) -> dialect.Dialect:
-    """The dialect of the command that is typed: the first word that is no option."""
+    """Find the dialect of the command that is typed: the first word that is no option."""
     group: Any = typer.main.get_command(app)
     return dialect.of_command(group.commands.get(next((word for word in typed if not word.startswith("-")), "")))
 
@@ -137,7 +137,7 @@ def _own_warnings() -> Iterator[None]:
 
 
 def _unexpected(error: Exception, typed: Sequence[str]) -> str:
-    """What to say of an error that nobody expected; its traceback is written to a file."""
+    """Word an error that nobody expected, and write its traceback to a file."""
     about = f"trimformer {version('trimformer')}, Python {sys.version.split()[0]}, {sys.platform}"
     told = f"{command_line(typed)}\n{about}\n\n{''.join(traceback.format_exception(error))}"
     with tempfile.NamedTemporaryFile("w", prefix="trimformer-", suffix=".txt", delete=False, encoding="utf-8") as trace:
@@ -167,12 +167,12 @@ CREDENTIALS = re.compile(r"hf_\w{8,}|(?<=://)[^/@\s]+(?=@)")
 
 
 def without_credentials(text: str) -> str:
-    """A text whose tokens and passwords have become `…`."""
+    """Replace tokens and passwords in a text by `…`."""
     return CREDENTIALS.sub("…", text)
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """A command as it can be typed again; tokens and passwords in it become `…`.
+    """Write a command as it can be typed again; tokens and passwords in it become `…`.
 
     >>> command_line(["prune", "my model", "--flops", "0.4"])
     "trimformer prune 'my model' --flops 0.4"

@@ -1,4 +1,4 @@
-"""What a command says: lines, warnings and progress bars on the terminal."""
+"""The output of a command: lines, warnings and progress bars on the terminal."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ error_console = Console(stderr=True)
 
 
 def say(message: str) -> None:
-    """A line on stderr."""
+    """Print a line on stderr."""
     error_console.print(Text(message), soft_wrap=True)
 
 
 def written(what: str, path: Path, about: str = "") -> None:
-    """A line on stdout that says where something was written; the path as it is, in one piece."""
+    """Print a line on stdout that says where something was written; the path as it is, in one piece."""
     out_console.print(Text.assemble(f"{what}: ", (str(path), "bold"), f"   {about}" if about else ""), soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""Translates messages of the core, which name parameters as Python does, into the running command's own options."""
+"""Translate messages of the core, which name parameters as Python does, into the running command's own options."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ ANY_VALUE = "…"
 
 @dataclass(frozen=True)
 class Dialect:
-    """How one command says what Python's parameters are.
+    """The words of one command for Python's parameters.
 
     >>> Dialect({"seed": "--seed"}).spoken("`seed=-1` is out of range, see `Pruner`")
     '--seed -1 is out of range, see `Pruner`'
     """
 
     options: Mapping[str, str] = field(default_factory=dict)
-    """Its options by the name that Python gives them."""
+    """Options of the command, by the names that Python gives them."""
     flags: frozenset[str] = frozenset()
-    """Those that take no value."""
+    """Names, in Python, of those that take no value."""
 
     def spoken(self, message: str) -> str:
-        """The message with each parameter as it is typed; names that this command does not have stay as they are."""
+        """Translate a message: each parameter as it is typed; names that the command does not have stay as they are."""
         return NAMED.sub(self._translated, message)
 
     def _translated(self, found: re.Match[str]) -> str:
@@ -44,7 +44,7 @@ class Dialect:
         return option if value is None else f"{option} {value}"
 
     def _carrier(self, name: str) -> str | None:
-        """The option that takes `name=value`, if this is an option of a method or an argument of training."""
+        """Find the option that takes `name=value`, if this is an option of a method or an argument of training."""
         if "set" in self.options and any(name in _fields(method) for method in plugins.provided("methods").values()):
             return self.options["set"]
         if "train" in self.options and name in _training_arguments():
@@ -56,7 +56,7 @@ _SPOKEN: ContextVar[Dialect] = ContextVar("dialect")
 
 
 def spoken(message: str) -> str:
-    """The message in the dialect of the command that runs."""
+    """Translate a message into the dialect of the command that runs; where none runs, it stays as it is."""
     return _SPOKEN.get(Dialect()).spoken(message)
 
 
@@ -71,7 +71,7 @@ def speaking(dialect: Dialect) -> Iterator[None]:
 
 
 def of_command(command: Any) -> Dialect:
-    """The dialect of a command as typer has it; None speaks Python."""
+    """Read the dialect of a command off its options in typer; None speaks Python."""
     named = [
         (flag.removeprefix("--").replace("-", "_"), flag, getattr(parameter, "is_flag", False))
         for parameter in getattr(command, "params", ())
@@ -82,7 +82,7 @@ def of_command(command: Any) -> Dialect:
 
 
 def _typed(value: str) -> str:
-    """A value of Python as it is typed: `"surgeon"` is surgeon, False is false."""
+    """Write a value of Python as it is typed: `"surgeon"` is surgeon, False is false."""
     if value in ("True", "False"):
         return value.lower()
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""

@@ -21,7 +21,9 @@ from trimformer.progress import Progress
 
 
 def pruned_for(model: str, data: str | None) -> tuple[str | None, str | None]:
-    """Task of the manifest with the rows given, else with its own where they are still on this machine.
+    """Look up the task that a model was pruned for, with the rows given, else with those it was pruned on.
+
+    Both are None where no rows are given, and the manifest names none that are still on this machine.
 
     Raises:
         InvalidOption: rows are given, but nothing says for which task.

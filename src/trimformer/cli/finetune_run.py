@@ -41,13 +41,17 @@ from trimformer.training.step_time import step_times
 ASKED = "run.json"
 PRUNED, DENSE = "pruned", "dense"
 NOT_ASKED = {"out", "device", "command"}
-"""What may differ when a run is resumed."""
+"""Fields of a run that may differ when it is resumed."""
 ROWS_TO_CHECK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What to fine-tune, on what, and how."""
+    """A fine-tuning run as it was asked for: the model, the rows, and how to train.
+
+    Raises:
+        InvalidOption: several processes, or `dense_too` without `dense`.
+    """
 
     model: str
     task: str
@@ -58,13 +62,13 @@ class Run:
     seed: int = 0
     device: str = "auto"
     dense: str | None = None
-    """The model to compare with."""
+    """Folder or hub name of the dense model to compare with; None compares with none."""
     dense_too: bool = False
-    """Fine-tune that one as well, in place of timing some of its steps."""
+    """Whether that one is fine-tuned as well, and not only some of its steps timed."""
     pruning: Mapping[str, Any] = field(default_factory=dict)
-    """Options of the pruning that comes first."""
+    """Options of the pruning that comes first; empty where there is none."""
     command: str | None = None
-    """As it was typed."""
+    """Command line as it was typed."""
 
     def __post_init__(self) -> None:
         if processes.count() > 1:
@@ -74,18 +78,18 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where unfinished work is kept."""
+        """Folder where unfinished work is kept."""
         return self.out.with_name(f"{self.out.name}.unfinished")
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What must be the same for a run to be resumed, as JSON has it."""
+        """Fields that must be the same for a run to be resumed, as JSON has them."""
         facts = {name: value for name, value in asdict(self).items() if name not in NOT_ASKED}
         return json.loads(json.dumps(facts, default=str))  # type: ignore[no-any-return]
 
 
 def tuning(train: Sequence[str] | None) -> FineTuning:
-    """Options of fine-tuning from the command line's `--train name=value`.
+    """Read options of fine-tuning from the command line's `--train name=value`.
 
     Raises:
         InvalidOption: no assignment, an unknown name, or a value of the wrong type or range.
@@ -95,11 +99,11 @@ def tuning(train: Sequence[str] | None) -> FineTuning:
 
 @contextmanager
 def workplace(run: Run, *, resume: bool) -> Iterator[Path]:
-    """The folder of a run's unfinished work; it stays after an interruption if there is something to resume.
+    """Within the context, a run has a folder for unfinished work, which stays after an interruption if it holds some.
 
     Raises:
         CheckpointError: an earlier run was interrupted and `resume` is not set.
-        InvalidOption: it was asked for something else.
+        InvalidOption: the earlier run was asked for something else.
     """
     _check_earlier(run, resume=resume)
     run.folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +121,7 @@ def workplace(run: Run, *, resume: bool) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Completed:
-    """What a run made: a model and everything known of it."""
+    """The result of a run: a model and everything known of it."""
 
     model: PreTrainedModel
     facts: Manifest
@@ -159,12 +163,12 @@ def complete(run: Run, folder: Path, *, resume: bool, progress: Progress) -> Com
 
 
 def _earlier(folder: str | Path, model: PreTrainedModel) -> Manifest:
-    """What is known of the model before its training; of one that was not pruned hardly anything."""
+    """Read what is known of the model before its training; of one that was not pruned hardly anything."""
     return Manifest.from_json({"model_class": type(model).__name__} | read_manifest(folder))
 
 
 def carry_out(run: Run, *, resume: bool, overwrite: bool) -> Completed:
-    """A whole run, with progress on stderr; the checkpoint is written last.
+    """Do a whole run, with progress on stderr; the checkpoint is written last.
 
     Raises:
         TrimformerError: as `workplace` and `complete`.
@@ -267,5 +271,5 @@ def _train(run: Run, project: Project, folder: Path, *, resume: bool) -> _Traine
 
 
 def _is_encoder(trained: Completed) -> bool:
-    """Whether it has no head, as a sentence-transformers model."""
+    """Tell whether the model has no head, as a sentence-transformers model."""
     return trained.model.base_model is trained.model

@@ -22,7 +22,7 @@ from trimformer.progress import Progress
 
 Shape = tuple[int, int]
 Runner = tuple[str, str]
-"""Model and runtime."""
+"""Names of a model and of the runtime that it is timed in."""
 
 
 def time_models(
@@ -35,7 +35,7 @@ def time_models(
     device: str,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Time models in each runtime on batches of each shape; the facts, as `--json` prints them.
+    """Time models in each runtime on batches of each shape, and give the facts as `--json` prints them.
 
     Raises:
         InvalidOption: an unknown runtime, device or shape, a model that is there twice, or more than can be compiled.
@@ -81,7 +81,7 @@ def _candidates(
 def _measure(
     candidates: dict[Runner, nn.Module], batch: dict[str, torch.Tensor], runs: int, progress: Progress
 ) -> list[dict[str, Any]]:
-    """All candidates in turn on one batch; facts of each, its ratio to the first model in the same runtime included."""
+    """Time all candidates in turn on one batch; facts of each have its ratio to the first model in the same runtime."""
     compiled = [runner for runner in candidates if runner[1] == "compile"]
     if compiled:
         torch.compiler.reset()
@@ -103,7 +103,7 @@ def _measure(
 
 
 def _shapes(text: str) -> list[Shape]:
-    """Rows and tokens from `1x32,32x128`."""
+    """Read shapes, rows and tokens each, from a text such as `1x32,32x128`."""
     try:
         shapes = [tuple(int(number) for number in shape.lower().split("x")) for shape in text.split(",")]
     except ValueError:

@@ -17,9 +17,9 @@ from typing import Any
 from trimformer.errors import ProcessLost, first_line
 
 MEETING = timedelta(minutes=5)
-"""How long the processes wait for each other at the start."""
+"""Time that the processes wait for each other at the start."""
 OWN_SECONDS, LOST_SECONDS = 2, 3
-"""How long a process waits for another to say why all end: with an error of its own, and because of another's end."""
+"""Seconds a process waits for another to say why all end: with an error of its own, and because another ended."""
 LEAVING_SECONDS = 3
 EVERY_SECONDS = 0.05
 SAID, LEFT = "trimformer: why the run ends", "trimformer: left"
@@ -27,17 +27,17 @@ SAID, LEFT = "trimformer: why the run ends", "trimformer: left"
 
 @dataclass(frozen=True)
 class Launch:
-    """What the processes of a run share besides their work; `store` is None where there is one process.
+    """One of the processes of a run, and the store by which they agree who speaks; None where it is alone.
 
     PyTorch is imported only where there are several.
     """
 
     store: Any = None
     index: int = 0
-    """Which of them this is."""
+    """Number of this process, from 0."""
 
     def speaks(self, *, lost: bool) -> bool:
-        """Whether this process is the one that says why the run ends; all others end silently.
+        """Tell whether this process is the one that says why the run ends; all others end silently.
 
         The first process goes before others, and those with an error of their own before those that only `lost` one.
         """
@@ -62,7 +62,7 @@ class Launch:
 
 
 def process_count() -> int:
-    """How many processes were started together, as torchrun tells each of them."""
+    """Count the processes that were started together, as torchrun tells each of them; 1 without it."""
     return int(os.environ.get("WORLD_SIZE") or 1)
 
 
@@ -104,7 +104,7 @@ def launched() -> Iterator[Launch]:
 
 @contextmanager
 def _until_left(store: Any, rank: int, size: int) -> Iterator[None]:
-    """At its end, the first process, which may keep the store, waits a little until the others need it no more."""
+    """After the context, the first process, which may keep the store, waits a little until others need it no more."""
     from torch import distributed as dist
 
     try:
@@ -119,7 +119,7 @@ def _until_left(store: Any, rank: int, size: int) -> Iterator[None]:
 
 
 def _there(store: Any, keys: list[str], seconds: float) -> bool:
-    """Whether the store has some keys, or will soon; its own way to wait complains when it waited in vain."""
+    """Tell whether the store has some keys, or will within some seconds; its own way to wait complains if in vain."""
     end = monotonic() + seconds
     while not (there := store.check(keys)) and monotonic() < end:
         sleep(EVERY_SECONDS)

@@ -25,7 +25,7 @@ HELP_GROUPS = ("Make it smaller", "Measure", "Take it along", "About")
 
 
 def option_of(parameter: Parameter) -> Any:
-    """An option with the text and the check that the parameter has everywhere."""
+    """Make an option with the text and the check that the parameter has everywhere."""
     return typer.Option(help=parameter.text, callback=parameter.check)
 
 
@@ -68,7 +68,7 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="Option of th
 
 
 def assignments(texts: Sequence[str] | None, option: str = "--set", example: str = "ridge=1e-3") -> dict[str, str]:
-    """The values of `--set name=value`, or of another such option, by name.
+    """Read the values of `--set name=value`, or of another such option, by name.
 
     Raises:
         InvalidOption: one of them is no assignment.

@@ -1,4 +1,4 @@
-"""What several commands do: load a model, gather a project, save a result, report it.
+"""Steps that several commands share: load a model, gather a project, save a result, report it.
 
 Of several processes only the first writes.
 """
@@ -31,20 +31,20 @@ from trimformer.pruning.cache import MeasuredCache, default_folder
 from trimformer.report import page, saving, summary, terminal
 
 EXAMPLES = {"flops": 0.4, "params": 0.4, "latency": 0.5, "max_drop": 0.01}
-"""Of how small a model may be asked to be."""
+"""Examples for messages of how small a model may be asked to be."""
 
 
 def load_with_tokenizer(name: str, task: Task, placement: Placement) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model with the head that the task needs, and its tokenizer."""
+    """Load a model with the head that the task needs, and its tokenizer."""
     return checkpoint.place_model(name, task.auto_class, placement), checkpoint.load_tokenizer(name)
 
 
 HUB = "hub"
-"""What is told of rows that nobody named: they come from there."""
+"""Word for where rows come from that nobody named."""
 
 
 def gather(origin: Origin, max_length: int | None, placement: Placement, progress: Progress) -> Project:
-    """A project from what the user named: rows are read before the model is."""
+    """Make a project of what the user named; rows are read before the model is."""
     chosen: Task = plugins.load("tasks", origin.task)
     train, validation = chosen.rows(origin.data or None, "train"), chosen.rows(origin.data or None, "validation")
     dense, tokenizer = load_with_tokenizer(origin.source, chosen, placement)
@@ -62,7 +62,7 @@ def gather(origin: Origin, max_length: int | None, placement: Placement, progres
 
 
 def one_budget(shares: Mapping[str, Any], **options: Any) -> Budget:
-    """The budget of the one share that is given; `options` are those of `Budget`.
+    """Make the budget of the one share that is given; `options` are those of `Budget`.
 
     Raises:
         InvalidOption: none or several are given, or the share is outside (0, 1].
@@ -83,7 +83,7 @@ def check_one_of(sizes: Mapping[str, float | None]) -> None:
 
 
 def budgets(texts: Mapping[str, str | None], round_to: int = 1) -> list[Budget]:
-    """Budgets from shares with commas by cost, largest first and each once.
+    """Read budgets from shares with commas, by cost, largest first and each once.
 
     Raises:
         InvalidOption: a share is no number or outside (0, 1].
@@ -107,7 +107,7 @@ def _shares(cost: str, text: str) -> list[float]:
 
 
 def kept_measurements(folder: Path | None) -> MeasuredCache:
-    """The cache in a folder, or in the user's; what is found there is said on stderr."""
+    """Open the cache in a folder, or in the user's own; what is found there is said on stderr."""
     return MeasuredCache(folder or default_folder(), say=console.say)
 
 
@@ -169,5 +169,5 @@ def push(out: Path, repo: str) -> None:
 
 
 def print_json(facts: Any) -> None:
-    """Facts on stdout, for programs."""
+    """Print facts as JSON on stdout, for programs."""
     sys.stdout.write(as_text(facts))

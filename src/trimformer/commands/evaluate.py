@@ -1,4 +1,4 @@
-"""`trimformer evaluate`: how good a model is."""
+"""`trimformer evaluate`: judge a model by a task."""
 
 from __future__ import annotations
 

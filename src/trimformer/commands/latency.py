@@ -1,4 +1,4 @@
-"""`trimformer latency`: how long models take, side by side."""
+"""`trimformer latency`: time models side by side."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`trimformer list`: what there is to choose from."""
+"""`trimformer list`: the names that there are to choose from."""
 
 from __future__ import annotations
 

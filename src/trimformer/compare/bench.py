@@ -35,7 +35,7 @@ from trimformer.training.finetune import FineTuned, finetune
 from trimformer.training.heads import load_to_train, put_on
 
 DENSE_SEED = 0
-"""Of the fine-tuning of a dense model: all seeds of a comparison prune the same one."""
+"""Seed of a dense model's fine-tuning: all seeds of a comparison prune the same one."""
 DETERMINING_VERSIONS = ("trimformer", "torch", "transformers")
 
 
@@ -44,18 +44,18 @@ class Bench:
 
     Args:
         subject: the task.
-        device: as `placement.find_device` has it.
-        folder: for fine-tuned models and the Trainer's checkpoints.
+        device: name of the device, as `placement.find_device` reads it.
+        folder: where dense models that are fine-tuned here are kept.
     """
 
     def __init__(self, subject: Subject, device: str, folder: Path) -> None:
         self.subject, self.device, self.folder = subject, device, folder
         self.task: Task = plugins.load("tasks", subject.task)
         self.show: Progress = lambda items, _: items
-        """Shows progress; may be changed at any time."""
+        """Progress bar of the moment, which may be replaced at any time."""
 
     def identity(self, cell: Cell) -> dict[str, Any]:
-        """Everything that decides a cell's outcome."""
+        """Collect everything that decides a cell's outcome, as it reads back from JSON."""
         subject, contender, budget = cell.subject, cell.contender, cell.budget
         return _as_json(
             {
@@ -76,7 +76,7 @@ class Bench:
         )
 
     def progress(self, items: Sequence[Any], description: str) -> Any:
-        """Shows progress as `show` does at the time."""
+        """Show progress as `show` does at the time."""
         return self.show(items, description)
 
     def free(self) -> None:
@@ -85,7 +85,11 @@ class Bench:
             self.__dict__.pop(name, None)
 
     def run(self, cells: Sequence[Cell]) -> Iterator[Row]:
-        """Rows of cells that differ in their budget only: one measurement serves them all."""
+        """Run cells that differ in their budget only, a row each: one measurement serves them all.
+
+        A cell that cannot be done is a row with the reason; what fails before the first one, such as loading a model,
+        is raised.
+        """
         project, pruner = self._pruner(cells[0].contender, cells[0].seed)
         forward = _forward_seconds(pruner)
         for cell in cells:
@@ -96,7 +100,7 @@ class Bench:
                 yield Row(*about, None, str(error))
 
     def _pruner(self, contender: Contender, seed: int) -> tuple[Project, Pruner]:
-        """A pruner of the fine-tuned model or of the pre-trained one, and the project that it belongs to.
+        """Make a pruner of the fine-tuned model or of the pre-trained one, and the project that it belongs to.
 
         Where the pre-trained model has a new head, the pruner sees what is below it only.
         """
@@ -168,14 +172,14 @@ class Bench:
 
     @property
     def dense_seconds(self) -> float | None:
-        """Seconds of fine-tuning the dense model; None where it was given."""
+        """Seconds of fine-tuning the dense model, which is done now if it was not yet; None where it was given."""
         if self.subject.model is not None:
             return None
         _ = self.dense  # fine-tuned now, if it was not yet
         return float(read_manifest(self._kept)["seconds"])
 
     def before_finetuning(self, seed: int) -> tuple[Project, list[str]]:
-        """The pre-trained model with the task's rows, and the names of its new weights: the head that it lacks."""
+        """Load the pre-trained model with the task's rows, and name its new weights: the head that it lacks."""
         folder = model_folder(self._pretrained.place, self._pretrained.revision)
         model, new_head = load_to_train(folder, self.task, self.device, seed)
         return self._project(model, folder), new_head
@@ -227,7 +231,7 @@ class Bench:
 
     @property
     def _kept(self) -> Path:
-        """Where a dense model that is fine-tuned here is kept."""
+        """Folder where a dense model that is fine-tuned here is kept."""
         return self.folder / f"dense-{self.subject.label}"
 
 
@@ -240,13 +244,13 @@ def packed(masks: Masks) -> dict[str, PackedMask]:
 
 
 def _as_json(value: dict[str, Any]) -> dict[str, Any]:
-    """As it reads back from a file."""
+    """Turn a value into what it is when it is read back from JSON."""
     read: dict[str, Any] = json.loads(json.dumps(value))
     return read
 
 
 def _forward_seconds(pruner: Pruner) -> float:
-    """Time of one forward pass over the calibration rows: what the cost of pruning is compared with."""
+    """Time one forward pass over the calibration rows, in seconds: what the cost of pruning is compared with."""
     model, batches = pruner.calibration.dense.model, pruner.calibration.batches
     with torch.inference_mode():
         model(**batches[0])

@@ -15,7 +15,7 @@ from trimformer.compare.rows import PackedMask, Row
 from trimformer.judging.metrics import PERPLEXITY, shown
 
 SMALL_LOSS = 0.03
-"""Three points: the loss within which the papers compare speed. Of a perplexity, 3 % of it."""
+"""Loss within which the papers compare speed: three points, or of a perplexity 3 % of it."""
 KINDS: Mapping[str, str] = {"attention": "heads", "ffn": "neurons"}
 
 
@@ -34,7 +34,7 @@ class OverSeeds:
 
 @dataclass(frozen=True)
 class Pair:
-    """How alike two tasks' models are: the share of units that both keep, heads and neurons."""
+    """The likeness of two tasks' models: the shares of heads and of neurons that they have in common."""
 
     method: str
     share: float
@@ -53,29 +53,29 @@ def over_seeds(values: Iterable[float]) -> OverSeeds | None:
 
 
 def unique(values: Iterable[Any]) -> list[Any]:
-    """Values in order, each once."""
+    """List values in order, each once."""
     return list(dict.fromkeys(values))
 
 
 def succeeded(rows: Iterable[Row]) -> list[Row]:
-    """Rows that have an outcome."""
+    """Keep the rows that have an outcome."""
     return [row for row in rows if row.outcome is not None]
 
 
 def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
-    """Rows that have an outcome and these values: `task`, `method`, `share`, `cost`, `seed`."""
+    """Keep the rows that have an outcome and these values: `task`, `method`, `share`, `cost`, `seed`."""
     return [row for row in succeeded(rows) if all(getattr(row, name) == value for name, value in wanted.items())]
 
 
 def small_loss(rows: Iterable[Row]) -> str:
-    """The loss within which speed is compared, in words that fit these rows' metrics."""
+    """Word the loss within which speed is compared, as it fits these rows' metrics."""
     points, percent = f"{100 * SMALL_LOSS:g} points", f"{100 * SMALL_LOSS:g} % of perplexity"
     kinds = unique(percent if row.metric == PERPLEXITY else points for row in succeeded(rows))
     return " or ".join(kinds or [points])
 
 
 def best_speedup(rows: Sequence[Row], task: str, method: str) -> float | None:
-    """The largest measured speed-up over budgets whose mean loss over seeds is at most `SMALL_LOSS`."""
+    """Find the largest measured speed-up of budgets whose mean loss over seeds is at most `SMALL_LOSS`, or None."""
     within = []
     for share in unique(row.share for row in select(rows, task=task, method=method)):
         here = select(rows, task=task, method=method, share=share)
@@ -85,13 +85,13 @@ def best_speedup(rows: Sequence[Row], task: str, method: str) -> float | None:
 
 
 def geometric_mean(values: Sequence[float | None]) -> float | None:
-    """None where a value is missing, or there are none."""
+    """Compute the geometric mean; None where a value is missing, or there are none."""
     known = [value for value in values if value is not None]
     return statistics.geometric_mean(known) if values and len(known) == len(values) else None
 
 
 def pairs_in_common(rows: Sequence[Row]) -> list[Pair]:
-    """For every method and budget, every two tasks whose models have the same units, mean over common seeds."""
+    """Compare every two tasks whose models have the same units, by method and budget; means over common seeds."""
     found = []
     for method, share in unique((row.method, row.share) for row in succeeded(rows)):
         here = select(rows, method=method, share=share)
@@ -110,7 +110,7 @@ def pairs_in_common(rows: Sequence[Row]) -> list[Pair]:
 
 
 def in_common(first: Mapping[str, PackedMask], second: Mapping[str, PackedMask]) -> dict[str, float]:
-    """By kind of unit, what both keep against the mean of what each keeps; 1 = the same, NaN if neither keeps any.
+    """Divide what both keep by the mean of what each keeps, by kind of unit; 1 = the same, NaN if neither keeps any.
 
     Two independent models that keep a share s of their units have s in common.
     """
@@ -125,7 +125,7 @@ def in_common(first: Mapping[str, PackedMask], second: Mapping[str, PackedMask])
 
 
 def unpacked(mask: PackedMask) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """The mask of a site: the opposite of `packed`."""
+    """Read the mask of a site, `(units,)`, True = keep; the opposite of `bench.packed`."""
     bits = np.frombuffer(bytes.fromhex(mask.kept), dtype=np.uint8)
     return np.unpackbits(bits, count=mask.units).astype(bool)
 

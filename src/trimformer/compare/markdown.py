@@ -29,7 +29,7 @@ NOTHING = "–"
 
 
 def document(plan: Plan, rows: Sequence[Row]) -> str:
-    """All tables that the rows can fill, and their notes."""
+    """Write all tables that the rows can fill, and their notes."""
     parts = [
         f"# {plan.title}",
         accuracy(plan, rows),
@@ -44,7 +44,7 @@ def document(plan: Plan, rows: Sequence[Row]) -> str:
 
 
 def accuracy(plan: Plan, rows: Sequence[Row]) -> str:
-    """A table a task: a row a method, below them what is published; a column a budget."""
+    """Write a table a task: a row a method, below them what is published; a column a budget."""
     methods = unique(row.method for row in rows if _varied(plan, row.method) is None)
     return "\n\n".join(_of_task(plan, rows, methods, task) for task in unique(row.task for row in rows))
 
@@ -61,7 +61,7 @@ def _of_task(plan: Plan, rows: Sequence[Row], methods: Sequence[str], task: str)
 
 
 def of_method(plan: Plan, rows: Sequence[Row], method: str) -> str:
-    """One method: a row a task, below each what is published; a column a budget, the dense model first."""
+    """Write a method's table: a row a task, below each what is published; a column a budget, the dense model first."""
     here = select(rows, method=method)
     budgets = unique((row.cost, row.share) for row in here)
     lines = []
@@ -92,7 +92,7 @@ def _task(rows: Sequence[Row], task: str) -> str:
 
 
 def notes(plan: Plan, rows: Sequence[Row]) -> str:
-    """Dense metrics, seeds, tokens, what was reached, versions, and sources of published numbers."""
+    """Write notes: dense metrics, seeds, tokens, what was reached, versions, and sources of published numbers."""
     known = succeeded(rows)
     if not known:
         return "No cell has a result yet."
@@ -113,7 +113,7 @@ def notes(plan: Plan, rows: Sequence[Row]) -> str:
 
 
 def failures(rows: Sequence[Row]) -> str:
-    """Which cells have no result, a paragraph a method, and why; where the reasons differ, that of the first."""
+    """Write which cells have no result and why, a paragraph a method; where the reasons differ, that of the first."""
     failed = [row for row in rows if row.outcome is None]
     said = []
     for method in unique(row.method for row in failed):
@@ -125,7 +125,7 @@ def failures(rows: Sequence[Row]) -> str:
 
 
 def _cells(rows: Sequence[Row]) -> str:
-    """Tasks and shares, those tasks together that have the same ones."""
+    """List tasks and their shares, those tasks together that have the same ones."""
     tasks: dict[str, list[str]] = {}
     for task in unique(row.task for row in rows):
         tasks.setdefault(", ".join(unique(f"{row.share:.0%}" for row in rows if row.task == task)), []).append(task)
@@ -164,7 +164,7 @@ def _listed(values: Iterator[object]) -> str:
 
 
 def costs(rows: Sequence[Row]) -> str:
-    """Tell the cost of pruning, by method: medians over its cells, as ratios to a forward pass over the same rows."""
+    """Write the cost of pruning, by method: medians over its cells, as ratios to a forward pass over the same rows."""
     lines = []
     for method in unique(row.method for row in succeeded(rows)):
         here = select(rows, method=method)
@@ -189,7 +189,7 @@ def _pruning(row: Row) -> float:
 
 
 def speedups(plan: Plan, rows: Sequence[Row]) -> str:
-    """The largest measured speed-up within a small loss, by method and task, published ones below."""
+    """Write the largest measured speed-up within a small loss, by method and task, published ones below."""
     tasks = unique(row.task for row in succeeded(rows))
     lines = []
     for method in unique(row.method for row in succeeded(rows) if _varied(plan, row.method) is None):
@@ -209,7 +209,7 @@ def _times(value: float | None) -> str:
 
 
 def units_in_common(rows: Sequence[Row]) -> str:
-    """The share of heads and of neurons that models of different tasks have in common."""
+    """Write the share of heads and of neurons that models of different tasks have in common."""
     lines = [
         [pair.method, f"{pair.share:.0%}", f"{pair.first}, {pair.second}", f"{pair.heads:.1%}", f"{pair.neurons:.1%}"]
         for pair in pairs_in_common(rows)
@@ -218,7 +218,7 @@ def units_in_common(rows: Sequence[Row]) -> str:
 
 
 def sensitivity(plan: Plan, rows: Sequence[Row]) -> str:
-    """A row a value of a varied option, a column a task and budget."""
+    """Write the metric where options are varied: a row a value of an option, a column a task and budget."""
     columns = unique((row.task, row.share) for row in succeeded(rows))
     lines = []
     for contender in plan.contenders:
@@ -235,12 +235,12 @@ def _measured_at(rows: Sequence[Row], method: str, task: str, share: float) -> s
 
 
 def _varied(plan: Plan, label: str) -> str | None:
-    """The label of which a method is a variation, if it is one."""
+    """Find the label of which a method is a variation; None if it is none."""
     return next((one.varied[0] for one in plan.contenders if one.label == label and one.varied), None)
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; nothing where there are no lines."""
+    """Write a Markdown table; nothing where there are no lines."""
     if not lines:
         return ""
     return "\n".join([_line(header), "|---" * len(header) + "|", *map(_line, lines)])

@@ -1,4 +1,4 @@
-"""What is compared: the tasks, methods, budgets and seeds of a compare file, checked before anything is computed."""
+"""The plan of a comparison: tasks, methods, budgets and seeds of a file, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class Source:
 
     @property
     def place(self) -> str:
-        """The name, or the folder of the demo's model where the name is `demo`."""
+        """The name as it can be opened: itself, or where it is `demo` the folder of the demo's model."""
         return demo_model() if self.name == DEMO else self.name
 
     def check(self) -> None:
-        """Say so if a folder or file is not there.
+        """Refuse a folder or file that is not there.
 
         Raises:
             InvalidOption: names the line.
@@ -70,10 +70,10 @@ class Subject:
     label: str
     task: str
     model: Source | None
-    """Fine-tuned; None: it is made by fine-tuning `pretrained`."""
+    """The fine-tuned model; None where it is made by fine-tuning `pretrained`."""
     pretrained: Source | None
     data: Source | None
-    """A folder or file; None: the task's rows on the hub, at `data_revision`."""
+    """Folder or file of the rows; None for the task's rows on the hub, at `data_revision`."""
     data_revision: str | None = None
     max_length: int | None = None
     sequence_length: float | None = None
@@ -90,14 +90,14 @@ class Contender:
     calibration_tokens: int
     seeds: tuple[int, ...]
     before_finetuning: bool = False
-    """Prune the pre-trained model and fine-tune what is left, in place of pruning the fine-tuned one."""
+    """Whether the pre-trained model is pruned, and what is left fine-tuned, in place of the fine-tuned model."""
     varied: tuple[str, str, float] | None = None
-    """Of a sensitivity: the label it varies, the option, and its value."""
+    """Label of the contender that this one varies, with the option and its value; None where it is no variation."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of one method."""
+    """One run of a comparison: a method on a task, at one size, with one seed."""
 
     subject: Subject
     contender: Contender
@@ -106,7 +106,7 @@ class Cell:
 
     @property
     def key(self) -> tuple[str, str, str, float, int]:
-        """What tells it from the other cells of its comparison: labels, cost, share, seed."""
+        """Labels, cost, share and seed, which tell it from the other cells of its comparison."""
         return self.subject.label, self.contender.label, self.budget.cost, self.budget.keep_fraction, self.seed
 
 
@@ -122,7 +122,7 @@ class Plan:
     published: tuple[Published, ...]
 
     def cells(self) -> Iterator[Cell]:
-        """All of them, task by task."""
+        """Go through all cells, task by task; cells that differ in their budget only come together."""
         for subject in self.subjects:
             for contender in self.contenders:
                 for seed in contender.seeds:
@@ -172,14 +172,14 @@ def _subject(tasks: Section, label: str, top: Section, folder: Path) -> Subject:
 
 
 def _parameter(entry: Section, parameter: Parameter, default: Any = None) -> Any:
-    """The value of a parameter that is checked as everywhere, or the default where nothing is said."""
+    """Read a parameter, checked as everywhere, or give the default where nothing is said."""
     with entry.about(parameter.name) if parameter.name in entry else nullcontext():
         value = parameter.check(entry.get(parameter.name))
     return default if value is None else value
 
 
 def _source(entry: Section, key: str, revision: str, folder: Path) -> Source | None:
-    """A place relative to the file if there is such a thing, or the name can be nothing else; else a hub name."""
+    """Read a source: a place relative to the file if there is one, or the name can be nothing else; else a hub name."""
     name = entry.text(key)
     if name is None:
         return None
@@ -190,7 +190,7 @@ def _source(entry: Section, key: str, revision: str, folder: Path) -> Source | N
 
 
 def _finetuning(top: Section, entry: Section) -> FineTuning:
-    """The file's arguments under those of the task."""
+    """Read options of fine-tuning: those of the task, over those of the whole file."""
     given = {**top.section("finetune").plain(), **entry.section("finetune").plain()}
     where = entry if "finetune" in entry else top
     if not given:
@@ -255,7 +255,7 @@ def _published(top: Section, folder: Path) -> Iterator[Published]:
 
 
 def _check_models(plan: Plan, tasks: Section, methods: Section) -> None:
-    """Every task has a model to prune, or one to fine-tune; where pruning comes first, the latter."""
+    """Refuse equal labels, and a task without a model to prune or (needed where pruning comes first) to fine-tune."""
     early = [contender.label for contender in plan.contenders if contender.before_finetuning]
     for subject in plan.subjects:
         if subject.model is None and subject.pretrained is None:

@@ -26,7 +26,7 @@ def write_plots(plan: Plan, rows: Sequence[Row], folder: Path) -> list[Path]:
 
 
 def figures(plan: Plan, rows: Sequence[Row]) -> dict[str, Figure]:
-    """Every plot that the rows can fill, by name."""
+    """Draw every plot that the rows can fill, by name."""
     drawn = {
         "accuracy": accuracy(plan, rows),
         "time": time(plan, rows),
@@ -45,7 +45,7 @@ def save_svg(figure: Figure, file: Path) -> Path:
 
 
 def accuracy(plan: Plan, rows: Sequence[Row]) -> Figure | None:
-    """The metric against the share that was reached, a panel a task; published values are crosses."""
+    """Draw the metric against the share that was reached, a panel a task; published values are crosses."""
 
     def draw(axes: Axes, task: str) -> None:
         for colour, method in _coloured(plan, rows):
@@ -64,7 +64,7 @@ def accuracy(plan: Plan, rows: Sequence[Row]) -> Figure | None:
 
 
 def time(plan: Plan, rows: Sequence[Row]) -> Figure | None:
-    """The metric against the seconds of pruning (and of fine-tuning, where that comes after), which are logarithmic."""
+    """Draw the metric against seconds of pruning (and fine-tuning, where that comes after), on a logarithmic axis."""
 
     def draw(axes: Axes, task: str) -> None:
         for colour, method in _coloured(plan, rows):
@@ -85,7 +85,7 @@ def time(plan: Plan, rows: Sequence[Row]) -> Figure | None:
 
 
 def speedup(plan: Plan, rows: Sequence[Row]) -> Figure | None:
-    """The largest measured speed-up within a small loss, a group of bars a task."""
+    """Draw the largest measured speed-up within a small loss, a group of bars a task; None where there is none."""
     tasks, methods = unique(row.task for row in succeeded(rows)), _coloured(plan, rows)
     found = {method: [best_speedup(rows, task, method) for task in tasks] for _, method in methods}
     if not any(value for values in found.values() for value in values):
@@ -104,7 +104,7 @@ def speedup(plan: Plan, rows: Sequence[Row]) -> Figure | None:
 
 
 def common(rows: Sequence[Row]) -> Figure | None:
-    """The share of heads and of neurons in common, a square a pair of tasks, for each method and budget."""
+    """Draw shares of heads and neurons in common, a square a pair of tasks, by method and budget; None of none."""
     pairs = pairs_in_common(rows)
     cases = unique((pair.method, pair.share) for pair in pairs)
     if not cases:
@@ -129,7 +129,7 @@ def common(rows: Sequence[Row]) -> Figure | None:
 
 
 def sensitivity(plan: Plan, rows: Sequence[Row]) -> Figure | None:
-    """The metric against each varied option's value, a line a task and budget."""
+    """Draw the metric against each varied option's value, a line a task and budget; None where none is varied."""
     varied = [one for one in plan.contenders if one.varied and select(rows, method=one.label)]
     options = unique(one.varied[:2] for one in varied if one.varied)
     metrics = unique(row.metric for row in succeeded(rows))
@@ -153,7 +153,7 @@ def sensitivity(plan: Plan, rows: Sequence[Row]) -> Figure | None:
 
 
 def _panels(rows: Sequence[Row], draw: Callable[[Axes, str], None]) -> Figure | None:
-    """A panel a task, with the dense model's metric as a dashed line; one legend for all."""
+    """Draw a panel a task, with the dense model's metric as a dashed line, and one legend; None without any outcome."""
     tasks = unique(row.task for row in succeeded(rows))
     if not tasks:
         return None
@@ -176,7 +176,7 @@ def _panels(rows: Sequence[Row], draw: Callable[[Axes, str], None]) -> Figure | 
 
 
 def _coloured(plan: Plan, rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """A colour and a method, of those that are no variations of another."""
+    """List the methods that are no variations of another, each with its colour."""
     varied = {contender.label for contender in plan.contenders if contender.varied}
     methods = unique(row.method for row in succeeded(rows) if row.method not in varied)
     return [(f"C{number}", method) for number, method in enumerate(methods)]
@@ -197,7 +197,7 @@ def _mean(values: Any) -> float:
 
 
 def _line(axes: Axes, points: Sequence[tuple[float, Any]], colour: str | None, label: str) -> None:
-    """Means with their standard deviations over seeds."""
+    """Draw means with their standard deviations over seeds."""
     known = [(x, found) for x, found in points if found is not None]
     if known:
         axes.errorbar(

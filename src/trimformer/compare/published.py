@@ -15,7 +15,7 @@ KEYS = ("name", "source", "notes", "dense", "metrics", "speedups")
 
 @dataclass(frozen=True)
 class Published:
-    """What somebody else measured.
+    """Numbers that somebody else measured, with their source.
 
     Labels of tasks and methods are those of the compare file; shares are shares kept.
     """
@@ -24,14 +24,14 @@ class Published:
     source: str
     notes: tuple[str, ...]
     dense: dict[str, float]
-    """By task, the metric of the dense model."""
+    """Metric of the dense model, by task."""
     metrics: dict[tuple[str, str, float], float]
-    """By task, method and share of FLOPs kept, the metric."""
+    """Metric by task, method and share of FLOPs kept."""
     speedups: dict[tuple[str, str], float]
-    """By method and task, how often the dense model's speed within a loss of three points."""
+    """Largest speed-up over the dense model within a loss of three points, by method and task."""
 
     def methods(self, tasks: Collection[str]) -> list[str]:
-        """Methods that it has a metric of on any of these tasks, in order."""
+        """List the methods that have a metric on any of these tasks, in order."""
         return list(dict.fromkeys(method for task, method, _ in self.metrics if task in tasks))
 
 

@@ -28,11 +28,11 @@ CHARACTERS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class PackedMask:
-    """Which units of a site stay, in few characters."""
+    """The mask of a site, in few characters."""
 
     units: int
     kept: str
-    """Hexadecimal bits in order, 1 = kept."""
+    """Bits of the mask in order, 1 = kept, as hexadecimal bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,41 +48,41 @@ class Outcome:
     warnings: tuple[str, ...]
     versions: Mapping[str, str]
     units: Mapping[str, PackedMask]
-    """By site."""
+    """Masks by site."""
     seconds: Mapping[str, float | None]
-    """By stage; `finetuning` is None where the dense model was given."""
+    """Seconds by stage; `finetuning` is None where the dense model was given."""
     memory_mb: Mapping[str, float]
-    """Peak while pruning, by place."""
+    """Peak memory while pruning, in MB, by place."""
     threads: int
     forward_seconds: float
-    """Of a pass over the calibration rows: what times of pruning are compared with."""
+    """Seconds of a forward pass over the calibration rows, with which times of pruning are compared."""
 
     @property
     def measuring_seconds(self) -> float:
-        """Time until the first budget can be pruned to; 0 where an earlier cell had measured."""
+        """Seconds of measuring, which no budget enters; 0 where it was done for an earlier cell."""
         return self.seconds["measuring"] or 0.0
 
     @property
     def pruning_seconds(self) -> float:
-        """Time from what was measured to the pruned model."""
+        """Seconds from what was measured to the pruned model."""
         return self.seconds["pruning"] or 0.0
 
     @property
     def finetuning_seconds(self) -> float | None:
-        """Time of fine-tuning the dense model, or the pruned one where that came first; None where there was none."""
+        """Seconds of fine-tuning the dense model, or the pruned one where pruning came first; None without any."""
         return self.seconds["finetuning"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One cell's result."""
+    """The result of one cell: an outcome, or the reason why there is none."""
 
     task: str
     method: str
     cell: Mapping[str, Any]
     """Everything that decides the outcome; two rows are the same run only if all of it agrees."""
     outcome: Outcome | None
-    """None where it failed."""
+    """Facts of the run; None where it failed."""
     failure: str | None = None
 
     @property
@@ -97,12 +97,12 @@ class Row:
 
     @property
     def seed(self) -> int:
-        """Of all sampling."""
+        """Seed of all sampling."""
         return int(self.cell["seed"])
 
     @property
     def key(self) -> tuple[str, str, str, float, int]:
-        """As `Cell.key`."""
+        """Labels, cost, share and seed, as `Cell.key`."""
         return self.task, self.method, self.cost, self.share, self.seed
 
     @property
@@ -123,34 +123,34 @@ class Row:
 
     @property
     def value(self) -> float:
-        """That metric of the pruned model."""
+        """Value of the judging metric of the pruned model."""
         return self.facts.metrics[PRUNED][self.metric].value
 
     @property
     def dense(self) -> Metric:
-        """That metric of the dense model."""
+        """The judging metric of the dense model."""
         return self.facts.metrics[DENSE][self.metric]
 
     @property
     def degradation(self) -> float:
-        """How much worse that metric became, positive if it did."""
+        """Loss of the judging metric, positive where it became worse; see `metrics.degradation`."""
         return degradation(self.facts.metrics[DENSE], self.facts.metrics[PRUNED], self.metric)
 
     @property
     def seconds(self) -> float:
-        """From the fine-tuned model to the pruned one, or, where pruning came first, to the fine-tuned pruned one."""
+        """Seconds from the fine-tuned model to the pruned one; where pruning came first, fine-tuning included."""
         facts = self.facts
         tuned = facts.finetuning_seconds if self.cell["before_finetuning"] else 0.0
         return facts.measuring_seconds + facts.pruning_seconds + (tuned or 0.0)
 
     @property
     def speedup(self) -> float:
-        """Measured median time of the dense model against that of the pruned one."""
+        """Measured median time of the dense model divided by that of the pruned one; NaN where nothing was timed."""
         return speedup(self.facts.latency) or math.nan
 
 
 class Rows:
-    """The rows of a file. `say` is told of damaged ones."""
+    """The rows of a file, none where there is no such file yet; `say` is told of damaged ones."""
 
     def __init__(self, file: Path, say: Callable[[str], None] = lambda _: None) -> None:
         self.file = file
@@ -166,7 +166,7 @@ class Rows:
         self._whole = whole if len(whole) < len(list(_lines(file))) or not _ends_in_newline(file) else None
 
     def find(self, cell: Mapping[str, Any]) -> Row | None:
-        """The newest row of exactly this cell."""
+        """Find the newest row of exactly this cell, or None."""
         return next((row for row in reversed(self.all) if row.cell == cell), None)
 
     def append(self, row: Row) -> None:
@@ -190,19 +190,19 @@ class Rows:
 
 
 def sealed(row: Row) -> str:
-    """A row as a line of JSON with its checksum; numbers that are not finite become null."""
+    """Write a row as a line of JSON with its checksum; numbers that are not finite become null."""
     content = as_facts(row)
     return json.dumps({**content, CHECKSUM: _checksum(content)}, ensure_ascii=False, allow_nan=False)
 
 
 def as_facts(row: Row) -> dict[str, Any]:
-    """A row as plain JSON."""
+    """Turn a row into plain JSON; numbers that are not finite become None."""
     facts = {"task": row.task, "method": row.method, "cell": row.cell, "outcome": row.outcome, "failure": row.failure}
     return {name: _finite(plain(value)) for name, value in facts.items()}
 
 
 def _read(line: str) -> Row | None:
-    """The row in a line, or None where it is damaged or of a version whose outcomes are others."""
+    """Read the row in a line; None where it is damaged or of a version whose outcomes are others."""
     try:
         content = checked(dict, json.loads(line), "the line")
         if content.pop(CHECKSUM, None) != _checksum(content):

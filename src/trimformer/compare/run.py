@@ -1,4 +1,4 @@
-"""Runs what is missing of a comparison, cell by cell; every result is on the disk before the next cell starts."""
+"""Run what is missing of a comparison, cell by cell; every result is on the disk before the next cell starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Bars = Callable[[], AbstractContextManager[Progress]]
 
 
 def stored(plan: Plan, folder: Path, say: Say) -> list[Row]:
-    """The newest row there is of each cell of a plan, whatever versions and content it was made with.
+    """Find the newest row there is of each cell of a plan, whatever versions and content it was made with.
 
     Nothing is computed, and neither models nor data are needed.
     """
@@ -29,7 +29,7 @@ def stored(plan: Plan, folder: Path, say: Say) -> list[Row]:
 
 
 def run(plan: Plan, folder: Path, say: Say, bars: Bars) -> list[Row]:
-    """The rows of all cells of a plan, in its order; those that the folder does not have are run.
+    """Run the cells of a plan that the folder does not have yet, and give the rows of all, in the plan's order.
 
     Args:
         plan: what to compare.
@@ -58,7 +58,7 @@ def run(plan: Plan, folder: Path, say: Say, bars: Bars) -> list[Row]:
 
 
 def _grouped(cells: Sequence[Cell]) -> list[list[Cell]]:
-    """Cells of one task, those together that one measurement serves."""
+    """Group cells of one task: those together that one measurement serves."""
     groups: dict[tuple[str, int], list[Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.contender.label, cell.seed), []).append(cell)

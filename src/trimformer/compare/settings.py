@@ -13,7 +13,7 @@ from trimformer.errors import InvalidOption, TrimformerError, unknown_name
 
 
 class Section(Mapping[str, Any]):
-    """A mapping in a file; knows the line of every key. Mappings below it are sections as well."""
+    """A mapping in a file, which knows the line of every key; mappings below it are sections as well."""
 
     def __init__(self, place: str, entries: Sequence[tuple[str, int, Any]]) -> None:
         self.place = place
@@ -30,7 +30,7 @@ class Section(Mapping[str, Any]):
         return len(self._values)
 
     def only(self, *known: str) -> Section:
-        """The section itself, if it has no other keys than these.
+        """Give the section itself, if it has no other keys than these.
 
         Raises:
             InvalidOption: it has one; names its line and the nearest right key.
@@ -41,19 +41,19 @@ class Section(Mapping[str, Any]):
         return self
 
     def at(self, key: str) -> str:
-        """File and line of a key."""
+        """Name the file and line of a key."""
         return f"{self.place}, line {self._lines[key]}"
 
     @contextmanager
     def about(self, key: str) -> Iterator[None]:
-        """Within the context, whatever is wrong is said with the key's line."""
+        """Within the context, every error of the package becomes an `InvalidOption` that begins with the key's line."""
         try:
             yield
         except TrimformerError as error:
             raise InvalidOption(f"{self.at(key)}: {error}") from error
 
     def number(self, key: str, kind: type[int | float], default: Any = None) -> Any:
-        """A number, or the default where there is no such key.
+        """Read a number, or give the default where there is no such key.
 
         Raises:
             InvalidOption: something else is there.
@@ -64,7 +64,7 @@ class Section(Mapping[str, Any]):
         return value
 
     def text(self, key: str, default: str | None = None) -> str | None:
-        """A text, or the default where there is no such key.
+        """Read a text, or give the default where there is no such key.
 
         Raises:
             InvalidOption: something else is there.
@@ -77,7 +77,7 @@ class Section(Mapping[str, Any]):
         return value
 
     def section(self, key: str) -> Section:
-        """The section below a key; an empty one where nothing is there.
+        """Read the section below a key; an empty one where nothing is there.
 
         Raises:
             InvalidOption: something else is there.
@@ -90,7 +90,7 @@ class Section(Mapping[str, Any]):
         return value
 
     def values_of(self, key: str, default: Sequence[Any] = ()) -> list[Any]:
-        """A list, or the default where there is no such key; a single value is a list of one.
+        """Read a list, or give the default where there is no such key; a single value is a list of one.
 
         Raises:
             InvalidOption: the list is empty, or a section.
@@ -102,12 +102,12 @@ class Section(Mapping[str, Any]):
         return found
 
     def plain(self) -> dict[str, Any]:
-        """Plain dictionaries all the way down."""
+        """Turn the section and those below it into plain dictionaries."""
         return {key: value.plain() if isinstance(value, Section) else value for key, value in self.items()}
 
 
 def read_settings(file: Path) -> Section:
-    """A YAML file as sections. Plain data only: tags that would make objects are refused.
+    """Read a YAML file as sections. Plain data only: tags that would make objects are refused.
 
     Raises:
         InvalidOption: no such file, no YAML, a key that is there twice, or no mapping at the top; with the line.

@@ -1,4 +1,4 @@
-"""A digest of the models and rows that a comparison uses: results are believed for the same content only."""
+"""Digests of the models and rows that a comparison uses: results are believed for the same content only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ CHARACTERS = 16
 
 
 def model_digest(source: Source) -> str:
-    """Of a local checkpoint's content; of one on the hub, name and revision."""
+    """Digest a local checkpoint's content; of one on the hub, give name and revision.
+
+    Raises:
+        InvalidOption: a local checkpoint is not there.
+    """
     source.check()
     if source.local:
         return content_digest(Path(source.place), MODEL_FILES)
@@ -23,7 +27,11 @@ def model_digest(source: Source) -> str:
 
 
 def data_digest(source: Source | None, revision: str | None) -> str:
-    """Of a local folder's or file's content; of rows on the hub, their revision."""
+    """Digest a local folder's or file's content; of rows on the hub (None), give the revision.
+
+    Raises:
+        InvalidOption: the folder or file is not there.
+    """
     if source is None:
         return f"hub@{revision or 'newest'}"
     source.check()
@@ -31,7 +39,7 @@ def data_digest(source: Source | None, revision: str | None) -> str:
 
 
 def content_digest(path: Path, patterns: tuple[str, ...]) -> str:
-    """Of a file, or of the files in a folder that fit a pattern, by name and content; the manifest is left out."""
+    """Digest a file, or the files of a folder that fit a pattern, by name and content; the manifest is left out."""
     found = {file for pattern in patterns for file in path.glob(pattern)} if path.is_dir() else {path}
     digest = hashlib.sha256()
     for file in sorted(found):

@@ -1,1 +1,1 @@
-"""A checkpoint for other runtimes, and on its way to the hub."""
+"""Checkpoints for other runtimes, and their upload to the hub."""

@@ -28,7 +28,7 @@ from trimformer.observing.watching import frozen
 from trimformer.progress import Progress
 
 LIMIT = 1e-4
-"""The largest difference between an output in PyTorch and in ONNX Runtime."""
+"""Largest difference that an output in ONNX Runtime may have from that in PyTorch."""
 FACTS = "export.json"
 NOT_OF_AN_EXPORT = ("quantization_config", "auto_map")
 COMPARED_ROWS = 64
@@ -38,7 +38,7 @@ CHECK_TEXTS = [
     "She read the letter again: “Nothing is lost, nothing is won, and the garden needs water.”",
     "Order #4711 (2 chairs, 1 table) was sent on 3 May to 12 Mill Road; it cost £89.50 and came a week late, damaged.",
 ]
-"""Rows to compare on where the user gives none."""
+"""Texts to compare on where the user gives no rows."""
 
 
 def export(
@@ -55,7 +55,7 @@ def export(
     extra_files: Mapping[str, Path] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Write a folder with the model as ONNX that appears whole or not at all; returns the facts that it holds.
+    """Write the model as ONNX into a folder that appears whole or not at all; give the facts stored there.
 
     Args:
         model: an encoder, dense or pruned, with any task head; stays as it is.
@@ -63,7 +63,7 @@ def export(
         out: the folder to make.
         features: encoded rows on which the outputs are compared with PyTorch's.
         int8: write an int8 file as well.
-        judge: the metrics of a model, for each file.
+        judge: computes the metrics of a model, for each file.
         pooling: adds the output `embedding`.
         facts: what else to write down.
         overwrite: replace an existing export.
@@ -74,7 +74,7 @@ def export(
         InvalidOption: the extra `onnx` is not installed.
         CheckpointError: the folder exists and `overwrite` is not set, or it cannot be written.
         UnsupportedModel: a decoder, or an operator that ONNX does not have; names the site.
-        NumericalError: an output differs from PyTorch's by more than `LIMIT`.
+        NumericalError: an output differs from PyTorch's by more than `LIMIT`; int8 is not held to that.
     """
     require_onnx()
     target = Path(out)
@@ -105,7 +105,7 @@ def export(
 
 
 def evenly_chosen(features: Sequence[Features]) -> list[Features]:
-    """Choose at most 64 rows, evenly from the first to the last."""
+    """Choose at most 64 rows, at even steps from the first on."""
     step = max(1, len(features) // COMPARED_ROWS)
     return list(features[::step][:COMPARED_ROWS])
 
@@ -114,7 +114,7 @@ def evenly_chosen(features: Sequence[Features]) -> list[Features]:
 def compare(
     model: PreTrainedModel, exported: OnnxModel, batches: Sequence[Batch], pooling: Pooling | None = None
 ) -> dict[str, Any]:
-    """Largest difference of any number of any output, `max_difference`; and on how many `rows` and `tokens`."""
+    """Find the largest difference of any number of any output, `max_difference`, and count rows and tokens compared."""
     largest = 0.0
     with frozen(model):
         for batch in batches:
@@ -140,7 +140,7 @@ def _check(difference: float, target: Path) -> None:
 
 
 def _config(model: PreTrainedModel) -> Any:
-    """The model's config without what says how to load its weights from a checkpoint."""
+    """Copy the model's config without what says how to load its weights from a checkpoint."""
     config = copy.deepcopy(model.config)
     for name in NOT_OF_AN_EXPORT:
         config.__dict__.pop(name, None)

@@ -19,13 +19,13 @@ from trimformer.model.placement import find_device
 from trimformer.observing.latency import measure
 
 RUNTIMES = {"eager": None, "compile": None, "onnx": FLOAT, "int8": INT8}
-"""What can run a model; with the file of an exported folder that it reads."""
+"""Names of what can run a model, each with the file of an exported folder that it reads; None for PyTorch."""
 MOST_COMPILED = 8
-"""Models of one class for which PyTorch keeps compiled code side by side."""
+"""Most models of one class for which PyTorch keeps compiled code side by side."""
 
 
 def runtimes_of(text: str) -> list[str]:
-    """Runtimes from names with commas, each once.
+    """Read runtimes from names with commas, each once.
 
     Raises:
         InvalidOption: a name that is none, or a missing package.
@@ -43,7 +43,7 @@ def runtimes_of(text: str) -> list[str]:
 
 
 def runners(name: str, runtimes: Sequence[str], device: str, scratch: Path) -> dict[str, nn.Module]:
-    """A checkpoint or an exported folder in some runtimes, by runtime.
+    """Load a checkpoint or an exported folder in some runtimes; models by runtime.
 
     Args:
         name: a checkpoint folder, a hub name, or what `export` wrote.

@@ -30,7 +30,7 @@ def push(folder: Path, repo: str) -> str:
     """Upload a checkpoint folder; a repository that does not exist is made, a private one.
 
     Returns:
-        Where it is.
+        The address of the repository.
 
     Raises:
         CheckpointError: the hub cannot be reached or refuses; the folder stays as it is.

@@ -1,1 +1,1 @@
-"""A task around a model: metrics with intervals, rows kept apart, the guard."""
+"""Judging a model by a task: metrics with intervals, rows that are kept apart, and the accuracy guard."""

@@ -1,4 +1,4 @@
-"""Runs a model over rows, in batches of like length, and keeps what is read of its output, row by row."""
+"""Run a model over rows, in batches of like length, and keep what is read of its output, row by row."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from trimformer.model.offload import device_of
 from trimformer.progress import Progress
 
 Read = Callable[[Any, Batch], Mapping[str, Iterable[Tensor]]]
-"""A model's output and its batch -> by name, one tensor a sequence."""
+"""Function that reads a model's output: `(output, batch)` -> by name, one tensor for each row of the batch."""
 
 
 @contextmanager
 def inference(*models: PreTrainedModel) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module is in the mode it was in."""
+    """Within the context, models are in evaluation mode and without gradients; then every module is as it was."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()

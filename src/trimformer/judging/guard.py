@@ -18,13 +18,13 @@ from trimformer.pruning.result import PruningResult
 LABEL = "label"
 UNLABELLED = (None, -1)
 STEPS = 6
-"""Of the bisection: the size is found to 1/64 of the dense model's cost."""
+"""Steps of the bisection, which find the size to 1/64 of the dense model's cost."""
 
 
 def smallest_within(
     project: Project, pruner: Pruner, max_drop: float, *, cost: str = "flops", round_to: int = 1
 ) -> PruningResult:
-    """The smallest model that loses at most `max_drop` on the project's guard rows, found by bisection over budgets.
+    """Find the smallest model that loses at most `max_drop` on the project's guard rows, by bisection over budgets.
 
     The loss is that of the task's first metric, or the divergence from the dense model where rows have no labels.
     Neither calibration nor evaluation rows decide, so that the evaluation stays a fair one.
@@ -32,9 +32,9 @@ def smallest_within(
     Args:
         project: one made by `with_guard`.
         pruner: of this project; what it measured serves every step.
-        max_drop: in the metric's own unit, at least 0.
-        cost: what is made small: `flops`, `params` or `latency`.
-        round_to: of every budget tried.
+        max_drop: largest loss, as `metrics.degradation` has it: in the metric's own unit; at least 0.
+        cost: name of what is made small: `flops`, `params` or `latency`.
+        round_to: keep neurons of each layer in multiples of this, at every budget tried.
 
     Raises:
         UnreachableTarget: even the mildest budget tried loses more; says how much.
@@ -64,7 +64,7 @@ def smallest_within(
 
 
 def _comparable(project: Project, rows: Dataset) -> Project:
-    """The project itself, or with the `text` task in place of one whose guard rows lack the labels it needs."""
+    """Give the project itself, or one of the `text` task where the guard rows lack the labels that its task needs."""
     if LABEL not in project.evaluation_rows.column_names:
         return project
     labels = rows[LABEL] if LABEL in rows.column_names else [None]

@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 TEMPERATURE = 0.05
-"""Cosines are divided by it: differences of a few hundredths then matter."""
+"""Number that cosines are divided by, so that differences of a few hundredths matter."""
 
 
 def contrastive_loss(first: Tensor, second: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Each pair's second text among those of the whole batch, and its first likewise; a scalar.
+    """Compute how far the texts of each pair are from finding each other among those of the batch; a scalar.
 
     Mean cross-entropy of `first @ second.T / temperature` with the diagonal as answers, over rows and over columns.
 
@@ -28,7 +28,7 @@ def contrastive_loss(first: Tensor, second: Tensor, temperature: float = TEMPERA
 
 
 def ranking_loss(first: Tensor, second: Tensor, scores: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """Pairs with a higher score shall have a higher cosine, whatever the unit of the scores; a scalar.
+    """Compute how far cosines are from the order of the pairs' scores, whatever their unit; a scalar, at least 0.
 
     `log(1 + Σ exp((cos_j − cos_i) / temperature))` over all `i`, `j` of the batch with `score_i > score_j`.
 

@@ -18,32 +18,33 @@ from trimformer.observing.latency import Latency
 from trimformer.pruning.facts import PruningFacts
 
 DENSE, PRUNED, FINETUNED = "dense", "pruned", "finetuned"
-"""Names of the models that metrics and times are of: as given, pruned (and perhaps fine-tuned), fine-tuned only."""
+"""Names of the models that metrics and times are of: as given, pruned (perhaps fine-tuned then), only fine-tuned."""
 SITE_PARTS = 3
-"""At least so many names has a site: where the blocks are, a block's number, a sublayer."""
+"""Fewest parts of a site's name: where the blocks are, a block's number, a sublayer."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Where a result comes from, as the user named it; empty is what nobody named."""
+    """The origin of a result, as the user named it; a field that nobody named is empty."""
 
     source: str = ""
-    """The dense model."""
+    """Folder or hub name of the dense model."""
     task: str = ""
     data: str = ""
+    """Folder or file of the rows, or a word for where they come from, such as `hub`."""
     command: str = ""
-    """As it can be typed again, without tokens and passwords."""
+    """Command line that can be typed again, without tokens and passwords."""
 
     def as_json(self) -> dict[str, str]:
-        """Write what somebody named."""
+        """Write the fields that somebody named, by name."""
         return {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name)}
 
     @classmethod
     def from_json(cls, value: Any, where: str = "") -> Origin:
-        """Read what `as_json` wrote, from among any other keys; null is what nobody named.
+        """Read what `as_json` wrote; other keys are left alone, and null counts as not named.
 
         Raises:
-            DataError: something else than a text.
+            DataError: a field is something else than a text; names it.
         """
         content, names = checked(dict, value, where), [each.name for each in fields(cls)]
         return cls(**{name: checked(str, content[name], name) for name in names if content.get(name) is not None})
@@ -51,7 +52,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class DenseFacts:
-    """The little that is known of a model that was not pruned."""
+    """The facts of a model that was not pruned: hardly anything is known of it."""
 
     model_class: str
     warnings: tuple[str, ...] = ()
@@ -59,24 +60,24 @@ class DenseFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything known of a result."""
+    """The record of a result: facts of its model, metrics, times, origin and fine-tuning."""
 
     model: PruningFacts | DenseFacts
     new_head: tuple[str, ...] | None = None
-    """Weights above a pruned pre-trained model that started from random numbers; None where nobody asked."""
+    """Names of weights above a pruned pre-trained model that start from random numbers; None where nobody asked."""
     metrics: Mapping[str, Metrics] = field(default_factory=dict)
-    """Of `DENSE` and of `PRUNED` or `FINETUNED`; empty where nothing was judged."""
+    """Metrics by model: of `DENSE`, and of `PRUNED` or `FINETUNED`; empty where nothing was judged."""
     latency: Mapping[str, Latency] = field(default_factory=dict)
-    """Of `DENSE` and `PRUNED`; empty where nothing was timed."""
+    """Measured time by model, of `DENSE` and `PRUNED`; empty where nothing was timed."""
     origin: Origin = field(default_factory=Origin)
     finetuning: FineTuningFacts | None = None
 
     @property
     def pruning(self) -> PruningFacts:
-        """The facts of a model that was pruned.
+        """The facts of the pruned model.
 
         Raises:
-            DataError: it was not.
+            DataError: the model was not pruned.
         """
         if isinstance(self.model, PruningFacts):
             return self.model
@@ -84,7 +85,7 @@ class Manifest:
 
     @property
     def latency_share(self) -> float | None:
-        """Measured time of the pruned model against that of the dense one; None where it was not measured."""
+        """Measured time of the pruned model as a share of the dense one's; None where nothing was timed."""
         return latency_share(self.latency)
 
     def as_json(self) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def _check_whole(facts: PruningFacts) -> None:
     """Refuse facts whose parts do not fit each other.
 
     Raises:
-        DataError: names the part.
+        DataError: a part is missing, or a site is in no block; names it.
     """
     needed = {"kept": (facts.kept, {"flops", facts.budget.cost}), "seconds": (facts.seconds, {"measuring"})}
     for name, (entries, keys) in needed.items():
@@ -136,10 +137,10 @@ def _check_whole(facts: PruningFacts) -> None:
 
 
 def latency_share(latency: Mapping[str, Latency]) -> float | None:
-    """Measured median time of the pruned model against that of the dense one; None where it was not measured."""
+    """Divide the pruned model's measured median time by the dense one's; None where nothing was timed."""
     return latency[PRUNED].median_ms / latency[DENSE].median_ms if latency else None
 
 
 def speedup(latency: Mapping[str, Latency]) -> float | None:
-    """How many times as fast as the dense model the pruned one is, measured; None where it was not."""
+    """Divide the dense model's measured median time by the pruned one's; None where nothing was timed."""
     return latency[DENSE].median_ms / latency[PRUNED].median_ms if latency else None

@@ -1,4 +1,4 @@
-"""How metrics are read: which way is better, what is lost between two values, and how a value is written."""
+"""Reading metrics: which way is better, what is lost between two values, and how a value is written."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 DISTANCES = ("kl", "squared_distance")
-"""From the dense model, which is at 0."""
+"""Metrics that are distances from the dense model, which itself is at 0."""
 PERPLEXITY = "perplexity"
 LOWER_IS_BETTER = (*DISTANCES, PERPLEXITY)
 FOUR_DECIMALS, TWO_DECIMALS = 10, 100_000
-"""Below these a value has so many; above them, two digits and a power of ten."""
+"""Sizes below which a value is written with so many decimals; from the second on, as two digits and a power of ten."""
 
 
 def shown(value: float, sign: str = "", *, beside: float = 0.0) -> str:
-    """A value as people read it; `sign="+"` also marks those above zero.
+    """Write a value as people read it; `sign="+"` also marks those above zero.
 
     Args:
         value: of a metric, or a difference of two.
@@ -31,17 +31,18 @@ def shown(value: float, sign: str = "", *, beside: float = 0.0) -> str:
 
 @dataclass(frozen=True)
 class Metric:
-    """One evaluated number, with what it was measured on."""
+    """One evaluated number, with its interval and the size of the sample that it was measured on."""
 
     value: float
     sample_size: int
+    """Number of rows; of a perplexity, of predicted tokens."""
     low: float
     high: float
-    """95 % bootstrap interval over rows."""
+    """Upper end of the 95 % bootstrap interval over rows; `low` is the lower one."""
 
 
 Metrics = Mapping[str, Metric]
-"""By metric name; the first is the one the task is judged by. Higher is better, except for `LOWER_IS_BETTER`."""
+"""Metrics by name; the first is the one the task is judged by. Higher is better, except for `LOWER_IS_BETTER`."""
 BRACKETS, WORDS = "[{}, {}]", "{} to {}"
 """Two ways to write an interval."""
 

@@ -38,31 +38,31 @@ ENCODE_ROWS = 2048
 GUARD_ROWS = 1000
 FEW_ROWS = 50
 COLLAPSE = 0.1
-"""A relative loss of the judging metric that deserves a loud warning."""
+"""Relative fall of the judging metric above which a warning says so loudly."""
 DOUBLED = 1.0
-"""A relative rise of it that does, where lower is better."""
+"""Relative rise above which a warning does, where lower is better."""
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A pruning result, judged."""
+    """A pruning result with its judgement: metrics and times of both models."""
 
     pruning: PruningResult
     facts: Manifest
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Everything known of the result as plain JSON, to print or to save with the model; made anew each time."""
+        """Record of the result as plain JSON, to print or to save with the model; made anew each time."""
         return self.facts.as_json()
 
     @property
     def before(self) -> Metrics:
-        """The dense model's metrics."""
+        """Metrics of the dense model."""
         return self.facts.metrics[DENSE]
 
     @property
     def after(self) -> Metrics:
-        """The pruned model's metrics."""
+        """Metrics of the pruned model."""
         return self.facts.metrics[PRUNED]
 
     @property
@@ -72,13 +72,13 @@ class TaskResult:
 
 
 def few_rows(after: Metrics) -> str | None:
-    """Warn where there are too few evaluation rows for an interval to mean much."""
+    """Word a warning where evaluation rows are fewer than 50, too few for an interval to mean much; else None."""
     rows = next(iter(after.values())).sample_size
     return f"only {rows} evaluation rows: metrics and intervals tell little" if rows < FEW_ROWS else None
 
 
 def collapse(before: Metrics, after: Metrics, budget: BudgetFacts) -> str | None:
-    """Warn loudly where the accuracy collapsed, with a milder budget to try."""
+    """Word a loud warning where the accuracy collapsed, with a milder budget to try; else None."""
     name, dense = next(iter(before.items()))
     change = (after[name].value - dense.value) / max(abs(dense.value), 1e-12)
     if name in DISTANCES or -COLLAPSE <= change <= (DOUBLED if name in LOWER_IS_BETTER else change):
@@ -100,9 +100,9 @@ class Project:
     Args:
         model: fine-tuned for the task; stays as it is.
         tokenizer: of the model; held to rows that the model reads.
-        task: one of `trimformer list`.
-        calibration_rows: labels are looked at only for a method that needs them.
-        evaluation_rows: what the metrics are measured on, before and after.
+        task: how rows are encoded and a model is judged, such as `plugins.load("tasks", "sst2")`.
+        calibration_rows: rows to prune by; their labels are looked at only for a method that needs them.
+        evaluation_rows: rows that the metrics are measured on, before and after.
         max_length: cut rows at this many tokens; else at the task's own length.
         guard_rows: rows to choose a size by (`with_guard`), apart from both others.
         stored_dtype: precision in which the pruned model will be saved.
@@ -135,7 +135,7 @@ class Project:
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
     ) -> Pruner:
-        """A `Pruner` on rows drawn from the calibration rows.
+        """Make a `Pruner` on rows drawn from the calibration rows.
 
         Raises:
             TrimformerError: wrong options, weights or rows, or a model that does not fit the task; before pruning.
@@ -176,7 +176,7 @@ class Project:
         return TaskResult(result, Manifest(model=result.facts, metrics=metrics, latency=times, origin=self.origin))
 
     def with_guard(self, seed: int = 0) -> Project:
-        """The same project with some calibration rows set aside to decide by: a quarter of them, at most 1000.
+        """Make the same project with some calibration rows set aside to decide by: a quarter of them, at most 1000.
 
         Raises:
             DataError: fewer than four rows.
@@ -191,18 +191,18 @@ class Project:
         return replace(self, calibration_rows=rest, guard_rows=guard)
 
     def evaluate(self, model: PreTrainedModel, rows: Dataset) -> Metrics:
-        """The task's metrics of a model on some rows."""
+        """Judge a model by the task's metrics on some rows; what compares with a dense model takes the project's."""
         return self.task.evaluate(
             model, self.tokenizer, rows, dense=self.model, max_length=self.max_length, progress=self.progress
         )
 
     @cached_property
     def before(self) -> Metrics:
-        """The dense model's metrics."""
+        """Metrics of the dense model on the evaluation rows, computed once."""
         return self.evaluate(self.model, self.evaluation_rows)
 
     def drawn(self, tokens: int, seed: int, *, labels: bool = False) -> list[Features]:
-        """Calibration rows in random order until they hold that many tokens; only as many as needed are encoded.
+        """Draw calibration rows at random until they hold that many tokens; only as many as needed are encoded.
 
         With `labels`, each has its own, classes in the model's order.
 
@@ -237,7 +237,7 @@ class Project:
 
     @cached_property
     def held_out(self) -> list[Features]:
-        """What is neither calibrated nor trained on: the evaluation rows and the guard rows, encoded."""
+        """Encoded rows that are neither calibrated nor trained on: the evaluation rows and the guard rows."""
         kept_apart = [self.evaluation_rows] + ([self.guard_rows] if self.guard_rows else [])
         return [row for rows in kept_apart for row in self.task.encode(rows, self.tokenizer, self.max_length)]
 
@@ -262,6 +262,9 @@ def evaluate(
         dense: compare with this model, where the task has a metric that does.
         max_length: cut rows at this many tokens; else at the task's own length.
         progress: wraps a sequence to show a bar.
+
+    Raises:
+        TrimformerError: there is no such task, its rows cannot be read, or the model does not fit it.
     """
     chosen: Task = plugins.load("tasks", task)
     rows = chosen.rows(data, "validation")
@@ -269,6 +272,6 @@ def evaluate(
 
 
 def without(features: Sequence[Features], held_out: Sequence[Features]) -> list[Features]:
-    """Features whose tokens are not among the held-out ones."""
+    """Keep the features whose tokens are not those of a held-out row, in their order."""
     seen = set(map(content, held_out))
     return [row for row in features if content(row) not in seen]

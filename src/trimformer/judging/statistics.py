@@ -22,18 +22,18 @@ CONFIDENCE = 0.95
 
 
 BOOTSTRAP_NUMBERS = 4_000_000
-"""Resampled numbers held at once; bounds the memory of a bootstrap over many rows."""
+"""Most resampled numbers held at once; bounds the memory of a bootstrap over many rows."""
 
 
 class Statistic(Protocol):
-    """Columns of rows -> one number, computed along `axis`; defined (finite) for every sample, constant ones too."""
+    """A function of columns of rows that gives one number along `axis`, finite for every sample, constant ones too."""
 
     def __call__(self, *columns: Array, axis: int = -1) -> Array:
-        """Compute it."""
+        """Compute the number of `(…, rows)` columns; the result has their shape without `axis`."""
 
 
 def metric(statistic: Statistic, *columns: Array | Sequence[float], seed: int = 0) -> Metric:
-    """A statistic of rows with its 95 % percentile bootstrap interval (1000 paired resamples of the rows).
+    """Compute a statistic of rows with its 95 % percentile bootstrap interval (1000 paired resamples of the rows).
 
     The interval is widened to hold the value itself, which a percentile interval of very few rows can miss; of a
     single row it is the value.
@@ -71,19 +71,19 @@ def metric(statistic: Statistic, *columns: Array | Sequence[float], seed: int = 
 
 
 def mean(*columns: Array, axis: int = -1) -> Array:
-    """Mean over rows of one column."""
+    """Average one column over its rows."""
     (values,) = columns
     return np.asarray(np.mean(values, axis=axis, dtype=np.float64))
 
 
 def accuracy(*columns: Array, axis: int = -1) -> Array:
-    """Share of rows where `predicted` equals `actual`."""
+    """Compute the share of rows where the two columns, `predicted` and `actual`, are equal."""
     predicted, actual = columns
     return np.asarray(np.mean(predicted == actual, axis=axis, dtype=np.float64))
 
 
 def f1(*columns: Array, axis: int = -1) -> Array:
-    """F1 of class 1, `predicted` against `actual` (0 or 1 each); 0 if neither names class 1."""
+    """Compute F1 of class 1, `predicted` against `actual` (0 or 1 each); 0 if neither names class 1."""
     predicted, actual = columns[0] == 1, columns[1] == 1
     both = 2.0 * np.sum(predicted & actual, axis=axis)
     either = np.sum(predicted, axis=axis) + np.sum(actual, axis=axis)
@@ -91,12 +91,12 @@ def f1(*columns: Array, axis: int = -1) -> Array:
 
 
 def matthews(*columns: Array, axis: int = -1) -> Array:
-    """Matthews' correlation of two 0/1 columns, which is their Pearson correlation; 0 if one is constant."""
+    """Compute Matthews' correlation of two 0/1 columns, which is their Pearson correlation; 0 if one is constant."""
     return pearson(*columns, axis=axis)
 
 
 def pearson(*columns: Array, axis: int = -1) -> Array:
-    """Pearson's correlation of two columns; 0 if one is constant, which tells nothing about the other."""
+    """Compute Pearson's correlation of two columns; 0 if one is constant, which tells nothing about the other."""
     first, second = (column - np.mean(column, axis=axis, keepdims=True, dtype=np.float64) for column in columns)
     constant = np.logical_or(*(np.ptp(column, axis=axis) == 0 for column in columns))
     scale = np.sqrt(np.sum(first**2, axis=axis) * np.sum(second**2, axis=axis))
@@ -105,5 +105,5 @@ def pearson(*columns: Array, axis: int = -1) -> Array:
 
 
 def spearman(*columns: Array, axis: int = -1) -> Array:
-    """Spearman's rank correlation of two columns, ties at their mean rank; 0 if one is constant."""
+    """Compute Spearman's rank correlation of two columns, ties at their mean rank; 0 if one is constant."""
     return pearson(*(rankdata(column, axis=axis) for column in columns), axis=axis)

@@ -15,7 +15,7 @@ from trimformer.progress import Progress
 
 
 class Task(Protocol):
-    """Rows, how they become model inputs, and how a model is judged on them.
+    """A task: its rows, how they become model inputs, and how a model is judged on them.
 
     A task file provides one object per public task name: `PROVIDES = {"sst2": Glue(…), …}`.
     """
@@ -29,12 +29,12 @@ class Task(Protocol):
         """Name of the transformers auto class that loads its models; None: the class named in the checkpoint."""
 
     def rows(self, source: str | None, split: Split) -> Dataset:
-        """Rows of one split from a folder, one file, or (None) the hub."""
+        """Read the rows of one split from a folder, one file, or (None) the hub."""
 
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
     ) -> list[Features]:
-        """Rows -> features for calibration. One row may give several features (QA windows).
+        """Encode rows for calibration, as unpadded features; one row may give several of them (QA windows).
 
         Labels are left out; with `labels` each feature has some of `LABELS`, or a `LabelError` says why it cannot.
         """
@@ -54,7 +54,7 @@ class Task(Protocol):
 
 @runtime_checkable
 class OwnLoss(Protocol):
-    """What a task has besides, where its models' own loss cannot train them."""
+    """Further methods of a task whose models have no loss of their own that could train them."""
 
     def training_rows(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
@@ -62,7 +62,7 @@ class OwnLoss(Protocol):
         """Encode rows for training: their model inputs, and whatever else `training_batch` reads."""
 
     def training_batch(self, features: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
-        """Some of these features -> padded tensors, with whatever else `loss` reads."""
+        """Pad some of these features to tensors, with whatever else `loss` reads."""
 
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        """The loss of a batch, a scalar with a gradient."""
+        """Compute the loss of a batch, a scalar with a gradient."""

@@ -11,7 +11,7 @@ from trimformer.judging.metrics import Metrics
 
 @dataclass(frozen=True)
 class StepTime:
-    """Milliseconds of one training step: median, and the quarters below and above which a quarter of them lie."""
+    """Time of one training step in milliseconds: median, lower and upper quartile of `steps` timed ones."""
 
     median_ms: float
     low_ms: float
@@ -21,16 +21,16 @@ class StepTime:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
-    """Everything known of one training. Field names are the manifest's keys."""
+    """The facts of one training. Field names are the manifest's keys."""
 
     steps: int
     epochs: float | None
     losses: tuple[Mapping[str, float], ...]
-    """`step` and `loss`."""
+    """`step` and `loss` wherever the loss was logged."""
     metric: str | None
-    """The best checkpoint was chosen by it, on the guard rows."""
+    """Name of the metric on the guard rows that the best checkpoint was chosen by; None where none was chosen."""
     curve: tuple[Mapping[str, float], ...]
-    """`step` and `value` of that metric; step 0 is the model before training."""
+    """`step` and `value` of that metric at every judgement; step 0 is the model before training."""
     best_step: int | None
     stopped_early: bool
     precision: str
@@ -43,8 +43,9 @@ class TrainingFacts:
     rows: int
     guard_rows: int
     seconds: float
-    """In all, judging included."""
+    """Seconds of the training, with every judging while it lasted."""
     judging_seconds: float
+    """Seconds of all judging, that of the model before training included."""
     resumed_at_step: int
 
     @property
@@ -55,20 +56,20 @@ class TrainingFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuningFacts(TrainingFacts):
-    """A training of the model that was made, and what it is compared with."""
+    """The facts of training the model that was made, and of what it is compared with."""
 
     new_head: tuple[str, ...]
-    """Weights that started from random numbers."""
+    """Names of weights that started from random numbers."""
     before: Metrics | None
-    """Metrics of the pruned model before."""
+    """Metrics of the pruned model before its training; None where none are known."""
     step: Mapping[str, StepTime] | None = None
-    """Of the models `dense` and `finetuned`."""
+    """Time of a training step by model, `dense` and `finetuned`; None where it was not timed."""
     dense: TrainingFacts | None = None
-    """The dense model's training, where it was fine-tuned as well."""
+    """The dense model's training; None where it was not fine-tuned as well."""
 
     @property
     def step_speedup(self) -> float | None:
-        """How many times as fast a training step is as one of the dense model; None where it was not timed."""
+        """Time of the dense model's training step divided by that of this one; None where it was not timed."""
         return self.step["dense"].median_ms / self.step["finetuned"].median_ms if self.step else None
 
     @property

@@ -1,1 +1,1 @@
-"""Tells a result: terminal tables, the report page, the model card, and the pictures and words that they share."""
+"""Reports of a result: terminal tables, the report page, the model card, and the pictures and words that they share."""

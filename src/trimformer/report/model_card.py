@@ -21,11 +21,11 @@ PIPELINES = {
     "ForCausalLM": "text-generation",
     "LMHeadModel": "text-generation",
 }
-"""By the end of a model class's name, the hub's name of what the model does; any other gives features."""
+"""The hub's name of what a model does, by the end of its class's name; any other class gives features."""
 
 
 def model_card(facts: Manifest) -> str:
-    """The text of a checkpoint's README.md.
+    """Write the text of a checkpoint's README.md.
 
     Raises:
         DataError: the model was not pruned.
@@ -56,7 +56,7 @@ def model_card(facts: Manifest) -> str:
 
 
 def _base_model(source: str) -> str | None:
-    """The dense model's name on the hub; None where it was a folder."""
+    """Give the dense model's name on the hub; None where it was a folder, or nobody named it."""
     return source if HUB_NAME.fullmatch(source) and not Path(source).exists() else None
 
 

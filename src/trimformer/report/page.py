@@ -1,4 +1,4 @@
-"""The report: facts that are stored with a result -> one HTML page that needs nothing else, no network either."""
+"""The report: one HTML page of the facts stored with a result, which needs nothing else, no network either."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHECKPOINT = "the folder of the checkpoint"
 
 
 def from_folder(folder: Path) -> str:
-    """The page of a checkpoint or a sweep, from the JSON in its folder.
+    """Make the HTML page of a checkpoint or a sweep from the JSON in its folder.
 
     Raises:
         DataError: there is none, it is damaged or made by another program, or nothing was pruned.
@@ -53,7 +53,7 @@ def _pruned(contents: Sequence[Any]) -> list[Manifest]:
 
 
 def checkpoint_page(facts: Manifest, folder: str = CHECKPOINT) -> str:
-    """The page of one pruned checkpoint.
+    """Make the HTML page of one pruned checkpoint.
 
     Args:
         facts: everything known of it.
@@ -85,7 +85,7 @@ def checkpoint_page(facts: Manifest, folder: str = CHECKPOINT) -> str:
 
 
 def sweep_page(results: Sequence[Manifest]) -> str:
-    """The page of a sweep, from the facts of all sizes.
+    """Make the HTML page of a sweep from the facts of all sizes.
 
     Raises:
         DataError: there is no size, or one of a model that was not pruned.
@@ -123,7 +123,7 @@ def comparison_page(
     command: str | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> str:
-    """The page of methods side by side.
+    """Make the HTML page of methods side by side.
 
     Args:
         title: of the page.
@@ -181,11 +181,11 @@ def write_page(page: str, out: Path) -> None:
 
 
 def _curves(pruning: PruningFacts, removed: Mapping[str, float]) -> list[str]:
-    """A picture for every kind of sublayer that has removal curves."""
+    """Draw a picture for every kind of sublayer that has removal curves."""
     sublayers = dict.fromkeys(place(site)[1] for site, curve in pruning.curves.items() if curve[-1] > 0)
     return [pictures.removal(sublayer, pruning.curves, removed) for sublayer in sublayers]
 
 
 def _cached(pruning: PruningFacts) -> bool:
-    """Whether an earlier run's measurement was used."""
+    """Tell whether an earlier run's measurement was used."""
     return bool(pruning.curves) and not pruning.seconds["measuring"]

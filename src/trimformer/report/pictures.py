@@ -26,10 +26,10 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent"}
     colour: f"--series-{number}" for number, colour in enumerate(SERIES, start=1)
 }
 MARKERS = "os^DvPX"
-"""Lines are told apart by their markers too, not by colour alone; there is one marker more than there are colours."""
+"""Markers that tell lines apart beside their colours; there is one more of them than there are colours."""
 FONT = "system-ui, sans-serif"
 WIDTH = 4.6
-"""Of every picture, in inches: readable on a phone, where it is shown a little smaller."""
+"""Width of every picture, in inches: readable on a phone, where it is shown a little smaller."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "trimformer",
@@ -60,7 +60,7 @@ UNITS = {"attention": "heads", "ffn": "neurons"}
 
 
 def intervals(name: str, rows: Mapping[str, Metric]) -> str:
-    """One metric of several models, as dots with their intervals, one below the other."""
+    """Draw one metric of several models, as dots with their intervals, one below the other."""
     with _picture(
         f"metric-{name}", f"{name} with its 95 % interval: {_spoken(rows)}", 0.75 + 0.28 * len(rows)
     ) as drawn:
@@ -79,7 +79,7 @@ def intervals(name: str, rows: Mapping[str, Metric]) -> str:
 
 
 def frontier(drawn: Frontier) -> str:
-    """A metric with its interval against what is left of the dense model."""
+    """Draw a metric with its interval against what is left of the dense model."""
     said = ", ".join(f"{shown(metric.value)} at {share:.0f} %" for share, metric in drawn.points)
     title = f"{drawn.metric} against {drawn.measure}: {said}; dense {shown(drawn.dense.value)}"
     with _picture(f"frontier-{drawn.measure}", title, 2.9) as picture:
@@ -99,7 +99,7 @@ def draw_frontier(axes: Axes, drawn: Frontier, colour: str = ACCENT, beside: str
 
 
 def methods(table: TaskTable) -> str:
-    """The judging metric of several methods against the share that each was allowed to keep."""
+    """Draw the judging metric of several methods against the share that each was allowed to keep."""
     said = "; ".join(
         f"{name}: {', '.join(f'{shown(cell.value)} at {100 * cell.share:.0f} %' for cell in cells.values())}"
         for name, cells in table.methods.items()
@@ -148,7 +148,7 @@ def removal(sublayer: str, curves: Mapping[str, Sequence[float]], removed: Mappi
 
 
 def metric_scale(axes: Axes, metric: str) -> None:
-    """Name and scale of an axis of a metric: a perplexity's is logarithmic, as it can grow without limit."""
+    """Set name and scale of a metric's axis: a perplexity's is logarithmic, as it can grow without limit."""
     axes.set_ylabel(metric)
     if metric == PERPLEXITY:
         axes.set_ylabel("perplexity, lower is better")
@@ -165,7 +165,7 @@ def _dense_line(axes: Axes, dense: Metric, colour: str = MUTED) -> None:
 
 
 def _mark(axes: Axes, curve: Sequence[float], share: float) -> None:
-    """A dot on a curve at the share that was removed; none where nothing was."""
+    """Draw a dot on a curve at the share that was removed; none where nothing was."""
     place_on_curve = share * (len(curve) - 1)
     below = min(int(place_on_curve), len(curve) - 2)
     height = curve[below] + (place_on_curve - below) * (curve[below + 1] - curve[below])
@@ -174,14 +174,14 @@ def _mark(axes: Axes, curve: Sequence[float], share: float) -> None:
 
 
 def _limit_decades(axes: Axes, curves: Collection[Sequence[float]], decades: float = 1e-6) -> None:
-    """Six decades at most: the first removals can cost next to nothing."""
+    """Limit the axis to six decades: the first removals can cost next to nothing."""
     highest = max(curve[-1] for curve in curves)
     lowest = min((value for curve in curves for value in curve if value > 0), default=highest)
     axes.set_ylim(max(lowest, decades * highest) / 1.5, 1.5 * highest)
 
 
 def _label_ends(axes: Axes, ends: Mapping[int, float]) -> None:
-    """Blocks' numbers beside where their curves end, apart from each other; of many blocks only some."""
+    """Write blocks' numbers beside where their curves end, apart from each other; of many blocks only some."""
     every = -(-len(ends) // MOST_LABELS)
     heights = {block: math.log(ends[block]) for block in list(ends)[::every]}
     bottom, top = (math.log(limit) for limit in axes.get_ylim())
@@ -216,7 +216,7 @@ def _picture(name: str, said: str, height: float) -> Iterator[_Drawn]:
 
 
 def _inline(svg: str, name: str, said: str) -> str:
-    """An SVG file's text as a part of an HTML page: its own ids, the page's colours and font, and what it shows."""
+    """Make an SVG file part of an HTML page: with ids of its own, the page's colours and font, and what it shows."""
     svg = svg[svg.index("<svg") :]
     head, body = svg.split(">", 1)
     box = re.findall(r'viewBox="[^"]*"', head)[0]

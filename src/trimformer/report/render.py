@@ -1,4 +1,4 @@
-"""Facts into the text templates of the package; whatever goes into a page is escaped."""
+"""Fill facts into the text templates of the package; whatever goes into a page is escaped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trimformer.report import summary
 
 
 def render(template: str, **facts: Any) -> str:
-    """A template of the package with its facts filled in."""
+    """Fill facts into a template of the package; one that it needs and does not get is an error."""
     return _environment().get_template(f"{template}.j2").render(**facts)
 
 
@@ -37,6 +37,6 @@ def _environment() -> Environment:
 
 
 def _markdown_code(value: object) -> str:
-    """Any text as code within a line or a table cell of Markdown."""
+    """Write any text as code within a line or a table cell of Markdown."""
     plain = " ".join(str(value).split()).replace("`", "'")
     return f"`{plain.replace('|', '/')}`"

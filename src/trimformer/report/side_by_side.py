@@ -15,7 +15,7 @@ from trimformer.report.summary import Stage
 
 
 def sweep_verdict(results: Sequence[Manifest]) -> str:
-    """A sweep in one sentence: its range, and what the smallest size loses."""
+    """Sum up a sweep in one sentence: its range, and what the smallest size gains and loses."""
     cost = common_cost(results)
     smallest = min(results, key=lambda facts: facts.pruning.kept[cost])
     ends = {summary.percent(end(facts.pruning.kept[cost] for facts in results)): None for end in (max, min)}
@@ -29,18 +29,18 @@ def sweep_verdict(results: Sequence[Manifest]) -> str:
 
 
 def common_cost(results: Sequence[Manifest]) -> str:
-    """The cost that all budgets are of; FLOPs, which are always counted, where they differ."""
+    """Find the cost that all budgets are of; FLOPs, which are always counted, where they differ."""
     costs = {facts.pruning.budget.cost for facts in results}
     return costs.pop() if len(costs) == 1 else "flops"
 
 
 def asked(budget: BudgetFacts) -> str:
-    """A budget as text."""
+    """Write a budget as text: the share that was asked for, and of what."""
     return f"{summary.percent(budget.asked)} of {summary.short_cost(budget.cost)}"
 
 
 def sweep_remarks(results: Sequence[Manifest]) -> list[str]:
-    """How far the judging metric holds, and how far the numbers go."""
+    """Say down to which size the judging metric holds, and how the numbers were taken."""
     said = []
     for row in summary.metrics(results[0])[:1]:
         holding = [facts.pruning.kept[common_cost(results)] for facts in results if _holds(facts)]
@@ -54,7 +54,7 @@ def sweep_remarks(results: Sequence[Manifest]) -> list[str]:
 
 
 def _holds(facts: Manifest) -> bool:
-    """Whether the pruned model's interval of the judging metric reaches the dense model's value, or is better."""
+    """Tell whether the pruned model's interval of the judging metric reaches the dense model's value, or is better."""
     for row in summary.metrics(facts)[:1]:
         if row.name in LOWER_IS_BETTER:
             return row.pruned.low <= row.dense.value
@@ -63,7 +63,7 @@ def _holds(facts: Manifest) -> bool:
 
 
 def sweep_rows(results: Sequence[Manifest]) -> list[dict[str, str]]:
-    """One row a size, the dense model first: asked, reached and measured, as text."""
+    """List one row a size, the dense model first: asked, reached and measured, as text."""
     whole, judged = summary.percent(1.0), summary.metrics(results[0])[:1]
     first = {"asked": "dense", "reached": "", "parameters": whole, "time": whole if results[0].latency else ""}
     rows = [first | _shown([row.dense for row in judged])]
@@ -80,13 +80,13 @@ def sweep_rows(results: Sequence[Manifest]) -> list[dict[str, str]]:
 
 
 def _shown(judged: Sequence[Metric]) -> dict[str, str]:
-    """The judging metric as text; of none, nothing."""
+    """Write the judging metric as text; of none, nothing."""
     texts = [{"value": shown(metric.value), "interval": interval(metric, WORDS)} for metric in judged]
     return texts[0] if texts else {"value": "", "interval": ""}
 
 
 def sweep_stages(results: Sequence[Manifest]) -> list[Stage]:
-    """Stages of all sizes in order; measuring is done once for all."""
+    """List the stages of all sizes in order; measuring is done once for all."""
     first = [stage for stage in summary.stages(results[0]) if stage.key == "measuring"]
     return first + [
         Stage(stage.key, f"{asked(facts.pruning.budget)}: {stage.what}", stage.seconds, stage.memory_mb)
@@ -108,7 +108,7 @@ class Frontier:
 
 
 def frontiers(results: Sequence[Manifest]) -> list[Frontier]:
-    """The judging metric of a sweep against every share that is known; none where nothing was judged."""
+    """Collect the judging metric of a sweep against every share that is known; none where nothing was judged."""
     judged = [row for facts in results for row in summary.metrics(facts)[:1]]
     if not judged:
         return []
@@ -129,7 +129,7 @@ def frontiers(results: Sequence[Manifest]) -> list[Frontier]:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of a comparison."""
+    """One run of a comparison that succeeded: a method on a task, at one size, with one seed."""
 
     task: str
     method: str
@@ -153,7 +153,7 @@ class MethodAtSize:
     """Lowest and highest of several seeds; of one seed the 95 % interval."""
     seeds: int
     time: float | None
-    """Measured time against the dense model's, mean over seeds."""
+    """Measured time as a share of the dense model's, mean over seeds; None where nothing was timed."""
 
 
 @dataclass(frozen=True)
@@ -165,13 +165,13 @@ class TaskTable:
     metric: str
     dense: Metric
     shares: Sequence[float]
-    """Asked for, largest first."""
+    """Shares of the cost that were asked for, largest first."""
     methods: Mapping[str, Mapping[float, MethodAtSize]]
-    """By method and share."""
+    """Results by method and share."""
 
 
 def comparison_verdict(runs: Sequence[Run]) -> str:
-    """A comparison in one sentence: what was run."""
+    """Sum up in one sentence how much a comparison ran."""
     counts = {
         "method": len({run.method for run in runs}),
         "size": len({(run.budget.cost, run.budget.asked) for run in runs}),
@@ -183,7 +183,7 @@ def comparison_verdict(runs: Sequence[Run]) -> str:
 
 
 def task_tables(runs: Sequence[Run]) -> Iterator[TaskTable]:
-    """A table for every task and cost, in the order in which they come."""
+    """Make a table for every task and cost, in the order in which they come."""
     for task, cost in dict.fromkeys((run.task, run.budget.cost) for run in runs):
         own = [run for run in runs if (run.task, run.budget.cost) == (task, cost)]
         metric = next(iter(own[0].metrics[PRUNED]))
@@ -208,7 +208,7 @@ def _at_size(runs: Sequence[Run], metric: str) -> MethodAtSize:
 
 
 def comparison_remarks(runs: Sequence[Run]) -> list[str]:
-    """How the numbers of a comparison were taken."""
+    """Say how the numbers of a comparison were taken."""
     several = len({run.seed for run in runs}) > 1
     ranges = "the mean over seeds with the lowest and highest" if several else "the value with its 95 % interval"
     said = [f"Below a size is {ranges}; then the measured time, as a share of the dense model's."]

@@ -43,7 +43,7 @@ class Share:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric before and after."""
+    """A metric of the dense model and of the pruned one."""
 
     name: str
     dense: Metric
@@ -51,7 +51,7 @@ class MetricRow:
 
     @property
     def change(self) -> float:
-        """Pruned minus dense."""
+        """Value of the pruned model minus that of the dense one."""
         return self.pruned.value - self.dense.value
 
 
@@ -63,11 +63,11 @@ class Units:
     kept: int
     of: int
     cells: str
-    """Which ones, `#` kept and `.` removed, in order; empty where they are too many to draw one by one."""
+    """A character per unit, in order, `#` kept and `.` removed; empty where they are too many to draw one by one."""
 
     @property
     def percent(self) -> float:
-        """Kept, of 100."""
+        """Kept units in percent; 0 where there are none at all."""
         return 100 * self.kept / self.of if self.of else 0.0
 
 
@@ -79,22 +79,22 @@ class Stage:
     what: str
     seconds: float
     memory_mb: Mapping[str, float]
-    """Peak, by place: `host`, and a GPU where there was one; empty where it was not measured."""
+    """Peak by place, in MB: `host`, and a GPU where there was one; empty where it was not measured."""
 
 
 def percent(share: float) -> str:
-    """A share as text, with a space that does not break."""
+    """Write a share as percent, with a space that does not break."""
     return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def name(facts: Manifest) -> str:
-    """The dense model's name, without the folder that it is in."""
+    """Give the dense model's name, without the folder that it is in; `model` where nobody named it."""
     source = facts.origin.source or "model"
     return PurePath(source).name or source
 
 
 def verdict(facts: Manifest) -> str:
-    """The result in one sentence: what was gained first, as people feel it."""
+    """Sum up the result in one sentence: what was gained first, as people feel it."""
     budget, gained = facts.pruning.budget, speed(facts)
     said = f"{gained}; keeps" if gained else "Keeps"
     said += f" {percent(budget.reached)} of the {cost_name(budget.cost)}"
@@ -104,7 +104,7 @@ def verdict(facts: Manifest) -> str:
 
 
 def speed(facts: Manifest) -> str:
-    """How fast the pruned model is, measured; empty where it was not."""
+    """Say how fast the pruned model is, as measured; empty where nothing was timed."""
     times = speedup(facts.latency)
     return f"{times:.2f}\N{NO-BREAK SPACE}× as fast as the dense model, measured" if times is not None else ""
 
@@ -115,12 +115,12 @@ def cost_name(cost: str) -> str:
 
 
 def short_cost(cost: str) -> str:
-    """A cost in one word, for axes and column heads."""
+    """Name a cost in one word, for axes and column heads."""
     return cost_name(cost).partition(" of ")[0]
 
 
 def change(row: MetricRow) -> str:
-    """A metric before and after in a few words, with rows and interval."""
+    """Write a metric before and after in a few words, with rows and interval."""
     return (
         f"{row.name} {shown(row.dense.value)}\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}{shown(row.pruned.value)} "
         f"(n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{row.pruned.sample_size}, "
@@ -129,7 +129,7 @@ def change(row: MetricRow) -> str:
 
 
 def shares(facts: Manifest) -> list[Share]:
-    """Asked, reached and measured, one row a quantity."""
+    """List what was asked, reached and measured, one row a quantity."""
     pruning, rows = facts.pruning, []
     for cost, kept in pruning.kept.items():
         is_asked = cost == pruning.budget.cost and pruning.guard is None
@@ -149,13 +149,13 @@ def shares(facts: Manifest) -> list[Share]:
 
 
 def metrics(facts: Manifest) -> list[MetricRow]:
-    """Metrics measured on both models; the first is the one that the task is judged by."""
+    """List the metrics measured on both models; the first is the one that the task is judged by."""
     dense, pruned = (facts.metrics.get(model, {}) for model in (DENSE, PRUNED))
     return [MetricRow(name, dense[name], metric) for name, metric in pruned.items() if name in dense]
 
 
 def remarks(facts: Manifest) -> list[str]:
-    """How far the numbers go."""
+    """Say how far the numbers go: whether intervals overlap, how time was taken, what is only counted."""
     said = []
     for row in metrics(facts)[:1]:
         overlap = row.pruned.high >= row.dense.low and row.dense.high >= row.pruned.low
@@ -174,7 +174,7 @@ def remarks(facts: Manifest) -> list[str]:
 
 
 def blocks(facts: Manifest) -> list[tuple[int, list[Units]]]:
-    """By block, what is kept of each kind of unit."""
+    """List the kept units of each kind, by block."""
     which = {_units_of(site): pattern for site, pattern in facts.pruning.patterns.items()}
     return [
         (row.block, [_units(kind, units, which.get((row.block, kind))) for kind, units in row.units.items()])
@@ -188,20 +188,20 @@ def _units(kind: str, units: KeptUnits, pattern: str | None) -> Units:
 
 
 def removed(facts: Manifest) -> dict[str, float]:
-    """By site that has a removal curve, the share of its units that is gone."""
+    """Compute the share of units that is gone, from 0 to 1, by site that has a removal curve."""
     kept = {(block, unit.kind): unit for block, units in blocks(facts) for unit in units}
     found = {site: kept.get(_units_of(site)) for site in facts.pruning.curves}
     return {site: 1 - units.percent / 100 for site, units in found.items() if units is not None}
 
 
 def _units_of(site: str) -> tuple[int, str]:
-    """Block and kind of unit that a site's name stands for."""
+    """Find the block and the kind of unit that a site's name stands for."""
     block, sublayer = place(site)
     return block, "neuron" if sublayer == "ffn" else "head"
 
 
 def timing(time: Latency) -> str:
-    """How a time was taken."""
+    """Say how a time was taken."""
     threads = f"{time.threads} thread{'s' if time.threads != 1 else ''}"
     return (
         f"Time is the median of {time.runs} forward passes on {time.device} ({threads}), "
@@ -236,17 +236,17 @@ def settings(facts: Manifest) -> list[tuple[str, str]]:
 
 
 def versions_text(versions: Mapping[str, str]) -> str:
-    """Versions in one line."""
+    """Write versions in one line."""
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def each_once(warnings: Iterable[Sequence[str]]) -> list[str]:
-    """Every warning of several results, once."""
+    """List every warning of several results, once."""
     return list(dict.fromkeys(warning for result in warnings for warning in result))
 
 
 def loading(facts: Manifest, folder: str) -> str:
-    """Python lines that load the checkpoint."""
+    """Write the Python lines that load the checkpoint."""
     kind = facts.model.model_class
     return (
         f"import trimformer  # registers the checkpoint format\nfrom transformers import {kind}\n\n"

@@ -16,7 +16,7 @@ from trimformer.report import summary
 
 
 def metrics_table(metrics: Metrics) -> Table:
-    """Metric, value, interval and sample size."""
+    """Show metrics, one row each: value, interval and sample size."""
     table = _table("metric", "value", "95 % interval", "rows")
     for name, metric in metrics.items():
         table.add_row(name, shown(metric.value), interval(metric), str(metric.sample_size))
@@ -24,7 +24,7 @@ def metrics_table(metrics: Metrics) -> Table:
 
 
 def result_table(facts: Manifest) -> Table:
-    """Asked, reached and measured, before and after; fits 80 columns."""
+    """Show a result, before and after: asked, reached and measured; fits 80 columns."""
     pruning, table = facts.pruning, _table("", "dense", "pruned", "")
     for row in summary.metrics(facts):
         change = shown(row.change, "+", beside=row.dense.value)
@@ -70,13 +70,13 @@ def _add_latency(table: Table, facts: Manifest) -> None:
 
 
 def _making_seconds(facts: Manifest) -> float:
-    """Time of measuring and pruning; 0 of a model that was not pruned."""
+    """Add up the seconds of measuring and pruning; 0 of a model that was not pruned."""
     seconds = facts.model.seconds if isinstance(facts.model, PruningFacts) else {}
     return sum(seconds.get(stage, 0.0) for stage in ("measuring", "pruning"))
 
 
 def sweep_table(results: Sequence[Manifest]) -> Table:
-    """One row a budget: asked, reached and measured; fits 80 columns."""
+    """Show a sweep, one row a budget: asked, reached and measured; fits 80 columns."""
     judged = [summary.metrics(facts)[0] for facts in results]
     name, dense = judged[0].name, judged[0].dense
     table = _table("asked", "reached", "parameters", "latency", name, "95 % interval")
@@ -98,7 +98,7 @@ def sweep_table(results: Sequence[Manifest]) -> Table:
 
 
 def units_table(blocks: Sequence[BlockFacts]) -> Table:
-    """Kept units of every kind, block by block, each with a bar."""
+    """Show the kept units of every kind, block by block, each with a bar."""
     kinds = list(dict.fromkeys(kind for block in blocks for kind in block.units))
     table = _table("block", *(column for kind in kinds for column in (summary.UNIT_NAMES.get(kind, kind), "")))
     for block in blocks:
@@ -131,14 +131,14 @@ def finetuning_table(facts: Manifest, tuning: FineTuningFacts) -> Table:
 
 
 def finetuning_seconds(facts: Manifest, tuning: FineTuningFacts) -> list[tuple[str, float, float]]:
-    """Pruning, fine-tuning and both: seconds, and those of fine-tuning the dense model; 0 where it is not known."""
+    """List seconds of pruning, fine-tuning and both, and of fine-tuning the dense model; 0 where that is not known."""
     pruning, own, dense = _making_seconds(facts), tuning.training_seconds, tuning.dense_seconds or 0.0
     rows = [("fine-tuning", own, dense)]
     return [("pruning", pruning, 0.0), *rows, ("pruning and fine-tuning", pruning + own, dense)] if pruning else rows
 
 
 def export_table(facts: Mapping[str, Any]) -> Table:
-    """One row a file: its size, how near it is to PyTorch, and the task's metrics."""
+    """Show an export, one row a file: its size, how near it is to PyTorch, and the task's metrics."""
     files = facts["files"]
     names = list(next(iter(files.values())).get("metrics", {}))
     table = _table("file", "MB", "largest difference", *names)
@@ -153,7 +153,7 @@ def export_table(facts: Mapping[str, Any]) -> Table:
 
 
 def latency_table(facts: Mapping[str, Any]) -> Table:
-    """One row a shape, runtime and model; the ratio is to the first model in the same runtime.
+    """Show times, one row a shape, runtime and model; the ratio is to the first model in the same runtime.
 
     Models go by the last part of their paths where that tells them apart.
     """
@@ -178,7 +178,7 @@ def latency_table(facts: Mapping[str, Any]) -> Table:
 
 
 def plugins_table(folder: str, described: Mapping[str, str]) -> Table:
-    """Public names of a plug-in folder and what they are."""
+    """Show the public names of a plug-in folder and what they are."""
     table = _table(folder, "")
     for name, description in described.items():
         table.add_row(name, description)

@@ -35,18 +35,18 @@ PAIR_COLUMNS = (("first", "second"), ("sentence1", "sentence2"))
 SCORE_COLUMNS = ("score", "label")
 SIMILARITIES_AT_ONCE = 4_000_000
 TIE = 1e-6
-"""Cosines closer than this are equal: float32 rounding must not decide a rank."""
+"""Largest difference of cosines that count as equal: float32 rounding must not decide a rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embedding:
-    """Texts that belong together have embeddings that are close."""
+    """The task of sentence embeddings: texts that belong together shall have embeddings that are close."""
 
     description: str = "sentence embeddings on pairs: recall@1 and MRR, or Spearman's correlation with a score"
     auto_class: str = "AutoModel"
 
     def rows(self, source: str | None, split: Split) -> Dataset:
-        """Pairs of one split from a folder or one file.
+        """Read the pairs of one split from a folder or one file.
 
         Raises:
             DataError: no source, or rows that cannot be read or are no pairs of texts.
@@ -60,7 +60,7 @@ class Embedding:
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
     ) -> list[Features]:
-        """One feature per distinct text of the pairs, truncated to 128 tokens unless said.
+        """Encode every distinct text of the pairs once, truncated to 128 tokens unless said.
 
         Raises:
             DataError: a column is missing, or holds something else than text.
@@ -74,10 +74,10 @@ class Embedding:
     def training_rows(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
     ) -> list[Features]:
-        """One feature per pair: the first text's, with the second's under `second` and the score, if any, as `labels`.
+        """Encode every pair: its first text, with the second one under `second` and the score, if any, as `labels`.
 
         Raises:
-            DataError: as `evaluate`.
+            DataError: a column is missing or holds something else than text, or a score is no finite number.
         """
         features = [encode_texts([list(side)], tokenizer, max_length) for side in _pairs(rows)]
         scores = _scores(rows)
@@ -87,12 +87,12 @@ class Embedding:
         return [{**pair, "labels": score} for pair, score in zip(pairs, scores.tolist(), strict=True)]
 
     def training_batch(self, features: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
-        """First texts, then second ones, in one batch of `(2 * pairs, length)`; and `labels`, `(pairs,)`."""
+        """Pad pairs to one batch of `(2 * pairs, length)`, first texts, then second ones; and `labels`, `(pairs,)`."""
         inputs = pad([*features, *(row["second"] for row in features)], tokenizer, "cpu")
         return inputs | pad_labels(features, "cpu")
 
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
-        """Pairs against the other pairs of the batch; where they have scores, the order of these.
+        """Compute the loss of pairs against the others of the batch, or, where they have scores, against their order.
 
         Raises:
             UnsupportedModel: a model that does not return hidden states.
@@ -113,7 +113,9 @@ class Embedding:
         max_length: int | None = None,
         progress: Progress | None = None,
     ) -> Metrics:
-        """Metrics over pairs; `cosine_to_dense`, over distinct texts, where `dense` is given.
+        """Judge a model by pairs: `spearman` where they have scores, else `recall_at_1` and `mrr`.
+
+        Where `dense` is given, also by `cosine_to_dense`, over distinct texts.
 
         Raises:
             UnsupportedModel: a model that does not return hidden states.
@@ -138,7 +140,7 @@ class Embedding:
 
 
 def target_ranks(embeddings: Tensor, queries: Tensor, targets: Tensor) -> Array:
-    """Rank of each query's target among all distinct targets by cosine, 1 the nearest; ties count against it.
+    """Rank each query's target among all distinct targets by cosine, 1 the nearest; ties count against it: `(pairs,)`.
 
     Args:
         embeddings: `(texts, width)`, of length one each.

@@ -43,25 +43,25 @@ class Glue:
     text_columns: tuple[str, ...]
     statistics: Mapping[str, Statistic] = field(default_factory=lambda: {"accuracy": statistics.accuracy})
     classes: tuple[str, ...] = ()
-    """In the order of the benchmark's labels."""
+    """Names of the classes, in the order of the benchmark's labels."""
     validation_split: str = "validation"
     auto_class: str = "AutoModelForSequenceClassification"
 
     @property
     def num_labels(self) -> int:
-        """Outputs a model needs: one per class, or one number."""
+        """Number of outputs that a model needs: one per class, or one for a regression."""
         return len(self.classes) or 1
 
     @property
     def head_config(self) -> dict[str, Any]:
-        """What the config of a new head says: its number of outputs, and the names of the classes."""
+        """Settings of a new head's config: the number of outputs, or the names of the classes."""
         if not self.classes:
             return {"num_labels": 1, "problem_type": "regression"}
         names = dict(enumerate(self.classes))
         return {"id2label": names, "label2id": {name: number for number, name in names.items()}}
 
     def rows(self, source: str | None, split: Split) -> Dataset:
-        """Rows of one split from a folder, one file, or (None) the hub; validation rows are labelled.
+        """Read the rows of one split from a folder, one file, or (None) the hub; validation rows must be labelled.
 
         Raises:
             DataError: rows that cannot be read, lack a column, or have labels outside the task's.
@@ -77,7 +77,7 @@ class Glue:
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
     ) -> list[Features]:
-        """Rows -> one feature each, truncated to 128 tokens unless said; labels are not needed.
+        """Encode each row as one feature, truncated to 128 tokens unless said; labels are not needed.
 
         With `labels`, a feature's `labels` is its class number in the benchmark's order, or its similarity.
 
@@ -91,7 +91,7 @@ class Glue:
         return [{**row, "labels": value} for row, value in zip(features, values, strict=True)] if labels else features
 
     def labels(self, rows: Dataset, source: str = "the data") -> Array:
-        """Labels as `(rows,)`: class numbers, or similarities from 0 to 5.
+        """Read labels as `(rows,)`: class numbers, or similarities from 0 to 5.
 
         Raises:
             DataError: unlabelled rows, or labels of another kind or range.
@@ -110,7 +110,7 @@ class Glue:
         max_length: int | None = None,
         progress: Progress | None = None,
     ) -> Metrics:
-        """The benchmark's metrics over rows; `dense` is not needed.
+        """Judge a model by the benchmark's metrics over rows; `dense` is not needed.
 
         Raises:
             UnsupportedModel: a model that is no sequence classifier, or has another number of labels.
@@ -128,7 +128,7 @@ class Glue:
         return {name: metric(statistic, predicted, actual) for name, statistic in self.statistics.items()}
 
     def _predicted(self, logits: Tensor, names: Mapping[Any, str] | None) -> Array:
-        """Similarities, or class numbers in the benchmark's order even where the model names its classes in another."""
+        """Read off similarities, or class numbers in the benchmark's order, whatever that of the model is."""
         if not self.classes:
             return np.asarray(logits[:, 0].double())
         return np.asarray(logits[:, class_order(self.classes, names)].argmax(-1))

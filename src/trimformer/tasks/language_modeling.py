@@ -38,26 +38,26 @@ from trimformer.progress import Progress
 CONTEXT = 1024
 """Tokens of a window unless said; fewer where the tokenizer or the model allows fewer."""
 PASSAGE_CHARACTERS = 16_000
-"""A row is at least so long: some windows of text that belongs together."""
+"""Characters that a row has at least: some windows of text that belongs together."""
 SHARE_TO_JUDGE_BY = 0.2
-"""Of a single file: its last part."""
+"""Share of a single file, its last part, that a model is judged by."""
 SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train", "valid", "validation"), "validation": ("test", "valid")}
-"""By preference, names of a folder's files."""
+"""Names of a folder's files by split, the preferred one first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModeling:
-    """One text, from the hub or from files."""
+    """The task of predicting one text, from the hub or from files."""
 
     description: str
     hub_name: str | None = None
     config: str | None = None
     stride: int | None = None
-    """Tokens between windows; None: windows do not overlap."""
+    """Tokens from the start of a window to that of the next; None for windows that do not overlap."""
     auto_class: str = "AutoModelForCausalLM"
 
     def rows(self, source: str | None, split: Split) -> Dataset:
-        """Passages of one split in the order of the text, in column `text`; together they are the whole text.
+        """Read the passages of one split in the order of the text, in column `text`; together they are the whole text.
 
         Raises:
             DataError: no source, or one that cannot be read.
@@ -77,7 +77,7 @@ class LanguageModeling:
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
     ) -> list[Features]:
-        """Rows -> windows that do not overlap; the last of a row may be shorter. Labels are the tokens themselves.
+        """Cut rows into windows that do not overlap; a row's last may be shorter. Labels are the tokens themselves.
 
         Raises:
             DataError: no text column, or one that holds something else than text.
@@ -101,7 +101,7 @@ class LanguageModeling:
         max_length: int | None = None,
         progress: Progress | None = None,
     ) -> Metrics:
-        """`perplexity` over all tokens of the rows taken together; its interval is over windows.
+        """Judge a model by `perplexity` over all tokens of the rows taken together; its interval is over windows.
 
         Raises:
             DataError: rows without text, or fewer than two tokens.
@@ -130,7 +130,7 @@ class LanguageModeling:
 
 @dataclass(frozen=True)
 class _Window:
-    """Tokens, of which the last `new` are predicted."""
+    """A window of a text: its tokens, of which the last `new` are predicted."""
 
     ids: list[int]
     new: int
@@ -159,13 +159,13 @@ def _tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _begin(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The token that the tokenizer puts before every text, if it does."""
+    """Find the token that the tokenizer puts before every text, as a list; empty where it puts none."""
     first: list[int] = tokenizer("")["input_ids"][:1]
     return first if first == [tokenizer.bos_token_id] else []
 
 
 def _read(output: Any, batch: Batch) -> dict[str, Tensor]:
-    """Negative log-probability of every token but the first, in nats: `(batch, length − 1)`."""
+    """Compute the negative log-probability of every token but the first, in nats: `(batch, length − 1)`."""
     logits = getattr(output, "logits", None)
     if logits is None or logits.shape[:2] != batch["input_ids"].shape:
         raise UnsupportedModel("perplexity needs a model that predicts every next token: load a causal language model")
@@ -174,14 +174,14 @@ def _read(output: Any, batch: Batch) -> dict[str, Tensor]:
 
 
 def _perplexity(*columns: Array, axis: int = -1) -> Array:
-    """`exp(Σ loss / Σ tokens)` of windows."""
+    """Compute `exp(Σ loss / Σ tokens)` of windows, at most the largest float64."""
     losses, counts = columns
     mean = np.sum(losses, axis=axis, dtype=np.float64) / np.sum(counts, axis=axis)
     return np.asarray(np.exp(np.minimum(mean, np.log(np.finfo(np.float64).max))))
 
 
 def _parts(source: Path, split: Split) -> list[str]:
-    """A split's text in parts, such as lines, that together are the whole of it."""
+    """Read a split's text in parts, such as lines, that together are the whole of it."""
     if not source.is_dir():
         parts = _parts_of_file(source)
         to_calibrate = len(parts) - max(1, round(SHARE_TO_JUDGE_BY * len(parts)))
@@ -212,7 +212,7 @@ def _parts_of_file(file: Path) -> list[str]:
 
 
 def _passages(parts: Sequence[str]) -> Iterator[str]:
-    """Neighbouring parts joined until they are long enough; the last is shorter. Empty ones join their neighbours."""
+    """Join neighbouring parts until they are long enough; the last may be shorter. Empty ones join their neighbours."""
     ends, total = [0], 0
     for number, part in enumerate(parts, start=1):
         total += len(part)

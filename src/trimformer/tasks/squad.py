@@ -41,18 +41,18 @@ QUESTIONS_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Window:
-    """A question with one stretch of its context."""
+    """A question with one stretch of its context, encoded."""
 
     question: int
-    """Row of the question."""
+    """Number of the question's row, from 0."""
     inputs: Features
     context_start: int
-    """Index of the first context token."""
+    """Index of the first context token among the window's tokens."""
     spans: Tensor
     """`(context tokens, 2)`: where each token begins and ends in the context, in characters."""
 
     def positions(self, place: tuple[int, int] | None) -> dict[str, int]:
-        """First and last token of the answer between two characters of the context; 0 unless all of it is here."""
+        """Find the first and last token of the answer between two characters of the context; 0 unless all is here."""
         first = last = 0
         if place is not None and self.spans[0, 0] <= place[0] and place[1] <= self.spans[-1, 1]:
             inside = ((self.spans[:, 1] > place[0]) & (self.spans[:, 0] < place[1])).nonzero()[:, 0]
@@ -81,7 +81,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Squad:
-    """One version of SQuAD."""
+    """The task of one version of SQuAD."""
 
     description: str
     hub_name: str
@@ -89,7 +89,7 @@ class Squad:
     auto_class: str = field(default="AutoModelForQuestionAnswering")
 
     def rows(self, source: str | None, split: Split) -> Dataset:
-        """One row a question, from a folder, one file (flat or in the official nested form), or (None) the hub.
+        """Read one row a question, from a folder, one file (flat or in the official nested form), or (None) the hub.
 
         Raises:
             DataError: rows that cannot be read, lack a column, or lack an answer where the version demands one.
@@ -105,7 +105,7 @@ class Squad:
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
     ) -> list[Features]:
-        """Rows -> one feature a window of 384 tokens unless said; answers are not needed.
+        """Encode each window, of at most 384 tokens unless said, as one feature; answers are not needed.
 
         With `labels` also first and last token of the row's first answer; both 0 in a window that lacks part of it.
 
@@ -120,7 +120,7 @@ class Squad:
 
     @about_labels()
     def _answer_places(self, rows: Dataset) -> list[tuple[int, int] | None]:
-        """Where each row's first answer begins and ends in its context, in characters; None where there is none."""
+        """Find where each row's first answer begins and ends in its context, in characters; None where it has none."""
         places: list[tuple[int, int] | None] = []
         for number, (accepted, row) in enumerate(zip(self.accepted_answers(rows), rows, strict=True), start=1):
             start = (row["answers"].get("answer_start") or [-1])[0]
@@ -131,7 +131,7 @@ class Squad:
         return places
 
     def accepted_answers(self, rows: Dataset, source: str = "the data") -> list[list[str]]:
-        """The texts that count as right, by row; none where the question has no answer.
+        """Read the texts that count as right, by row; none where the question has no answer.
 
         Raises:
             DataError: answers that are not `{"text": [...], …}`, or none where the version demands one.
@@ -157,7 +157,7 @@ class Squad:
         max_length: int | None = None,
         progress: Progress | None = None,
     ) -> Metrics:
-        """F1 and exact match over questions, as shares in [0, 1]; `dense` is not needed.
+        """Judge a model by F1 and exact match over questions, as shares in [0, 1]; `dense` is not needed.
 
         Raises:
             UnsupportedModel: a model without start and end logits.
@@ -174,7 +174,7 @@ class Squad:
 
 
 def flatten(articles: Dataset) -> Dataset:
-    """The official nested form (articles of paragraphs of questions) -> one row a question."""
+    """Turn the official nested form (articles of paragraphs of questions) into one row a question."""
     rows = [
         {
             "id": question["id"],
@@ -192,7 +192,9 @@ def flatten(articles: Dataset) -> Dataset:
 
 
 def windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Iterator[Window]:
-    """Windows of all questions, in order; those of one question overlap by 128 tokens (a third of shorter ones).
+    """Cut questions and contexts into windows, in order; those of one question overlap.
+
+    They have 128 tokens of the context in common, or a third of a window that is shorter than 384 tokens.
 
     Raises:
         DataError: a text that is none, or a context without tokens.
@@ -234,7 +236,7 @@ def _windows_of(
 
 
 def _shortened(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, tokens: int) -> list[str]:
-    """Questions without leading blanks, cut after so many tokens, so that the context always has room."""
+    """Strip questions of leading blanks and cut them after so many tokens, so that the context always has room."""
     stripped = [question.lstrip() for question in questions]
     encoded = tokenizer(
         stripped, truncation=True, max_length=tokens, add_special_tokens=False, return_offsets_mapping=True
@@ -244,7 +246,7 @@ def _shortened(questions: Sequence[str], tokenizer: PreTrainedTokenizerBase, tok
 
 
 def best_span(start: Tensor, end: Tensor) -> Span:
-    """The pair of the 20 likeliest starts and ends with the highest sum of logits, at most 30 tokens long.
+    """Find the answer of at most 30 tokens with the highest sum of logits among the 20 likeliest starts and ends.
 
     Args:
         start: logits of the context's tokens, `(tokens,)`.
@@ -265,7 +267,7 @@ def best_span(start: Tensor, end: Tensor) -> Span:
 def best_answers(
     found: Sequence[Window], logits: Sequence[Tensor], contexts: Sequence[str], *, may_lack_answer: bool
 ) -> list[str]:
-    """The answer to every question, from the `(2, tokens)` start and end logits of its windows; empty for none."""
+    """Choose each question's answer by the `(2, tokens)` start and end logits of its windows; empty for none."""
     answers = [Answer() for _ in contexts]
     for window, (start, end) in zip(found, logits, strict=True):
         context = slice(window.context_start, window.context_start + len(window.spans))
@@ -279,7 +281,7 @@ def best_answers(
 
 
 def score(answer: str, accepted: Sequence[str]) -> dict[str, float]:
-    """`f1` and `exact_match` of one answer after SQuAD's normalisation, the best over the accepted ones, in [0, 1].
+    """Score an answer by `f1` and `exact_match` after SQuAD's normalisation, best over the accepted ones, in [0, 1].
 
     Where none is accepted, only the empty answer is right.
     """

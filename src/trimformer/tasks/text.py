@@ -30,18 +30,18 @@ from trimformer.progress import Progress
 
 TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"), ("question", "context"))
 MAX_PADDED_TOKENS = 1024
-"""Tokens at once: a language model's logits, once per model, are a whole vocabulary for each."""
+"""Most tokens in a batch: a language model's logits, once per model, are a whole vocabulary for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """Unlabelled text, judged against the dense model."""
+    """The task of unlabelled text, where a model is judged against the dense one."""
 
     description: str = "your own unlabelled text: agreement with the dense model, and divergence from it"
     auto_class: str | None = None
 
     def rows(self, source: str | None, split: Split) -> Dataset:
-        """Rows of one split from a folder or one file; rows without any text are left out.
+        """Read the rows of one split from a folder or one file; rows without any text are left out.
 
         Raises:
             DataError: no source, rows that cannot be read, have no text column, or are all empty.
@@ -58,7 +58,7 @@ class Text:
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
     ) -> list[Features]:
-        """Rows -> one feature each, truncated to 128 tokens unless said.
+        """Encode each row as one feature, truncated to 128 tokens unless said.
 
         Raises:
             DataError: no text column, or one that holds something else than text.
@@ -78,7 +78,7 @@ class Text:
         max_length: int | None = None,
         progress: Progress | None = None,
     ) -> Metrics:
-        """Mean over rows of what `compare` finds.
+        """Judge a model by how near it is to the dense one: the means over rows of the metrics of `compare`.
 
         Raises:
             DataError: `dense` is not given; otherwise as `encode`.
@@ -99,7 +99,7 @@ class Text:
 
 
 def compare(dense_output: Any, output: Any, batch: Batch, dense: PreTrainedModel) -> dict[str, Tensor]:
-    """How near the pruned model's predictions are to the dense model's, `(batch,)` by metric name.
+    """Measure how near the pruned model's predictions are to the dense model's: `(batch,)` each, by metric name.
 
     Encoders without head: `cosine_to_dense`. Classes: `agreement`, and `kl` (lower is better). Numbers:
     `squared_distance` (lower is better).

@@ -47,7 +47,7 @@ LOWER = (*LOWER_IS_BETTER, MASKED_LOSS)
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """How to fine-tune; checked when it is made.
+    """Options of fine-tuning, checked when they are made.
 
     Raises:
         InvalidOption: an unknown name, or a value of the wrong type or range.
@@ -57,12 +57,12 @@ class FineTuning:
     """
 
     rows: int | None = None
-    """Train on at most so many rows, drawn at random; at least 1."""
+    """Most rows to train on, drawn at random; at least 1, or None for all."""
     patience: int = 2
-    """Judge at every save and stop after so many judgements in a row without a better one; the best checkpoint is
-    returned. 0 trains to the end, judges nothing before, and sets no rows aside."""
+    """Judgements in a row without a better one after which training stops: one is made at every save, and the best
+    checkpoint is returned. 0 trains to the end, judges nothing before, and sets no rows aside."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Of transformers' `TrainingArguments`, by name, over `training.DEFAULTS`."""
+    """Arguments of transformers' `TrainingArguments`, by name, in place of those of `trainer.DEFAULTS`."""
 
     def __post_init__(self) -> None:
         if self.rows is not None:
@@ -72,7 +72,11 @@ class FineTuning:
 
     @classmethod
     def from_text(cls, assignments: Mapping[str, str]) -> FineTuning:
-        """From `name=value` of the command line: `rows`, `patience` and training arguments alike."""
+        """Make options of text by name, as the command line has it: `rows`, `patience` and training arguments alike.
+
+        Raises:
+            InvalidOption: an unknown name, or a value of the wrong type or range.
+        """
         own = {name: read_option(cls, name, assignments[name]) for name in _OWN & assignments.keys()}
         return cls(**own, arguments={name: value for name, value in assignments.items() if name not in own})
 
@@ -82,7 +86,7 @@ _OWN = {"rows", "patience"}
 
 @dataclass(frozen=True)
 class FineTuned:
-    """A fine-tuned model, and the facts of its training."""
+    """A fine-tuned model, and the facts of its training by the names of `TrainingFacts`."""
 
     model: PreTrainedModel
     facts: dict[str, Any]
@@ -91,7 +95,7 @@ class FineTuned:
 def finetune(
     project: Project, options: FineTuning, folder: Path | str, *, seed: int = 0, resume: bool = False
 ) -> FineTuned:
-    """Train a copy of a project's model on its calibration rows, which must be labelled.
+    """Train a copy of a project's model on its calibration rows, labelled where the loss needs labels.
 
     Where `options.patience` is set, the project needs guard rows (`Project.with_guard`): the best checkpoint is chosen
     by the task's metric on them. Evaluation rows are neither trained on nor looked at.
@@ -149,11 +153,13 @@ def finetune(
 
 
 def training_features(project: Project, options: FineTuning, seed: int) -> list[Features]:
-    """Encoded training rows with labels, in random order; none has the tokens of an evaluation or guard row.
+    """Encode the rows to train on, in random order, with labels where the loss needs them.
+
+    Rows with the tokens of an evaluation or guard row are left out.
 
     Raises:
         LabelError: rows without labels, or with wrong ones.
-        DataError: there are none.
+        DataError: no rows are left.
     """
     task, rows = project.task, project.calibration_rows
     order = np.random.default_rng(seed).permutation(len(rows))[: options.rows]
@@ -172,7 +178,7 @@ def training_features(project: Project, options: FineTuning, seed: int) -> list[
 
 
 def judge(project: Project, model: PreTrainedModel, rows: Dataset) -> Metrics:
-    """The task's metrics of a model by itself; of a masked language model trained on plain text, its loss."""
+    """Judge a model by the task's metrics, without the dense one; a masked language model on plain text by its loss."""
     if is_masked(model) and not isinstance(project.task, OwnLoss):
         features = project.task.encode(rows, project.tokenizer, project.max_length)
         return {MASKED_LOSS: masked_loss(model, project.tokenizer, features)}
@@ -182,7 +188,7 @@ def judge(project: Project, model: PreTrainedModel, rows: Dataset) -> Metrics:
 
 
 class _GuardJudge:
-    """Judges on the guard rows; keeps how long that took in all, and what the model was worth at first."""
+    """A judge on the guard rows, which keeps its seconds in all, and the value that the model had at first."""
 
     def __init__(self, project: Project) -> None:
         if project.guard_rows is None:
@@ -223,14 +229,14 @@ def _facts(trainer: TaskTrainer, guard: _GuardJudge | None) -> dict[str, Any]:
 
 
 def _curve(trainer: TaskTrainer, guard: _GuardJudge) -> list[dict[str, float]]:
-    """The metric on the guard rows: before training, and at every save."""
+    """Collect the metric on the guard rows: before training, and at every save."""
     name = f"eval_{guard.name}"
     judged = [entry for entry in trainer.state.log_history if name in entry]
     return [{"step": 0, "value": guard.first}, *({"step": entry["step"], "value": entry[name]} for entry in judged)]
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end; unfinished ones are removed."""
+    """Find the newest checkpoint that was written to its end, or None; unfinished ones after it are removed."""
     for checkpoint in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step_of, reverse=True):
         if (checkpoint / TRAINER_STATE_NAME).exists():
             return checkpoint

@@ -16,7 +16,7 @@ from trimformer.model.placement import find_device
 
 
 def load_to_train(name: str, task: Task, device: str = "cpu", seed: int = 0) -> tuple[PreTrainedModel, list[str]]:
-    """A model with the task's head, which is new where the checkpoint has none, or one for something else.
+    """Load a model with the task's head, which is new where the checkpoint has none, or one for something else.
 
     Args:
         name: a checkpoint folder, dense or pruned, or a hub name.
@@ -44,7 +44,7 @@ def load_to_train(name: str, task: Task, device: str = "cpu", seed: int = 0) -> 
 
 
 def _head_settings(name: str, task: Task) -> Mapping[str, Any]:
-    """What to change in the checkpoint's config; nothing where it names the same classes, if in another order."""
+    """Find what to change in the checkpoint's config; nothing where it names the same classes, if in another order."""
     head: Mapping[str, Any] = getattr(task, "head_config", {})
     own = load_config(name).id2label or {}
     named_alike = {str(label).lower() for label in own.values()} == set(head.get("id2label", {}).values())
@@ -56,7 +56,7 @@ def _in_base(model: PreTrainedModel, parameter: str) -> bool:
 
 
 def put_on(head: PreTrainedModel, base: PreTrainedModel) -> PreTrainedModel:
-    """A copy of a model, with another base model (a pruned one of the same kind) below its head."""
+    """Copy a model, and put another base model (a pruned one of the same kind) below the copy's head."""
     model = copy.deepcopy(head)
     setattr(model, model.base_model_prefix, base)
     model.config = base.config

@@ -35,7 +35,7 @@ class PrunedPretrained:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The facts as plain JSON, to print or to save with the model; made anew each time."""
+        """Facts as plain JSON, to print or to save with the model; made anew each time."""
         return self.facts.as_json()
 
 
@@ -48,7 +48,7 @@ def prune_pretrained(
     seed: int = 0,
     **options: Any,
 ) -> PrunedPretrained:
-    """A smaller copy of a project's model, to be fine-tuned; no label is looked at.
+    """Make a smaller copy of a project's model, to be fine-tuned; no label is looked at.
 
     Args:
         project: with the model that `heads.load_to_train` returns.

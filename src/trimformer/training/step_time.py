@@ -19,13 +19,13 @@ from trimformer.training.finetune import FineTuning, training_features
 from trimformer.training.trainer import DEFAULTS, collator, to_device
 
 TIMED, WARM_UP = 10, 2
-"""Steps."""
+"""Numbers of steps: those that are timed, after those that only warm up."""
 
 
 def step_times(
     project: Project, models: Mapping[str, PreTrainedModel], options: FineTuning, *, seed: int = 0
 ) -> dict[str, StepTime]:
-    """Time of a training step (forward, backward, AdamW) of several models, on the same batches in turn.
+    """Time a training step (forward, backward, AdamW) of several models, on the same batches in turn.
 
     Args:
         project: gives the training rows.
@@ -34,7 +34,7 @@ def step_times(
         seed: of the choice of rows.
 
     Returns:
-        By name, from ten steps after two to warm up, or fewer where there are not enough rows.
+        Median and quartiles by name, from ten steps after two to warm up, or fewer where there are not enough rows.
     """
     count = int({**DEFAULTS, **options.arguments}["per_device_train_batch_size"])
     enough = replace(options, rows=(TIMED + WARM_UP) * count)
@@ -52,14 +52,14 @@ def step_times(
 
 
 class _Learner:
-    """A copy of a model that learns; in mixed precision on a GPU, as fine-tuning is by default."""
+    """A copy of a model that is trained; in mixed precision on a GPU, as fine-tuning is by default."""
 
     def __init__(self, model: PreTrainedModel, task: Task) -> None:
         self.model, self.task = copy.deepcopy(model).train(), task
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=float(DEFAULTS["learning_rate"]))
 
     def step_ms(self, batch: Batch) -> float:
-        """Milliseconds of one step."""
+        """Make one step on a batch, and give its milliseconds."""
         device = self.model.device
         on_gpu = device.type == "cuda"
         placed = to_device(batch, device)

@@ -42,7 +42,7 @@ DEFAULTS: Mapping[str, Any] = {
     "save_total_limit": 2,
     "report_to": "none",
 }
-"""Of fine-tuning, where the user says nothing else; all others are those of `TrainingArguments`."""
+"""Training arguments where the user gives no others; all that are not here are as in `TrainingArguments`."""
 OURS: Mapping[str, str] = {
     "output_dir": "the output folder (`out`) decides it",
     "seed": "`seed` is it",
@@ -57,7 +57,7 @@ OURS: Mapping[str, str] = {
     "remove_unused_columns": "batches hold what the model reads",
     "disable_tqdm": "progress is shown on stderr",
 }
-"""Arguments that are decided elsewhere, and where."""
+"""Training arguments that are decided elsewhere, and where."""
 _RANGES: Mapping[str, Mapping[str, Any]] = {
     "num_train_epochs": {"low_included": False},
     "learning_rate": {"low_included": False},
@@ -66,13 +66,13 @@ _RANGES: Mapping[str, Mapping[str, Any]] = {
     "weight_decay": {},
 }
 MASKED_TOKENS_AT_ONCE = 1024
-"""A language model's logits are a whole vocabulary for each."""
+"""Most tokens in a batch: a language model's logits are a whole vocabulary for each."""
 Judge = Callable[[PreTrainedModel], Metrics]
 Collate = Callable[[Sequence[Features]], Batch]
 
 
 def check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of transformers' `TrainingArguments`, checked by name and range; text is converted.
+    """Check arguments of transformers' `TrainingArguments` by name and range, and convert text to their types.
 
     Raises:
         InvalidOption: an unknown name, one that is decided elsewhere, or a value of the wrong type or range.
@@ -95,14 +95,14 @@ def check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def training_arguments(
     arguments: Mapping[str, Any], *, folder: str, device: torch.device, seed: int, metric: str | None, higher: bool
 ) -> TrainingArguments:
-    """What the Trainer gets: the user's arguments over the defaults.
+    """Make the Trainer's arguments: the user's over the defaults.
 
     Args:
         arguments: as `check_arguments` returns them.
         folder: where the Trainer's checkpoints go.
         device: on a GPU, mixed precision is the default: bfloat16 where the GPU has it, else float16.
         seed: of the order of rows, and of dropout.
-        metric: that the best checkpoint is chosen by, at every save; None trains to the end and judges nothing.
+        metric: name of what chooses the best checkpoint, at every save; None trains to the end and judges nothing.
         higher: whether higher values of the metric are better.
 
     Raises:
@@ -144,7 +144,7 @@ def _precision(device: torch.device) -> dict[str, bool]:
 
 
 def collator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> Collate:
-    """How encoded rows become a training batch, padded at the right: by the task itself if it has a loss of its own.
+    """Choose how rows become a training batch, padded at the right: by the task itself if it has a loss of its own.
 
     A masked language model's tokens are masked anew in every batch.
     """
@@ -157,14 +157,14 @@ def collator(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: T
 
 
 def is_masked(model: PreTrainedModel) -> bool:
-    """Whether it is a masked language model, which needs no labels to be trained."""
+    """Tell whether a model is a masked language model, which needs no labels to be trained."""
     return type(model).__name__.endswith("ForMaskedLM")
 
 
 def masked_loss(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, features: Sequence[Features], seed: int = 0
 ) -> Metric:
-    """Mean over rows of the cross-entropy of masked tokens, lower is better; the same tokens for the same seed.
+    """Average the cross-entropy of masked tokens over rows, in nats, lower is better; a seed masks the same tokens.
 
     Raises:
         DataError: no rows, or so few tokens that none was masked.
@@ -181,7 +181,7 @@ def masked_loss(
 
 
 class TaskTrainer(Trainer):
-    """A Trainer that judges by the task's metric.
+    """Transformers' Trainer, which takes the task's own loss, if it has one, and judges by its metric.
 
     Args:
         task: its own loss is used if it has one, else the model's.
@@ -198,13 +198,13 @@ class TaskTrainer(Trainer):
             self.model_accepts_loss_kwargs = False  # the loss of each accumulated batch is a mean
 
     def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        """The task's own loss, or the model's."""
+        """Compute the task's own loss, or the model's where it has none."""
         if self.own_loss is None:
             return super().compute_loss(model, inputs, *arguments, **options)
         return self.own_loss.loss(model, inputs)
 
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """The task's metrics, for the log, the choice of the best checkpoint and early stopping."""
+        """Judge by the task's metrics, for the log, the choice of the best checkpoint and early stopping."""
         if self.judge is None:
             return {}
         metrics = {
@@ -216,12 +216,12 @@ class TaskTrainer(Trainer):
         return metrics
 
     def bare_model(self) -> PreTrainedModel:
-        """The model without the wrapping that mixed precision puts around it."""
+        """Give the model without the wrapping that mixed precision puts around it."""
         return cast("PreTrainedModel", self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False))
 
 
 class Bar(TrainerCallback):
-    """Walks a sequence of steps as the training goes, so that the package's own progress shows it.
+    """A callback that walks a sequence of steps with the training, so that the package's own progress shows it.
 
     Args:
         progress: wraps a sequence to show a bar.
@@ -233,21 +233,21 @@ class Bar(TrainerCallback):
         self.shown = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """The bar appears."""
+        """Show the bar."""
         self.steps, self.shown = iter(self.progress(range(state.max_steps + 1), "fine-tuning")), 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """It goes on to the step reached; after a resumption, past all earlier ones."""
+        """Move the bar to the step reached; after a resumption, past all earlier ones."""
         while self.shown < state.global_step:
             next(self.steps, None)
             self.shown += 1
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """It is full, even if the training stopped early."""
+        """Fill the bar, even if the training stopped early."""
         for _step in self.steps:
             pass
 
 
 def to_device(batch: Mapping[str, Tensor], device: torch.device) -> Batch:
-    """A batch on a device."""
+    """Copy a batch to a device."""
     return {name: values.to(device) for name, values in batch.items()}

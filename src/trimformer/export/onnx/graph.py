@@ -22,7 +22,7 @@ from trimformer.model.structure import Structure, read_structure
 from trimformer.observing.watching import frozen
 
 OPSET = 20
-"""The first with GELU as one operator, which runtimes compute at once; ONNX Runtime reads it since 1.17."""
+"""Version of ONNX's operators: the first with GELU as one of them; ONNX Runtime reads it since 1.17."""
 AXES = ("batch", "length")
 EXAMPLE = (2, 7)
 """Rows and tokens of the pass that is traced: not 1, which would be taken for a size that never changes."""
@@ -61,7 +61,7 @@ def to_onnx(model: PreTrainedModel, file: Path, inputs: Sequence[str], pooling: 
 
 
 def _name_axes(graph: Any) -> None:
-    """Call the axes of inputs and outputs what they are, in place of the exporter's own symbols."""
+    """Name the axes of inputs and outputs as in `AXES`, in place of the exporter's own symbols."""
     names = {
         axis.dim_param: name
         for tensor in graph.input
@@ -74,7 +74,7 @@ def _name_axes(graph: Any) -> None:
 
 
 def _name_outputs(graph: Any, names: Sequence[str]) -> None:
-    """Call the outputs by their names; what has such a name inside the graph, as `embedding` may, gets another."""
+    """Name the outputs; what has such a name inside the graph, as `embedding` may, gets another."""
     new = {output.name: name for output, name in zip(graph.output, names, strict=True)}
     new |= {name: f"{name}_inside" for name in names if name not in new}
     for node in graph.node:
@@ -85,7 +85,7 @@ def _name_outputs(graph: Any, names: Sequence[str]) -> None:
 
 
 def outputs_of(model: PreTrainedModel, batch: Batch, pooling: Pooling | None) -> dict[str, Tensor]:
-    """Outputs by name; hidden states and their embedding where the model is one for embeddings."""
+    """Run a model and give its outputs by name; with a pooling, the hidden states and their `embedding`."""
     found = model(**batch)
     if pooling is None:
         return {name: values for name, values in found.items() if torch.is_tensor(values)}
@@ -95,7 +95,7 @@ def outputs_of(model: PreTrainedModel, batch: Batch, pooling: Pooling | None) ->
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within the context nothing is said of the inside of the exporter and the quantizer."""
+    """Within the context, the exporter and the quantizer warn of nothing, and log errors only."""
     loggers = [logging.getLogger(name) for name in (None, "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -126,7 +126,7 @@ class _Tuple(nn.Module):
 
 
 class _BiasOnly(nn.Module):
-    """What a consumer without inputs adds: `(width,)`, whatever it is given."""
+    """A consumer of a site without units: gives its bias, `(width,)`, whatever it is given; zeros where it has none."""
 
     def __init__(self, projection: Any, width: int) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ def _traced(model: nn.Module, batch: Batch, structure: Structure) -> torch.expor
 
 
 def _running(structure: Structure, trace: TracebackType | None) -> str:
-    """Path of the innermost module of the model that was running when an error came."""
+    """Find the path of the innermost module that was running when an error came; empty where none of the model was."""
     names = {id(module): name for name, module in structure.base.named_modules()}
     path = ""
     while trace is not None:
@@ -157,7 +157,7 @@ def _running(structure: Structure, trace: TracebackType | None) -> str:
 
 
 def _unconvertible(error: Exception, program: torch.export.ExportedProgram, structure: Structure) -> UnsupportedModel:
-    """Says which operator of which site ONNX does not have; the error may name a part of it, by the end of its name."""
+    """Word the error that ONNX lacks an operator of a site; what is caught may name a part of it, by its name's end."""
     found = re.search(r"torch\.ops\.\w+\.(\w+)\.", _whole_text(error))
     for node in program.graph.nodes:
         name = str(node.target).split(".")
@@ -169,18 +169,18 @@ def _unconvertible(error: Exception, program: torch.export.ExportedProgram, stru
 
 
 def _whole_text(error: BaseException | None) -> str:
-    """What an error and all its causes say."""
+    """Join what an error and all its causes say."""
     return "" if error is None else f"{error}\n{_whole_text(error.__cause__)}"
 
 
 def _below_base(structure: Structure, path: str) -> str:
-    """A path in the traced module as one in the base model, where it is below that."""
+    """Turn a path in the traced module into one in the base model, where it is below that."""
     start = f"model.{structure.model.base_model_prefix}." if structure.base is not structure.model else "model."
     return path.removeprefix(start)
 
 
 def _site_of(structure: Structure, path: str) -> str:
-    """The site to which a module belongs: that whose projections have the longest part of their path in common."""
+    """Name the site that a module belongs to: the one whose projections have the longest part of the path in common."""
     own = path.split(".")
     depth = min(len(chain.blocks.split(".")) for chain in structure.architecture.chains) + 1
 

@@ -1,4 +1,4 @@
-"""Int8 by ONNX Runtime's own quantizer."""
+"""Int8 files, written by ONNX Runtime's own quantizer."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from trimformer.data.rows import Batch
 from trimformer.errors import CheckpointError, InvalidOption, first_line
 
 FLOAT, INT8 = "model.onnx", "model.int8.onnx"
-"""Files in an exported folder."""
+"""Names of the files in an exported folder."""
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 ERRORS_ONLY = 3
 
@@ -32,7 +32,7 @@ def require_onnx() -> None:
 
 
 class OnnxModel(nn.Module):
-    """Can be evaluated and timed in place of the model that it was exported from.
+    """A model in ONNX Runtime, to be evaluated and timed in place of the one that it was exported from.
 
     Computes with as many CPU threads as PyTorch has when it is made. Its threads rest between two calls, so that they
     take no time from what is measured in turn with it.
@@ -78,7 +78,7 @@ class OnnxModel(nn.Module):
         self.outputs = [found.name for found in self.session.get_outputs()]
 
     def forward(self, **batch: torch.Tensor) -> ModelOutput:
-        """Outputs by name, on the batch's device; token types that are not given are zero."""
+        """Compute the outputs of a batch by name, on its device; token types that are not given are zero."""
         place = device_of_batch(batch)
         given = self._complete(batch)
         found = self.session.run(None, {name: given[name].cpu().numpy() for name in self.inputs})

@@ -1,4 +1,4 @@
-"""What makes a sentence embedding of hidden states, as the files of a sentence-transformers checkpoint say."""
+"""Pooling of hidden states to a sentence embedding, as the files of a sentence-transformers checkpoint say."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LEAST = 1e-9
 
 @dataclass(frozen=True)
 class Pooling:
-    """Mean of the tokens, or the first token; scaled to length one where `normalize` is set."""
+    """Pooling by the mean of the tokens, or by the first token; scaled to length one where `normalize` is set."""
 
     mode: str = "mean"
     normalize: bool = True
 
     def __call__(self, hidden: Tensor, token_mask: Tensor) -> Tensor:
-        """`(batch, tokens, width)` and `(batch, tokens)` -> `(batch, width)`."""
+        """Pool hidden states, `(batch, tokens, width)`, over the real tokens, `(batch, tokens)`: `(batch, width)`."""
         mask = token_mask[..., None].to(hidden.dtype)
         mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=LEAST)
         pooled = mean if self.mode == "mean" else hidden[:, 0]
@@ -32,7 +32,7 @@ class Pooling:
 
 
 def read_pooling(name: str) -> Pooling | None:
-    """The pooling of a checkpoint folder; None where it is no sentence-transformers checkpoint.
+    """Read the pooling of a checkpoint folder; None where it is no sentence-transformers checkpoint.
 
     Raises:
         UnsupportedModel: modules or kinds of pooling other than those of `Pooling`; names them.
@@ -64,7 +64,7 @@ def _is_module(entry: Any) -> bool:
 
 
 def _modes(file: Path) -> list[str]:
-    """Names of the kinds of pooling, of both forms of the file: one flag each, or one entry."""
+    """Read the names of the kinds of pooling, from both forms of the file: one flag each, or one entry."""
     config = read_json(file)
     if not isinstance(config, dict):
         raise damaged(file.parent, f"{file.name} must be an object")
