@@ -196,7 +196,7 @@ class _GuardJudge:
                 "no rows are set aside to choose the best checkpoint by: use project.with_guard(), or `patience=0`"
             )
         self.project, self.guard_rows, self.seconds = replace(project, progress=None), project.guard_rows, 0.0
-        self.name, first = next(iter(self(project.model).items()))
+        self.name, first = next(iter(judge(self.project, project.model, self.guard_rows).items()))
         self.first = first.value
 
     def __call__(self, model: PreTrainedModel) -> Metrics:
