@@ -1,4 +1,4 @@
-"""What goes wrong, said so that a person can mend it: what, where, and the next step.
+"""Errors and warnings of the package: each message says what is wrong, where, and the next step.
 
 Messages name an option as the parameter in Python, in backticks: `damping=0.3`. The command line translates them.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 MOST_LISTED = 40
-"""Names that an error lists."""
+"""Most names that an error lists; of more it gives the number."""
 
 
 class TrimformerError(Exception):
@@ -23,7 +23,7 @@ class InvalidOption(TrimformerError, ValueError):
 
 
 class UnsupportedModel(TrimformerError):
-    """The model's architecture is not known, or its modules are not where its architecture puts them."""
+    """A model that cannot be pruned, such as one whose architecture is not known or whose modules are elsewhere."""
 
 
 class DataError(TrimformerError):
@@ -39,27 +39,27 @@ class CheckpointError(TrimformerError):
 
 
 class NumericalError(TrimformerError):
-    """NaN, infinity or a singular system; names the site and the remedy."""
+    """NaN, infinity or a singular system; the message names the site and the remedy."""
 
 
 class InsufficientMemory(TrimformerError):
-    """What was asked for needs more memory than there is; says how much, and what would need less."""
+    """Work that needs more memory than there is; the message says how much, and what would need less."""
 
 
 class UnreachableTarget(TrimformerError):
-    """A target, such as a largest loss of accuracy, that nothing tried can meet; says how near it came."""
+    """A target, such as a budget or a largest loss of accuracy, that nothing tried can meet."""
 
 
 class ProcessLost(TrimformerError):
-    """Another of several processes that work together has ended, or never came."""
+    """The loss of another of the processes that work together: it has ended, or never came."""
 
 
 class TrimformerWarning(UserWarning):
-    """A result that may be worse than it need be, such as one of few calibration tokens; in the manifest as well."""
+    """A warning that a result may be worse than it need be, such as one of few tokens; in the manifest as well."""
 
 
 def caution(message: str) -> None:
-    """Warn the caller of whoever calls this; the command line shows such warnings in its own way."""
+    """Issue a `TrimformerWarning` at the caller of the calling function; the command line shows it in its own way."""
     warnings.warn(message, TrimformerWarning, stacklevel=3)
 
 
@@ -79,7 +79,7 @@ def require_range(
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InvalidOption:
-    """An error for a name that is not among the known ones, with the nearest one and the list, if it is short."""
+    """Make the error for a name that is not known, with the nearest known one, and all of them if they are few."""
     names = sorted(known)
     nearest = get_close_matches(name.lower(), names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
@@ -88,5 +88,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InvalidOption:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's text, or its kind where it has none."""
+    """Give the first line of an error's text without its full stop, or the error's class where it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".;")

@@ -1,4 +1,4 @@
-"""Finds methods, architectures, tasks, costs, commands: one file in a plug-in folder each, or an outside entry point.
+"""Find methods, architectures, tasks, costs, commands: one file in a plug-in folder each, or an outside entry point.
 
 A plug-in module has a dictionary `PROVIDES` of public names. Nobody registers anything: the file is enough.
 Other packages add theirs with entry points in the groups `trimformer.methods`, `trimformer.tasks`, ….
@@ -19,7 +19,10 @@ Folder = Literal["architectures", "methods", "tasks", "costs", "commands"]
 
 @cache
 def provided(folder: Folder) -> dict[str, Any]:
-    """Everything a plug-in folder provides, by public name."""
+    """Collect what a plug-in folder and outside entry points provide, sorted by public name.
+
+    Where an outside plug-in has the name of one in the folder, the folder's is taken.
+    """
     package = import_module(f"trimformer.{folder}")
     modules = [import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)]
     found = {name: thing for module in modules for name, thing in module.PROVIDES.items()}
@@ -28,12 +31,12 @@ def provided(folder: Folder) -> dict[str, Any]:
 
 
 def names(folder: Folder) -> list[str]:
-    """The public names that a plug-in folder provides."""
+    """List the public names of all plug-ins of a folder, sorted."""
     return list(provided(folder))
 
 
 def load(folder: Folder, name: str) -> Any:
-    """The plug-in of that name.
+    """Find the plug-in of that name.
 
     Raises:
         InvalidOption: no plug-in has this name; lists those that exist.
@@ -45,7 +48,7 @@ def load(folder: Folder, name: str) -> Any:
 
 
 def descriptions(folder: Folder) -> dict[str, str]:
-    """One line on every plug-in of a folder: its `description`, or the first line of its own or its module's text."""
+    """Describe every plug-in of a folder in one line: its `description`, or the first line of its module's text."""
     return {name: _describe(thing) for name, thing in provided(folder).items()}
 
 

@@ -24,33 +24,33 @@ from torch import distributed as dist
 from trimformer.errors import ProcessLost
 
 PATIENCE = timedelta(hours=6)
-"""How long a process waits for one that lives but does not come; one that ends is noticed at once."""
+"""Longest wait for a process that lives but does not come; one that ends is noticed at once."""
 _GROUPS: WeakValueDictionary[int, Any] = WeakValueDictionary()
-"""By the group of all processes, ours beside it; both live until PyTorch is told to destroy them, and no longer."""
+"""Our gloo group, by the id of PyTorch's group of all processes; it lives until PyTorch is told to destroy it."""
 
 
 def count() -> int:
-    """How many processes there are."""
+    """Count the processes that work together; 1 where PyTorch has no process group."""
     return dist.get_world_size() if _grouped() else 1
 
 
 def index() -> int:
-    """Which of them this is, from 0."""
+    """Give the number of this process, from 0."""
     return dist.get_rank() if _grouped() else 0
 
 
 def is_first() -> bool:
-    """Whether this is the one process that decides, writes and speaks."""
+    """Tell whether this is the one process that decides, writes and speaks."""
     return index() == 0
 
 
 def own_places(weights: Sequence[float]) -> list[int]:
-    """Which of some items this process takes, so that all are taken and all processes have about as much to do."""
+    """List the items that this process takes, by index: every item has one owner, and all have about as much to do."""
     return [place for place, owner in enumerate(shared_out(weights, count())) if owner == index()]
 
 
 def shared_out(weights: Sequence[float], processes: int) -> list[int]:
-    """Which process takes each of some items: the heaviest first, each to one that has least.
+    """Assign items to processes by weight, the heaviest first, each to one that has least: the owner of each item.
 
     The first item is the first process's. No process is without one where there are enough of them.
 
@@ -65,7 +65,7 @@ def shared_out(weights: Sequence[float], processes: int) -> list[int]:
 
 
 def add_up(*sums: Tensor) -> None:
-    """Turn sums over this process's share into sums over all; the same to the last bit on every process."""
+    """Turn sums over this process's share into sums over all, in place; the same to the last bit on every process."""
     if count() == 1:
         return
     for values in sums:
@@ -76,7 +76,7 @@ def add_up(*sums: Tensor) -> None:
 
 
 def agreed(values: Tensor) -> Tensor:
-    """What the first process has, of the same shape and type on all."""
+    """Give every process the first one's tensor; shape and type must be the same on all."""
     if count() == 1:
         return values
     host = values.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -86,17 +86,20 @@ def agreed(values: Tensor) -> Tensor:
 
 
 def agreed_number(number: float) -> float:
-    """The number that the first process has."""
+    """Give every process the first one's number."""
     return float(agreed(torch.tensor(number, dtype=torch.float64)))
 
 
 def agreed_masks(masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What the first process has, name by name."""
+    """Give every process the first one's masks, name by name."""
     return {name: agreed(mask) for name, mask in masks.items()}
 
 
 def gathered(named: dict[str, Tensor]) -> dict[str, Tensor]:
-    """All-gather named tensors, on the CPU; names and shapes need not be known to the other processes."""
+    """All-gather named tensors, on the CPU; names and shapes need not be known to the other processes.
+
+    A process that is alone gets its own tensors back, where they are.
+    """
     if count() == 1:
         return named
     own = _packed(named)
@@ -122,7 +125,7 @@ def _grouped() -> bool:
 
 
 def connected() -> Any:
-    """A group of the same processes, made once: gloo, and patient. From then on, one that ends is noticed."""
+    """Give the gloo group of all processes, made once, with `PATIENCE`. From then on, one that ends is noticed."""
     found = _GROUPS.get(id(dist.group.WORLD))
     if found is None:
         found = _GROUPS[id(dist.group.WORLD)] = dist.new_group(backend="gloo", timeout=PATIENCE)
@@ -131,7 +134,7 @@ def connected() -> Any:
 
 @contextmanager
 def _together() -> Iterator[None]:
-    """Within the context, a connection that breaks says that a process is gone."""
+    """Within the context, a connection that breaks raises `ProcessLost`."""
     try:
         yield
     except RuntimeError as error:

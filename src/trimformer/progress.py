@@ -1,4 +1,4 @@
-"""How long work takes is shown by whoever calls: the shape of a progress bar."""
+"""The type of a progress bar; whoever calls the package says how one is shown."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 Progress = Callable[[Sequence[Any], str], Any]
-"""Wraps a sequence to show a bar while it is walked: `for batch in progress(batches, "calibrating")`."""
+"""Function that wraps a sequence to show a bar: `for batch in progress(batches, "calibrating")`."""

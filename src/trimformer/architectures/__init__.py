@@ -1,1 +1,1 @@
-"""Where the sublayers of each model family are: data only, one file a layout."""
+"""Descriptions of model families, which say where their sublayers are: data only, one file a layout."""

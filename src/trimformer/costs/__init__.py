@@ -1,1 +1,1 @@
-"""What units cost: one cost, one file."""
+"""Costs of units: one cost, one file."""

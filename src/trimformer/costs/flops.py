@@ -21,7 +21,7 @@ class Flops:
     description = "floating-point operations of attention and FFN at the mean sequence length"
 
     def prices(self, structure: Structure, workload: Workload, **_: Any) -> Prices:
-        """FLOPs that a unit adds, the same for every unit of a site."""
+        """Count the FLOPs that a unit adds, the same for every unit of a site."""
         length = workload.sequence_length
         return Prices({site.name: linear_table(site.units, _unit_flops(site, length)) for site in structure})
 

@@ -36,17 +36,17 @@ from trimformer.pruning.budget import Prices
 from trimformer.pruning.cache import DIGEST_CHARACTERS, MeasuredCache
 
 GRID = 13
-"""Counts of units that are timed at each kind of site, 0 and all among them."""
+"""Number of sizes that each kind of site is timed at, no unit and all units among them."""
 MICROSECONDS = 1000.0
 RUNS = 9
 WHOLE_SIZES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.75, 1.0)
-"""Shares of its units that whole models are timed with."""
+"""Shares of their units that whole models are timed with."""
 WHOLE = "whole models"
 Shape = tuple[Any, ...]
 
 
 class LatencyCost:
-    """Microseconds of one forward pass over a batch."""
+    """Measured time of one forward pass of the whole model over a batch, in microseconds."""
 
     description = "measured time of the whole model on this machine"
 
@@ -58,7 +58,7 @@ class LatencyCost:
         cache: MeasuredCache | None = None,
         progress: Progress | None = None,
     ) -> Prices:
-        """Tables in microseconds, measured on random tokens without padding; some ten seconds where not cached."""
+        """Measure tables in microseconds, on random tokens without padding; some ten seconds where not cached."""
         key = _key(structure, workload)
         found = cache.read(key) if cache else None
         if found is None:
@@ -71,13 +71,16 @@ class LatencyCost:
     def kept(
         self, dense: PreTrainedModel, pruned: PreTrainedModel, workload: Workload, progress: Progress | None = None
     ) -> float:
-        """Measured time of a pruned model against that of the dense one: medians, the two in turn."""
+        """Measure the time of a pruned model as a share of the dense one's: medians, the two timed in turn."""
         times = measure_at(workload, {"dense": dense, "pruned": pruned}, progress=progress)
         return times["pruned"].median_ms / times["dense"].median_ms
 
 
 def _measure(structure: Structure, workload: Workload, progress: Progress | None) -> dict[str, Tensor]:
-    """`(units + 1,)` microseconds by site; and of whole models, `(sizes, 2)`: sum over the tables, and time."""
+    """Time blocks and whole models, in microseconds: a table `(units + 1,)` by site, and `(sizes, 2)` as `WHOLE`.
+
+    A row of the latter is one of `WHOLE_SIZES`: the sum over the tables, and the time of the whole model.
+    """
     by_shape = {_shape(structure, site): site for site in structure.occupied}
     grid = {shape: _grid(site) for shape, site in by_shape.items()}
     models = {f"{share} of all units": _with_share(structure, share) for share in WHOLE_SIZES}
@@ -95,7 +98,7 @@ def _measure(structure: Structure, workload: Workload, progress: Progress | None
 
 
 def _grid(site: Site) -> list[int]:
-    """Counts of units to time: 0, all, and some between."""
+    """Choose the counts of units to time: 0, all, and some between, rising."""
     return sorted(set(np.linspace(0, site.units, GRID).round().astype(int).tolist()))
 
 
@@ -104,13 +107,13 @@ def _kept(site: Site, share: float) -> int:
 
 
 def _table(counts: list[int], times: list[float]) -> Tensor:
-    """Time that 0, 1, …, all units add, from times at some counts: `(units + 1,)`, non-decreasing from 0."""
+    """Interpolate the time that 0, 1, …, all units add from times at some counts: `(units + 1,)`, rising from 0."""
     rising = isotonic_regression(np.array(times)).x
     return torch.from_numpy(np.interp(np.arange(counts[-1] + 1), counts, rising - rising[0]))
 
 
 def _shape(structure: Structure, site: Site) -> Shape:
-    """What the time of a site depends on: sites of equal shape share a table."""
+    """Give the kind, number of units and sizes of projections of a site: sites with the same ones share a table."""
     return (site.kind, site.units, *(tuple(structure.projection(path).weight.shape) for path in _projections(site)))
 
 
@@ -119,7 +122,7 @@ def _projections(site: Site) -> list[str]:
 
 
 def _one_block(structure: Structure, site: Site, units: int) -> PreTrainedModel:
-    """The base model with the block of a site alone, of whose units only the first stay; all else is shared."""
+    """Make the base model with the block of a site alone, of whose units only the first stay; all else is shared."""
     shared = _shared(structure, [site])
     with only_blocks(structure, site.block, site.block + 1, site.chain):
         small = read_structure(copy.deepcopy(structure.base, shared))
@@ -129,7 +132,7 @@ def _one_block(structure: Structure, site: Site, units: int) -> PreTrainedModel:
 
 
 def _with_share(structure: Structure, share: float) -> PreTrainedModel:
-    """The whole model with a share of the units of every site, all else shared; itself where that is all."""
+    """Make the whole model with a share of the units of every site, all else shared; for 1 it is the model itself."""
     if share == 1:
         return structure.model
     small = read_structure(copy.deepcopy(structure.model, _shared(structure, structure.sites)))
@@ -139,7 +142,7 @@ def _with_share(structure: Structure, share: float) -> PreTrainedModel:
 
 
 def _shared(structure: Structure, sites: Sequence[Site]) -> dict[int, Any]:
-    """For `copy.deepcopy`: parameters that are not copied, all but those of some sites."""
+    """Collect, for `copy.deepcopy`, the parameters that are not copied: all but those of some sites."""
     paths = [path for site in sites for path in _projections(site)]
     own = {id(each) for path in paths for each in structure.projection(path).parameters()}
     return {id(each): each for each in structure.model.parameters() if id(each) not in own}

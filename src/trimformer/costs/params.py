@@ -11,12 +11,12 @@ from trimformer.pruning.budget import Prices, linear_table
 
 
 class Parameters:
-    """Producer rows with their biases, and consumer columns; the consumer's own bias stays and is not counted."""
+    """Parameters of units: producer rows with their biases, and consumer columns; the consumer's own bias stays."""
 
     description = "weights and biases of attention and FFN that go when a unit is cut"
 
     def prices(self, structure: Structure, workload: Workload, **_: Any) -> Prices:
-        """Parameters that a unit adds, the same for every unit of a site and for any workload."""
+        """Count the parameters that a unit adds, the same for every unit of a site and for any workload."""
         return Prices({site.name: linear_table(site.units, _unit_parameters(site)) for site in structure})
 
 

@@ -22,7 +22,7 @@ LOGITS_AT_ONCE = 2**27
 
 
 def sample_rows(features: Sequence[Features], tokens: int, seed: int) -> list[Features]:
-    """Rows drawn without replacement until they hold at least `tokens` tokens.
+    """Draw rows at random, without replacement, until they hold at least `tokens` tokens.
 
     Raises:
         DataError: there are no rows, or all of them together hold fewer tokens.
@@ -46,7 +46,10 @@ def sample_rows(features: Sequence[Features], tokens: int, seed: int) -> list[Fe
 def length_sorted_indices(
     features: Sequence[Features], *, max_rows: int = MAX_ROWS, max_padded_tokens: int = MAX_PADDED_TOKENS
 ) -> list[list[int]]:
-    """Row indices by batch, longest rows first, so that memory peaks in the first batch."""
+    """Group row indices into batches, longest rows first, so that memory peaks in the first batch.
+
+    A batch has at most `max_rows` rows and `max_padded_tokens` tokens, padding included, or it is a single row.
+    """
     lengths = [token_count(row) for row in features]
     order = sorted(range(len(features)), key=lambda index: -lengths[index])
     batches: list[list[int]] = []
@@ -59,7 +62,7 @@ def length_sorted_indices(
 
 
 def pad(rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase | None, device: torch.device | str) -> Batch:
-    """Tensors of some rows, padded at the right whatever the tokenizer's own side.
+    """Make tensors of some rows, `(rows, length)` each, padded at the right whatever the tokenizer's own side.
 
     Encoders count positions from the left and classify by the first token: padding there would change what they say.
     Padding ids come from the tokenizer; without one they are zero, which the attention mask hides from the model.
@@ -75,19 +78,19 @@ def pad(rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase | None, dev
 
 
 def tokens_at_once(model: PreTrainedModel) -> int:
-    """How many padded tokens a batch may have: fewer in language models, which give a vocabulary of logits for each."""
+    """Limit the padded tokens of a batch: fewer in language models, which give a vocabulary of logits for each."""
     if model.get_output_embeddings() is None:
         return MAX_PADDED_TOKENS
     return max(1, min(MAX_PADDED_TOKENS, LOGITS_AT_ONCE // int(model.config.vocab_size)))
 
 
 def rows_at_once(model: PreTrainedModel, length: float) -> int:
-    """How many rows of a length time is measured on unless said: 32, or as many as a batch may hold."""
+    """Choose how many rows of `length` tokens to measure time on: 32, or as many as a batch may hold."""
     return max(1, min(MAX_ROWS, tokens_at_once(model) // round(length)))
 
 
 def split_batches(batches: Sequence[Batch], max_padded_tokens: int) -> list[Batch]:
-    """The same rows in batches of no more padded tokens than that, or of one row."""
+    """Split batches into parts of at most `max_padded_tokens`, or of one row; the order of rows stays."""
     parts: list[Batch] = []
     for batch in batches:
         rows, length = shape(batch)
@@ -103,45 +106,48 @@ def make_batches(
     *,
     labels: bool = False,
 ) -> list[Batch]:
-    """Length-sorted, padded batches of all rows; with `labels`, their labels are among the tensors."""
+    """Make length-sorted, padded batches of all rows; with `labels`, their labels are among the tensors."""
     chosen = [[features[index] for index in indices] for indices in length_sorted_indices(features)]
     return [pad(rows, tokenizer, device) | (pad_labels(rows, device) if labels else {}) for rows in chosen]
 
 
 def only(batches: Sequence[Batch], names: Sequence[str]) -> list[Batch]:
-    """The same batches with no other tensors than those named."""
+    """Leave out of every batch all tensors but those named."""
     return [{name: values for name, values in batch.items() if name in names} for batch in batches]
 
 
 def shape(batch: Batch) -> tuple[int, int]:
-    """Rows of a batch and their padded length; what has no token mask counts by its first input."""
+    """Give the rows of a batch and their padded length, as its token mask or else its first tensor has them."""
     known = batch.get(TOKEN_MASK, next(iter(batch.values())))
     return known.shape[0], known.shape[1]
 
 
 def token_mask(batch: Batch, name: str = TOKEN_MASK) -> Tensor:
-    """Which tokens are real, bool `(batch, length)`."""
+    """Tell which tokens are real and which padding: bool `(batch, length)`, True = real."""
     return batch[name].bool()
 
 
 def device_of_batch(batch: Batch) -> torch.device:
-    """Where a batch is."""
+    """Give the device that a batch is on."""
     return next(iter(batch.values())).device
 
 
 def real_tokens(batches: Sequence[Batch]) -> int:
-    """Count tokens without padding."""
+    """Count the tokens of some batches, padding excluded."""
     return int(sum(batch[TOKEN_MASK].sum() for batch in batches))
 
 
 def padded_tokens(batch: Batch) -> int:
-    """Count tokens with padding."""
+    """Count the tokens of a batch, padding included."""
     rows, length = shape(batch)
     return rows * length
 
 
 def row_seeds(batch: Batch, seed: int) -> list[int]:
-    """A seed for every row, which depends on the row's own tokens alone, not on padding or neighbours."""
+    """Derive a seed for every row from `seed` and the row's own tokens alone, not from padding or neighbours.
+
+    Where the first input has no number for each token, the whole row counts, padding included.
+    """
     content = batch.get(TOKENS, next(iter(batch.values()))).cpu()
     if content.shape != batch[TOKEN_MASK].shape:
         return [crc32(values.contiguous().numpy().tobytes(), seed) for values in content]
@@ -150,7 +156,7 @@ def row_seeds(batch: Batch, seed: int) -> list[int]:
 
 
 def random_batch(config: Any, workload: Workload, device: torch.device | str) -> Batch:
-    """Random tokens without padding, to measure time on: `(batch_size, sequence_length)` each."""
+    """Make a batch of random tokens without padding, to measure time on: `(batch_size, sequence_length)` each."""
     shape = (workload.batch_size, round(workload.sequence_length))
     ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
     return {TOKENS: ids, TOKEN_MASK: torch.ones_like(ids)}
@@ -158,7 +164,7 @@ def random_batch(config: Any, workload: Workload, device: torch.device | str) ->
 
 @dataclass(frozen=True)
 class Workload:
-    """What a model is used on: what its cost is counted or measured for."""
+    """The use of a model that its cost is counted or measured for: sequences of a length, so many at once."""
 
     sequence_length: float
     """Mean number of tokens of a sequence."""

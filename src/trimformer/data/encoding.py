@@ -16,10 +16,10 @@ SHORTEST_MAX_LENGTH = 8
 
 
 def length_limit(tokenizer: PreTrainedTokenizerBase, max_length: int | None, default: int = DEFAULT_MAX_LENGTH) -> int:
-    """Tokens a row is truncated to: `max_length`, or the default where the tokenizer allows it.
+    """Give the number of tokens that rows are truncated to: `max_length`, or the default if the tokenizer allows it.
 
     Raises:
-        InvalidOption: `max_length` is outside 8 to the tokenizer's `model_max_length`, see `inputs.fitted`.
+        InvalidOption: `max_length` is outside 8 to the tokenizer's `model_max_length`, see `limits.fitted`.
     """
     allowed = int(tokenizer.model_max_length)
     if max_length is None:
@@ -35,7 +35,7 @@ def length_limit(tokenizer: PreTrainedTokenizerBase, max_length: int | None, def
 def encode_texts(
     columns: Sequence[list[str]], tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> list[Features]:
-    """One or two columns of texts -> features, truncated to `length_limit`, not padded.
+    """Encode one or two columns of texts as rows, truncated to `length_limit`, not padded; of no texts, no rows.
 
     Raises:
         DataError: a text without a single token.

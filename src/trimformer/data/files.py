@@ -1,4 +1,4 @@
-"""Rows: from a file or a folder, checked on the way in, and encoded as model inputs.
+"""Rows from a file or a folder, checked on the way in.
 
 A folder holds one file a split, named `train` and `validation` (or `valid`, `dev`). A single file, or a folder with
 only one of the two, serves both splits: then `read_split` cuts it so that no calibration row is an evaluation row.
@@ -30,7 +30,7 @@ VALIDATION_SHARE = 0.2
 
 
 def read_rows(source: str, split: Split) -> Dataset:
-    """All rows of the file that serves a split: `source` itself if it is a file, whichever split is asked.
+    """Read all rows of the file that serves a split: `source` itself if it is a file, whichever split is asked.
 
     Raises:
         DataError: no such file, an unknown ending, several files for one split, a damaged file, or no rows.
@@ -46,7 +46,7 @@ def read_rows(source: str, split: Split) -> Dataset:
 
 
 def read_split(source: str, split: Split, seed: int = 0) -> Dataset:
-    """Rows of one split that share no row with the other split, even where one file serves both.
+    """Read the rows of one split; where one file serves both, no row is in the other split too.
 
     Two files are taken as they are; one file is divided by `split_rows`, so that asking for `train` and for
     `validation` never gives the same row.
@@ -141,11 +141,15 @@ READERS: Mapping[str, Callable[[Path], pa.Table]] = {
     ".parquet": pa.parquet.read_table,
     ".txt": _read_text,
 }
-"""How a file is parsed, by its ending. A `.txt` file has one row a line in column `text`; blank lines are left out."""
+"""Parsers of files, by ending. A `.txt` file has one row a line in column `text`; blank lines are left out."""
 
 
 def _file_of_split(source: Path, split: Split) -> Path:
-    """The file that serves a split; in a folder without one, the file of the other split."""
+    """Find the file that serves a split; in a folder without one, the file of the other split.
+
+    Raises:
+        DataError: no such file, an unknown ending, or several files for one split.
+    """
     if not source.exists():
         raise DataError(f"no file or folder {source}: check the path")
     if source.is_file():

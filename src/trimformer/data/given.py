@@ -27,7 +27,10 @@ def calibration_batches(
     *,
     labels: bool = False,
 ) -> list[Batch]:
-    """Whatever the user has -> padded batches on the model's device, with `LABELS` only if `labels` is set.
+    """Turn whatever the user has into padded batches on the model's device, with `LABELS` only if `labels` is set.
+
+    Texts and encoded rows are drawn until they hold `tokens` tokens, or all taken if that is None; batches are taken as
+    they come.
 
     Raises:
         DataError: no rows, rows that are neither text nor encoded, or too few of them.
@@ -54,7 +57,7 @@ def calibration_batches(
 
 
 def _is_batch(row: Any) -> bool:
-    """Whether what was given is a padded batch: tensors whose first axis is the rows'."""
+    """Tell whether an entry is a padded batch: tensors whose first axis is the rows'."""
     if not isinstance(row, Mapping):
         return False
     inputs = row.get(TOKENS, next((values for name, values in row.items() if name not in LABELS), None))
@@ -80,7 +83,7 @@ def _encoded(rows: list[str], tokenizer: PreTrainedTokenizerBase | None) -> list
 
 
 def _named(row: Features) -> Features:
-    """A row whose `label`, as a Dataset calls it, is called `labels`, as models do."""
+    """Call a row's `label`, as a Dataset has it, `labels`, as models do."""
     return {**row, LABELS[0]: row["label"]} if "label" in row and LABELS[0] not in row else row
 
 

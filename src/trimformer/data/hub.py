@@ -1,4 +1,4 @@
-"""What comes from the Hugging Face hub, at a named commit where one is given: rows, folders of checkpoints."""
+"""Rows and checkpoint folders from the Hugging Face hub, at a named commit where one is given."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from huggingface_hub import snapshot_download
 from trimformer.errors import CheckpointError, DataError, first_line
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
-"""What a checkpoint is loaded from; never a pickle."""
+"""Patterns of the files that are downloaded of a checkpoint; never a pickle."""
 _revision: ContextVar[str | None] = ContextVar("revision", default=None)
 
 
 def read_hub(name: str, config: str | None, split: str) -> Dataset:
-    """Rows of one split of a dataset on the Hugging Face hub (or of its local cache).
+    """Read the rows of one split of a dataset on the Hugging Face hub (or of its local cache).
 
     Raises:
         DataError: the dataset cannot be reached, or does not exist.
@@ -37,7 +37,7 @@ def read_hub(name: str, config: str | None, split: str) -> Dataset:
 
 @contextmanager
 def hub_revision(revision: str | None) -> Iterator[None]:
-    """Within the context, `read_hub` reads a dataset as it was at that commit; None is the newest."""
+    """Within the context, `read_hub` reads datasets as they were at that commit; None is the newest."""
     before = _revision.set(revision)
     try:
         yield
@@ -46,10 +46,10 @@ def hub_revision(revision: str | None) -> Iterator[None]:
 
 
 def model_folder(name: str, revision: str | None = None) -> str:
-    """The folder of a checkpoint; one on the hub is downloaded, where it is not yet in the hub's own cache.
+    """Find the folder of a checkpoint; one on the hub is downloaded, where it is not yet in the hub's own cache.
 
     Raises:
-        CheckpointError: it cannot be had.
+        CheckpointError: the name is no local folder, and the hub does not give it.
     """
     if Path(name).is_dir():
         return name

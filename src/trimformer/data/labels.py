@@ -22,7 +22,7 @@ IGNORED = -100
 
 @contextmanager
 def about_labels() -> Iterator[None]:
-    """Within the context, what is wrong with the data is wrong with its labels."""
+    """Within the context, every `DataError` becomes a `LabelError` with the same message."""
     try:
         yield
     except DataError as error:
@@ -30,7 +30,7 @@ def about_labels() -> Iterator[None]:
 
 
 def require_labels(rows: Sequence[Features]) -> None:
-    """Check that every row is labelled.
+    """Refuse rows that are not all labelled.
 
     Raises:
         LabelError: names the first row whose labels are missing, null or -1.
@@ -42,7 +42,7 @@ def require_labels(rows: Sequence[Features]) -> None:
 
 
 def pad_labels(rows: Sequence[Features], device: torch.device | str) -> Batch:
-    """Labels of some rows, parallel to their `pad`: `(batch,)`, or `(batch, length)` where tokens have labels.
+    """Make tensors of the labels of some rows, as `pad` orders them: `(batch,)`, or `(batch, length)` for tokens.
 
     Classes and positions are int64, numbers float32; padding is -100.
     """
@@ -58,12 +58,12 @@ def pad_labels(rows: Sequence[Features], device: torch.device | str) -> Batch:
 
 
 def class_order(classes: Sequence[str], id2label: Mapping[Any, str] | None) -> list[int]:
-    """Where a model has each of a task's classes, by its own names for them; as they come where it names others."""
+    """Find the number that a model gives each of a task's classes, by their names; as they come where it has others."""
     own = [name.lower() for _, name in sorted((id2label or {}).items())]
     return [own.index(name) for name in classes] if set(own) == set(classes) else list(range(len(classes)))
 
 
 def in_model_order(features: Sequence[Features], classes: Sequence[str], config: Any) -> list[Features]:
-    """Features whose class is numbered as the model numbers its classes."""
+    """Number the class of every row as the model numbers its classes; without classes, rows stay as they are."""
     order = class_order(classes, config.id2label)
     return [{**row, "labels": order[row["labels"]]} for row in features] if classes else list(features)

@@ -10,13 +10,13 @@ from torch import Tensor
 Split = Literal["train", "validation"]
 TOKENS, TOKEN_MASK = "input_ids", "attention_mask"
 MODEL_INPUTS = (TOKENS, TOKEN_MASK, "token_type_ids", "position_ids")
-"""What a model is given; labels never are."""
+"""Columns of an encoded row that a model is given; labels never are."""
 LABELS = ("labels", "start_positions", "end_positions")
-"""What a row may also have, for those who ask for labels: a class or number, or where an answer begins and ends."""
+"""Columns of labels, for those who ask for them: a class or number, or where an answer begins and ends."""
 Features = Mapping[str, Any]
 """One encoded, unpadded row: model inputs as lists of integers; `LABELS` only where asked for."""
 Batch = dict[str, Tensor]
-"""Padded model inputs by name, `(batch, …)` each; never labels. `data.batches` says what is real in it."""
+"""Padded tensors by name, `(batch, …)` each: model inputs, or labels. `data.batches` says which tokens are real."""
 
 
 def token_count(row: Features) -> int:
@@ -25,5 +25,5 @@ def token_count(row: Features) -> int:
 
 
 def content(row: Features) -> tuple[int, ...]:
-    """Give what makes two encoded rows the same: their tokens."""
+    """Give the tokens of an encoded row; rows with the same tokens count as the same row."""
     return tuple(row[TOKENS])

@@ -44,10 +44,10 @@ DIGITS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Clusters(Measurement):
-    """Of a site."""
+    """Clusters of the units of one site."""
 
     merges: Tensor
-    """Its dendrogram, see `clustering`."""
+    """Dendrogram, `(units − 1, 4)`, see `clustering`."""
     activity: Tensor
     """Mean absolute activation of every unit, `(units,)`."""
 
@@ -66,7 +66,7 @@ class DualCP:
     lambda_: float = 5.0
     """How much more cost neurons lose than heads; at least 0."""
     centroid: Literal["most_active", "random", "worst"] = "most_active"
-    """What stays of a cluster: its most active unit, any one, or (`worst`) all of large and none of small ones."""
+    """Units that stay of a cluster: its most active one, any one, or (`worst`) all of large and none of small ones."""
     tune: bool = False
     """Refit the output projections afterwards."""
     ridge: float = 1e-2
@@ -93,7 +93,7 @@ class DualCP:
         return calibration.by_site(calibration.dense.occupied, Clusters, clusters, "clustering")
 
     def _inputs_at_drawn_tokens(self, calibration: Calibration) -> dict[str, Sums]:
-        """By site, `inputs` of the consumer at the drawn tokens, `(drawn, features)`; no other token is kept."""
+        """Collect the consumers' `inputs` at the drawn tokens, `(drawn, features)` by site; no other token is kept."""
         device, drawn, places = calibration.dense.device, [], []
         for chain, tokens in enumerate(calibration.tokens_by_batch):
             drawn.append(drawn_tokens(sum(tokens), self.tokens, calibration.seed))
@@ -123,7 +123,7 @@ class DualCP:
         return masks
 
     def _priority(self, job: Job, measured: Measured) -> dict[str, Tensor]:
-        """By site, which unit of a cluster stays: the one of highest priority."""
+        """Give units priorities, `(units,)` by site: of a cluster the one of highest priority stays."""
         generator = torch.Generator().manual_seed(job.seed)
         return {
             site.name: torch.rand(site.units, generator=generator)
@@ -135,7 +135,7 @@ class DualCP:
     def _clustered(
         self, job: Job, sites: Sequence[Site], limit: float, measured: Measured, priority: dict[str, Tensor]
     ) -> Masks:
-        """Masks of some sites within a limit: merged by rising distance, over all of them."""
+        """Make the masks of some sites within a limit: units are merged by rising distance, over all of them."""
         merges = {site.name: measured[site.name].merges for site in sites}
         last = torch.full((1,), torch.inf, dtype=torch.float64)
         distances = {name: torch.cat([rows[:, 2], last]) for name, rows in merges.items()}
@@ -147,7 +147,7 @@ class DualCP:
 
 
 def attention_limit(job: Job, ratio: float) -> float:
-    """What heads may cost, so that neurons lose `ratio` times what heads lose: `I_F − C_F = λ (I_A − C_A)`.
+    """Compute what heads may cost, so that neurons lose `ratio` times what heads lose: `I_F − C_F = λ (I_A − C_A)`.
 
     `I` is the cost of all, `C` of the kept units. Where the model has only neurons, or only heads, they lose it all.
 
@@ -177,7 +177,7 @@ def attention_limit(job: Job, ratio: float) -> float:
 
 
 def drawn_tokens(tokens: int, wanted: int, seed: int) -> Tensor:
-    """Which tokens to look at: `(tokens,)`, True for `wanted` of them, or for all where there are fewer."""
+    """Draw the tokens to look at: `(tokens,)`, True for `wanted` of them, or for all where there are fewer."""
     order = torch.randperm(tokens, generator=torch.Generator().manual_seed(seed))
     return torch.zeros(tokens, dtype=torch.bool).index_fill_(0, order[:wanted], value=True)
 

@@ -27,14 +27,14 @@ from trimformer.pruning.contract import Backward, Job
 from trimformer.pruning.refit.rescaling import cut_and_rescale, teacher_job
 
 LOOSEST_TOLERANCE = 0.05
-"""Above, the first iteration may already seem to be the last."""
+"""Largest `tolerance`: above, the first iteration may already seem to be the last."""
 SILENT = 1e-30
-"""Keeps the scores of a sublayer finite where no neuron is ever active: they are zero."""
+"""Least mean activity to divide by: where no neuron of a sublayer is ever active, its scores are zero, not NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scored(Measurement):
-    """Of a site of neurons."""
+    """Scores of the neurons of one site."""
 
     score: Tensor
     """R2 · D2, `(units,)`; higher = keep."""
@@ -86,7 +86,7 @@ class KCM:
         return calibration.by_site(sites, Scored, scored, "representing neurons")
 
     def prune(self, job: Job, measured: Measured) -> Masks:
-        """Keep all heads and the best neurons; rescale."""
+        """Keep all heads and the best neurons, cut, and with `tune` rescale."""
         masks = _searched(job, measured)
         teacher = _searched(teacher_job(job), measured) if self.tune else None
         cut_and_rescale(job, masks, teacher, damping=self.damping)
@@ -94,7 +94,7 @@ class KCM:
 
 
 def _searched(job: Job, measured: Measured) -> Masks:
-    """All heads, and neurons by score as far as the limit allows.
+    """Keep all heads, and neurons by score as far as the limit allows.
 
     Raises:
         UnreachableTarget: the heads alone cost more; names the smallest share that can be kept.

@@ -83,7 +83,7 @@ class KPrune:
         return {}
 
     def prune(self, job: Job, measured: Measured) -> Masks:
-        """Sublayer by sublayer: measure, search, cut, tune."""
+        """Measure, search, cut and tune, sublayer by sublayer from the bottom up."""
         masks: Masks = {}
         left = job.limit
         with frozen(job.dense.model), frozen(job.student.model):
@@ -162,7 +162,7 @@ class _Teacher:
 
 
 def _no_knowledge(site: Site) -> Sums:
-    """Squared mask gradients and second moments of every unit, before any batch was seen."""
+    """Make the zeros that squared mask gradients and second moments of every unit are added to."""
     return {
         "squares": torch.zeros(site.units, dtype=torch.float64),
         "moments": torch.zeros(site.units, site.unit_width, site.unit_width, dtype=torch.float64),

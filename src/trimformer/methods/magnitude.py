@@ -15,10 +15,10 @@ from trimformer.pruning.contract import Job
 
 @dataclass(frozen=True, kw_only=True)
 class Magnitude(Baseline):
-    """Options are those of every baseline."""
+    """Magnitude, with the options of every baseline."""
 
     def scores(self, job: Job) -> Scores:
-        """Squared norm per cost."""
+        """Score units by the squared norm of their output weights per cost."""
         return {
             site.name: job.dense.unit_weights(site).double().square().sum((1, 2)) / job.unit_cost(site)
             for site in job.dense

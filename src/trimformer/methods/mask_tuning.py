@@ -34,15 +34,15 @@ from trimformer.pruning.refit.rescaling import cut_and_rescale, teacher_job
 
 @dataclass(frozen=True, kw_only=True)
 class MaskGradients(Measurement):
-    """Of a site."""
+    """Gradients of the masks of one site."""
 
     gradients: Tensor
-    """Of each mini-batch's mean loss with respect to the masks, `(minibatches, units)`."""
+    """Derivative of each mini-batch's mean loss with respect to the masks, `(minibatches, units)`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exchanged(Measurement):
-    """What is kept of a site after units were exchanged."""
+    """Mask of one site after units were exchanged."""
 
     mask: Tensor
     """`(units,)`, True = keep."""
@@ -71,7 +71,7 @@ class MaskTuning:
         require_range("damping", self.damping)
 
     def measure(self, calibration: Calibration) -> dict[str, MaskGradients]:
-        """Measure each mini-batch's mean loss with respect to the masks of every site."""
+        """Differentiate each mini-batch's mean loss with respect to the masks of every site."""
         dense, sites = calibration.dense, calibration.dense.occupied
         drawn = drawn_minibatches(calibration.sequences, self.minibatch, calibration.seed)
         sizes = drawn.bincount().double()[:, None]
@@ -96,7 +96,7 @@ class MaskTuning:
         return {name: MaskGradients(gradients=sums["gradients"] / sizes) for name, sums in found.items()}
 
     def prune(self, job: Job, measured: Measured) -> Masks:
-        """Search, exchange, rescale."""
+        """Search the masks, exchange units within sublayers, cut, and rescale."""
         masks = _searched(job, measured)
         if self.rearrange:
             exchanged = job.by_site(
@@ -112,7 +112,7 @@ class MaskTuning:
 
 
 def drawn_minibatches(sequences: int, size: int, seed: int) -> Tensor:
-    """Which mini-batch each sequence belongs to: random ones of at most `size`, as equal as can be, however batched."""
+    """Draw the mini-batch of each sequence, `(sequences,)`: of at most `size`, as equal as can be, however batched."""
     count = -(-sequences // size)
     owners = torch.empty(sequences, dtype=torch.long)
     owners[torch.randperm(sequences, generator=torch.Generator().manual_seed(seed))] = (
@@ -122,7 +122,7 @@ def drawn_minibatches(sequences: int, size: int, seed: int) -> Tensor:
 
 
 def _searched(job: Job, measured: Measured) -> Masks:
-    """The best split by `Σ_b (∂L_b / ∂m_u)²` over mini-batches."""
+    """Find the masks of the best split by `Σ_b (∂L_b / ∂m_u)²` over mini-batches."""
     scores: Scores = {
         site.name: measured[site.name].gradients.square().sum(0) if site.units else torch.zeros(0) for site in job.dense
     }

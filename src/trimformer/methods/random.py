@@ -16,10 +16,10 @@ from trimformer.pruning.contract import Job
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Baseline):
-    """Options are those of every baseline."""
+    """Random, with the options of every baseline."""
 
     def scores(self, job: Job) -> Scores:
-        """Uniform random numbers, the same for the same seed."""
+        """Score units by uniform random numbers, the same for the same seed."""
         generator = torch.Generator().manual_seed(job.seed)
         return {site.name: torch.rand(site.units, generator=generator) for site in job.dense}
 

@@ -40,20 +40,20 @@ from trimformer.pruning.refit.walk import Stop, Walk, cut_and_refit
 
 @dataclass(frozen=True, kw_only=True)
 class Curvature(Measurement):
-    """Of a site: its removal curve, and what that is measured in."""
+    """Removal curve of one site, and the metric that it is measured in."""
 
     order: Tensor
     """Units in the order of their removal, `(units,)`."""
     cost: Tensor
-    """What each removal costs, `(units,)`, in nats."""
+    """Cost of each removal, `(units,)`, in order: in nats; without gradients, by the output's squared change."""
     metric: Tensor | None = None
     """Second moment of the gradient at the site's output, `(width, width)`; None without gradients."""
     energy: Tensor | None = None
-    """Every token's squared gradient there, `(tokens,)`; None without gradients."""
+    """Squared gradient of every token there, `(tokens,)`; None without gradients."""
 
     @property
     def removal_cost(self) -> Tensor:
-        """What each removal costs, `(units,)`."""
+        """Cost of each removal, `(units,)`, in order."""
         return self.cost
 
 
@@ -86,7 +86,7 @@ class Surgeon:
 
     @property
     def backward(self) -> Backward:
-        """Gradients are taken block by block where memory is short."""
+        """By block, since gradients are taken so where memory is short; none without gradients."""
         return "by block" if self.gradients else "none"
 
     def __post_init__(self) -> None:
@@ -139,7 +139,7 @@ class Surgeon:
         return mask
 
     def _least_useful(self, stop: Stop, sums: RegressionSums, metric: Tensor | None, count: int) -> Tensor:
-        """The `count` units of the student's site that are missed least, by the student's own statistics."""
+        """Choose the `count` units of the student's site that are missed least, by the student's own statistics."""
         weight = stop.solution(sums, ridge=self.ridge, intercept=self.intercept).weight
         return self._curve(stop.site, self._gram(sums), metric, weight, removals=count).order
 
@@ -151,11 +151,11 @@ class Surgeon:
         return stop.job.share(stop.job.by_batch(weights, stop.site.chain))
 
     def _gram(self, sums: RegressionSums) -> Tensor:
-        """Of a consumer's input over tokens: the covariance, or where the refit has no intercept the mean of `h hᵀ`."""
+        """Give the covariance of a consumer's input or, if the refit has no intercept, the mean of `h hᵀ`."""
         return sums.covariance if self.intercept else sums.gram
 
     def _curves(self, calibration: Calibration, group: Group) -> dict[str, Curvature]:
-        """The curvature of every site of a group. What it is made from is forgotten site by site."""
+        """Compute the curvature of every site of a group, forgetting the moments it is made from site by site."""
         dense, sites = calibration.dense, [seen.site for seen in group.values()]
 
         def curvature(site: Site) -> Curvature:
@@ -171,7 +171,7 @@ class Surgeon:
     def _curve(
         self, site: Site, gram: Tensor, metric: Tensor | None, weight: Tensor, removals: int | None = None
     ) -> RemovalCurve:
-        """The removal curve of a site; without a metric, a change at its output costs its squared length."""
+        """Compute the removal curve of a site; without a metric, a change at its output costs by its squared length."""
         output = torch.eye(site.width, dtype=torch.float64) if metric is None else metric
         check_finite(gram, site.name)
         check_finite(output, site.name)

@@ -42,7 +42,7 @@ def load_model(
 
 
 def place_model(name: str, auto_class: str | None, placement: Placement) -> PreTrainedModel:
-    """As `load_model`, for what the command line calls where and how."""
+    """Load a model as `load_model` does, where and in the precision that a `Placement` says; raises the same errors."""
     device = find_device(placement.device)
     model, report = load_with_report(name, auto_class, dtype=placement.torch_dtype, **placement.loading_arguments)
     check_report(name, report)
@@ -54,7 +54,9 @@ def place_model(name: str, auto_class: str | None, placement: Placement) -> PreT
 def load_with_report(
     name: str, auto_class: str | None, *, dtype: Any = torch.float32, **settings: Any
 ) -> tuple[PreTrainedModel, Mapping[str, Any]]:
-    """A model on the CPU, and what its checkpoint lacked; `settings` are of its config.
+    """Load a model, and transformers' report of what its checkpoint lacks or has in other shapes.
+
+    `settings` go to `from_pretrained`: of the config, or a device map; without a map the model is on the CPU.
 
     Raises:
         CheckpointError: not a checkpoint, or damaged.
@@ -69,7 +71,7 @@ def load_with_report(
 
 
 def load_config(name: str) -> Any:
-    """The config of a checkpoint.
+    """Read the config of a checkpoint.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -79,7 +81,7 @@ def load_config(name: str) -> Any:
 
 @contextmanager
 def _silent_transformers() -> Iterator[None]:
-    """Within the context transformers does not write down what is missing: the load report is read instead."""
+    """Within the context, transformers logs errors only: what is missing is read from the load report instead."""
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     try:
@@ -101,7 +103,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def stored_dtype(name: str) -> torch.dtype:
-    """The precision in which a checkpoint folder stores its weights; float32 where that cannot be told."""
+    """Read the precision in which a checkpoint folder stores its weights; float32 where that cannot be told."""
     for file in sorted(Path(name).glob("*.safetensors")):
         with safe_open(file, framework="pt") as stored:
             kinds = {stored.get_slice(key).get_dtype() for key in stored.keys()}  # noqa: SIM118  # not a dict
@@ -110,7 +112,7 @@ def stored_dtype(name: str) -> torch.dtype:
 
 
 def dtype_to_store(model: PreTrainedModel, source: str) -> torch.dtype:
-    """The precision to save a model in: its own, or where it is in memory in float32, that of its source."""
+    """Choose the precision to save a model in: its own, or where it is in memory in float32, that of its source."""
     own = model.dtype
     return own if own is not torch.float32 or is_offloaded(model) else stored_dtype(source)
 
@@ -150,7 +152,7 @@ def write(
         extra_files: files to copy along, by their path below `out`.
 
     Raises:
-        CheckpointError: the folder exists and `overwrite` is not set, or it cannot be written.
+        CheckpointError: the folder exists and `overwrite` is not set, it cannot be written, or it does not read back.
     """
     target = Path(out)
     check_writable(target, overwrite=overwrite)
@@ -207,7 +209,7 @@ def check_writable(
 
 
 def sentence_transformers_files(name: str) -> dict[str, Path]:
-    """The files beside the weights that make a checkpoint a sentence-transformers model, by relative path."""
+    """Find the files beside the weights that make a folder a sentence-transformers model, by relative path; or none."""
     folder = Path(name)
     if not (folder / "modules.json").exists():
         return {}
@@ -252,4 +254,4 @@ def check_report(name: str, report: Mapping[str, Any]) -> None:
 
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab*", "*.model")
-"""Without any of them transformers makes a tokenizer that knows no words."""
+"""Patterns of tokenizer files: without any of them transformers makes a tokenizer that knows no words."""

@@ -14,7 +14,9 @@ from trimformer.errors import CheckpointError
 
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to make and write to, beside `out`; it takes the place of `out` at the end, and vanishes on an error.
+    """Within the context, fill a new folder beside `out`: at the end it replaces `out`, on an error it vanishes.
+
+    Yields the path of the new folder, which is yet to be made.
 
     Raises:
         CheckpointError: it cannot be written.

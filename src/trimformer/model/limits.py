@@ -1,4 +1,4 @@
-"""What a model can read: how many tokens a row may have, which ids, and how padding is told."""
+"""Limits of what a model can read: how many tokens a row may have, which ids, and how padding is told."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ def check_padding(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
 
 
 def inputs_of(model: PreTrainedModel) -> list[str]:
-    """Names of what a model's forward pass takes; labels are left out."""
+    """List the names of what a model's forward pass takes; labels are left out."""
     return [name for name in signature(type(model).forward).parameters if name not in LABELS]
 
 
 def most_tokens(config: Any) -> float:
-    """How many tokens a row may have; infinity where the config names no limit."""
+    """Give the most tokens that a row may have; infinity where the config names no limit."""
     positions: float = getattr(config, "max_position_embeddings", math.inf)
     return positions - (config.pad_token_id or 0) - 1 if config.model_type in POSITIONS_AFTER_PADDING else positions
 
 
 def fitted(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """The tokenizer or, where it allows longer rows than the model reads, a copy that does not."""
+    """Give the tokenizer or, where it allows longer rows than the model reads, a copy that does not."""
     longest = most_tokens(model.config)
     if tokenizer.model_max_length <= longest:
         return tokenizer

@@ -92,10 +92,10 @@ def read(kind: Any, value: Any, where: str = "") -> Any:
 
 
 def checked(kind: type, value: Any, where: str) -> Any:
-    """The value itself, if it is of a type that JSON has; a whole number is a number as well.
+    """Give a value back if it is of a type that JSON has; a whole number is a number as well.
 
     Raises:
-        DataError: it is not.
+        DataError: it is of another type; names `where` it is.
     """
     fits = isinstance(value, (int, float) if kind is float else kind) and (kind is bool or not isinstance(value, bool))
     if not fits:
@@ -144,7 +144,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Look up the versions that a result depends on."""
+    """Look up the versions of Python and the packages that a result depends on, by name."""
     return {
         "trimformer": version("trimformer"),
         "torch": torch.__version__,

@@ -35,7 +35,11 @@ def check_masks(structure: Structure, masks: Masks) -> None:
 
 @contextmanager
 def masked(structure: Structure, masks: Masks) -> Iterator[None]:
-    """Within the context the model computes as if the units with mask False were cut."""
+    """Within the context, the model computes as if the units with mask False were cut.
+
+    Raises:
+        InvalidOption: masks that do not fit the sites.
+    """
     check_masks(structure, masks)
     with ExitStack() as stack:
         for site in structure:
@@ -44,7 +48,7 @@ def masked(structure: Structure, masks: Masks) -> Iterator[None]:
 
 
 def feature_mask(site: Site, mask: Tensor) -> Tensor:
-    """The mask of the consumer's input: `(units,)` -> `(features,)`."""
+    """Repeat a mask for the consumer's input: `(units,)` -> `(features,)`."""
     return mask.repeat_interleave(site.unit_width)
 
 

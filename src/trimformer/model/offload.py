@@ -26,18 +26,18 @@ from transformers import PreTrainedModel
 from trimformer.errors import UnsupportedModel
 
 HOOK, VERSION = "_hf_hook", "_version"
-"""Where accelerate keeps its hook of a module, and PyTorch the number of times that a tensor was written to."""
+"""Attributes: accelerate's hook of a module, and PyTorch's number of times that a tensor was written to."""
 SCRATCH = "_trimformer_scratch"
 """Attribute of a model: the folder of its changed weights, which vanishes with the last model that needs it."""
 
 
 def is_offloaded(model: nn.Module) -> bool:
-    """Whether some weights are not in memory."""
+    """Tell whether some weights of a model are not in memory."""
     return any(parameter.is_meta for parameter in model.parameters())
 
 
 def like_offloaded(model: nn.Module) -> dict[str, Any]:
-    """How to load a copy of a model with as little in memory as it has, and nothing on a GPU."""
+    """Give the arguments for `from_pretrained` that load a copy with as little in memory, and nothing on a GPU."""
     if not is_offloaded(model):
         return {}
     placed: Any = model.hf_device_map
@@ -45,10 +45,10 @@ def like_offloaded(model: nn.Module) -> dict[str, Any]:
 
 
 def device_of(model: PreTrainedModel) -> torch.device:
-    """Where a model computes.
+    """Find the device that a model computes on, wherever its weights are.
 
     Raises:
-        UnsupportedModel: on several devices.
+        UnsupportedModel: it computes on several devices.
     """
     places = {
         torch.device(f"cuda:{place}" if isinstance(place, int) else place)
@@ -64,7 +64,7 @@ def device_of(model: PreTrainedModel) -> torch.device:
 
 
 def stored_weight(module: nn.Module, name: str) -> Tensor:
-    """A module's own weight of that name, wherever it is; a copy where it is not in memory."""
+    """Read a module's own weight of that name, wherever it is; a copy where it is not in memory."""
     weight: Tensor = getattr(module, name)
     if not weight.is_meta:
         return weight.detach()
@@ -73,7 +73,7 @@ def stored_weight(module: nn.Module, name: str) -> Tensor:
 
 
 def stored(model: nn.Module, named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Some of a model's weights by path, with their numbers, one by one."""
+    """Yield some of a model's weights by path, one by one, each read in where it is not in memory."""
     for path, values in named:
         owner, _, name = path.rpartition(".")
         yield path, stored_weight(model.get_submodule(owner), name) if values.is_meta else values
@@ -99,17 +99,21 @@ def in_memory(model: nn.Module, part: nn.Module) -> Iterator[None]:
 
 
 def _hook(module: nn.Module) -> Any:
-    """What accelerate put on a module; None where it did not."""
+    """Give the hook that accelerate put on a module; None where it put none."""
     return getattr(module, HOOK, None)
 
 
 def _state(module: nn.Module) -> dict[str, tuple[int, int]]:
-    """What tells whether a module's weights were replaced or written to."""
+    """Note address and count of writes of a module's own weights, which tell later whether one was changed."""
     return {name: (value.data_ptr(), getattr(value, VERSION)) for name, value in module.named_parameters(recurse=False)}
 
 
 def _kept(model: nn.Module, module: nn.Module) -> Any:
-    """A map of a module's own weights as they are now: in CPU memory if they were there, else in a new file."""
+    """Keep a module's own weights as they are now, in CPU memory if they were there, else in a new file.
+
+    Returns:
+        The map by name that accelerate reads them from.
+    """
     weights = {name: value.detach().cpu().contiguous() for name, value in module.named_parameters(recurse=False)}
     hook = _hook(module)
     earlier = _files(hook.weights_map)
@@ -128,7 +132,7 @@ def _kept(model: nn.Module, module: nn.Module) -> Any:
 
 
 def _files(weights_map: Any) -> set[Path]:
-    """The files that a module's weights are in; none where they are in CPU memory."""
+    """List the files that a module's weights are in; none where they are in CPU memory."""
     prefix, loader = getattr(weights_map, "prefix", ""), getattr(weights_map, "dataset", weights_map)
     if not isinstance(loader, OffloadedWeightsLoader):
         return set()

@@ -13,12 +13,12 @@ from typing import Any
 from trimformer.errors import InvalidOption, require_range
 
 KINDS: dict[type, tuple[type, str]] = {int: (Integral, "a whole number"), float: (Real, "a number"), str: (str, "text")}
-"""What a value of each kind may be, NumPy's numbers among them, and what that is called."""
+"""By kind, the type that a value must be of, which NumPy's numbers are of too, and how messages call it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One parameter: what it means, what it is where nobody says, and which values it may have.
+    """One parameter: its meaning, its default, and the values that it may have.
 
     >>> Parameter(name="batch_size", text="Rows at once.", kind=int, low=1).check(0)
     Traceback (most recent call last):
@@ -33,7 +33,7 @@ class Parameter:
     low: float = -math.inf
     high: float = math.inf
     choices: tuple[str, ...] = ()
-    """All values there are; empty for any."""
+    """All values that it may have; empty for any."""
 
     def check(self, value: Any) -> Any:
         """Give a value back if the parameter may have it; None always may be, and means that nobody said.

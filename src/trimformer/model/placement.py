@@ -1,4 +1,4 @@
-"""Where a model is put when it is loaded, and in which precision its weights stay."""
+"""Placement of a model: where it is put when it is loaded, and in which precision its weights stay."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _SIZE = re.compile(r"\d+(\.\d+)?[KMGT]i?B")
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """How to load a model.
+    """The device, precision and device map that a model is loaded with.
 
     Raises:
-        InvalidOption: an unknown precision.
+        InvalidOption: an unknown precision or device map, or a `max_memory` that cannot be read or has no map.
     """
 
     device: str = "cpu"
-    """Such as `cpu` or `cuda`; `auto` is the accelerator if there is one."""
+    """Device to compute on, such as `cpu` or `cuda`; `auto` is the accelerator if there is one."""
     dtype: str = "float32"
-    """Of the weights, one of `DTYPE`'s; `auto` is that of the checkpoint. Sums and solutions are float32 or more."""
+    """Precision of the weights, a choice of `DTYPE`; `auto`: the checkpoint's. Sums and solutions: float32 or more."""
 
     device_map: str | None = None
     """`auto` fills the GPU, then CPU memory, then the disk; None puts the whole model on the device."""
     max_memory: str | None = None
-    """What a device map may fill, such as `0=10GiB,cpu=20GiB`; None is all that is free."""
+    """Memory that a device map may fill, such as `0=10GiB,cpu=20GiB`; None is all that is free."""
 
     def __post_init__(self) -> None:
         DTYPE.check(self.dtype)
@@ -59,12 +59,12 @@ class Placement:
 
     @property
     def torch_dtype(self) -> Any:
-        """As transformers takes it: a dtype, or `auto`."""
+        """The `dtype` argument of `from_pretrained`: a `torch.dtype`, or `auto`."""
         return "auto" if self.dtype == "auto" else getattr(torch, self.dtype)
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; `auto` is the accelerator if there is one, else the CPU.
+    """Find the device of that name; `auto` is the accelerator if there is one, else the CPU.
 
     Raises:
         InvalidOption: there is no such device on this machine.

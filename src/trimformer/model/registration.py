@@ -1,4 +1,4 @@
-"""Lets `from_pretrained` read pruned checkpoints, without importing torch or transformers for it.
+"""Let `from_pretrained` read pruned checkpoints, without importing torch or transformers for it.
 
 `modeling_trimformer` puts itself into transformers' registry of quantizers, for which it needs transformers. Where
 that is not loaded yet, this waits for `transformers.modeling_utils`, which every `from_pretrained` of a model goes
@@ -29,12 +29,12 @@ def register() -> None:
 
 
 class _Waiting(MetaPathFinder):
-    """Finds the awaited module as the other finders do; goes away when that is loaded."""
+    """Finder that gives only the awaited module, as the other finders do; it goes away when that is loaded."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """The module as the other finders have it, to be followed by the registration; None for all other modules."""
+        """Find the awaited module as others do, to be followed by the registration; None for all other modules."""
         if fullname != AWAITED:
             return None
         sys.meta_path.remove(self)
@@ -48,13 +48,13 @@ class _Waiting(MetaPathFinder):
 
 
 class _ThenRegister(Loader):
-    """Loads a module by its own loader, then registers; if that fails, a later import tries again."""
+    """Loader that loads a module by its own loader, then registers; if that fails, a later import tries again."""
 
     def __init__(self, waiting: _Waiting, own: Loader) -> None:
         self.waiting, self.own = waiting, own
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """As its own loader does."""
+        """Create the module as its own loader does."""
         return self.own.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:

@@ -1,4 +1,4 @@
-"""What pruning sees of a model, as data: sublayers with units, and where a model family has them."""
+"""A model as pruning sees it, as data: sublayers with units, and where a model family has them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Producer:
 
     path: str
     widths: tuple[int, ...]
-    """Numbers of a unit in each part."""
+    """Outputs of one unit in each part."""
     bias: bool = True
 
     @property
@@ -44,17 +44,17 @@ class Site:
 
     name: str
     kind: str
-    """What its units are: `head`, `neuron`, or what another architecture calls them."""
+    """Kind of its units: `head`, `neuron`, or the name that another architecture gives them."""
     chain: int
     block: int
-    """Its block in the chain."""
+    """Number of its block in the chain, from 0."""
     order: int
-    """Its place among the sublayers of the block."""
+    """Its place among the sublayers of the block, from 0."""
     last_in_block: bool
     units: int
     unit_width: int
     width: int
-    """Of the residual stream that it adds to."""
+    """Width of the residual stream that it adds to."""
     producers: tuple[Producer, ...]
     consumer: str
     consumer_bias: bool = True
@@ -65,7 +65,7 @@ class Site:
     norm: str | None = None
     """The module between consumer and residual stream, if there is one."""
     multiplier: float = 1.0
-    """What the output is multiplied by before it is added."""
+    """Factor of the output before it is added to the residual stream."""
 
     @property
     def features(self) -> int:
@@ -74,7 +74,7 @@ class Site:
 
     @property
     def attends(self) -> bool:
-        """Whether its units are heads, which mix tokens, and not neurons or others that see one token each."""
+        """True for heads, which mix tokens; False for neurons and other units that see one token each."""
         return self.query_heads > 0
 
     @property
@@ -90,23 +90,23 @@ class Fused:
     path: str
     parts: int
     by_unit: bool = False
-    """The parts of each unit stand together, as in GPT-NeoX; else the units of each part, as in GPT-2."""
+    """True if the parts of each unit stand together, as in GPT-NeoX; else the units of each part, as in GPT-2."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How numbers belong to the units of a sublayer."""
+    """Widths of one unit of a sublayer: in the consumer's input, and in the producers' outputs."""
 
     unit_width: int
-    """Numbers of a unit in the consumer's input."""
+    """Numbers of one unit in the consumer's input."""
     parts: tuple[int, ...]
-    """Numbers of a unit in each part of the producers, in their order."""
+    """Numbers of one unit in each part of the producers, in their order."""
     query_heads: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sublayer(ABC):
-    """What every block of a chain has once: projections that fill units, and one that reads them.
+    """Description of a sublayer that every block of a chain has once: projections that fill units, one that reads them.
 
     Paths are dotted, below the block. A sublayer of another kind is a class of its own, with its `layout`.
     """
@@ -126,14 +126,14 @@ class Sublayer(ABC):
 
     @abstractmethod
     def layout(self, config: Any) -> Layout:
-        """How numbers belong to units, by the config of the sublayer's chain."""
+        """Read the widths of a unit from the config of the sublayer's chain."""
 
     def paths(self) -> tuple[str, ...]:
-        """Paths of the producers."""
+        """List the paths of the producers."""
         return tuple(each.path if isinstance(each, Fused) else each for each in self.producers)
 
     def widths(self, parts: Sequence[int]) -> list[tuple[int, ...]]:
-        """Numbers of a unit in the parts of each producer, from those of all parts in order."""
+        """Divide the widths of all parts, in order, among the producers: numbers of a unit in the parts of each."""
         left, found = list(parts), []
         for producer in self.producers:
             count = producer.parts if isinstance(producer, Fused) else 1
@@ -181,18 +181,18 @@ class Chain:
     """Path of the list of blocks."""
     sublayers: tuple[Sublayer, ...]
     causal: bool = False
-    """A decoder: a token sees itself and those before it."""
+    """True for a decoder: a token sees itself and those before it."""
     pre_norm: bool | str = False
-    """Whether norms come before the sublayers, not after the sums; or the config's flag that says so."""
+    """True if norms come before the sublayers, False if after the sums; or the config's flag that says so."""
     config: str | None = None
-    """Where the chain's sizes are in the model's config, such as `text_config`; None: at its top."""
+    """Part of the model's config that has the chain's sizes, such as `text_config`; None: the config itself."""
     token_mask: str | None = TOKEN_MASK
     """The model input that marks the chain's real tokens; None: all tokens are real."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Where the sublayers of a model family are.
+    """Description of a model family, which says where its sublayers are.
 
     Most models are one chain of blocks; towers, or encoder and decoder, are several, in the order in which they run.
     """
@@ -204,12 +204,12 @@ class Architecture:
 
     @property
     def causal(self) -> bool:
-        """Whether any chain is a decoder."""
+        """True if any chain is a decoder."""
         return any(chain.causal for chain in self.chains)
 
 
 def place(site: str) -> tuple[int, str]:
-    """Block and sublayer in a site's name.
+    """Read the block's number and the sublayer's name from a site's name.
 
     >>> place("encoder.layer.3.attention")
     (3, 'attention')

@@ -21,16 +21,16 @@ from trimformer.errors import CheckpointError, InvalidOption, first_line
 
 INDEX = "model.safetensors.index.json"
 UNREADABLE = (OSError, ValueError, SafetensorError)
-"""What files that are absent, cut off or not of their format raise, whoever reads them."""
+"""Errors that files raise which are absent, cut off or not of their format, whoever reads them."""
 _NO_CONFIG = (*UNREADABLE, StrictDataclassError, TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError)
-"""What transformers' config classes raise where valid JSON holds something else, after `UNREADABLE`."""
+"""`UNREADABLE`, then errors of transformers' config classes where valid JSON holds something else."""
 _NO_MODEL = (*_NO_CONFIG, RuntimeError, AssertionError)
-"""What transformers' and PyTorch's modules raise on sizes that make no model, after `_NO_CONFIG`."""
+"""`_NO_CONFIG`, then errors of transformers' and PyTorch's modules on sizes that make no model."""
 
 
 @contextmanager
 def naming(name: str, errors: tuple[type[Exception], ...] = UNREADABLE) -> Iterator[None]:
-    """Turn errors of a call into one line that names the checkpoint and says what to do.
+    """Within the context, turn errors into one line that names the checkpoint and says what to do.
 
     Args:
         name: a checkpoint folder or a hub name.
@@ -56,7 +56,7 @@ def damaged(name: str | Path, why: str) -> CheckpointError:
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file of a checkpoint folder.
+    """Read a JSON file of a checkpoint folder.
 
     Raises:
         CheckpointError: it cannot be read, or is no JSON.
@@ -68,7 +68,7 @@ def read_json(file: Path) -> Any:
 
 
 def read_config(name: str) -> Any:
-    """The config of a checkpoint, as transformers reads it.
+    """Read the config of a checkpoint by transformers, and check the fields that it trusts.
 
     Raises:
         CheckpointError: no checkpoint, or no config that transformers can read.
@@ -96,14 +96,14 @@ _FIELDS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("auto_map", lambda value: isinstance(value, dict), "an object"),
     ("quantization_config", _names_a_method, "an object with a quant_method"),
 )
-"""Fields that transformers trusts to be of their type: name, whether a value fits, and what it must be."""
+"""Fields that transformers trusts to be of their type: name, a test of the value, and what it must be."""
 
 
 def read_tokenizer(name: str) -> Any:
-    """The tokenizer of a checkpoint, as transformers reads it.
+    """Read the tokenizer of a checkpoint by transformers.
 
     Raises:
-        CheckpointError: none that transformers can read.
+        CheckpointError: there is none that transformers can read.
     """
     _check_folder(name)
     try:
@@ -116,7 +116,7 @@ def read_tokenizer(name: str) -> Any:
 
 
 def model_class(name: str, auto_class: str | None) -> Any:
-    """The class to load a checkpoint with, after a look at its files and at the model that its config describes.
+    """Find the class to load a checkpoint with, after a look at its files and at the model that its config describes.
 
     Args:
         name: a checkpoint folder or a hub name.

@@ -36,7 +36,7 @@ class Structure:
         return self.model.base_model  # type: ignore[return-value]  # typed as any module
 
     def blocks(self, chain: int = 0) -> nn.ModuleList:
-        """The Transformer blocks of a chain.
+        """Find the Transformer blocks of a chain.
 
         Raises:
             UnsupportedModel: they are not where the architecture puts them.
@@ -48,22 +48,22 @@ class Structure:
         return blocks
 
     def block(self, site: Site) -> nn.Module:
-        """The block that a site is in."""
+        """Find the block that a site is in."""
         return self.blocks(site.chain)[site.block]
 
     def config(self, chain: int = 0) -> Any:
-        """The config that has the sizes of a chain."""
+        """Find the config that has the sizes of a chain: the model's, or a part of it."""
         part = self.architecture.chains[chain].config
         return getattr(self.base.config, part) if part else self.base.config
 
     def token_mask(self, batch: Batch, chain: int = 0) -> Tensor | None:
-        """Which tokens of a batch are real to a chain, bool `(batch, length)`; None where all are."""
+        """Tell which tokens of a batch are real to a chain: bool `(batch, length)`; None where it has no mask."""
         name = self.architecture.chains[chain].token_mask
         return None if name is None else token_mask(batch, name)
 
     @cached_property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """Device that the model computes on; raises `UnsupportedModel` where it computes on several."""
         return device_of(self.model)
 
     @cached_property
@@ -78,13 +78,13 @@ class Structure:
         return max(site.width for site in self.sites)
 
     def pre_norm(self, chain: int = 0) -> bool:
-        """Whether a chain's sublayers add to what those before them left, and not to their own, normalised, input."""
+        """Tell whether a chain's sublayers add to what those before them left, not to their own, normalised, input."""
         flag = self.architecture.chains[chain].pre_norm
         return bool(getattr(self.config(chain), flag)) if isinstance(flag, str) else flag
 
     @property
     def predicts_next_tokens(self) -> bool:
-        """Whether it is a causal language model: what it predicts at a token is the token after it."""
+        """True for a causal language model: what it predicts at a token is the token after it."""
         return auto_class(type(self.model).__name__) == "AutoModelForCausalLM"
 
     @contextmanager
@@ -94,7 +94,7 @@ class Structure:
             yield
 
     def module(self, path: str) -> nn.Module:
-        """A module by its path below the base model.
+        """Find a module by its path below the base model.
 
         Raises:
             UnsupportedModel: there is none.
@@ -105,10 +105,10 @@ class Structure:
             raise UnsupportedModel(f"{type(self.model).__name__} differs from its architecture: {error}") from error
 
     def projection(self, path: str) -> Projection:
-        """A projection by its path.
+        """Find a projection by its path below the base model.
 
         Raises:
-            UnsupportedModel: something else is there.
+            UnsupportedModel: nothing or something else is there.
         """
         module = self.module(path)
         if not isinstance(module, Projection):
@@ -116,58 +116,58 @@ class Structure:
         return module
 
     def sublayer(self, site: Site) -> Sublayer:
-        """The description that a site was read by."""
+        """Find the architecture's description that a site was read by."""
         return self.architecture.chains[site.chain].sublayers[site.order]
 
     def consumer(self, site: Site) -> Projection:
-        """The module of a site's output projection."""
+        """Find the module of a site's consumer, the output projection."""
         return self.projection(site.consumer)
 
     def entrance(self, site: Site) -> nn.Module:
-        """The module of a sublayer that is the first to read its input; where no unit is left, its empty core."""
+        """Find the module of a sublayer that is the first to read its input; where no unit is left, its empty core."""
         if site.producers:
             return self.projection(site.producers[0].path)
         return self.module(site.core or site.consumer)
 
     def added(self, site: Site) -> nn.Module:
-        """The module whose output, times the site's multiplier, is added to the residual stream."""
+        """Find the module whose output, times the site's multiplier, is added to the residual stream."""
         return self.module(site.norm) if site.norm else self.consumer(site)
 
     def consumer_weight(self, site: Site) -> Tensor:
-        """The consumer's weight as a view `(features, width)`; of a block not in memory, a copy.
+        """Give the consumer's weight as a view `(features, width)`; of a block not in memory, a copy.
 
         What is written to the view is written to the model.
         """
         return _features_first(self.consumer(site))
 
     def producer_weights(self, site: Site) -> list[Tensor]:
-        """The producers' weights as views `(width, outputs)`: what is written to them is written to the model."""
+        """Give the producers' weights as views `(width, outputs)`: what is written to them is written to the model."""
         return [_features_first(self.projection(producer.path)) for producer in site.producers]
 
     def producer_biases(self, site: Site) -> list[Tensor]:
-        """The producers' biases, `(outputs,)` each; none for those that have none."""
+        """Give the producers' biases, `(outputs,)` each, of those that have one."""
         return [self.projection(producer.path).bias for producer in site.producers if producer.bias]
 
     def consumer_bias(self, site: Site) -> Tensor | None:
-        """The consumer's bias `(width,)`, if it has one."""
+        """Give the consumer's bias, `(width,)`; None if it has none."""
         bias: Tensor | None = self.consumer(site).bias
         return bias
 
     def unit_weights(self, site: Site) -> Tensor:
-        """The consumer's weight by unit: `(units, unit_width, width)`."""
+        """Give the consumer's weight by unit: `(units, unit_width, width)`."""
         return self.consumer_weight(site).reshape(site.units, site.unit_width, site.width)
 
     def of_block(self, chain: int, block: int) -> list[Site]:
-        """The sites of a block, in order."""
+        """List the sites of a block of a chain, in order."""
         return [site for site in self.sites if (site.chain, site.block) == (chain, block)]
 
     @property
     def occupied(self) -> list[Site]:
-        """The sites that have any unit."""
+        """Sites that have at least one unit."""
         return [site for site in self.sites if site.units]
 
     def full_masks(self) -> Masks:
-        """Masks that keep every unit."""
+        """Make masks that keep every unit."""
         return {site.name: torch.ones(site.units, dtype=torch.bool) for site in self.sites}
 
     def __iter__(self) -> Iterator[Site]:
@@ -236,7 +236,7 @@ def _sites_of_chain(structure: Structure, number: int) -> Iterator[Site]:
 
 
 def _site(structure: Structure, chain: Chain, position: tuple[int, int, int]) -> Site:
-    """The site of a sublayer at a position: chain, block, and order in the block."""
+    """Read the site of a sublayer at a position: chain, block, and order in the block."""
     number, index, order = position
     sublayer, block, config = chain.sublayers[order], f"{chain.blocks}.{index}", structure.config(number)
     layout, path = sublayer.layout(config), f"{block}.{sublayer.consumer}"

@@ -48,12 +48,12 @@ def cut_site(structure: Structure, site: Site, mask: Tensor) -> None:
 
 
 def producer_mask(producer: Producer, mask: Tensor) -> Tensor:
-    """The mask of a producer's outputs, part after part: `(units,)` -> `(units * producer.width,)`."""
+    """Repeat a mask for a producer's outputs, part after part: `(units,)` -> `(units * producer.width,)`."""
     return torch.cat([mask.repeat_interleave(width) for width in producer.widths])
 
 
 def keep(projection: Projection, mask: Tensor, *, outputs: bool) -> None:
-    """Keep some outputs, or some inputs, of a projection."""
+    """Keep some outputs, or some inputs, of a projection, in place; its parameters stay the same objects."""
     index = mask.nonzero()[:, 0].to(projection.weight.device)
     outputs_first = not isinstance(projection, Conv1D)
     _replace(projection.weight, projection.weight.index_select(0 if outputs == outputs_first else 1, index))
@@ -131,7 +131,7 @@ def describe_stock(structure: Structure, masks: Masks) -> Structure:
 
 
 def pruning_config(structure: Structure) -> TrimformerConfig:
-    """What the model's config says of earlier cuts; empty for a dense model."""
+    """Read what the model's config says of earlier cuts; empty for a dense model."""
     config = getattr(structure.model.config, "quantization_config", None)
     if isinstance(config, dict):
         return TrimformerConfig(**config)
@@ -160,12 +160,12 @@ def _head_counts(structure: Structure, site: Site, heads: int | None = None) -> 
 
 
 def _owned_output(site: Site) -> str | None:
-    """The consumer's name inside the attention module, None where it is outside."""
+    """Give the consumer's name inside the attention module; None where it is outside."""
     inside = f"{site.core}."
     return site.consumer.removeprefix(inside) if site.consumer.startswith(inside) else None
 
 
 def _replace(parameter: Tensor, values: Tensor) -> None:
-    """Other values of another size; it stays the same parameter, so that its `requires_grad` can still be restored."""
+    """Give a parameter values of another size; it stays the same object, whose `requires_grad` can be restored."""
     parameter.data = values.contiguous()
     parameter.grad = None

@@ -1,4 +1,4 @@
-"""Walks a model bottom-up and keeps, for every calibration batch, only the hidden states that enter the current block.
+"""Walk a model bottom-up and keep, for every calibration batch, only the hidden states that enter the current block.
 
 Lower blocks never run twice: a block, or the whole rest of the model, runs from the kept hidden states. Nor does a
 sublayer's core once it is settled: what it puts out is kept as well.
@@ -24,26 +24,26 @@ from trimformer.observing.watching import input_replaced, only_blocks, watching
 
 @dataclass(frozen=True)
 class Crossing:
-    """What one batch shows where it passes a sublayer; padding is left out."""
+    """Hidden states of one batch where it passes a sublayer; rows of tokens are without padding."""
 
     entering: Tensor
-    """What the sublayer reads, `(tokens, width)`; of one without units, the stream that it adds to."""
+    """Input of the sublayer, `(tokens, width)`; of one without units, the stream that it adds to."""
     leaving: Tensor
-    """The residual stream with what was added; behind a norm, the consumer's own output. `(tokens, width)`."""
+    """Residual stream with what was added; behind a norm, the consumer's own output. `(tokens, width)`, float32."""
     block_output: Tensor | None
-    """What leaves the block, `(batch, length, width)`, where the sublayer is its last one."""
+    """Output of the block, `(batch, length, width)`, where the sublayer is its last one; else None."""
 
 
 @dataclass
 class _Kept:
-    """What a settled core put out for one batch, and what the sublayer added to the stream; None where not seen."""
+    """Output of a settled core for one batch, and what the sublayer added to the stream; None where not seen."""
 
     output: Any = None
     added: Tensor | None = None
 
 
 class Boundary:
-    """One model at the entrance of a block."""
+    """One model at the entrance of a block, with the hidden states that enter it, batch by batch."""
 
     def __init__(self, structure: Structure, batches: list[Batch], chain: int = 0) -> None:
         self.structure = structure
@@ -56,20 +56,20 @@ class Boundary:
 
     @property
     def sites(self) -> list[Site]:
-        """The sites of the current block."""
+        """Sites of the current block."""
         return self.structure.of_block(self.chain, self.block)
 
     def settle(self, sites: Iterable[Site]) -> None:
-        """Take it that some sublayers of the current block stay as they are: each batch runs through them once."""
+        """Declare that some sublayers of the current block stay as they are: a batch runs through their cores once."""
         self._settled |= {site.name: site for site in sites}
 
     def tail(self, index: int) -> Any:
-        """Output of the whole model on a batch, run from the current block on."""
+        """Run the whole model on a batch, from the current block on, and give its output."""
         with self._from_here(index, stop=None):
             return self.structure.model(**self.batches[index])
 
     def entering(self, index: int, site: Site) -> Tensor:
-        """What a sublayer of the current block reads, its producers' input: `(tokens, width)` of one batch."""
+        """Give what a sublayer of the current block reads, its producers' input: `(tokens, width)` of one batch."""
         seen: dict[str, Tensor] = {}
 
         def keep_input(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> NoReturn:
@@ -81,7 +81,7 @@ class Boundary:
         return self._rows(index, seen["entering"])
 
     def before(self, index: int, site: Site) -> tuple[Tensor, Tensor]:
-        """The residual stream that a sublayer of the current block adds to, and its consumer's input.
+        """Give the residual stream that a sublayer of the current block adds to, and its consumer's input.
 
         `(tokens, width)` and `(tokens, features)` of one batch, padding left out. The consumer does not run.
         """
@@ -96,7 +96,7 @@ class Boundary:
         return self._rows(index, seen["residual"]), self._rows(index, seen["inputs"])
 
     def across(self, index: int, site: Site) -> Crossing:
-        """What a sublayer of the current block reads, and what leaves it. A block's last sublayer runs the block."""
+        """Give what a sublayer of the current block reads and what leaves it; the last one runs the whole block."""
         seen: dict[str, Tensor] = {}
 
         def keep_input(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
@@ -121,7 +121,7 @@ class Boundary:
         return Crossing(entering, leaving, output if site.last_in_block else None)
 
     def consumed(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
-        """By site, what the consumers of the current block read, `(tokens, features)` of one batch; and its output."""
+        """Run the current block on a batch: by site what its consumers read, `(tokens, features)`, and its output."""
         seen: dict[str, Tensor] = {}
         sites = [site for site in self.sites if site.units]
         with watching(self.structure, sites, inputs=lambda site, hidden: seen.update({site.name: hidden})):
@@ -146,7 +146,10 @@ class Boundary:
         return self.block_output(index, site)
 
     def block_output(self, index: int, site: Site | None = None) -> Tensor:
-        """Output of the current block on a batch; a hook on a site's modules may end the run early by `Reached`."""
+        """Run the current block on a batch and give its output; empty where a hook ends the run early by `Reached`.
+
+        Settled cores do not run again, but for that of `site`.
+        """
         seen = torch.empty(0)
 
         def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> NoReturn:
@@ -166,7 +169,7 @@ class Boundary:
 
     @contextmanager
     def _residual_kept(self, index: int, site: Site, seen: dict[str, Tensor]) -> Iterator[None]:
-        """Note the residual stream that a sublayer adds to: what enters the block, and what those before it added.
+        """Within the context, note the residual stream that a sublayer adds to: block input and earlier additions.
 
         With post-norm a sublayer adds to its own input. Where sublayers stand side by side (parallel residual) their
         sum is the same, so that the second, refitted after the first, makes up for what that lacks.
@@ -190,7 +193,7 @@ class Boundary:
 
     @contextmanager
     def _addition_kept(self, index: int, site: Site, seen: dict[str, Tensor]) -> Iterator[None]:
-        """Add to the residual noted what an earlier sublayer adds to it, known or when it comes."""
+        """Within the context, add to the residual noted what an earlier sublayer adds to it, known or when it comes."""
         known = self._kept.get((site.name, index), _Kept()).added
 
         def add(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
@@ -204,13 +207,13 @@ class Boundary:
             yield
 
     def _last_of(self, site: Site) -> nn.Module:
-        """The module that ends last in a sublayer: its core, where the consumer is part of it, else the consumer."""
+        """Find the module that ends last in a sublayer: its core, if the consumer is part of it, else the consumer."""
         inside = site.core is not None and site.consumer.startswith(f"{site.core}.")
         return self.structure.module(site.core if inside and site.core else site.consumer)
 
     @contextmanager
     def _settled_once(self, index: int, asked: Site | None) -> Iterator[None]:
-        """Keep what settled cores put out, and give it back to runs that ask for what follows."""
+        """Within the context, keep what settled cores put out, and give it back to runs that ask for what follows."""
         with ExitStack() as stack:
             for site in self._settled.values():
                 if site.units and site.core is not None:
@@ -253,7 +256,7 @@ class Boundary:
 
 @torch.no_grad()
 def embedded(structure: Structure, batch: Batch, chain: int = 0) -> Tensor:
-    """The hidden states that enter the first block of a chain: `(batch, length, width)`."""
+    """Run a model up to the first block of a chain and give what enters it: hidden states `(batch, length, width)`."""
     seen = torch.empty(0)
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
@@ -267,11 +270,11 @@ def embedded(structure: Structure, batch: Batch, chain: int = 0) -> Tensor:
 
 
 def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """What a module reads, however it was called."""
+    """Find the hidden states that a module reads, however it was called."""
     found: Tensor = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
     return found
 
 
 def _scaled(output: Tensor, site: Site) -> Tensor:
-    """What a sublayer's output adds to the residual stream."""
+    """Multiply a sublayer's output by the site's multiplier: what is then added to the residual stream."""
     return output if site.multiplier == 1 else site.multiplier * output

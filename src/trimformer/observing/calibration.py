@@ -1,4 +1,4 @@
-"""What statistics are collected from, and the one place where they are: `Calibration.collect`."""
+"""Calibration: the dense model with its batches, and the one place to collect statistics, `Calibration.collect`."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Sums = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Seen:
-    """What one batch shows at the consumer of one site."""
+    """Input of one site's consumer on one batch."""
 
     site: Site
     number: int
-    """Which batch it is, of this process's share."""
+    """Number of the batch in this process's share, from 0."""
     mask: Tensor | None
-    """Which tokens are real, `(batch, length)`; None where all are."""
+    """Real tokens of the batch, bool `(batch, length)`; None where all are."""
     inputs: Tensor
     """The consumer's input, `(batch, length, features)`."""
 
@@ -46,7 +46,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class SeenBackward(Seen):
-    """What one batch shows there once its loss has gone backward."""
+    """Input of one site's consumer on one batch, and the gradient of the batch's loss there."""
 
     gradients: Tensor
     """The gradient at the consumer's input, `(batch, length, features)`; zero at padding."""
@@ -54,14 +54,14 @@ class SeenBackward(Seen):
 
 Add = Callable[[Sums, Seen], None]
 AddBackward = Callable[[Sums, SeenBackward], None]
-"""Adds what a batch shows at a site to the site's sums."""
+"""Functions that add what a batch shows at a site to the site's sums; the second sees gradients too."""
 Loss = Callable[[int], Tensor]
-"""Number of a batch, of this process's share -> its loss, a scalar with a gradient."""
+"""Function from the number of a batch, in this process's share, to its loss: a scalar with a gradient."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What statistics are collected from. `dense` is the model as it was given and is never changed.
+    """Model, batches, seed and progress bar of collecting statistics. `dense` is as it was given and never changed.
 
     Every process has all batches; `collect` and `by_site` share the work among them, and give all of them all of it.
     """
@@ -71,7 +71,7 @@ class Calibration:
     seed: int
     progress: Progress
     labels: list[Batch] | None = field(default=None, kw_only=True)
-    """Of the rows of each batch, for a method that needs them; None for all others."""
+    """Labels of the rows of each batch, for a method that needs them; None for all others."""
 
     @cached_property
     def tokens_by_batch(self) -> list[list[int]]:
@@ -100,20 +100,20 @@ class Calibration:
 
     @cached_property
     def places(self) -> list[int]:
-        """Which batches this process computes; all of them where it is alone."""
+        """Indices of the batches that this process computes; all of them where it is alone."""
         return processes.own_places([padded_tokens(batch) for batch in self.batches])
 
     def share(self, by_batch: Sequence[Part]) -> list[Part]:
-        """Of what there is by batch, the part of this process."""
+        """Pick this process's part of a sequence that has one entry for every batch."""
         return [by_batch[place] for place in self.places]
 
     def by_batch(self, values: Tensor, chain: int = 0) -> tuple[Tensor, ...]:
-        """Views of values by token of a chain, `(tokens, …)`, batch by batch."""
+        """Split values by token of a chain, `(tokens, …)`, into views batch by batch."""
         parts: tuple[Tensor, ...] = values.split(self.tokens_by_batch[chain])
         return parts
 
     def by_row(self, values: Tensor) -> tuple[Tensor, ...]:
-        """Views of values by sequence, `(sequences, …)`, batch by batch."""
+        """Split values by sequence, `(sequences, …)`, into views batch by batch."""
         parts: tuple[Tensor, ...] = values.split([shape(batch)[0] for batch in self.batches])
         return parts
 
@@ -159,13 +159,16 @@ class Calibration:
         return found
 
     def on(self, structure: Structure) -> Calibration:
-        """The same batches on another model with the same chains, such as the student."""
+        """Make a calibration of the same batches on another model with the same chains, such as the student."""
         return Calibration(structure, self.batches, self.seed, self.progress, labels=self.labels)
 
     def by_site(
         self, sites: Sequence[Site], kind: type[M], compute: Callable[[Site], M], description: str | None = None
     ) -> dict[str, M]:
-        """Compute something of each site alone: processes share the sites; all have all of it. Without text no bar."""
+        """Compute a measurement of each site alone; processes share the sites, and get all of it.
+
+        Without `description` no bar is shown.
+        """
         own = [sites[place] for place in processes.own_places([float(site.features) ** 3 for site in sites])]
         shown = self.progress(own, description) if description else own
         found = to_tensors({site.name: compute(site) for site in shown})
@@ -173,7 +176,7 @@ class Calibration:
 
 
 def _padding(mask: Tensor | None) -> Tensor | None:
-    """A token mask, or None where it leaves nothing out."""
+    """Give a token mask, or None where it leaves nothing out."""
     return None if mask is None or bool(mask.all()) else mask
 
 

@@ -10,12 +10,12 @@ from torch import nn
 
 
 class Reached(Exception):
-    """Ends a forward pass once everything asked for was seen."""
+    """Raised in a hook to end a forward pass, once everything asked for was seen."""
 
 
 @contextmanager
 def forward_replaced(module: nn.Module, output: Any) -> Iterator[None]:
-    """Within the context a module computes nothing and gives a known output."""
+    """Within the context, a module computes nothing and gives a known output."""
     before = vars(module).get("forward")
     module.forward = lambda *_, **__: output
     try:
@@ -30,7 +30,7 @@ def forward_replaced(module: nn.Module, output: Any) -> Iterator[None]:
 def hooked(
     module: nn.Module, *, before: Any = None, after: Any = None, before_with_kwargs: Any = None
 ) -> Iterator[None]:
-    """One hook on a module; removed at the end, and the end of a run by `Reached` is no error."""
+    """Within the context, a module has one hook; `Reached`, by which a hook ends a run, goes no further."""
     if after is not None:
         handle = module.register_forward_hook(after)
     else:

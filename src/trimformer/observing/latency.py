@@ -24,7 +24,7 @@ from trimformer.progress import Progress
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of one forward pass: median, and the quarters below and above which a quarter of the runs lie."""
+    """Time of one forward pass in milliseconds: median, lower and upper quartile of the runs, and what was run."""
 
     median_ms: float
     low_ms: float
@@ -37,14 +37,14 @@ class Latency:
 
     @property
     def sequences_per_second(self) -> float:
-        """Rows of the batch by the median time."""
+        """Rows per second, by the median time."""
         return 1000 * self.rows / self.median_ms
 
 
 def measure(
     models: Mapping[str, nn.Module], batch: Batch, *, runs: int = 15, warmup: int = 2, progress: Progress | None = None
 ) -> dict[str, Latency]:
-    """Time of one forward pass over the same batch for several models, interleaved run by run.
+    """Time one forward pass over the same batch for several models, interleaved run by run: `Latency` by name.
 
     Of several processes the first measures, while the others wait.
 
@@ -74,19 +74,19 @@ def measure(
 def measure_at(
     workload: Workload, models: Mapping[str, PreTrainedModel], *, runs: int = 15, progress: Progress | None = None
 ) -> dict[str, Latency]:
-    """Time of one forward pass over random tokens, of models with the same vocabulary on the same device."""
+    """Time one forward pass over random tokens, of models with the same vocabulary on the same device."""
     first = next(iter(models.values()))
     return measure(models, random_batch(first.config, workload, device_of(first)), runs=runs, progress=progress)
 
 
 def quartiles(milliseconds: Sequence[float]) -> dict[str, float]:
-    """`median_ms`, and `low_ms` and `high_ms`, the quarters below and above which a quarter of the values lie."""
+    """Compute `median_ms`, and `low_ms` and `high_ms`, the lower and upper quartile."""
     low, median, high = np.percentile(milliseconds, [25, 50, 75])
     return {"median_ms": float(median), "low_ms": float(low), "high_ms": float(high)}
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is, for a person who reads the figures elsewhere."""
+    """Name the device for a person who reads the figures elsewhere: the GPU, or the CPU's cores and instructions."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{os.cpu_count()} x {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
@@ -94,7 +94,7 @@ def device_name(device: torch.device) -> str:
 
 @contextmanager
 def using_threads(count: int | None) -> Iterator[None]:
-    """Within the context PyTorch computes with so many CPU threads; None leaves them as they are."""
+    """Within the context, PyTorch computes with so many CPU threads; None leaves them as they are."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

@@ -1,4 +1,4 @@
-"""What a method measures of one site before any budget is known, as a small dataclass of tensors, and as named tensors.
+"""Measurements of one site, made before any budget is known: a small dataclass of tensors, or named tensors.
 
 Named tensors, `<site>.<field>`, are how measurements travel between processes and are stored; nothing else knows them.
 """
@@ -18,12 +18,12 @@ class Measurement:
 
     @property
     def removal_cost(self) -> Tensor | None:
-        """What each removal costs, `(units,)` in order, if the method estimates it; for the report."""
+        """Cost of each removal, `(units,)`, in order, for the report; None if the method does not estimate it."""
         return None
 
 
 Measured = Mapping[str, Any]
-"""By site name, what a method measured: one kind of `Measurement`; safe to store and to reuse for other budgets."""
+"""Measurements of one kind by site name; safe to store and to reuse for other budgets."""
 M = TypeVar("M", bound=Measurement)
 
 

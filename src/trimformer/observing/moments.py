@@ -1,4 +1,4 @@
-"""What removal curves are made from: moments of what a sublayer's output projection reads, and of gradients above it.
+"""Moments that removal curves are made from: of what a sublayer's output projection reads, and of gradients above it.
 
 Where memory allows, one forward and one backward pass of the whole model. Else block by block: up, keeping the hidden
 states at every boundary, then down, where each block runs once more, forward and backward, so that no more than one
@@ -28,12 +28,12 @@ from trimformer.observing.sums import RegressionSums
 from trimformer.observing.watching import watching
 
 SHARE_OF_MEMORY = 0.25
-"""Of what is available, that the sums of all sites and the activations of a pass may take together."""
+"""Share of the available memory that the sums of all sites and the activations of a pass may take together."""
 
 
 @dataclass
 class Moments:
-    """Of one site: sums of its consumer's input, and where gradients are taken, of those at its output."""
+    """Sums of one site: of its consumer's input, and where gradients are taken, of those at the consumer's output."""
 
     site: Site
     inputs: RegressionSums
@@ -44,11 +44,11 @@ class Moments:
 
 
 Group = dict[str, Moments]
-"""By name, sites whose moments come at the same time: all, or those of one block."""
+"""Moments by site name, of sites whose moments come at the same time: all, or those of one block."""
 
 
 def moments(calibration: Calibration, *, gradients: bool) -> Iterator[Group]:
-    """The moments of every site that has units; a group can be forgotten before the next is asked for.
+    """Yield the moments of every site that has units, by group, which can be forgotten before the next is asked for.
 
     Several processes share the batches, and each gets the moments of all.
 
@@ -61,7 +61,7 @@ def moments(calibration: Calibration, *, gradients: bool) -> Iterator[Group]:
 
 
 def _fit_together(calibration: Calibration) -> bool:
-    """Whether one pass of the whole model may keep everything. Several chains always go together."""
+    """Tell whether one pass of the whole model may keep everything. Several chains always go together."""
     dense, batches = calibration.dense, calibration.batches
     if len(dense.architecture.chains) > 1:
         return True
@@ -128,7 +128,7 @@ def _loss(calibration: Calibration, batch: Batch, output: Any) -> Tensor:
 
 
 def _of_all(found: Group) -> Group:
-    """The sums of all processes."""
+    """Add up the moments of a group over all processes, in place."""
     for seen in found.values():
         processes.add_up(seen.inputs.products, seen.gradients, seen.energy)
     return found
@@ -147,7 +147,7 @@ class _Adding:
 
     @contextmanager
     def to(self, found: Group, number: int) -> Iterator[None]:
-        """Within the context a forward and a backward pass over a batch add to the moments of the sites in there."""
+        """Within the context, a forward and a backward pass over a batch add to the moments of a group's sites."""
         masks = [self.dense.token_mask(self.batches[number], chain) for chain in range(len(self.places))]
 
         def real(site: Site, values: Tensor) -> Tensor:

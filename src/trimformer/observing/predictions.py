@@ -1,4 +1,4 @@
-"""What a model predicts, in one form for every task head, and how far two models' predictions are apart.
+"""Predictions of a model, in one form for every task head, their losses, and the distance of two models' predictions.
 
 A sequence classifier makes one prediction per sequence, a QA head two (start and end), a masked language model or a
 token classifier one per token, a multi-label classifier one (yes or no) per label. Regression and sentence
@@ -23,28 +23,31 @@ from trimformer.errors import DataError, UnsupportedModel
 
 _BINARY = 2
 PADDED_LOGIT = -1e4
-"""Low enough that its probability is exactly zero in float32, finite so that differences stay finite."""
+"""Logit of padding: so low that its probability is exactly zero in float32, finite so that differences are too."""
 ONE_LOGIT_EACH = "ForPreTraining"
 """End of the name of model classes that give one logit for every token, as ELECTRA's discriminator does."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """`values`: `(batch, predictions, classes or dimensions)`; `weights`: `(batch, predictions)`, rows sum to 1."""
+    """Predictions of one batch, with the weight of each among those of its sequence."""
 
     values: Tensor
+    """Logits or numbers, `(batch, predictions, classes or dimensions)`."""
     weights: Tensor
+    """Weight of each prediction, `(batch, predictions)`; rows sum to 1."""
     family: Literal["categorical", "gaussian"]
+    """Logits of classes, or numbers with a Gaussian error of unit variance."""
     token_axis: Literal[1, 2] | None = None
-    """The axis of `values` along which tokens lie: 1, one prediction each; 2, they are the classes; None, neither."""
+    """Axis of `values` along which tokens lie: 1, one prediction each; 2, they are the classes; None, neither."""
 
     def detach(self) -> Predictions:
-        """The same without gradient."""
+        """Give the same predictions without gradient."""
         return replace(self, values=self.values.detach())
 
 
 def predictions(output: Any, batch: Batch, model: PreTrainedModel) -> Predictions:
-    """Read a model's output.
+    """Read a model's predictions from its output.
 
     Args:
         output: what the model returned (a transformers `ModelOutput`).
@@ -79,18 +82,18 @@ def _of_sequences(logits: Tensor, config: Any) -> Predictions:
 
 
 def _yes_or_no(logits: Tensor) -> Tensor:
-    """One logit against zero is a choice between two classes: `(…)` -> `(…, 2)`."""
+    """Turn one logit against zero into a choice between two classes: `(…)` -> `(…, 2)`."""
     return torch.stack([torch.zeros_like(logits), logits], dim=-1)
 
 
 def embed(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the tokens of each sequence, scaled to length one: `(batch, tokens, width)` -> `(batch, width)`."""
+    """Average over each sequence's real tokens, scale to length 1: `(batch, tokens, width)` -> `(batch, width)`."""
     weights = mask.to(torch.float32)[..., None]
     return F.normalize((hidden.float() * weights).sum(1) / weights.sum(1), dim=-1)
 
 
 def divergence(teacher: Predictions, student: Predictions, temperature: float = 1.0) -> Tensor:
-    """How far the student is from the teacher, per sequence: `(batch,)`.
+    """Measure how far the student is from the teacher, per sequence: `(batch,)`.
 
     Categorical: `T² KL(softmax(teacher / T) ‖ softmax(student / T))`; numbers: squared distance. Averaged over a
     sequence's predictions.
@@ -107,13 +110,13 @@ def divergence(teacher: Predictions, student: Predictions, temperature: float = 
 
 
 def agreement(teacher: Predictions, student: Predictions) -> Tensor:
-    """Share of a sequence's categorical predictions that name the same class: `(batch,)`."""
+    """Compute the share of a sequence's categorical predictions that name the same class: `(batch,)`."""
     same = (teacher.values.argmax(-1) == student.values.argmax(-1)).float()
     return (same * student.weights).sum(1)
 
 
 def fisher_loss(predicted: Predictions, batch: Batch, seed: int) -> Tensor:
-    """A loss whose gradients have the Fisher information as second moment, per sequence: `(batch,)`. Needs no labels.
+    """Compute, without labels, a loss whose gradients have the Fisher information as second moment: `(batch,)`.
 
     `⟨v, prediction⟩` with a random `v` of covariance `diag(p) − p pᵀ`, the Fisher information of logits; for numbers,
     of covariance `I` (a Gaussian of unit variance). Signs are drawn, not labels: for one prediction of two classes, and
@@ -129,7 +132,7 @@ def fisher_loss(predicted: Predictions, batch: Batch, seed: int) -> Tensor:
 
 
 def _fisher_root(logits: Tensor, signs: Tensor) -> Tensor:
-    """`R s` with `R Rᵀ = diag(p) − p pᵀ`, `s` the signs: `(…, classes)` each; in closed form for two classes."""
+    """Compute `R s` with `R Rᵀ = diag(p) − p pᵀ`, `s` the signs: `(…, classes)`; in closed form for two classes."""
     root = F.softmax(logits, dim=-1).sqrt()
     if logits.shape[-1] == _BINARY:
         return root.prod(-1, keepdim=True) * signs[..., :1] * signs.new_tensor([1.0, -1.0])
@@ -137,7 +140,7 @@ def _fisher_root(logits: Tensor, signs: Tensor) -> Tensor:
 
 
 def _signs_by_sequence(batch: Batch, seed: int, predicted: Predictions) -> Tensor:
-    """±1 per prediction and class or dimension: `(batch, predictions, classes or dimensions)`.
+    """Draw ±1 per prediction and class or dimension: `(batch, predictions, classes or dimensions)`.
 
     Tokens that are no padding come first in the draw, so that a row's signs are the same however its batch is padded.
     """
@@ -163,12 +166,12 @@ def _gaussian(values: Tensor) -> Predictions:
 
 
 def of_next_tokens(labels: Sequence[Batch]) -> list[Batch]:
-    """A language model's labels, its tokens, each beside the prediction of it: one place earlier, none at the end."""
+    """Put a language model's labels, its tokens, beside the predictions of them: one place earlier, none at the end."""
     return [{name: F.pad(values[:, 1:], (0, 1), value=IGNORED) for name, values in batch.items()} for batch in labels]
 
 
 def task_loss(predicted: Predictions, labels: Batch) -> Tensor:
-    """The loss that the model was trained on, per sequence: `(batch,)`, the mean over its labelled predictions.
+    """Compute the loss that the model was trained on, per sequence: `(batch,)`, the mean over labelled predictions.
 
     Cross-entropy of classes, yes-or-no answers and positions, squared distance of numbers. Padding does not enter, so
     that a row's loss is the same in every batch. Labels stand beside the prediction of them, see `of_next_tokens`.

@@ -17,16 +17,16 @@ MEGABYTE = 1e6
 
 @dataclass
 class Used:
-    """Filled in when the stage ends."""
+    """Time and peak memory of a stage, filled in when it ends."""
 
     seconds: float = 0.0
     memory_mb: dict[str, float] = field(default_factory=dict)
-    """Peak memory: `host` is that of the whole process, seen every 50 ms; `cuda` what PyTorch holds on the GPU."""
+    """Peak memory in MB: `host` is the whole process's, seen every 50 ms; `cuda` what PyTorch allocates on the GPU."""
 
 
 @contextmanager
 def watching_resources(device: torch.device) -> Iterator[Used]:
-    """Within the context, time passes and memory is watched; the result is there afterwards."""
+    """Measure wall time in seconds and peak memory of the block; the result is filled in at its end."""
     used, done, peak = Used(), Event(), [_resident()]
 
     def look() -> None:
@@ -50,7 +50,7 @@ def watching_resources(device: torch.device) -> Iterator[Used]:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that can still be taken on a device without pushing anything else out."""
+    """Count the bytes that can still be taken on a device without pushing anything else out."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available)

@@ -1,4 +1,4 @@
-"""Refit: least squares for a consumer's weights from Gram matrix and cross products. Pure functions of tensors."""
+"""Running sums that a regression is solved from: Gram matrix, cross products and means."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RegressionSums:
         self.add(inputs, inputs.new_empty(len(inputs), 0))
 
     def select(self, kept: Tensor) -> RegressionSums:
-        """The sums as if only some features had been added: `(kept,)` indices."""
+        """Give the sums as if only some features had been added: `(kept,)` indices."""
         size, width = self.products.shape
         chosen = RegressionSums(len(kept), width - size, self.products.device)
         rows = torch.cat([kept, torch.tensor([self.features], device=kept.device)])
@@ -91,12 +91,12 @@ class RegressionSums:
 
     @property
     def input_mean(self) -> Tensor:
-        """`(features,)`."""
+        """Mean of the inputs, `(features,)`."""
         return self._shifted_mean + self.shift
 
     @property
     def target_mean(self) -> Tensor:
-        """`(outputs,)`."""
+        """Mean of the targets, `(outputs,)`."""
         return self.products[-1, self.features + 1 :] / self.tokens
 
     @property

@@ -1,4 +1,4 @@
-"""Looks into a model while it runs: what goes into the consumers, and the gradients there.
+"""Look into a model while it runs: what goes into the consumers, and the gradients there.
 
 Every temporary change of a model (hooks, eval mode, gradients, fewer blocks) is a context manager that undoes it.
 """
@@ -17,16 +17,16 @@ from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
 
 SeeInputs = Callable[[Site, Tensor], None]
-"""Called with a site and its consumer's input, `(batch, length, features)`."""
+"""Function called with a site and its consumer's input, `(batch, length, features)`."""
 SeeInputGradients = Callable[[Site, Tensor, Tensor], None]
-"""Called with a site, its consumer's input and the gradient there, `(batch, length, features)` each."""
+"""Function called with a site, its consumer's input and the gradient there, `(batch, length, features)` each."""
 SeeOutputGradients = Callable[[Site, Tensor], None]
-"""Called with a site and the gradient at its consumer's output, `(batch, length, width)`."""
+"""Function called with a site and the gradient at its consumer's output, `(batch, length, width)`."""
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Eval mode, no gradients of parameters; restored at the end, per module and parameter."""
+    """Within the context, a model is in eval mode and no parameter needs a gradient; then each is as it was."""
     training = [(module, module.training) for module in model.modules()]
     learning = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.eval()
@@ -86,13 +86,13 @@ def watching(
 
 
 def _all_blocks(structure: Structure) -> Iterator[tuple[int, nn.Module]]:
-    """Every block, with the number of its chain."""
+    """Yield every block, with the number of its chain."""
     for chain in range(len(structure.architecture.chains)):
         yield from ((chain, block) for block in structure.blocks(chain))
 
 
 class _BySequence:
-    """Gives back `(batch, length, …)` where a block of a chain dropped it: OPT runs its FFN on tokens in one row."""
+    """Restores `(batch, length, …)` where a block of a chain dropped it: OPT runs its FFN on tokens in one row."""
 
     shape: torch.Size
 
@@ -105,7 +105,7 @@ class _BySequence:
 
 @contextmanager
 def only_blocks(structure: Structure, start: int, stop: int | None = None, chain: int = 0) -> Iterator[None]:
-    """Within the context a chain consists of its blocks `start … stop − 1`, and keeps no keys and values."""
+    """Within the context, a chain consists of its blocks `start … stop − 1`, and keeps no keys and values."""
     owner_path, _, name = structure.architecture.chains[chain].blocks.rpartition(".")
     owner, blocks, config = structure.module(owner_path), structure.blocks(chain), structure.config(chain)
     before = {key: config.__dict__[key] for key in ("layer_types", "use_cache") if config.__dict__.get(key)}
@@ -121,7 +121,7 @@ def only_blocks(structure: Structure, start: int, stop: int | None = None, chain
 
 @contextmanager
 def input_replaced(block: nn.Module, hidden: Tensor) -> Iterator[None]:
-    """Within the context a block gets these hidden states, whatever is computed below it."""
+    """Within the context, a block gets these hidden states, whatever is computed below it."""
 
     def replace(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return ((hidden, *args[1:]), kwargs) if args else ((), kwargs | {"hidden_states": hidden})

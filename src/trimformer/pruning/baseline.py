@@ -1,4 +1,4 @@
-"""What methods share that score all units once, keep the best within the budget, and cut."""
+"""Base of the methods that score all units once, keep the best within the budget, and cut."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trimformer.pruning.refit.walk import cut_and_refit
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline(ABC):
-    """Options, and everything but the scores."""
+    """A method that scores all units once: its options, and everything but the scores."""
 
     measured_by: ClassVar[tuple[str, ...]] = ()
     measurement: ClassVar[type[Measurement] | None] = None
@@ -37,14 +37,14 @@ class Baseline(ABC):
 
     @abstractmethod
     def scores(self, job: Job) -> Scores:
-        """Importance of every unit of the dense model."""
+        """Score every unit of the dense model; higher = keep."""
 
     def measure(self, calibration: Calibration) -> Measured:
-        """Measure nothing ahead."""
+        """Measure nothing before a budget is known."""
         return {}
 
     def prune(self, job: Job, measured: Measured) -> Masks:
-        """Score, keep the best, cut."""
+        """Score all units, keep the best within the limit, cut the student and, with `tune`, refit it."""
         masks = keep_best(self.scores(job), job.costs, job.limit)
         with frozen(job.dense.model), frozen(job.student.model):
             cut_and_refit(job, masks, tune=self.tune, ridge=self.ridge, intercept=self.intercept)

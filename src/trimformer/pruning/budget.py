@@ -1,4 +1,4 @@
-"""How much may stay: budgets, what units cost, and what the whole model then costs."""
+"""Budgets: how much may stay, what units cost, and what the whole model then costs."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from trimformer.pruning.parameters import BATCH_SIZE, ROUND_TO, SEQUENCE_LENGTH
 
 
 def linear_table(units: int, unit_cost: float) -> Tensor:
-    """The table of a cost that every unit adds alike: `(units + 1,)`."""
+    """Make the table of a cost that every unit adds alike: `(units + 1,)`."""
     return torch.arange(units + 1, dtype=torch.float64) * unit_cost
 
 
 def rounded_table(table: Tensor, multiple: int) -> Tensor:
-    """The table where any count of units costs as much as the next multiple, or as all: `(units + 1,)` both."""
+    """Make any count of units cost as much as the next multiple, or as all: `(units + 1,)` both."""
     counts = torch.arange(len(table))
     return table[((counts + multiple - 1) // multiple * multiple).clamp(max=len(table) - 1)]
 
 
 def total_cost(masks: Masks, tables: CostTables) -> float:
-    """Cost of the kept units."""
+    """Add up the cost of the kept units."""
     return sum(float(tables[name][int(mask.sum())]) for name, mask in masks.items())
 
 
 def workload_of(model: PreTrainedModel, length: float | None, rows: int | None, mean_length: float) -> Workload:
-    """What time is measured on: what is not said is the calibration rows' mean length, and as many rows as fit.
+    """Choose what cost is counted or measured for; None is the calibration rows' mean length, or as many rows as fit.
 
     Raises:
         InvalidOption: longer than the model reads, or no row.
@@ -56,7 +56,7 @@ CostTables = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """How much of the dense model's cost may stay; exactly one of `flops`, `params`, `latency`, a share in (0, 1].
+    """The share of the dense model's cost that may stay, in (0, 1]: exactly one of `flops`, `params`, `latency`.
 
     FLOPs and parameters are those of the prunable sublayers (attention and FFN); embeddings, norms and task head are
     not counted. Latency is the measured time of the whole model.
@@ -74,7 +74,7 @@ class Budget:
     round_to: int = 1
     """Kept neurons of a site are a multiple of this, or all, or none; some hardware is faster so."""
     uniform: bool = False
-    """The same sizes in every layer: the smaller model is one of its own class, and loads as any other."""
+    """True for the same sizes in every layer: the smaller model is one of its own class, and loads as any other."""
 
     def __post_init__(self) -> None:
         given = self._given
@@ -87,7 +87,7 @@ class Budget:
 
     @classmethod
     def of(cls, cost: str, share: float, *, round_to: int = 1) -> Budget:
-        """The budget that keeps a share of the cost of that name."""
+        """Make the budget that keeps a share of the cost of that name."""
         shares: dict[str, Any] = {cost: share}
         return cls(**shares, round_to=round_to)
 
@@ -109,7 +109,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Prices:
-    """What the units of a model cost, and what the whole model costs with some of them."""
+    """Costs of a model's units, and of the whole model with some of them."""
 
     tables: CostTables
     whole: tuple[tuple[float, float], ...] = ()
@@ -129,11 +129,11 @@ class Prices:
         return self._points[1][0] / self.total if self.whole else 0.0
 
     def of_sum(self, units: float) -> float:
-        """Cost of the whole model whose kept units cost `units` by the tables."""
+        """Compute the cost of the whole model whose kept units cost `units` by the tables."""
         return float(np.interp(units, *self._points)) if self.whole else units
 
     def limit(self, share: float) -> float:
-        """What the kept units may cost by the tables, so that the whole model keeps a share of its cost.
+        """Compute what the kept units may cost by the tables, so that the whole model keeps a share of its cost.
 
         Raises:
             UnreachableTarget: the model takes more without any unit.
@@ -157,7 +157,7 @@ class Prices:
 
 
 class Cost(Protocol):
-    """What the units of each site cost."""
+    """A cost: it prices the units of each site of a model."""
 
     @property
     def description(self) -> str:
@@ -171,21 +171,21 @@ class Cost(Protocol):
         cache: MeasuredCache | None = None,
         progress: Progress | None = None,
     ) -> Prices:
-        """Price tables of a model; a measurement is kept in the cache and shows its progress."""
+        """Make the price tables of a model; a measurement is kept in the cache and shows its progress."""
 
 
 @runtime_checkable
 class MeasuredCost(Cost, Protocol):
-    """A cost whose tables are measured, and so are results."""
+    """A cost whose tables are measured; a pruned model is then measured as well."""
 
     def kept(
         self, dense: PreTrainedModel, pruned: PreTrainedModel, workload: Workload, progress: Progress | None = None
     ) -> float:
-        """Measured cost of a pruned model against that of the dense one."""
+        """Measure the cost of a pruned model as a share of the dense one's."""
 
 
 def rounded_tables(dense: Structure, tables: CostTables, multiple: int) -> CostTables:
-    """The tables with neurons bought by the `multiple`, so that every search keeps whole multiples.
+    """Make neurons cost as the next `multiple` of them in all tables, so that every search keeps whole multiples.
 
     Raises:
         InvalidOption: no layer has so many neurons.

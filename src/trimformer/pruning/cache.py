@@ -1,4 +1,4 @@
-"""Keeps what was measured, so that a later run need not measure again.
+"""Keep what was measured, so that a later run need not measure again.
 
 One safetensors file a measurement, named after a digest of its key, which holds everything that entered it. So a file
 is never taken for other data; one that is damaged, or says something else than its name, is left out and written anew.
@@ -27,7 +27,7 @@ ENVIRONMENT_VARIABLE = "TRIMFORMER_CACHE"
 
 
 def default_folder() -> Path:
-    """`$TRIMFORMER_CACHE`, or `trimformer` in the user's cache folder."""
+    """Find the folder of the cache: `$TRIMFORMER_CACHE`, or `.cache/trimformer` in the user's home."""
     return Path(os.environ.get(ENVIRONMENT_VARIABLE) or Path.home() / ".cache" / "trimformer")
 
 
@@ -43,7 +43,7 @@ class MeasuredCache:
         self.say = say
 
     def read(self, key: dict[str, Any]) -> dict[str, Tensor] | None:
-        """A measurement, or None if there is none to be trusted; what is found is said."""
+        """Read a measurement, or None if there is none to be trusted; `say` is told what is found."""
         found = self._read(key) if processes.is_first() else None
         return processes.gathered(found or {}) or None
 
@@ -65,7 +65,7 @@ class MeasuredCache:
         return measured
 
     def write(self, key: dict[str, Any], measured: dict[str, Tensor]) -> None:
-        """Store a measurement, if there is any; the file appears whole or not at all. A failure is said, no error."""
+        """Store a measurement, if there is any; the file appears whole or not at all. `say` is told of a failure."""
         if not measured or not processes.is_first():
             return
         try:
@@ -79,7 +79,7 @@ class MeasuredCache:
             self.say(f"nothing is kept for later runs: {error}")
 
     def _path(self, key: dict[str, Any]) -> Path:
-        """Files of the same measurement of one model share the first part of their name."""
+        """Name the file of a key; files of the same measurement of one model share the first part of their name."""
         about = _digest({name: key[name] for name in ("model", "measured")})
         return self.folder / f"{about}-{_digest(key)}.safetensors"
 

@@ -21,19 +21,19 @@ class Method(Protocol):
     measured_by: ClassVar[tuple[str, ...]]
     """Names of the options that `measure` reads: with these the same, what it measured can be reused."""
     measurement: ClassVar[type[Measurement] | None]
-    """What `measure` gives of each site; None where it measures nothing."""
+    """Kind of measurement that `measure` gives of each site; None where it measures nothing."""
     needs_labels: ClassVar[bool]
-    """Whether `calibration.labels` is read; only then are there any."""
+    """True if `calibration.labels` is read; only then are there any."""
 
     @property
     def backward(self) -> Backward:
-        """How far gradients go at a time: they take memory."""
+        """Part of the model that gradients go through at a time, which takes memory: none, a block, or all of it."""
 
     def measure(self, calibration: Calibration) -> Measured:
-        """Measure what no budget enters, and so serves every budget: by site, its `measurement`; else nothing."""
+        """Measure what serves every budget: a `measurement` by site, or an empty dictionary where there is nothing."""
 
     def prune(self, job: Job, measured: Measured) -> Masks:
-        """Decide the masks, and cut and tune `job.student` accordingly; `job.dense` stays as it is."""
+        """Decide the masks and give them; cut and tune `job.student` accordingly, and leave `job.dense` as it is."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,12 @@ class Job(Calibration):
     costs: CostTables
     limit: float
     stock: bool = field(default=False, kw_only=True)
-    """The student stays one of its own class: no output projection gets a bias that it does not have."""
+    """True if the student stays one of its own class: no output projection gets a bias that it does not have."""
     uncapped: CostTables | None = field(default=None, kw_only=True)
-    """What units cost, where `costs` is what they cost within the sizes that all layers share."""
+    """Costs of units without the limit on sizes that `costs` has, where all layers share their sizes; else None."""
 
     def unit_cost(self, site: Site) -> float:
-        """Mean cost of a unit of the site; 1 where there is none, so that scores can be divided by it."""
+        """Compute the mean cost of a unit of the site; 1 where there is none, so that scores can be divided by it."""
         return float(self.costs[site.name][-1]) / site.units if site.units else 1.0
 
     def first_decides(self, masks: Masks) -> Masks:

@@ -26,11 +26,11 @@ class BudgetFacts:
     """Name of what was to be made small: `flops`, `params` or `latency`."""
     asked: float
     reached: float
-    """As formulas or tables have it."""
+    """Share that stays by formulas or tables."""
     round_to: int = 1
     uniform: bool = False
     measured: float | None = None
-    """As measured on the result; None for a cost that is counted."""
+    """Share that stays as measured on the result; None for a cost that is counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +42,19 @@ class CalibrationFacts:
     mean_length: float
     seed: int
     fingerprint: str
-    """Digest of the tokens."""
+    """Digest of the rows' tokens, see `fingerprint`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterFacts:
-    """Parameters of the whole model, before and after."""
+    """Number of parameters of the whole model, before and after pruning."""
 
     dense: int
     pruned: int
 
     @property
     def share(self) -> float:
-        """Those of the pruned model against those of the dense one."""
+        """Parameters of the pruned model as a share of the dense one's."""
         return self.pruned / self.dense
 
 
@@ -69,7 +69,7 @@ class GuardFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class KeptUnits:
-    """How many units of one kind stay in a block, and of how many."""
+    """Number of units of one kind that stay in a block, and of how many."""
 
     kept: int
     of: int
@@ -107,15 +107,15 @@ class PruningFacts:
     method: str
     options: Mapping[str, Any]
     kept: Mapping[str, float]
-    """By cost, the share that stays."""
+    """Share that stays, by cost."""
     model_class: str = "AutoModel"
     dtype: str = "float32"
     units: tuple[BlockFacts, ...]
     patterns: Mapping[str, str] = field(default_factory=dict)
-    """By site of few units, which of them stay; see `patterns`."""
+    """Kept units of sites that have few, by site, as text; see `patterns`."""
     parameters: ParameterFacts
     already_pruned: bool = False
-    """Whether the model given had been pruned before: all shares are of what was there."""
+    """True if the model given had been pruned before: all shares are of what was there."""
     warnings: tuple[str, ...] = ()
     calibration: CalibrationFacts
     workload: Workload
@@ -123,15 +123,15 @@ class PruningFacts:
     versions: Mapping[str, str]
     budget: BudgetFacts
     seconds: Mapping[str, float]
-    """By stage."""
+    """Wall time by stage."""
     memory_mb: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """By stage and place (`host`, `cuda`), the peak."""
+    """Peak memory in MB, by stage and place (`host`, `cuda`)."""
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    """By site, see `compact_curves`."""
+    """Cost of removing units, by site; see `compact_curves`."""
     guard: GuardFacts | None = None
 
     def with_stage(self, stage: str, used: Used) -> PruningFacts:
-        """The same facts and what one more stage took."""
+        """Give the same facts with what one more stage took."""
         return replace(
             self,
             seconds={**self.seconds, stage: used.seconds},
@@ -139,7 +139,7 @@ class PruningFacts:
         )
 
     def with_warnings(self, *warnings: str) -> PruningFacts:
-        """The same facts and further warnings."""
+        """Give the same facts with further warnings."""
         return replace(self, warnings=(*self.warnings, *warnings))
 
 
@@ -155,7 +155,7 @@ def units_by_block(structure: Structure, masks: Masks) -> tuple[BlockFacts, ...]
 
 
 def compact_curves(costs: Mapping[str, Tensor | None]) -> dict[str, tuple[float, ...]]:
-    """By site, what removing units costs together: at none, at all, and evenly between, at most 33 points.
+    """Sum up by site what removing units costs together: at none, at all, and evenly between, at most 33 points.
 
     Args:
         costs: by site, the cost of each removal, `(units,)`, in order; None where the method estimates none.
@@ -171,7 +171,7 @@ def compact_curves(costs: Mapping[str, Tensor | None]) -> dict[str, tuple[float,
 
 
 def patterns(masks: Masks) -> dict[str, str]:
-    """By site of at most 64 units, which of them stay: `#` for a kept one, `.` for a removed one."""
+    """Write down which units stay, by site of at most 64 units: `#` for a kept one, `.` for a removed one."""
     return {
         name: "".join("#" if kept else "." for kept in mask.tolist())
         for name, mask in masks.items()

@@ -1,4 +1,4 @@
-"""What a measurement depends on, as digests: the model's weights, the calibration tokens, the method's options."""
+"""Digests of what a measurement depends on: the model's weights, the calibration tokens, the method's options."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from trimformer.observing.calibration import Calibration
 from trimformer.pruning.cache import DIGEST_CHARACTERS
 
 FORMAT = 1
-"""Raised when what a method measures changes its meaning."""
+"""Version of what methods measure: raised when that changes its meaning."""
 
 
 def measured_key(calibration: Calibration, name: str, method: Any) -> dict[str, Any]:
-    """Everything that a measurement depends on."""
+    """Collect everything that a measurement depends on, as its key in the cache."""
     weights = hashlib.sha256(calibration.dense.model.config.to_json_string().encode())
     for path, values in stored(calibration.dense.model, calibration.dense.model.state_dict().items()):
         weights.update(path.encode())
@@ -38,7 +38,7 @@ def measured_key(calibration: Calibration, name: str, method: Any) -> dict[str, 
 
 
 def fingerprint(batches: Sequence[Batch]) -> str:
-    """Digest of the calibration tokens, to tell whether two runs used the same."""
+    """Compute a digest of the calibration tokens, to tell whether two runs used the same."""
     digest = hashlib.sha256()
     for batch in batches:
         for name, values in sorted(batch.items()):

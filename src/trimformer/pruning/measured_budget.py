@@ -17,7 +17,9 @@ ATTEMPTS = 3
 def pruned_as_measured(
     prune: Callable[[float], PruningResult], kept: Callable[[PreTrainedModel], float], *, asked: float, lowest: float
 ) -> PruningResult:
-    """The result whose measured cost is nearest to what was asked, of at most `ATTEMPTS`; ends early at `NEAR`.
+    """Prune at most `ATTEMPTS` times, or until within `NEAR`; give the result that measures nearest to `asked`.
+
+    A result that is still off by more than `FAR` has a warning among its facts.
 
     Args:
         prune: to a share of the cost as the tables have it.

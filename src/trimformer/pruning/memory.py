@@ -1,4 +1,4 @@
-"""How much memory pruning will take: an estimate before the work starts, and the option that would fit."""
+"""Memory that pruning will take: an estimate before the work starts, and the option that would fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GIGABYTE = 1e9
 FLOAT32, FLOAT64, HALF = 4, 8, 2
 """Bytes of a number."""
 NUMBERS_AT_ONCE = 2**30
-"""That may flow through the projections in one pass: a gradient pass keeps about as many."""
+"""Numbers that may flow through the projections in one pass: a gradient pass keeps about as many."""
 LOGIT_COPIES = 6
 """Float32 tensors of the size of the logits while a loss and its gradient are computed."""
 SITE_COPIES = 6
@@ -27,47 +27,47 @@ SITE_COPIES = 6
 
 @dataclass(frozen=True, kw_only=True)
 class Footprint:
-    """What pruning takes of memory beside the dense model, in the terms that it depends on."""
+    """Memory that pruning takes beside the dense model, in bytes, from the sizes that it depends on."""
 
     parameters: int
     """Numbers of the student that are in memory: all, or where the model is offloaded, those of one block of each."""
     bytes_per_number: int
     tokens: int
-    """All calibration tokens."""
+    """Number of all calibration tokens."""
     tokens_at_once: int
-    """Of the largest batch, padding included."""
+    """Tokens of the largest batch, padding included."""
     numbers_per_token: int
     """Numbers that all projections read and write for a token."""
     blocks: int
     width: int
     features: int
-    """Of the widest site."""
+    """Features of the widest site."""
     logits: int
-    """For a token, or 0."""
+    """Logits of a language model for a token; 0 for other models."""
     backward: Backward
 
     @property
     def student(self) -> float:
-        """The copy that is cut."""
+        """Bytes of the copy that is cut."""
         return self.parameters * self.bytes_per_number
 
     @property
     def hidden(self) -> float:
-        """States and attention of both models at one block with targets, or states of one model at every block."""
+        """Bytes of both models' states and attention at a block with targets, or of one model's at all blocks."""
         refit = 4 * self.bytes_per_number + FLOAT32
         boundaries = (self.blocks + 2) * self.bytes_per_number if self.backward == "by block" else 0
         return self.tokens * self.width * max(refit, boundaries)
 
     @property
     def activations(self) -> float:
-        """What a pass keeps for its gradients: of the whole model, or of one block."""
+        """Bytes that a pass keeps for its gradients: of the whole model, or of one block."""
         numbers = self.numbers_per_token / (1 if self.backward == "whole model" else self.blocks)
         logits = self.logits * (FLOAT32 * LOGIT_COPIES if self.backward != "none" else self.bytes_per_number)
         return self.tokens_at_once * (numbers * self.bytes_per_number + logits)
 
     @property
     def statistics(self) -> float:
-        """Sums and solutions of the widest site, and the metrics of all sites."""
+        """Bytes of sums and solutions of the widest site, and of the metrics of all sites."""
         site = SITE_COPIES * self.features * (self.features + self.width) * FLOAT64
         return site + (2 * self.blocks * self.width**2 * FLOAT64 if self.backward == "by block" else 0)
 
@@ -78,7 +78,7 @@ class Footprint:
 
 
 def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footprint:
-    """What pruning a model by a method on these batches depends on."""
+    """Collect the sizes that the memory of pruning a model by a method on these batches depends on."""
     model = dense.model
     blocks = [block for chain in range(len(dense.architecture.chains)) for block in dense.blocks(chain)]
     block = 2 * max(map(parameter_count, blocks))
@@ -97,7 +97,7 @@ def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footpri
 
 
 def pass_tokens(dense: Structure) -> int:
-    """How many padded tokens a batch may have, so that what a gradient pass keeps is bounded in large models too."""
+    """Limit the padded tokens of a batch, so that what a gradient pass keeps is bounded in large models too."""
     return max(1, NUMBERS_AT_ONCE // max(1, dense.numbers_per_token))
 
 
@@ -122,7 +122,7 @@ def check_memory(dense: Structure, batches: list[Batch], method: Method) -> None
 
 
 def remedy(asked: Footprint, available: float, device: str = "cpu") -> str:
-    """What to do about work that does not fit: the first option that would, or several together."""
+    """Say what to do about work that does not fit: the first option that would, or several together."""
     freed = asked.parameters * max(0, asked.bytes_per_number - HALF)
     options: list[tuple[str, Footprint, float]] = [("", asked, 0)]
     if freed:

@@ -1,4 +1,4 @@
-"""A method from its name and its options, which may be given as text."""
+"""Make a method from its name and its options, which may be given as text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trimformer.pruning.contract import Method
 
 
 def make_method(name: str, options: Mapping[str, Any]) -> Method:
-    """A method with its options; options given as text are converted to their type.
+    """Make a method with its options; options given as text are converted to their type.
 
     Raises:
         InvalidOption: an unknown method or option, or a value of the wrong type or range.
@@ -58,7 +58,7 @@ def _must_be(declared: Any) -> str | None:
 
 
 class _Parser(HfArgumentParser):
-    """Raises what is wrong, where other parsers print it and exit."""
+    """Parser that raises what is wrong, where other parsers print it and exit."""
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong, without the option's name."""

@@ -11,7 +11,7 @@ from trimformer.model.parameters import Parameter
 
 DEFAULT_METHOD = "surgeon"
 DEFAULT_PRETRAINED_METHOD = "dual_cp"
-"""Of P-pruning, where no label is looked at."""
+"""Default method of P-pruning, where no label is looked at."""
 DEFAULT_CALIBRATION_TOKENS = 20_000
 
 METHOD = Parameter(name="method", text="Pruning method; see `trimformer list`.", default=DEFAULT_METHOD)

@@ -1,4 +1,4 @@
-"""Everything that can be refused before the work starts: weights, rows, memory, processes."""
+"""Refuse everything that can be refused before the work starts: weights, rows, memory, processes."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ TOKENS_PER_FEATURE = 2
 
 
 def too_few_tokens(calibration: Calibration) -> list[str]:
-    """A warning if the widest site has more than half as many features as there are calibration tokens."""
+    """Warn if the widest site has more than half as many features as there are calibration tokens; else give none."""
     widest = max(calibration.dense.sites, key=lambda site: site.features)
     enough = TOKENS_PER_FEATURE * widest.features
     if calibration.tokens >= enough:

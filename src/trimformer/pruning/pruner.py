@@ -104,7 +104,7 @@ def prune(
 
 
 def _labels(dense: Structure, batches: Sequence[Batch]) -> list[Batch]:
-    """The labels of some batches, each beside the prediction of it."""
+    """Collect the labels of some batches, each beside the prediction of it."""
     labels = only(batches, LABELS)
     return of_next_tokens(labels) if dense.predicts_next_tokens else labels
 
@@ -131,7 +131,7 @@ class Pruner:
         cache: MeasuredCache | None = None,
         progress: Progress | None = None,
     ) -> None:
-        """Arguments as those of `prune`; `cache` keeps what is measured for later runs."""
+        """Read and check model, data and method, as for `prune`; `cache` keeps what is measured for later runs."""
         check_parameters(
             calibration_tokens=calibration_tokens, sequence_length=sequence_length, batch_size=batch_size, seed=seed
         )
@@ -158,7 +158,7 @@ class Pruner:
 
     @cached_property
     def measured(self) -> Measured:
-        """What the method measures before a budget is known; from the cache where it is there."""
+        """Measurements of the method by site, made once, before a budget is known; from the cache where it has them."""
         if self.cache is None:
             return self._measure()
         key = measured_key(self.calibration, self.name, self.method)
@@ -174,7 +174,7 @@ class Pruner:
             return self.method.measure(self.calibration)
 
     def prune(self, budget: Budget) -> PruningResult:
-        """A pruned copy of the model within a budget.
+        """Make a pruned copy of the model within a budget.
 
         A cost that is measured is measured on the result as well, which is pruned again where it is off.
 
@@ -193,7 +193,7 @@ class Pruner:
         )
 
     def _prune(self, budget: Budget, share: float) -> PruningResult:
-        """A pruned copy that keeps at most a share of the budget's cost, as formulas or tables have it."""
+        """Make a pruned copy that keeps at most a share of the budget's cost, by formulas or tables."""
         calibration, dense = self.calibration, self.calibration.dense
         if budget.uniform:
             check_uniform(dense)
@@ -223,7 +223,7 @@ class Pruner:
         return PruningResult(job.student.model, masks, facts)
 
     def prices(self, cost: str) -> Prices:
-        """What the dense model's units cost; measured or counted once."""
+        """Price the dense model's units in the cost of that name; measured or counted once."""
         if cost not in self._prices:
             self._prices[cost] = plugins.load("costs", cost).prices(
                 self.calibration.dense, self.workload, cache=self.cache, progress=self.calibration.progress
@@ -231,12 +231,12 @@ class Pruner:
         return self._prices[cost]
 
     def _share_kept(self, cost: str, masks: Masks) -> float:
-        """Share of the dense model's cost that stays, as formulas or tables have it."""
+        """Compute the share of the dense model's cost that stays, by formulas or tables."""
         prices = self.prices(cost)
         return prices.of_sum(total_cost(masks, prices.tables)) / prices.total
 
     def _kept_by_cost(self, masks: Masks) -> dict[str, float]:
-        """Share of every cost that stays; of those that must be measured, where they are."""
+        """Compute the share of every cost that stays; of those that must be measured, where they already are."""
         costs = plugins.provided("costs")
         counted = [name for name, cost in costs.items() if name in self._prices or not isinstance(cost, MeasuredCost)]
         return {name: self._share_kept(name, masks) for name in counted}

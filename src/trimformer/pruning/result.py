@@ -14,7 +14,7 @@ from trimformer.pruning.facts import PruningFacts
 
 @dataclass(frozen=True)
 class PruningResult:
-    """The pruned model, which units it kept, and every fact a person would ask for."""
+    """The pruned model, the masks of the units it kept, and every fact a person would ask for."""
 
     model: PreTrainedModel
     masks: Masks
@@ -27,5 +27,5 @@ class PruningResult:
         return facts
 
     def telling(self, **changes: Any) -> PruningResult:
-        """The same result with other facts, by field of `PruningFacts`."""
+        """Give the same result with other facts, by field of `PruningFacts`."""
         return replace(self, facts=replace(self.facts, **changes))

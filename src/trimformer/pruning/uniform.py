@@ -21,9 +21,9 @@ from trimformer.pruning.choose.search import ROUNDING
 from trimformer.pruning.contract import Job, Method
 
 FAR = 10.0
-"""What a unit too many costs, in units of the dense model's cost."""
+"""Cost of a unit too many, in multiples of what all units cost."""
 SLACK = 1e-6
-"""Relative error of sums with such costs that no unit is lost for; a unit too many never fits into it."""
+"""Relative excess over the limit that passes as rounding of such costs; a unit too many never fits into it."""
 
 
 def check_uniform(structure: Structure) -> None:
@@ -42,7 +42,7 @@ def check_uniform(structure: Structure) -> None:
 
 
 def uniform_job(job: Job, masks: Masks) -> Job:
-    """The same job on a new student, where every layer may keep only so many heads and so many neurons.
+    """Make the same job on a new student, where every layer may keep only so many heads and so many neurons.
 
     Args:
         job: one without that limit.
@@ -80,7 +80,7 @@ def uniform_job(job: Job, masks: Masks) -> Job:
 
 
 def prune_uniformly(method: Method, job: Job, measured: Measured) -> Masks:
-    """What the method keeps in a uniform job.
+    """Prune a uniform job by the method, and give the masks, checked to be uniform.
 
     Raises:
         InvalidOption: the method has a way of its own to divide a budget, and keeps to no number of units.
@@ -97,7 +97,7 @@ def prune_uniformly(method: Method, job: Job, measured: Measured) -> Masks:
 
 
 def _capped(tables: CostTables, counts: dict[str, int]) -> CostTables:
-    """Tables in which units beyond a count cost more than everything."""
+    """Make tables in which units beyond a count cost more than everything."""
     far = FAR * sum(float(table[-1]) for table in tables.values())
     beyond = {name: (torch.arange(len(table)) - counts[name]).clamp(min=0) for name, table in tables.items()}
     return {name: table + far * beyond[name] for name, table in tables.items()}

@@ -45,7 +45,7 @@ def best_split(heads: Scores, neurons: Scores, tables: CostTables, limit: float)
 
 
 def rearranged(mask: Tensor, gradients: Tensor) -> Tensor:
-    """As many units as before, exchanged so that removing the others together changes the loss less.
+    """Exchange units, as many kept as before, so that removing the others together changes the loss less.
 
     Each kept unit, the least important first, joins the removed ones `P`; of these the one comes back that leaves the
     smallest `‖ Σ_{u∈P} g_u ‖²`, the loss by the block-diagonal Fisher. With `F = GᵀG` a step takes `units` operations.
@@ -72,7 +72,7 @@ def rearranged(mask: Tensor, gradients: Tensor) -> Tensor:
 
 
 def _ranked(scores: Scores, tables: CostTables) -> _Ranking:
-    """A unit costs what the next step of its site's table does, once all better ones of the site are kept."""
+    """Rank units by score; each costs the next step of its site's table, once all better ones of the site are kept."""
     flat = torch.cat([torch.zeros(0), *scores.values()]).double().cpu()
     order = flat.argsort(descending=True, stable=True)
     steps = torch.zeros_like(flat)
@@ -86,7 +86,7 @@ def _ranked(scores: Scores, tables: CostTables) -> _Ranking:
 
 
 def _priorities(scores: Scores, ranking: _Ranking, kept: int) -> Scores:
-    """Scores that put the best `kept` units before all others: 1 to 2 for these, 0 to 1 for the rest."""
+    """Make scores that put the best `kept` units before all others: 1 to 2 for these, 0 to 1 for the rest."""
     units = ranking.order.numel()
     places = torch.empty(units, dtype=torch.float64)
     places[ranking.order] = torch.arange(units, 0, -1, dtype=torch.float64) / max(units, 1)

@@ -1,4 +1,4 @@
-"""Which units of a site say the same: activations -> similarity -> dendrogram -> order of removal.
+"""Cluster units of a site that say the same: activations -> similarity -> dendrogram -> order of removal.
 
 Pure functions of tensors; memory `features²` for one site. A dendrogram is SciPy's linkage matrix, `(units − 1, 4)`:
 one merge a row, from the nearest clusters to the farthest; two clusters, their distance, the units in both. Cluster
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 
 def similarity(inputs: Tensor, units: int) -> Tensor:
-    """How alike the outputs of units are: `(tokens, features)` -> `(units, units)`, from 0 to 1, diagonal 1.
+    """Measure how alike the outputs of units are: `(tokens, features)` -> `(units, units)`, from 0 to 1, diagonal 1.
 
     Units of one feature: `C_ij = |cos(h_i, h_j)|`. Units of several: the mean over pairs of their features, where the
     features of two units are paired best first. A feature that is zero at all tokens is like none.
@@ -34,7 +34,7 @@ def similarity(inputs: Tensor, units: int) -> Tensor:
 
 
 def paired_best_first(similarities: Tensor) -> Tensor:
-    """Pairs rows with columns, the highest value first: `(matrices, width, width)` -> values, `(matrices, width)`.
+    """Pair rows with columns, the highest value first: `(matrices, width, width)` -> values, `(matrices, width)`.
 
     Every row and every column is in one pair.
     """
@@ -50,7 +50,7 @@ def paired_best_first(similarities: Tensor) -> Tensor:
 
 
 def dendrogram(similarities: Tensor) -> Tensor:
-    """Agglomerative clustering with average linkage on the distance `1 − C`: `(units, units)` -> `(units − 1, 4)`."""
+    """Cluster units by average linkage on the distance `1 − C`: `(units, units)` -> dendrogram `(units − 1, 4)`."""
     units = len(similarities)
     if units < 2:
         return torch.zeros(0, 4, dtype=torch.float64)
@@ -59,7 +59,7 @@ def dendrogram(similarities: Tensor) -> Tensor:
 
 
 def removal_order(merges: Tensor, priority: Tensor) -> Tensor:
-    """In which order units go if every cluster keeps its unit of highest priority: `(units,)`.
+    """Order units by their removal if every cluster keeps its unit of highest priority: indices, `(units,)`.
 
     At a merge, the lower of the two clusters' best units goes; the best unit of all stands last.
 
@@ -78,7 +78,7 @@ def removal_order(merges: Tensor, priority: Tensor) -> Tensor:
 
 
 def redundant_units(merges: Tensor, priority: Tensor, count: int) -> Tensor:
-    """The worst choice of `count` units, the most alike: of as many clusters the largest, whole. True = keep.
+    """Keep the worst choice of `count` units, the most alike: of as many clusters the largest, whole. True = keep.
 
     Args:
         merges: a dendrogram.

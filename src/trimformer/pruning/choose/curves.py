@@ -1,4 +1,4 @@
-"""Removal curves: in which order the units of one site go, and what each costs. Optimal brain surgeon on whole units.
+"""Removal curves: the order in which units of a site go, and what each costs. Optimal brain surgeon on whole units.
 
 Pure functions of tensors; memory `features²` for one site.
 
@@ -36,7 +36,7 @@ class RemovalCurve:
 
 
 def damped(matrix: Tensor, strength: float) -> Tensor:
-    """A symmetric matrix in float64 with `strength` times the mean of its diagonal added to the diagonal."""
+    """Copy a symmetric matrix to float64, with `strength` times the mean of its diagonal added to the diagonal."""
     raised = matrix.double().clone()
     raised.diagonal().add_(strength * float(raised.diagonal().mean()))
     return raised
@@ -45,7 +45,7 @@ def damped(matrix: Tensor, strength: float) -> Tensor:
 def removal_curve(
     gram: Tensor, metric: Tensor, weight: Tensor, units: int, *, site: str, removals: int | None = None
 ) -> RemovalCurve:
-    """The greedy removal of all units of a site, or of the first that go.
+    """Compute the greedy removal of all units of a site, or of the first that go.
 
     Args:
         gram: `(features, features)`, mean over tokens of input times input; positive definite, see `damped`.
@@ -68,7 +68,7 @@ def removal_curve(
 
 
 def _eliminate_heads(inverse: Tensor, values: Tensor, units: int, removals: int) -> tuple[Tensor, Tensor]:
-    """Units of several features: all costs anew after each removal. Changes its arguments."""
+    """Remove units of several features, all costs anew after each removal. Changes its arguments."""
     size = inverse.shape[0] // units
     features = torch.arange(inverse.shape[0]).reshape(units, size)
     left = list(range(units))
@@ -89,7 +89,7 @@ def _eliminate_heads(inverse: Tensor, values: Tensor, units: int, removals: int)
 
 
 def _eliminate_neurons(inverse: Tensor, values: Tensor, units: int, removals: int) -> tuple[Tensor, Tensor]:
-    """Units of one feature: the greedy order one by one, matrix updates by blocks. Changes its arguments.
+    """Remove units of one feature, in greedy order one by one, matrix updates by blocks. Changes its arguments.
 
     Inside a block the updates since its start are kept as columns `share` and rows `gone`, so that the current
     matrices are `inverse − share @ gone_inverse` and `values − share @ gone_values`; diagonal and squared norms are

@@ -11,7 +11,7 @@ MAX_ITERATIONS = 1000
 
 
 def unit_second_moments(inputs: Tensor, units: int) -> Tensor:
-    """Sum over tokens of each unit's output times itself: `(tokens, features)` -> `(units, unit_width, unit_width)`."""
+    """Sum each unit's output times itself over tokens: `(tokens, features)` -> `(units, unit_width, unit_width)`."""
     tokens, features = inputs.shape
     if units == features:
         return inputs.square().sum(0)[:, None, None]
@@ -20,7 +20,7 @@ def unit_second_moments(inputs: Tensor, units: int) -> Tensor:
 
 
 def output_energy(second_moments: Tensor, unit_weights: Tensor) -> Tensor:
-    """Mean squared norm of what each unit adds to the residual stream, `Σ_t ‖h_u(x_t) W_u‖²`.
+    """Sum the squared norm of what each unit adds to the residual stream over tokens, `Σ_t ‖h_u(x_t) W_u‖²`.
 
     `(units, unit_width, unit_width)` and `(units, unit_width, width)` -> `(units,)`.
     """
@@ -30,7 +30,7 @@ def output_energy(second_moments: Tensor, unit_weights: Tensor) -> Tensor:
 
 
 def mask_gradients(inputs: Tensor, gradients: Tensor, units: int) -> Tensor:
-    """Derivative of each sequence's loss with respect to the units' masks: `∂L/∂m_u = Σ_t ⟨h_u(x_t), ∂L/∂h_u(x_t)⟩`.
+    """Differentiate each sequence's loss by the units' masks: `∂L/∂m_u = Σ_t ⟨h_u(x_t), ∂L/∂h_u(x_t)⟩`.
 
     `(batch, length, features)` twice -> `(batch, units)`; padded positions have gradient zero.
     """
@@ -39,7 +39,7 @@ def mask_gradients(inputs: Tensor, gradients: Tensor, units: int) -> Tensor:
 
 
 def convex_representation(vectors: Tensor, sigma: float, tolerance: float) -> Tensor:
-    """How much each vector is needed to represent all of them as convex combinations: `(units, width)` -> `(units,)`.
+    """Measure how much each vector is needed to represent all as convex combinations: `(units, width)` -> `(units,)`.
 
     With `K_ij = exp(−‖w_i − w_j‖² / σ²)` of the vectors at length 1, `C ← C ∘ (K / (K C))^½` is iterated from
     `C = 1 / units` until `‖ΔC‖ < tolerance · ‖C‖`; the result is `diag(C)`.

@@ -1,4 +1,4 @@
-"""Which units stay: scores or curves, what units cost, and a limit -> masks. Pure functions of tensors.
+"""Search for the units that stay: scores or curves, costs and a limit -> masks. Pure functions of tensors.
 
 What units cost is a table by site: the cost of keeping 0, 1, … units. FLOPs and parameters grow by the same step with
 every unit; measured time has flat stretches and steps.
@@ -15,7 +15,7 @@ from trimformer.pruning.budget import CostTables
 from trimformer.pruning.choose.curves import RemovalCurve
 
 ROUNDING = 1e-12
-"""Relative error of sums of costs that no unit is lost for."""
+"""Relative excess of a sum of costs over the limit that passes as rounding, so that no unit is lost for it."""
 
 
 def keep_best(scores: Scores, tables: CostTables, limit: float) -> Masks:
@@ -93,7 +93,7 @@ def remove_in_order(orders: dict[str, Tensor], prices: dict[str, Tensor], tables
 
 
 def _price(cost: Tensor, saved: Tensor) -> Tensor:
-    """Price of each removal per saved cost, never falling: the slopes of the lower hull of price against saving."""
+    """Price each removal per saved cost, never falling: the slopes of the lower hull of price against saving."""
     if not cost.numel():
         return cost
     return torch.from_numpy(isotonic_regression((cost / saved).numpy(), weights=saved.numpy()).x.copy())

@@ -20,7 +20,7 @@ class Refit:
 
 
 def solve(sums: RegressionSums, prior: Tensor, bias: Tensor, *, ridge: float, intercept: bool, site: str) -> Refit:
-    """Least squares with a ridge towards given weights:
+    """Solve least squares with a ridge towards given weights:
 
         min_{W,b} mean_t ‖ y_t − h_t W − b ‖² + ridge · mean(diag G) · ‖ W − prior ‖²
 

@@ -1,4 +1,4 @@
-"""Tuning that changes one number a unit: scales of the kept units, solved sublayer by sublayer and folded into weights.
+"""Tune one number a unit: scales of the kept units, solved sublayer by sublayer and folded into the weights.
 
 The target is a teacher that is itself pruned, but less, so that it can be reached by scales alone.
 """
@@ -25,7 +25,7 @@ from trimformer.pruning.refit.walk import Walk, cut_and_refit
 
 LARGEST_SCALE = 10.0
 TINY = 1e-30
-"""Keeps the system of units that add nothing at all solvable: their scales stay 1."""
+"""Diagonal that keeps the system solvable for units that add nothing at all: their scales stay 1."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class UnitSystem:
 
 
 def unit_system(sums: RegressionSums, weight: Tensor, bias: Tensor, units: int) -> UnitSystem:
-    """Normal equations of `min_s Σ_t ‖ y_t − b − Σ_u s_u h_u(x_t) W_u ‖²`, from running sums.
+    """Compute the normal equations of `min_s Σ_t ‖ y_t − b − Σ_u s_u h_u(x_t) W_u ‖²`, from running sums.
 
     Nothing per token is needed: `Σ_t ⟨h_u W_u, h_v W_v⟩` is the sum of the part of `(HᵀH) ∘ (W Wᵀ)` that belongs to `u`
     and `v`.
@@ -58,7 +58,7 @@ def unit_system(sums: RegressionSums, weight: Tensor, bias: Tensor, units: int) 
 
 
 def unit_scales(system: UnitSystem, damping: float, site: str) -> Tensor | None:
-    """Scales near 1 that solve the normal equations `A s = b`.
+    """Solve the normal equations `A s = b` for scales near 1.
 
         (A + λ I)(s − 1) = b − A 1        λ = damping · mean(diag A)
 
@@ -106,13 +106,13 @@ def rescale(job: Job, masks: Masks, teacher: Masks, *, damping: float) -> None:
 
 
 def teacher_job(job: Job) -> Job:
-    """The same job with a limit half-way, by factors, from all units to the limit; its layers may differ in size."""
+    """Make the same job with a limit half-way, by factors, from all units to its limit; layers may differ in size."""
     costs = job.uncapped or job.costs
     return replace(job, costs=costs, limit=math.sqrt(job.limit * sum(float(table[-1]) for table in costs.values())))
 
 
 def tokens_read(structure: Structure, batches: list[Batch]) -> list[Tensor] | None:
-    """1 for each row's token that is read of the last sublayer, 0 for the others: `(tokens,)` by batch.
+    """Mark with 1 each row's token that is read of the last sublayer, with 0 the others: `(tokens,)` by batch.
 
     None unless that is the first token alone, as most classifiers have it, or the last alone, as those of decoders do.
     The gradient at the sublayer's output says so, in the first batch.

@@ -20,7 +20,7 @@ from trimformer.pruning.refit.least_squares import Refit, solve
 
 Step = TypeVar("Step", bound=Callable[..., Any])
 SMALLEST_ALIGNING_RIDGE = 1e-6
-"""What a norm puts out is linearly dependent: without any ridge the map cannot be solved for."""
+"""Smallest ridge of `align`: a norm's outputs are linearly dependent, and without any no map can be solved for."""
 
 
 class Walk:
@@ -70,7 +70,7 @@ class Walk:
 
 
 def _in_memory(step: Step) -> Step:
-    """A step at a site with the weights of its block in memory, the dense model's and the student's."""
+    """Make a step at a site run with the weights of its block in memory, the dense model's and the student's."""
 
     @wraps(step)
     def held(stop: Stop, *args: Any, **kwargs: Any) -> Any:
@@ -87,7 +87,7 @@ class Stop:
         self.walk = walk
         self.site = site
         self.dense_outputs: dict[int, Tensor] = {}
-        """By batch, what leaves the dense block, where it is known already."""
+        """Outputs of the dense block by number of the batch, where they are known already."""
         self._leaving: dict[int, Tensor] = {}
 
     @property
@@ -138,7 +138,7 @@ class Stop:
     @_in_memory
     @torch.no_grad()
     def regression(self, weights: Sequence[Tensor] | None = None) -> RegressionSums:
-        """Sums to re-solve the student's consumer from, so that its residual stream is the dense model's.
+        """Sum up what the student's consumer is re-solved from, so that its residual stream is the dense model's.
 
         Behind a norm, which no linear map undoes, its output is to be the dense consumer's.
 
@@ -160,7 +160,7 @@ class Stop:
 
     @_in_memory
     def solution(self, sums: RegressionSums, *, ridge: float, intercept: bool) -> Refit:
-        """The least-squares solution near the student's present weights; nothing is written.
+        """Compute the least-squares solution near the student's present weights; nothing is written.
 
         With fewer tokens than features the ridge is raised in proportion.
         """
@@ -178,7 +178,7 @@ class Stop:
         write_consumer(self.job.student, self.site, refit.weight, None if keeps_bias else refit.bias)
 
     def _crossing(self, index: int) -> Crossing:
-        """What passes the dense model's sublayer; what leaves its block is kept for when the walk goes on."""
+        """Run the dense model through its sublayer; what leaves its block is kept for when the walk goes on."""
         crossing = self.walk.dense.across(index, self.site)
         if crossing.block_output is not None:
             self.dense_outputs[index] = crossing.block_output
@@ -200,6 +200,6 @@ def cut_and_refit(job: Job, masks: Masks, *, tune: bool, ridge: float, intercept
 
 
 def _solve(sums: RegressionSums, prior: Tensor, bias: Tensor, *, ridge: float, intercept: bool, site: str) -> Refit:
-    """The solution as the first process has it: libraries may round the same sums differently elsewhere."""
+    """Solve, and give the first process's solution: libraries may round the same sums differently elsewhere."""
     own = solve(sums, prior, bias, ridge=ridge, intercept=intercept, site=site)
     return Refit(processes.agreed(own.weight), processes.agreed(own.bias))
