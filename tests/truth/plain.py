@@ -86,7 +86,7 @@ def two_classes_root(logits: Tensor) -> Tensor:
 
 
 def tokens_at(structure: Structure, groups: list[Batch], site: Site) -> tuple[Tensor, Tensor, Tensor]:
-    """Of all tokens, in order: the consumer's input `(tokens, features)`, its output, and the residual stream after it."""
+    """Of all tokens of a BERT: the consumer's input `(tokens, features)`, its output, the residual stream after it."""
     seen: dict[str, list[Tensor]] = {"inputs": [], "outputs": [], "after": []}
 
     def consumed(_: object, args: tuple[Tensor, ...], output: Tensor) -> None:
@@ -94,19 +94,12 @@ def tokens_at(structure: Structure, groups: list[Batch], site: Site) -> tuple[Te
         seen["outputs"].append(output.detach().flatten(0, 1))
 
     consumer = structure.consumer(site)
-    if structure.pre_norm:
-        block = structure.blocks[site.block]
-        place = block.ln_2 if site.kind == "head" else block
-    else:
-        place = structure.base.get_submodule(site.consumer.replace(".dense", ".LayerNorm"))
+    norm = structure.base.get_submodule(site.consumer.replace(".dense", ".LayerNorm"))
 
-    def passed(_: object, args: tuple[Tensor, ...], output: object) -> None:
-        leaves_block = structure.pre_norm and site.kind == "neuron"
-        found = (output if isinstance(output, Tensor) else output[0]) if leaves_block else args[0]
-        seen["after"].append(found.detach().flatten(0, 1))
+    def passed(_: object, args: tuple[Tensor, ...]) -> None:
+        seen["after"].append(args[0].detach().flatten(0, 1))
 
-    # after any hook that changes the consumer's input
-    handles = [consumer.register_forward_hook(consumed), place.register_forward_hook(passed)]
+    handles = [consumer.register_forward_hook(consumed), norm.register_forward_pre_hook(passed)]
     for group in groups:
         structure.model(**group)
     for handle in handles:

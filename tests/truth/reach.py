@@ -13,7 +13,7 @@ from trimformer import Pruner
 from trimformer.data.rows import Batch
 from trimformer.methods.kprune import KPrune, _Teacher
 from trimformer.model.sites import Masks, Scores
-from trimformer.model.structure import Structure, read_structure
+from trimformer.model.structure import read_structure
 from trimformer.observing.predictions import Predictions, predictions
 from trimformer.observing.watching import frozen
 from trimformer.pruning.baseline import Baseline
@@ -25,16 +25,16 @@ def knowledge(model: PreTrainedModel, batches: list[Batch], below: Masks, **opti
     """K-prune's scores of all sites above those of `below`, on a student that was cut there and not refitted."""
     pruner = Pruner(model, batches, method="kprune", options=options)
     dense, student = pruner.calibration.dense, read_structure(copy.deepcopy(model))
-    job = Job(
-        dense, batches, 0, pruner.calibration.progress, student=student, costs=pruner.prices("flops").tables, limit=0.0
-    )
-    method: KPrune = pruner.method  # type: ignore[assignment]
+    costs = pruner.prices("flops").tables
+    job = Job(dense, batches, 0, pruner.calibration.progress, student=student, costs=costs, limit=0.0)
+    method: KPrune = pruner.method
     with frozen(dense.model), frozen(student.model):
-        walk = Walk(job)
-        for site in student.sites[: len(below)]:
-            walk.cut(site, below[site.name])
-            walk.leave(site)
-        return method.knowledge(job, walk.student, _Teacher(walk.dense), student.sites[len(below) :])
+        walk = Walk(job, "")
+        for stop in walk:
+            if stop.site.name not in below:
+                return method.knowledge(job, walk.student, _Teacher(walk), student.sites[len(below) :])
+            stop.cut(below[stop.site.name])
+    raise AssertionError("a site must be left to score")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +55,15 @@ def scored_pruner(model: PreTrainedModel, data: Any, scores: Scores, *, tune: bo
 
 def measured(pruner: Pruner, site: str, name: str) -> Tensor:
     """One tensor of what a method measured of a site."""
-    return pruner.measured[f"{site}.{name}"]
+    values: Tensor = getattr(pruner.measured[site], name)
+    return values
 
 
 def give_measured(pruner: Pruner, by_site: dict[str, dict[str, Tensor]]) -> None:
     """Let a pruner work with these numbers in place of those that it would measure."""
-    pruner.measured = {f"{site}.{name}": values for site, given in by_site.items() for name, values in given.items()}
+    kind = pruner.method.measurement
+    assert kind is not None
+    pruner.measured = {site: kind(**given) for site, given in by_site.items()}
 
 
 def deep(value: Any) -> Any:
@@ -75,8 +78,5 @@ def deep(value: Any) -> Any:
 
 
 def predicted(output: Any, batch: Batch, model: PreTrainedModel) -> Predictions:
-    return predictions(output, batch, model.config)
-
-
-def structure_of(model: PreTrainedModel) -> Structure:
-    return read_structure(model)
+    """A model's output in the form that losses and divergences read."""
+    return predictions(output, batch, model)

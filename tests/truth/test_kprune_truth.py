@@ -67,10 +67,10 @@ def scores_of(seen: Seen, structure: Structure, sites: list[Site], **options: fl
     scores = {}
     for site in sites:
         predictive = (seen.slopes[site.name] ** 2).sum(0) / (2 * seen.rows)
-        representational = seen.energy[site.name] / seen.tokens / structure.width
+        representational = seen.energy[site.name] / seen.tokens / site.width
         knowledge = given["lambda_pred"] * predictive + given["lambda_rep"] * representational
         weight = given["mu"] / site.unit_width if site.kind == "head" else 1.0
-        scores[site.name] = weight * knowledge / plain.flops(site, structure.width, seen.tokens / seen.rows)
+        scores[site.name] = weight * knowledge / plain.flops(site, site.width, seen.tokens / seen.rows)
     return scores
 
 
@@ -143,7 +143,7 @@ def test_batch_fisher_squares_the_mean_slope_of_each_batch(name: str, model: Pre
     # two slopes for two batches: their number, and so the mean length, is not that of the rows
     length, rows = seen.tokens / seen.rows, seen.rows
     for site in structure.sites[2:]:
-        cost = plain.flops(site, structure.width, length) / plain.flops(site, structure.width, seen.tokens / 2)
+        cost = plain.flops(site, site.width, length) / plain.flops(site, site.width, seen.tokens / 2)
         assert_scores({site.name: found[site.name] * rows / 2 * cost}, {site.name: expected[site.name]})
 
 
@@ -195,7 +195,7 @@ def plain_kprune(
     """Sublayer by sublayer: scores by autograd of masks, the best kept in competition with all above, lstsq."""
     dense, student, groups = plain.double(model), plain.double(model), plain.without_padding(data)
     length, gamma = plain.mean_length(groups), options.pop("gamma", 2.0)
-    costs = {site.name: plain.flops(site, dense.width, length) for site in dense}
+    costs = {site.name: plain.flops(site, site.width, length) for site in dense}
     left = share * sum(costs[site.name] * site.units for site in dense)
     masks: Masks = {name: values.bool() for name, values in plain.ones(dense).items()}
     for position, site in enumerate(dense.sites):
@@ -238,7 +238,7 @@ def test_one_shot_keeps_what_adds_most_at_the_dense_model(model: PreTrainedModel
     tokens = sum(group["input_ids"].numel() for group in groups)
     rows = {site.name: torch.zeros(plain.count(groups), site.units) for site in structure}
     scores = scores_of(Seen(rows, energy, tokens), structure, list(structure.sites))
-    costs = {site.name: plain.flops(site, structure.width, plain.mean_length(groups)) for site in structure}
+    costs = {site.name: plain.flops(site, site.width, plain.mean_length(groups)) for site in structure}
     limit = share * sum(costs[site.name] * site.units for site in structure)
     for site, mask in plain.take_best(scores, costs, limit).items():
         assert torch.equal(masks[site], mask), site

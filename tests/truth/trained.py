@@ -47,7 +47,6 @@ _GPT2 = {
     "attn_pdrop": 0.0,
     "bos_token_id": 1,
     "eos_token_id": 1,
-    "loss_type": "ForCausalLM",
 }
 
 Rows = Callable[[int, int], list[Features]]
@@ -82,12 +81,14 @@ def token_rows(count: int, seed: int) -> list[Features]:
 def text_rows(count: int, seed: int) -> list[Features]:
     """A text: every word is followed by one of three others."""
     orders = [torch.randperm(SUCCESSORS, generator=torch.Generator().manual_seed(word)) + 4 for word in range(WORDS)]
+    following = [order[: len(LIKELY)].tolist() for order in orders]
     generator, rows = torch.Generator().manual_seed(seed), list[Features]()
     for _ in range(count):
+        length = int(torch.randint(*LENGTHS, (), generator=generator))
+        drawn = torch.rand(length, generator=generator)[:, None] > torch.tensor(LIKELY).cumsum(0)[:-1]
         ids = [1]
-        for _ in range(int(torch.randint(*LENGTHS, (), generator=generator))):
-            chosen = int(torch.multinomial(torch.tensor(LIKELY), 1, generator=generator))
-            ids.append(int(orders[ids[-1]][chosen]))
+        for chosen in drawn.sum(1).tolist():
+            ids.append(following[ids[-1]][chosen])
         rows.append({"input_ids": ids, "labels": ids})
     return rows
 
@@ -148,6 +149,7 @@ def of_few_lengths(rows: Rows, each: int, seed: int) -> list[Batch]:
     return make_batches([row for part in chosen for row in part], None, "cpu")
 
 
+@cache
 def held_out(rows: Rows, count: int = 80) -> list[Batch]:
     """Batches of rows that neither training nor calibration has seen."""
     return make_batches(unlabelled(rows(count, 10_000)), None, "cpu")
