@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
+from typing_extensions import Self
 
 HERE, THERE = torch.device("cpu"), torch.device("lazy:0")
 FROM_ANYWHERE = ("aten::copy_", "aten::_to_copy", "aten::to", "aten::index.Tensor", "aten::index_put")
@@ -28,7 +29,7 @@ class There(Tensor):
     inside: Tensor
 
     @staticmethod
-    def __new__(cls, inside: Tensor) -> There:
+    def __new__(cls, inside: Tensor) -> Self:
         made = Tensor._make_wrapper_subclass(
             cls,
             inside.size(),

@@ -26,12 +26,11 @@ def double(model: PreTrainedModel) -> Structure:
 
 def without_padding(batches: list[Batch]) -> list[Batch]:
     """The same rows in the same order, those of one length that follow each other together."""
-    groups: list[Batch] = []
-    for batch in batches:
-        lengths = batch["attention_mask"].sum(1).tolist()
-        for length in dict.fromkeys(lengths):
-            groups.append({name: values[[n == length for n in lengths], :length] for name, values in batch.items()})
-    return groups
+    return [
+        {name: values[batch["attention_mask"].sum(1) == length, :length] for name, values in batch.items()}
+        for batch in batches
+        for length in dict.fromkeys(batch["attention_mask"].sum(1).tolist())
+    ]
 
 
 @contextmanager

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from elsewhere import HERE, THERE, There, elsewhere
-from tiny_models import HEADS, SETTINGS, SHARES, labelled, tiny_model
 
+from tiny_models import HEADS, SETTINGS, SHARES, labelled, tiny_model
 from trimformer import Budget, Pruner, plugins
 from trimformer.data.batches import make_batches
 from trimformer.data.rows import Features

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import reach
 import torch
-from tiny_models import WIDTH, tiny_model
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from tiny_models import WIDTH, tiny_model
 from trimformer.data.rows import Batch
 from trimformer.observing.predictions import Predictions, fisher_loss
 

@@ -61,7 +61,7 @@ class Seen:
         return len(next(iter(self.slopes.values())))
 
 
-def scores_of(seen: Seen, structure: Structure, sites: list[Site], **options: float) -> Scores:
+def scores_of(seen: Seen, sites: list[Site], **options: float) -> Scores:
     """`μ_kind / unit_width · (λ_pred K_pred + λ_rep K_rep) / F_u`."""
     given = {"mu": 64.0, "lambda_pred": 1.0, "lambda_rep": 0.256} | options
     scores = {}
@@ -116,7 +116,7 @@ def test_predictive_knowledge_is_the_squared_slope_of_the_divergence_by_the_mask
     name: str, model: PreTrainedModel, gamma: float
 ) -> None:
     structure = plain.double(model)
-    expected = scores_of(by_differences(name, gamma), structure, list(structure.sites[2:]), lambda_rep=0.0)
+    expected = scores_of(by_differences(name, gamma), list(structure.sites[2:]), lambda_rep=0.0)
     assert all(float(values.min()) > 0 for values in expected.values())
     assert_scores(reach.knowledge(model, few(), cut_below(structure), gamma=gamma, lambda_rep=0.0), expected)
 
@@ -130,7 +130,7 @@ def test_both_kinds_of_knowledge_are_weighed_and_divided_by_the_cost(
     name: str, model: PreTrainedModel, options: dict[str, float]
 ) -> None:
     structure = plain.double(model)
-    expected = scores_of(by_differences(name, 2.0), structure, list(structure.sites[2:]), **options)
+    expected = scores_of(by_differences(name, 2.0), list(structure.sites[2:]), **options)
     assert_scores(reach.knowledge(model, few(), cut_below(structure), **options), expected)
 
 
@@ -139,7 +139,7 @@ def test_batch_fisher_squares_the_mean_slope_of_each_batch(name: str, model: Pre
     parts = [{key: values[part] for key, values in batch.items()} for part in (slice(0, 5), slice(5, None))]
     found = reach.knowledge(model, parts, cut_below(structure), batch_fisher=True, lambda_rep=0.0)
     means = {key: torch.stack([s[:5].mean(0), s[5:].mean(0)]) for key, s in seen.slopes.items()}
-    expected = scores_of(Seen(means, seen.energy, seen.tokens), structure, list(structure.sites[2:]), lambda_rep=0.0)
+    expected = scores_of(Seen(means, seen.energy, seen.tokens), list(structure.sites[2:]), lambda_rep=0.0)
     # two slopes for two batches: their number, and so the mean length, is not that of the rows
     length, rows = seen.tokens / seen.rows, seen.rows
     for site in structure.sites[2:]:
@@ -151,7 +151,7 @@ def test_the_fishers_knowledge_is_exact_for_two_classes_and_for_a_number(model: 
     """`Σ p₀p₁ (∂(z₀ − z₁) / ∂m)²`: which sign is drawn does not matter, and at the dense model it is not zero."""
     structure, groups = plain.double(model), plain.without_padding(few())
     seen = by_autograd(structure, structure, groups, plain.ones(structure), list(structure.sites), None)
-    expected = scores_of(seen, structure, list(structure.sites), lambda_rep=0.0)
+    expected = scores_of(seen, list(structure.sites), lambda_rep=0.0)
     assert all(float(values.max()) > 0 for values in expected.values())
     assert_scores(reach.knowledge(model, few(), {}, predictive="fisher", lambda_rep=0.0), expected)
 
@@ -200,7 +200,7 @@ def plain_kprune(
     masks: Masks = {name: values.bool() for name, values in plain.ones(dense).items()}
     for position, site in enumerate(dense.sites):
         above = list(dense.sites[position:])
-        scores = scores_of(by_autograd(dense, student, groups, masks, above, gamma), dense, above, **options)
+        scores = scores_of(by_autograd(dense, student, groups, masks, above, gamma), above, **options)
         masks[site.name] = plain.take_best(scores, costs, left)[site.name]
         left -= costs[site.name] * int(masks[site.name].sum())
         if tune:
@@ -237,7 +237,7 @@ def test_one_shot_keeps_what_adds_most_at_the_dense_model(model: PreTrainedModel
     energy = {site.name: all_tokens(structure, groups, site) for site in structure}
     tokens = sum(group["input_ids"].numel() for group in groups)
     rows = {site.name: torch.zeros(plain.count(groups), site.units) for site in structure}
-    scores = scores_of(Seen(rows, energy, tokens), structure, list(structure.sites))
+    scores = scores_of(Seen(rows, energy, tokens), list(structure.sites))
     costs = {site.name: plain.flops(site, site.width, plain.mean_length(groups)) for site in structure}
     limit = share * sum(costs[site.name] * site.units for site in structure)
     for site, mask in plain.take_best(scores, costs, limit).items():

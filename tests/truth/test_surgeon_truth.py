@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import plain
 import pytest
@@ -84,7 +84,7 @@ class Removal:
     def steps(self, order: list[int]) -> list[float]:
         """What each removal of an order adds."""
         totals = [self.cost(tuple(order[:count])) for count in range(len(order) + 1)]
-        return [after - before for before, after in zip(totals, totals[1:], strict=False)]
+        return [after - before for before, after in pairwise(totals)]
 
     def is_greedy(self, order: list[int]) -> bool:
         """Whether each removal is the cheapest that is left."""
@@ -223,7 +223,7 @@ def greedily(removal: Removal, count: int) -> list[int]:
 @pytest.mark.parametrize("intercept", [True, False], ids=["intercept", "fixed bias"])
 @pytest.mark.parametrize("focus", [0.0, 0.6], ids=["all tokens alike", "focus"])
 def test_the_refit_solves_a_weighted_ridge_regression(model: PreTrainedModel, intercept: bool, focus: float) -> None:
-    """`Σ_t w_t ‖x^T_t + Sub^T(x^T_t) − x^S_t − h_t W − b‖² / Σ w_t + ρ·mean(diag G)·‖W − W_dense‖²`, in rows of a matrix."""
+    """`Σ_t w_t ‖x^T_t + Sub^T(x^T_t) − x^S_t − h_t W − b‖² / Σ w_t + ρ·mean(diag G)·‖W − W_dense‖²`, in one matrix."""
     ridge = 0.05
     options = {"ridge": ridge, "intercept": intercept, "focus": focus, "align": False, "reconsider": 0.0}
     pruner = Pruner(model, data(), options=options)

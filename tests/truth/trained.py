@@ -62,7 +62,9 @@ def share_rows(count: int, seed: int) -> list[Features]:
     """Labelled by how much more often than the other one a counted word occurs, as a share of the row."""
     generator, rows = torch.Generator().manual_seed(seed), list[Features]()
     while len(rows) < count:
-        ids = torch.randint(2, 8, (int(torch.randint(*LENGTHS, (), generator=generator)),), generator=generator).tolist()
+        ids = torch.randint(
+            2, 8, (int(torch.randint(*LENGTHS, (), generator=generator)),), generator=generator
+        ).tolist()
         more = ids.count(3) - ids.count(2)
         if more:
             rows.append({"input_ids": [1, *ids], "labels": 3.0 * more / len(ids)})
@@ -73,7 +75,9 @@ def token_rows(count: int, seed: int) -> list[Features]:
     """Every token labelled by the word before it."""
     generator, rows = torch.Generator().manual_seed(seed), list[Features]()
     for _ in range(count):
-        ids = torch.randint(2, 14, (int(torch.randint(*LENGTHS, (), generator=generator)),), generator=generator).tolist()
+        ids = torch.randint(
+            2, 14, (int(torch.randint(*LENGTHS, (), generator=generator)),), generator=generator
+        ).tolist()
         rows.append({"input_ids": [1, *ids], "labels": [-100, *(word % TOKEN_CLASSES for word in [1, *ids[:-1]])]})
     return rows
 
@@ -143,7 +147,7 @@ def _trained(
 
 
 def of_few_lengths(rows: Rows, each: int, seed: int) -> list[Batch]:
-    """One padded batch of rows of three lengths, so many of each: what is computed plainly runs them without padding."""
+    """One padded batch of rows of three lengths, so many of each; plain computations leave its padding out."""
     drawn = unlabelled(rows(60 * each, seed))
     chosen = [[row for row in drawn if len(row["input_ids"]) == length][:each] for length in (14, 11, 7)]
     return make_batches([row for part in chosen for row in part], None, "cpu")
