@@ -27,7 +27,7 @@ Table = Sequence[Sequence[float]]
 
 @torch.no_grad()
 def hand_model(neurons: Sequence[Table], heads: Sequence[Table] | None = None) -> transformers.BertModel:
-    """Tables by block: of neurons, at least 0; and of the heads' features, two each."""
+    """Tables by block: of neurons, whose activation is the identity; and of the heads' features, two each."""
     config = transformers.BertConfig(
         vocab_size=WORDS + 1,
         hidden_size=WIDTH,
@@ -35,7 +35,7 @@ def hand_model(neurons: Sequence[Table], heads: Sequence[Table] | None = None) -
         num_attention_heads=HEADS,
         intermediate_size=len(neurons[0]),
         max_position_embeddings=4,
-        hidden_act="relu",
+        hidden_act="linear",
     )
     model = transformers.BertModel(config, add_pooling_layer=False).eval()
     for name, parameter in model.named_parameters():

@@ -87,8 +87,8 @@ def represented(kernel: list[list[float]], tolerance: float) -> list[float]:
 
 
 def twins() -> PreTrainedModel:
-    """Neurons 0 and 1 write in one direction, 2 in another; active 1.1, 1.2 and 1.0 in the mean of the three words."""
-    model = hand_model([[[3.3, 0, 0], [0, 1.8, 1.8], [1, 1, 1]]])
+    """Neurons 0 and 1 write in one direction, 2 in another; their mean absolute values are 1.1, 1.2 and 1.0."""
+    model = hand_model([[[3.3, 0, 0], [0, -1.8, 1.8], [-1, -1, -1]]])
     write(model.encoder.layer[0].output.dense, [[0.2, 0], [0.1, 0], [0, 0.3]])
     return model
 
@@ -188,9 +188,11 @@ HALF = [2.5, 5 * math.sqrt(0.75), 0]
 """Of length 5, and cosine 0.5 with the first word's axis."""
 FIFTH = [1, math.sqrt(24), 0]
 """Cosine 0.2 with it."""
-NEURONS = [[5, 0, 0], [4, 3, 0], [0, 5, 0]]
-"""Cosines 0.8 between the first two, 0.6 between the last two, 0 between first and last. So the first two merge at the
-distance 0.2, and with the third at the mean of 0.4 and 1, 0.7 (the nearest pair would say 0.4, the farthest 1)."""
+NEURONS = [[5, 0, 0], [-4, -3, 0], [0, 5, 0]]
+"""Absolute cosines: 0.8 between the first two, 0.6 between the last two, 0 between first and last.
+
+So the first two merge at the distance 0.2, and with the third at the mean of 0.4 and 1, 0.7: the nearest pair would say
+0.4, the farthest 1."""
 HEADS = [
     [[1, 0, 0], [0, 1, 0], [0, -2, 0], [3, 0, 0], [0, 0, 1], [0, 0, 2], [1, 1, 0], [0, 1, 1]],
     [[1, 0, 0], [0, 1, 0], [1, 0, 1], [0, 1, 1], [0, 0, 1], [1, -1, 1], [1, 1, 0], [0, 2, 1]],

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+import reach
 import torch
 from elsewhere import HERE, THERE, There, elsewhere
 
@@ -29,13 +30,16 @@ def options_of(method: str, **given: Any) -> dict[str, Any]:
     return SETTINGS.get(method, {}) | ({"tune": True} if "tune" in names else {}) | given
 
 
-def pruned(method: str, head: str, device: torch.device, **given: Any) -> PruningResult:
-    """From a model on a device, and batches on the CPU."""
+def pruner_of(method: str, head: str, device: torch.device, **given: Any) -> Pruner:
+    """Of a model on a device, and batches on the CPU."""
     architecture = "gpt2" if head == "language model" else "bert"
     model = tiny_model(architecture, head, attn_implementation="eager").to(device)
     data = make_batches(rows(head), None, HERE, labels=head != "encoder")
-    options = options_of(method, **given)
-    return Pruner(model, data, method=method, options=options).prune(Budget(flops=SHARES.get(method, 0.5)))
+    return Pruner(model, data, method=method, options=options_of(method, **given))
+
+
+def pruned(method: str, head: str, device: torch.device, **given: Any) -> PruningResult:
+    return pruner_of(method, head, device, **given).prune(Budget(flops=SHARES.get(method, 0.5)))
 
 
 def assert_the_same(found: PruningResult, expected: PruningResult) -> None:
@@ -48,26 +52,32 @@ def assert_the_same(found: PruningResult, expected: PruningResult) -> None:
 
 
 @pytest.mark.parametrize("method", plugins.names("methods"))
-@pytest.mark.parametrize("head", ["sequence classification", "question answering"])
-def test_every_method_works_on_the_models_device(method: str, head: str) -> None:
-    expected = pruned(method, head, HERE)
+def test_every_method_works_on_the_models_device(method: str) -> None:
+    expected = pruned(method, "sequence classification", HERE)
     with elsewhere():
-        found = pruned(method, head, THERE)
+        found = pruned(method, "sequence classification", THERE)
     assert_the_same(found, expected)
 
 
-@pytest.mark.parametrize("head", [*HEADS, "language model"])
+@pytest.mark.parametrize("head", [head for head in [*HEADS, "language model"] if head != "sequence classification"])
 def test_every_head_is_read_on_the_models_device(head: str) -> None:
-    expected = pruned("surgeon", head, HERE, focus=0.5)
+    expected = pruner_of("surgeon", head, HERE)
     with elsewhere():
-        found = pruned("surgeon", head, THERE, focus=0.5)
-    assert_the_same(found, expected)
+        pruner = pruner_of("surgeon", head, THERE)
+        for site in expected.calibration.dense:
+            found = reach.measured(pruner, site.name, "metric")
+            torch.testing.assert_close(found.cpu(), reach.measured(expected, site.name, "metric"))
 
 
 @pytest.mark.parametrize(
     ("method", "given"),
-    [("surgeon", {"gradients": False}), ("kprune", {"predictive": "fisher"}), ("kprune", {"one_shot": True})],
-    ids=["no gradients", "fisher", "one shot"],
+    [
+        ("surgeon", {"gradients": False}),
+        ("surgeon", {"focus": 0.5}),
+        ("kprune", {"predictive": "fisher"}),
+        ("kprune", {"one_shot": True}),
+    ],
+    ids=["no gradients", "focus", "fisher", "one shot"],
 )
 def test_every_way_to_measure_works_on_the_models_device(method: str, given: dict[str, Any]) -> None:
     expected = pruned(method, "sequence classification", HERE, **given)

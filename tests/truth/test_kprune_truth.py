@@ -83,16 +83,16 @@ def by_differences(name: str, gamma: float) -> Seen:
     for site in sites:
         changes = torch.cat([torch.eye(site.units), -torch.eye(site.units)]).double() * STEP
         for group in groups:
-            for row in range(len(group["input_ids"])):
-                copies = {key: values[row : row + 1].expand(len(changes), -1) for key, values in group.items()}
-                with plain.scaled(student, {**below, site.name: 1 + changes}):
-                    losses = plain.distance(dense.model(**copies).logits, student.model(**copies).logits, gamma)
-                stronger, weaker = losses.chunk(2)
-                slopes[site.name].append((stronger - weaker) / (2 * STEP))
+            rows = len(group["input_ids"])
+            copies = {key: values.repeat_interleave(len(changes), 0) for key, values in group.items()}
+            with plain.scaled(student, {**below, site.name: 1 + changes.repeat(rows, 1)}):
+                losses = plain.distance(dense.model(**copies).logits, student.model(**copies).logits, gamma)
+            stronger, weaker = losses.reshape(rows, 2, site.units).unbind(1)
+            slopes[site.name].append((stronger - weaker) / (2 * STEP))
     with plain.scaled(student, below):
         energy = {site.name: token_by_token(student, groups, site) for site in sites}
     tokens = sum(group["input_ids"].numel() for group in groups)
-    return Seen({key: torch.stack(values) for key, values in slopes.items()}, energy, tokens)
+    return Seen({key: torch.cat(values) for key, values in slopes.items()}, energy, tokens)
 
 
 def token_by_token(structure: Structure, groups: list[Batch], site: Site) -> Tensor:
