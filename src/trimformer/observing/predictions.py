@@ -127,14 +127,17 @@ def fisher_loss(predicted: Predictions, batch: Batch, seed: int) -> Tensor:
     """
     signs = _signs_by_sequence(batch, seed, predicted)
     counted = predicted.weights > 0
-    direction = signs if predicted.family == "gaussian" else _fisher_root(predicted.values.detach(), signs)
+    direction = signs if predicted.family == "gaussian" else _fisher_root(predicted, signs)
     return ((direction * predicted.values).sum(-1) * counted).sum(1)
 
 
-def _fisher_root(logits: Tensor, signs: Tensor) -> Tensor:
-    """Compute `R s` with `R Rᵀ = diag(p) − p pᵀ`, `s` the signs: `(…, classes)`; in closed form for two classes."""
-    root = F.softmax(logits, dim=-1).sqrt()
-    if logits.shape[-1] == _BINARY:
+def _fisher_root(predicted: Predictions, signs: Tensor) -> Tensor:
+    """Give `R s` with `R Rᵀ = diag(p) − p pᵀ`, `s` the signs: `(…, classes)` each; in closed form for two classes.
+
+    A row of two tokens is not two classes: with padding it would be more.
+    """
+    root = F.softmax(predicted.values.detach(), dim=-1).sqrt()
+    if root.shape[-1] == _BINARY and predicted.token_axis != 2:
         return root.prod(-1, keepdim=True) * signs[..., :1] * signs.new_tensor([1.0, -1.0])
     return root * (signs - root * (root * signs).sum(-1, keepdim=True))
 
