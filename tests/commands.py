@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import random
+import time
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +16,8 @@ import pytest
 
 from conftest import WORDS
 from trimformer.cli import app
+
+PRELOADED = ["commands", "tiny_models", "trimformer.pruning.pruner", "trimformer.judging.project"]
 
 
 class Result(NamedTuple):
@@ -43,6 +49,48 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return Result(execute(*arguments), *capsys.readouterr())
 
     return run
+
+
+class Forked:
+    """A command in a process of its own, which has imported everything already; its streams go to files.
+
+    A new Python takes seconds to import PyTorch and transformers; these are forked from one that has.
+    """
+
+    def __init__(self, arguments: list[str], environment: dict[str, str], folder: Path) -> None:
+        self.files = [folder / "out.txt", folder / "err.txt"]
+        for file in self.files:
+            file.touch()
+        self.process = forkserver().Process(target=_run_forked, args=(arguments, environment, self.files))
+        self.process.start()
+
+    def end(self, timeout: float) -> Result:
+        """Wait for its end."""
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, f"it hangs: {self.files[1].read_text()}"
+        return Result(self.process.exitcode, *(file.read_text() for file in self.files))
+
+    def wait_until_it_says(self, text: str, timeout: float) -> None:
+        """Wait for a text on standard error."""
+        end = time.monotonic() + timeout
+        while text not in self.files[1].read_text():
+            assert self.process.is_alive(), self.files[1].read_text()
+            assert time.monotonic() < end, f"it hangs: {self.files[1].read_text()}"
+            time.sleep(0.05)
+
+
+def forkserver() -> ForkServerContext:
+    """Where processes come from that need not import anything again."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def _run_forked(arguments: list[str], environment: dict[str, str], files: list[Path]) -> None:
+    os.environ.update(environment)
+    for stream, file in enumerate(files, start=1):
+        os.dup2(os.open(file, os.O_WRONLY), stream)
+    app.main(arguments)
 
 
 def assert_mistake(result: Result, *said: str) -> None:

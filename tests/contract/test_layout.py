@@ -16,6 +16,7 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 ROOT = REPOSITORY / "src" / "trimformer"
 PLAN = REPOSITORY / "docs" / "architecture.md"
+SETTINGS = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
 PLUGIN_FOLDERS = ("architectures", "methods", "tasks", "costs", "commands")
 MOST_FLOORS = 10
 MOST_FILES_AT_THE_TOP = 6
@@ -48,7 +49,7 @@ def module_of(path: Path) -> str:
 
 MODULES = {module_of(path): path for path in FILES}
 TEXTS = {module: path.read_text(encoding="utf-8") for module, path in MODULES.items()}
-OLDEST_PYTHON = (3, 10)
+OLDEST_PYTHON = tuple(map(int, re.findall(r'requires-python = ">=(\d+)\.(\d+)"', SETTINGS)[0]))
 TREES = {module: ast.parse(text, module, feature_version=OLDEST_PYTHON) for module, text in TEXTS.items()}
 """Syntax trees, as the oldest Python reads them that the package is for."""
 

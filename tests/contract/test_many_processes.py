@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch import distributed as dist
 
+from commands import forkserver
 from tiny_models import SETTINGS, SHARES, labelled, tiny_model
 from trimformer import plugins, processes
 from trimformer.data.batches import length_sorted_indices, pad
@@ -23,6 +23,8 @@ from trimformer.pruning.budget import Budget
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.result import PruningResult
+
+pytestmark = pytest.mark.xdist_group("many_processes")  # its fixture is made once
 
 WEIGHT_TOLERANCE = 1e-5
 """Batches stay whole, so that only the order differs in which float64 sums are added up."""
@@ -120,9 +122,7 @@ Found = dict[tuple[int, int], dict[str, dict[str, Tensor]]]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     folder = tmp_path_factory.mktemp("processes")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])  # what all import is imported once
-    processes = [context.Process(target=work, args=(index, folder)) for index in range(max(GROUPS))]
+    processes = [forkserver().Process(target=work, args=(index, folder)) for index in range(max(GROUPS))]
     for process in processes:
         process.start()
     processes[0].join(timeout=PATIENCE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -18,15 +17,24 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
-from commands import rows, write
+from commands import Forked, rows, write
 from conftest import TinyBert
 from trimformer.cli import app
 from trimformer.model import checkpoint
 
+pytestmark = pytest.mark.xdist_group("many_processes")  # what they fork from is started once
+
 PATIENCE = 300
 """Seconds after which a process hangs; a machine may be busy."""
 WEIGHT_TOLERANCE = 1e-5
-Processes = list["subprocess.Popen[str]"]
+
+
+class Processes(list[Forked]):
+    """What a test starts; what they print goes to files in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
 
 
 @pytest.fixture
@@ -44,13 +52,13 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def started() -> Iterator[Processes]:
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
     """Processes that a test starts; none outlives it."""
-    processes: Processes = []
+    processes = Processes(tmp_path_factory.mktemp("said"))
     yield processes
-    for process in processes:
-        process.kill()
-        process.communicate()
+    for each in processes:
+        each.process.kill()
+        each.process.join()
 
 
 def prune(model: Path, data: Path, out: Path, *more: object) -> list[str]:
@@ -65,15 +73,10 @@ def by_hand(processes: Processes, *commands: list[str]) -> Processes:
         port = free.getsockname()[1]
     meeting = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(len(commands))}
     for rank, command in enumerate(commands):
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "trimformer", *command],
-                env=os.environ | meeting | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
+        environment = {**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        folder = processes.folder / str(rank)
+        folder.mkdir()
+        processes.append(Forked(command, environment, folder))
     return processes
 
 
@@ -81,8 +84,8 @@ def errors(processes: Processes) -> list[list[str]]:
     """What each process said went wrong; all have failed, without a word on stdout and without a traceback."""
     found = []
     for process in processes:
-        out, err = process.communicate(timeout=PATIENCE)
-        assert process.returncode not in {0, None}
+        code, out, err = process.end(PATIENCE)
+        assert code != 0
         assert out == ""
         assert "Traceback" not in err
         found.append([line for line in err.splitlines() if line.startswith("Error: ")])
@@ -116,8 +119,8 @@ def test_torchrun_writes_and_prints_what_one_process_does(
     "command",
     [
         ["sweep", "--flops", "0.7,0.4", "--calibration-tokens", "2000"],
-        pytest.param(["prune", "--max-drop", "0.2", "--calibration-tokens", "2000"], marks=pytest.mark.slow),
-        pytest.param(["evaluate"], marks=pytest.mark.slow),
+        ["prune", "--max-drop", "0.2", "--calibration-tokens", "2000"],
+        ["evaluate"],
     ],
     ids=lambda command: command[0],
 )
@@ -131,10 +134,10 @@ def test_every_command_for_several_finds_what_one_process_does(
     )
     app.main(alone)
     one = json.loads(capsys.readouterr().out)
-    outputs = [process.communicate(timeout=PATIENCE)[0] for process in by_hand(started, together, together)]
-    assert [process.returncode for process in started] == [0, 0]
-    assert outputs[1] == ""
-    assert facts(json.loads(outputs[0])) == facts(one)
+    first, second = (process.end(PATIENCE) for process in by_hand(started, together, together))
+    assert (first.code, second.code) == (0, 0), first.err + second.err
+    assert second.out == ""
+    assert facts(json.loads(first.out)) == facts(one)
 
 
 def facts(printed: Any) -> Any:
@@ -174,9 +177,8 @@ def test_an_error_of_one_process_ends_all(model: Path, data: Path, tmp_path: Pat
 def test_a_killed_process_ends_all(killed: int, model: Path, data: Path, tmp_path: Path, started: Processes) -> None:
     command = prune(model, data, tmp_path / "small", "--calibration-tokens", 15_000)
     processes = by_hand(started, command, command)
-    assert processes[0].stderr is not None
-    assert any(line.startswith("pruning sublayers") for line in processes[0].stderr)
-    processes[killed].send_signal(signal.SIGKILL)
+    processes[0].wait_until_it_says("pruning sublayers", PATIENCE)
+    processes[killed].process.kill()
     start = time.monotonic()
     said = errors(processes)
     assert time.monotonic() - start < PATIENCE

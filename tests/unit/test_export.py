@@ -29,6 +29,8 @@ from trimformer.model.surgery import cut
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed: pip install 'trimformer[onnx]'")
 
+pytestmark = pytest.mark.xdist_group("export")  # what is exported is exported once
+
 ENCODERS = [name for name in CONFIGS if not is_causal(name)]
 SHAPES = ((11, 4, 7), (1,), (5, 5), (MAX_LENGTH - 2, 3))
 """Lengths of the rows of a batch."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import random
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -259,6 +261,14 @@ class TestPruned:
         assert set(times) == {"dense", "finetuned"}
         assert all(0 < time.low_ms <= time.median_ms <= time.high_ms and time.steps == 6 for time in times.values())
         assert all(torch.equal(values, before[name]) for name, values in uneven.state_dict().items())
+
+    def test_a_step_is_timed_alone(self, project: Project) -> None:
+        """In a model that rests in every forward pass, that is in its own times and in no other's."""
+        resting = copy.deepcopy(project.model)
+        resting.register_forward_pre_hook(lambda *_: time.sleep(0.3))
+        times = step_times(project, {"as it is": project.model, "resting": resting}, FineTuning(arguments=QUICK))
+        assert times["resting"].low_ms >= 300
+        assert times["as it is"].median_ms < 300
 
 
 class TestHeads:

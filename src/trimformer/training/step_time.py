@@ -5,27 +5,29 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
-from trimformer.data.rows import Batch
 from trimformer.judging.project import Project
-from trimformer.judging.task import OwnLoss, Task
 from trimformer.judging.training_facts import StepTime
 from trimformer.observing.latency import quartiles
 from trimformer.training.finetune import FineTuning, training_features
-from trimformer.training.trainer import DEFAULTS, collator, to_device
+from trimformer.training.trainer import DEFAULTS, TaskTrainer, collator, training_arguments
 
 TIMED, WARM_UP = 10, 2
 """Numbers of steps: those that are timed, after those that only warm up."""
+STEPS_A_TURN = 4
+"""Steps of one model before it is another's turn: the Trainer takes longer to begin than a small model for a step."""
 
 
 def step_times(
     project: Project, models: Mapping[str, PreTrainedModel], options: FineTuning, *, seed: int = 0
 ) -> dict[str, StepTime]:
-    """Time a training step (forward, backward, AdamW) of several models, on the same batches in turn.
+    """Time a training step of several models, in fine-tuning's own `Trainer`, on the same batches in turn.
 
     Args:
         project: gives the training rows.
@@ -34,41 +36,57 @@ def step_times(
         seed: of the choice of rows.
 
     Returns:
-        Median and quartiles by name, from ten steps after two to warm up, or fewer where there are not enough rows.
+        By name, from ten steps after two to warm up, or fewer where there are not enough rows.
     """
     count = int({**DEFAULTS, **options.arguments}["per_device_train_batch_size"])
     enough = replace(options, rows=(TIMED + WARM_UP) * count)
     features = training_features(project, enough, seed)
-    batches = [features[start : start + count] for start in range(0, len(features), count)]
     collate = collator(project.model, project.tokenizer, project.task)
-    learners = {name: _Learner(model, project.task) for name, model in models.items()}
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for rows in project.progress(batches, "timing steps") if project.progress else batches:
-        batch = collate(rows)
-        for name, learner in learners.items():
-            times[name].append(learner.step_ms(batch))
-    measured = {name: values[WARM_UP:] or values for name, values in times.items()}
+    batches = [collate(features[start : start + count]) for start in range(0, len(features), count)]
+    turns = [batches[start : start + STEPS_A_TURN] for start in range(0, len(batches), STEPS_A_TURN)]
+    clocks = {name: _Clock() for name in models}
+    with TemporaryDirectory() as scratch:
+        trainers = [_trainer(project, model, clocks[name], scratch, seed) for name, model in models.items()]
+        for turn in project.progress(turns, "timing steps") if project.progress else turns:
+            for trainer in trainers:
+                trainer.train_dataset, trainer.args.max_steps = turn, len(turn)
+                trainer.train()
+    measured = {name: clock.times_ms[WARM_UP:] or clock.times_ms for name, clock in clocks.items()}
     return {name: StepTime(**quartiles(values), steps=len(values)) for name, values in measured.items()}
 
 
-class _Learner:
-    """A copy of a model that is trained; in mixed precision on a GPU, as fine-tuning is by default."""
+def _trainer(project: Project, model: PreTrainedModel, clock: TrainerCallback, folder: str, seed: int) -> TaskTrainer:
+    """Make a trainer of a copy of a model, for a dataset of whole batches in their order."""
+    whole = {"per_device_train_batch_size": 1, "train_sampling_strategy": "sequential"}
+    settings = {**whole, "logging_strategy": "no", "save_strategy": "no"}
+    return TaskTrainer(
+        task=project.task,
+        judge=None,
+        model=copy.deepcopy(model),
+        args=training_arguments(settings, folder=folder, device=model.device, seed=seed, metric=None, higher=False),
+        data_collator=lambda batches: batches[0],
+        callbacks=[clock],
+    )
 
-    def __init__(self, model: PreTrainedModel, task: Task) -> None:
-        self.model, self.task = copy.deepcopy(model).train(), task
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=float(DEFAULTS["learning_rate"]))
 
-    def step_ms(self, batch: Batch) -> float:
-        """Make one step on a batch, and give its milliseconds."""
-        device = self.model.device
-        on_gpu = device.type == "cuda"
-        placed = to_device(batch, device)
-        start = perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
-            loss = self.task.loss(self.model, placed) if isinstance(self.task, OwnLoss) else self.model(**placed).loss
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        if on_gpu:
-            torch.cuda.synchronize(device)
-        return 1000 * (perf_counter() - start)
+class _Clock(TrainerCallback):
+    """A clock of every step, from before its forward pass to after the optimizer's update."""
+
+    def __init__(self) -> None:
+        self.times_ms: list[float] = []
+        self.started = 0.0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the clock: the batch is there."""
+        self.started = _now(args.device)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop it: the weights are updated."""
+        self.times_ms.append(1000 * (_now(args.device) - self.started))
+
+
+def _now(device: torch.device) -> float:
+    """Read the time in seconds, once a GPU has done all that it was asked."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter()
