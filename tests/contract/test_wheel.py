@@ -25,6 +25,7 @@ import json, sys
 import trimformer
 from trimformer import plugins
 from trimformer.cli import app
+from trimformer.judging.manifest import Manifest
 from trimformer.report.model_card import model_card
 from trimformer.report.page import checkpoint_page
 facts = json.load(sys.stdin)
@@ -32,8 +33,8 @@ assert callable(app.main)
 print(json.dumps({
     "file": trimformer.__file__,
     "methods": plugins.names("methods"),
-    "card": model_card(facts),
-    "page": checkpoint_page(facts),
+    "card": model_card(Manifest.from_json(facts)),
+    "page": checkpoint_page(Manifest.from_json(facts)),
 }))
 """
 
@@ -79,7 +80,7 @@ def test_it_says_what_it_is(installed: Path) -> None:
 def test_it_works_on_its_own(installed: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", USE],
-        input=json.dumps(facts()),
+        input=json.dumps(facts().as_json()),
         env=os.environ | {"PYTHONPATH": str(installed), "HF_HUB_OFFLINE": "1"},
         cwd=tmp_path,
         capture_output=True,

@@ -34,9 +34,7 @@ class Walk:
         job: with a student of which nothing is cut yet.
         description: of the bar.
 
-    >>> for stop in Walk(job, "refitting"):                                           # doctest: +SKIP
-    ...     stop.cut(masks[stop.site.name])
-    ...     stop.solve(stop.regression(), ridge=1e-2, intercept=True)
+    As in `cut_and_refit`: `for stop in Walk(job, "refitting")`: cut, then solve, what `stop` stands at.
     """
 
     def __init__(self, job: Job, description: str) -> None:
