@@ -32,9 +32,6 @@ from trimformer.model.surgery import cut, pruning_config
 
 TEXTS = ["the red cat saw a dog", "who built the old city?"]
 
-WITH_PACKAGE = """
-import trimformer
-"""
 WITHOUT_PACKAGE = """
 import sys
 class Blocker:
@@ -48,11 +45,11 @@ import json, sys, torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 results = []
 for source, target in json.loads(sys.argv[1]):
-    model = AutoModelForSequenceClassification.from_pretrained(source, **OPTIONS)
+    model = AutoModelForSequenceClassification.from_pretrained(source, trust_remote_code=True)
     tokenizer = AutoTokenizer.from_pretrained(source)
     with torch.no_grad():
         logits = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
-    classifier = pipeline("text-classification", model=source, device="cpu", **OPTIONS)
+    classifier = pipeline("text-classification", model=source, device="cpu", trust_remote_code=True)
     count = sum(parameter.numel() for parameter in model.parameters())
     results.append([logits.tolist(), [row["score"] for row in classifier(TEXTS)], count])
     model.save_pretrained(target)
@@ -82,12 +79,16 @@ def logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.
         return model.eval()(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
 
 
-def use_in_new_process(preamble: str, options: str, jobs: list[tuple[Path, Path]], tmp_path: Path) -> list[list]:
-    program = f"{preamble}\nTEXTS = {TEXTS!r}\nOPTIONS = {options}\n{USE}"
+def use_without_the_package(jobs: list[tuple[Path, Path]], tmp_path: Path) -> list[list]:
+    """In a new process: load each first folder, use the model, save it to the second."""
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    arguments = json.dumps([[str(source), str(target)] for source, target in jobs])
     done = subprocess.run(
-        [sys.executable, "-c", program, arguments],
+        [
+            sys.executable,
+            "-c",
+            f"{WITHOUT_PACKAGE}\nTEXTS = {TEXTS!r}\n{USE}",
+            json.dumps([[*map(str, job)] for job in jobs]),
+        ],
         env=environment,
         cwd=tmp_path,
         capture_output=True,
@@ -98,19 +99,13 @@ def use_in_new_process(preamble: str, options: str, jobs: list[tuple[Path, Path]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_new_processes_load_with_and_without_the_package_and_save_again(
+def test_it_loads_with_and_without_the_package_and_is_saved_again(
     small: PreTrainedModel, saved: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     by_package, by_file, last = (tmp_path / name for name in ("by-package", "by-file", "last"))
-    runs = [
-        *use_in_new_process(WITH_PACKAGE, "{}", [(saved, by_package)], tmp_path),
-        *use_in_new_process(
-            WITHOUT_PACKAGE,
-            "{'trust_remote_code': True}",
-            [(saved, by_file), (by_package, last), (by_file, last)],
-            tmp_path,
-        ),
-    ]
+    AutoModelForSequenceClassification.from_pretrained(saved).save_pretrained(by_package)
+    tokenizer.save_pretrained(by_package)
+    runs = use_without_the_package([(saved, by_file), (by_package, last), (by_file, last)], tmp_path)
     expected = logits(small, tokenizer)
     for found, scores, count in runs:
         torch.testing.assert_close(torch.tensor(found), expected, atol=1e-6, rtol=0)

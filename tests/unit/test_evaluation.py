@@ -122,7 +122,7 @@ def test_bootstrap_is_fast(statistic: evaluation.Statistic, rows: int, seconds: 
     first, second = np.random.default_rng(0).integers(0, 2, (2, rows))
     durations = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         metric(statistic, first, second)
-        durations.append(time.perf_counter() - start)
+        durations.append(time.process_time() - start)  # others may use the machine too
     assert min(durations) < seconds
