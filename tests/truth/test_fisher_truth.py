@@ -19,7 +19,7 @@ from tiny_models import WIDTH, tiny_model
 from trimformer.data.rows import Batch
 from trimformer.observing.predictions import Predictions, fisher_loss
 
-DRAWS = 1500
+DRAWS = 1000
 TOLERANCE = 5 / DRAWS**0.5
 """Five standard deviations of a mean of products of signs."""
 LENGTH = 4

@@ -209,9 +209,10 @@ def plain_kprune(
 
 
 @pytest.mark.parametrize(
-    ("tune", "intercept"), [(False, True), (True, True), (True, False)], ids=["cut", "intercept", "fixed bias"]
+    ("tune", "intercept", "options"),
+    [(False, True, {}), (True, True, {}), (True, False, {"gamma": 0.5, "mu": 8.0})],
+    ids=["cut", "intercept", "fixed bias, other options"],
 )
-@pytest.mark.parametrize("options", [{}, {"gamma": 0.5, "mu": 8.0}], ids=["defaults", "other"])
 def test_the_walk_keeps_and_solves_what_a_plain_one_does(
     model: PreTrainedModel, tune: bool, intercept: bool, options: dict[str, float]
 ) -> None:

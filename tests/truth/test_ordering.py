@@ -1,7 +1,7 @@
 """On models that have learned something, better methods stay nearer to the dense model; a wrong sign turns that round.
 
-By the divergence to the dense model on rows that were not calibrated on, for three models of a kind at two budgets.
-Required is about half of what was seen. Between Surgeon and K-prune the token classifiers decide (2.3 and 2.8 times, by
+By the divergence to the dense model on rows that were not calibrated on, for three models of a kind.
+Required is about half of what was seen. Between Surgeon and K-prune the token classifiers decide (5.8 and 2.6 times, by
 the geometric mean of three); on the language models the two are equal within what the training's seed changes.
 """
 
@@ -23,10 +23,10 @@ from trimformer.observing.predictions import divergence
 
 MODELS = {"token classifier": (token_classifier, token_rows), "language model": (language_model, text_rows)}
 SEEDS = range(3)
-CASES = [("token classifier", 0.7), ("token classifier", 0.55), ("language model", 0.8), ("language model", 0.7)]
+CASES = [("token classifier", 0.7), ("token classifier", 0.55), ("language model", 0.8)]
 DRAWS = 2
 """Of random masks; what counts is their geometric mean."""
-ROWS = 160
+ROWS = 96
 
 EVERY_CASE = pytest.mark.parametrize(("kind", "share"), CASES)
 
@@ -92,9 +92,9 @@ def factors(kind: str, model: int, share: float, *, tune: bool) -> list[float]:
 @EVERY_CASE
 def test_surgeon_and_kprune_are_nearer_than_random_than_worst_first(kind: str, model: int, share: float) -> None:
     found = divergences(kind, model, share, tune=True)
-    assert found["surgeon"] < found["random"] / 2, found
-    assert found["kprune"] < found["random"] / 1.5, found
-    assert found["worst first"] > 1.2 * found["random"], found
+    assert found["surgeon"] < found["random"] / 3, found
+    assert found["kprune"] < found["random"] / 2, found
+    assert found["worst first"] > 2 * found["random"], found
 
 
 @pytest.mark.parametrize("share", [0.7, 0.55])
@@ -108,5 +108,5 @@ def test_surgeon_is_nearer_than_kprune(share: float) -> None:
 @EVERY_CASE
 def test_surgeons_masks_alone_are_nearer_than_random_than_the_worst(kind: str, model: int, share: float) -> None:
     to_random, to_worst = factors(kind, model, share, tune=False)
-    assert to_random > 1.5
+    assert to_random > 3
     assert to_worst > 1.3
