@@ -118,7 +118,7 @@ def test_torchrun_writes_and_prints_what_one_process_does(
 @pytest.mark.parametrize(
     "command",
     [
-        ["sweep", "--flops", "0.7,0.4", "--calibration-tokens", "2000"],
+        pytest.param(["sweep", "--flops", "0.7,0.4", "--calibration-tokens", "2000"], marks=pytest.mark.slow),
         ["prune", "--max-drop", "0.2", "--calibration-tokens", "2000"],
         ["evaluate"],
     ],

@@ -32,7 +32,7 @@ onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed: pip 
 pytestmark = pytest.mark.xdist_group("export")  # what is exported is exported once
 
 ENCODERS = [name for name in CONFIGS if not is_causal(name)]
-EXPORTED = (*FAMILIES, "roberta", "electra")
+EXPORTED = (*FAMILIES, "electra")
 """Of the encoders: one a family, one whose positions start elsewhere, one with narrower embeddings."""
 SHAPES = ((11, 4, 7), (1,), (5, 5), (MAX_LENGTH - 2, 3))
 """Lengths of the rows of a batch."""

@@ -123,7 +123,9 @@ def tokens_read(structure: Structure, batches: list[Batch]) -> list[Tensor] | No
         torch.enable_grad(),
         watching(structure, structure.sites[-1:], output_gradients=lambda _, gradient: seen.append(gradient)),
     ):
-        predictions(model(**batch), batch, model).values.square().sum().backward()
+        values = predictions(model(**batch), batch, model).values
+        # not their squares: an embedding's length is one, whatever it reads
+        (values * torch.arange(1.0, values.shape[-1] + 1, device=values.device)).sum().backward()
     read, masks = seen[0].ne(0).any(-1), [structure.token_mask(other, chain) for other in batches]
     for edge in (_first, _last):
         if masks[0] is not None and torch.equal(read, edge(masks[0])):
