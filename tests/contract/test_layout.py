@@ -129,6 +129,21 @@ def test_the_plan_is_of_this_house() -> None:
     assert len(FLOORS) <= MOST_FLOORS
 
 
+def test_every_file_of_a_room_is_described() -> None:
+    """In the row of its room; plug-ins have pages and docstrings of their own."""
+    section = PLAN.read_text(encoding="utf-8").split("## The rooms, file by file\n", 1)[1].split("\n## ", 1)[0]
+    rows = dict(re.findall(r"^\| `?([a-z/ ]+?)/?`? \| (.*) \|$", section, re.MULTILINE))
+    missing = []
+    for module, path in MODULES.items():
+        *folders, name = module.split(".")
+        room = "/".join(folders) or "the ground"
+        row, called = (rows[room], name) if room in rows else (rows.get(folders[0], ""), "/".join([*folders[1:], name]))
+        is_room = path.name == "__init__.py" or module == "__main__"
+        if not is_room and not is_plugin(module) and f"`{called}`" not in row:
+            missing.append(module)
+    assert not missing, f"{PLAN.name} does not say what these are for: {missing}"
+
+
 def test_few_files_stand_beside_the_folders() -> None:
     assert len(list(ROOT.glob("*.py"))) <= MOST_FILES_AT_THE_TOP
 
