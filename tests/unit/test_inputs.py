@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -71,3 +73,20 @@ def test_a_single_short_row_is_enough_not_to_crash(tiny_bert, method: str) -> No
         rows = [{"input_ids": [2, *torch.randint(5, 40, (5,)).tolist(), 3]}]
         result = prune(tiny_bert(), rows, budget=Budget(flops=0.5), method=method, calibration_tokens=None)
         assert result.manifest["warnings"]
+
+
+IDS = [5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ([{"input_ids": IDS, "attention_mask": [1, 1]}], "a row has 3 input_ids, but 2 in attention_mask"),
+        ([{"input_ids": []}], "has no tokens"),
+        ([{"input_ids": IDS, "attention_mask": [0, 0, 0]}], "all padding"),
+        ([{"input_ids": torch.ones(2, 4), "attention_mask": torch.ones(2, 3)}], r"\(2, 4\) and attention_mask"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(data: list[dict[str, Any]], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        calibration_batches(data, None, None, 0, torch.device("cpu"))

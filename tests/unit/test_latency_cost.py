@@ -160,7 +160,7 @@ def test_a_length_that_the_model_cannot_read_is_refused() -> None:
 
 
 def test_multiples_wider_than_any_layer_are_refused() -> None:
-    with pytest.raises(InvalidOption, match="round_to=4096 is more than the"):
+    with pytest.raises(InvalidOption, match="`round_to=4096` is more than the"):
         prune(
             tiny_model("bert"),
             [{"input_ids": [5, 6]}],

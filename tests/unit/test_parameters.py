@@ -17,7 +17,7 @@ from conftest import TinyBert
 from trimformer import Budget, Project, Pruner, TrimformerWarning, evaluate, prune
 from trimformer.cli import app
 from trimformer.compare.plan import read_plan
-from trimformer.errors import InvalidOption
+from trimformer.errors import InvalidOption, UnsupportedModel
 from trimformer.model import parameters as of_placement
 from trimformer.model.parameters import Parameter
 from trimformer.model.placement import Placement
@@ -118,3 +118,21 @@ def test_prune_warns_in_python(tiny_bert: TinyBert, tokenizer: PreTrainedTokeniz
             tiny_bert(), TEXTS, budget=Budget(flops=0.5), tokenizer=tokenizer, method="random", calibration_tokens=20
         )
     assert result.manifest["warnings"] == [str(warned[0].message)]
+
+
+@pytest.mark.parametrize("budget", [0.4, {"flops": 0.4}, None])
+def test_what_is_no_budget_is_refused_first(budget: Any) -> None:
+    with pytest.raises(InvalidOption, match=r"give one such as Budget\(flops=0\.4\)"):
+        prune(None, None, budget=budget)
+
+
+@pytest.mark.parametrize("value", ["x", 1, None])
+def test_uniform_is_true_or_false(value: Any) -> None:
+    with pytest.raises(InvalidOption, match="must be true or false"):
+        Budget(flops=0.5, uniform=value)
+
+
+@pytest.mark.parametrize("model", ["a/folder", None])
+def test_a_name_is_no_model(model: Any) -> None:
+    with pytest.raises(UnsupportedModel, match="load it first, with from_pretrained"):
+        prune(model, ["a text"], budget=Budget(flops=0.5))

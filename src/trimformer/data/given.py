@@ -95,6 +95,9 @@ def _given_batch(batch: Mapping[str, Any], device: torch.device, *, labels: bool
         raise LabelError(f"a batch is unlabelled: give every batch {LABELS[0]}, or {' and '.join(LABELS[1:])}")
     if TOKENS in inputs:
         inputs.setdefault(TOKEN_MASK, torch.ones_like(inputs[TOKENS]))
+        if inputs[TOKEN_MASK].shape != inputs[TOKENS].shape:
+            shapes = " and ".join(f"{name} {tuple(inputs[name].shape)}" for name in (TOKENS, TOKEN_MASK))
+            raise DataError(f"a batch has {shapes}: give one number a token in both")
     if TOKEN_MASK in inputs and not bool(inputs[TOKEN_MASK].any(1).all()):
         raise DataError("a calibration row is all padding: leave it out")
     return inputs
@@ -102,6 +105,10 @@ def _given_batch(batch: Mapping[str, Any], device: torch.device, *, labels: bool
 
 def _without_padding(row: Features) -> Features:
     mask = row.get(TOKEN_MASK)
+    if mask is not None and len(mask) != len(row[TOKENS]):
+        raise DataError(f"a row has {len(row[TOKENS])} {TOKENS}, but {len(mask)} in {TOKEN_MASK}: give as many")
+    if not len(row[TOKENS]) or (mask is not None and not any(mask)):
+        raise DataError("a calibration row has no tokens, or is all padding: leave it out")
     if mask is None or all(mask):
         return row
     by_token = {name: row[name] for name in MODEL_INPUTS if name in row}

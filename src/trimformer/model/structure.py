@@ -192,6 +192,8 @@ def read_structure(model: PreTrainedModel) -> Structure:
         UnsupportedModel: no architecture is known for `config.model_type`, the model has cross-attention, or a
             module is not where its architecture puts it.
     """
+    if not isinstance(model, PreTrainedModel):
+        raise UnsupportedModel(f"{model!r:.60} is no transformers model: load it first, with from_pretrained")
     config = model.config
     known = plugins.provided("architectures")
     if config.model_type not in known:

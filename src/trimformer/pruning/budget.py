@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -81,9 +82,11 @@ class Budget:
         if len(given) != 1:
             raise InvalidOption(f"a budget needs exactly one of flops=…, params=… or latency=…, got {given or 'none'}")
         ((name, value),) = given.items()
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-            raise InvalidOption(f"budget {name}={value!r} is outside (0, 1]: it is the share to keep, 0.4 keeps 40 %")
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
+            raise InvalidOption(f"budget `{name}={value!r}` is outside (0, 1]: it is the share to keep, 0.4 keeps 40 %")
         ROUND_TO.check(self.round_to)
+        if not isinstance(self.uniform, bool):
+            raise InvalidOption(f"`uniform={self.uniform!r}` must be true or false")
 
     @classmethod
     def of(cls, cost: str, share: float, *, round_to: int = 1) -> Budget:
@@ -193,5 +196,5 @@ def rounded_tables(dense: Structure, tables: CostTables, multiple: int) -> CostT
     neurons = {site.name for site in dense if site.unit_width == 1}
     widest = max(site.units for site in dense)
     if multiple > widest:
-        raise InvalidOption(f"round_to={multiple} is more than the {widest} units of the widest layer: try 8 or 64")
+        raise InvalidOption(f"`round_to={multiple}` is more than the {widest} units of the widest layer: try 8 or 64")
     return {name: rounded_table(table, multiple) if name in neurons else table for name, table in tables.items()}

@@ -14,7 +14,7 @@ from trimformer import plugins, processes
 from trimformer.data.batches import only, split_batches, tokens_at_once
 from trimformer.data.given import Data, calibration_batches
 from trimformer.data.rows import LABELS, Batch
-from trimformer.errors import TrimformerError, caution
+from trimformer.errors import InvalidOption, TrimformerError, caution
 from trimformer.model.limits import inputs_of
 from trimformer.model.manifest import versions
 from trimformer.model.sites import Masks
@@ -88,6 +88,7 @@ def prune(
     >>> result = prune(model, texts, budget=Budget(flops=0.4), tokenizer=tokenizer)    # doctest: +SKIP
     >>> result.model.save_pretrained("smaller")                                        # doctest: +SKIP
     """
+    _check_budget(budget)
     pruner = Pruner(
         model,
         data,
@@ -101,6 +102,11 @@ def prune(
         progress=progress,
     )
     return pruner.prune(budget)
+
+
+def _check_budget(budget: Any) -> None:
+    if not isinstance(budget, Budget):
+        raise InvalidOption(f"budget={budget!r} is no Budget: give one such as Budget(flops=0.4)")
 
 
 def _labels(dense: Structure, batches: Sequence[Batch]) -> list[Batch]:
@@ -181,6 +187,7 @@ class Pruner:
         Raises:
             TrimformerError: as `prune`.
         """
+        _check_budget(budget)
         cost = plugins.load("costs", budget.cost)
         if not isinstance(cost, MeasuredCost):
             return self._prune(budget, budget.keep_fraction)
