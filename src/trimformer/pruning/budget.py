@@ -83,7 +83,7 @@ class Budget:
             raise InvalidOption(f"a budget needs exactly one of flops=…, params=… or latency=…, got {given or 'none'}")
         ((name, value),) = given.items()
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
-            raise InvalidOption(f"budget `{name}={value!r}` is outside (0, 1]: it is the share to keep, 0.4 keeps 40 %")
+            raise InvalidOption(f"`{name}={value!r}` is outside (0, 1]: it is the share to keep, 0.4 keeps 40 %")
         ROUND_TO.check(self.round_to)
         if not isinstance(self.uniform, bool):
             raise InvalidOption(f"`uniform={self.uniform!r}` must be true or false")
