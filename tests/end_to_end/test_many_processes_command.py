@@ -119,10 +119,10 @@ def test_torchrun_writes_and_prints_what_one_process_does(
     "command",
     [
         pytest.param(["sweep", "--flops", "0.7,0.4", "--calibration-tokens", "2000"], marks=pytest.mark.slow),
-        ["prune", "--max-drop", "0.2", "--calibration-tokens", "2000"],
+        pytest.param(["prune", "--max-drop", "0.2", "--calibration-tokens", "2000"], marks=pytest.mark.slow),
         ["evaluate"],
     ],
-    ids=lambda command: command[0],
+    ids=["sweep", "prune", "evaluate"],
 )
 def test_every_command_for_several_finds_what_one_process_does(
     command: list[str], model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], started: Processes

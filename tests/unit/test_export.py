@@ -90,7 +90,15 @@ def test_every_encoder_uneven_and_with_empty_sublayers(architecture: str, writte
     assert_same(cut_model(architecture), written(architecture))
 
 
-@pytest.mark.parametrize("head", ["encoder", "token classification", "question answering", "masked language model"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "encoder",
+        "token classification",
+        pytest.param("question answering", marks=pytest.mark.slow),
+        pytest.param("masked language model", marks=pytest.mark.slow),
+    ],
+)
 def test_every_head(head: str, written: Callable[..., Path]) -> None:
     model = cut_model("bert", head)
     file = written("bert", head)

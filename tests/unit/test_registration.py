@@ -38,7 +38,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     "first",
-    ["import trimformer", "import transformers.modeling_utils, trimformer", "import transformers, trimformer"],
+    [
+        "import trimformer",
+        "import transformers.modeling_utils, trimformer",
+        pytest.param("import transformers, trimformer", marks=pytest.mark.slow),
+    ],
     ids=["trimformer first", "transformers first", "transformers first, nothing of it loaded"],
 )
 def test_a_pruned_checkpoint_loads(
