@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
-WORKERS = $(shell $(BIN)/python -c 'import os; print(os.cpu_count() + 1)')
 PIP_VERSION := 26.0.1
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt --build-constraint constraints.txt
 
@@ -19,7 +18,7 @@ demo: $(STAMPS)/demo ## prune a real encoder, write it to demo-model, compare be
 	@$(BIN)/trimformer demo --out demo-model --overwrite
 
 test: $(STAMPS)/test ## run the tests that need neither network nor GPU
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 check: $(STAMPS)/lint ## ruff check, ruff format --check, mypy
 	@$(BIN)/ruff check
