@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 NAMED = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
-LETTERS = {"latin": "abcdefghijklmnopqrstuvwxyzäéß", "greek": "αβγδεζηθικλμνξοπρστυφχψω", "other": "日本語中文字漢한국어"}
+LETTERS = {
+    "latin": "abcdefghijklmnopqrstuvwxyzäéß",
+    "greek": "αβγδεζηθικλμνξοπρστυφχψω",  # Greek letters
+    "other": "日本語中文字漢한국어",
+}
 
 
 def made_up_texts(count: int, seed: int, script: str = "latin", words: int = 150) -> list[str]:
     """Texts of made-up words of one script, a few of them frequent, with digits and punctuation."""
-    choice = random.Random(f"{seed} {script}")
+    choice = random.Random(f"{seed} {script}")  # noqa: S311  # made-up words
     known = ["".join(choice.choices(LETTERS[script], k=choice.randint(1, 9))) for _ in range(words)]
     weights = [1 / (rank + 1) for rank in range(words)]
     ends = [".", "!", "?", " 12", ", 7.", ""]
@@ -71,6 +76,9 @@ def _byte_fallback() -> Tokenizer:
     merges = [tuple(pair) for pair in _content(learned)["model"]["merges"]]
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True))  # noqa: S106
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
     tokenizer.post_processor = _template()
     return tokenizer
 
@@ -79,16 +87,16 @@ def _unigram() -> Tokenizer:
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    tokenizer.decoder = decoders.Metaspace()
     tokenizer.train_from_iterator(
-        corpus(), trainers.UnigramTrainer(vocab_size=900, special_tokens=SPECIAL, unk_token="<unk>")  # noqa: S106
+        corpus(),
+        trainers.UnigramTrainer(vocab_size=900, special_tokens=SPECIAL, unk_token="<unk>"),  # noqa: S106
     )
     tokenizer.post_processor = _template()
     return tokenizer
 
 
 def _content(tokenizer: Tokenizer) -> dict[str, Any]:
-    import json
-
     found: dict[str, Any] = json.loads(tokenizer.to_str())
     return found
 

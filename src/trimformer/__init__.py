@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trimformer.pruning.pruner import Pruner, prune
     from trimformer.pruning.result import PruningResult
     from trimformer.report.saving import save
+    from trimformer.vocabulary.trim import trim_vocabulary
 
 _HOMES = {
     "Budget": "pruning.budget",
@@ -34,6 +35,7 @@ _HOMES = {
     "load_tokenizer": "model.checkpoint",
     "prune": "pruning.pruner",
     "save": "report.saving",
+    "trim_vocabulary": "vocabulary.trim",
 }
 """Module of every public name, below `trimformer`."""
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "load_tokenizer",
     "prune",
     "save",
+    "trim_vocabulary",
 ]
 
 

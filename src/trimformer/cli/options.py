@@ -43,6 +43,10 @@ RoundOption = Annotated[int, option_of(ROUND_TO)]
 UniformOption = Annotated[
     bool, typer.Option("--uniform", help="The same sizes in every layer: loads without trimformer.")
 ]
+VocabularyOption = Annotated[
+    str | None,
+    typer.Option(help="Keep only the tokens of the texts in this file, or of the rows to calibrate on: calibration."),
+]
 CountedLengthOption = Annotated[float | None, option_of(SEQUENCE_LENGTH)]
 BatchOption = Annotated[int | None, option_of(BATCH_SIZE)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print facts as JSON on stdout, everything else on stderr.")]

@@ -32,6 +32,7 @@ from trimformer.cli.options import (
     TaskOption,
     TokensOption,
     UniformOption,
+    VocabularyOption,
     assignments,
 )
 from trimformer.errors import InvalidOption
@@ -60,6 +61,7 @@ def prune_command(
     batch_size: BatchOption = None,
     round_to: RoundOption = ROUND_TO.default,
     uniform: UniformOption = False,
+    vocabulary: VocabularyOption = None,
     max_length: LengthOption = None,
     seed: SeedOption = SEED.default,
     device: DeviceOption = DEVICE.default,
@@ -77,6 +79,7 @@ def prune_command(
     from trimformer.cli import console, steps
     from trimformer.judging.guard import smallest_within
     from trimformer.judging.manifest import Origin
+    from trimformer.judging.vocabulary import with_vocabulary
     from trimformer.model.checkpoint import check_writable
     from trimformer.model.placement import Placement
     from trimformer.pruning.method_options import make_method
@@ -96,6 +99,7 @@ def prune_command(
     with console.progress_bars(console.error_console) as progress:
         project = steps.gather(origin, max_length, placement, progress)
         project = project if budget else project.with_guard(seed)
+        project = with_vocabulary(project, vocabulary) if vocabulary else project
         pruner = project.pruner(
             method=method,
             calibration_tokens=calibration_tokens,

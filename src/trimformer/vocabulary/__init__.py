@@ -1,1 +1,1 @@
-"""Vocabulary: keep the tokens that somebody's texts need, in tokenizer and embeddings alike, and prove that it is so."""
+"""Vocabulary: keep the tokens that some texts need, in tokenizer and embeddings alike, and prove that it is so."""

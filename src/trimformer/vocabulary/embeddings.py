@@ -34,7 +34,7 @@ def embedding_rows(model: PreTrainedModel) -> int:
             "its vocabulary cannot be trimmed"
         )
     if is_offloaded(model):
-        raise UnsupportedModel("the vocabulary of a model that is not in memory cannot be trimmed: load it without a map")
+        raise UnsupportedModel("the vocabulary of an offloaded model cannot be trimmed: load it without a map")
     return rows
 
 
@@ -88,18 +88,17 @@ def _smaller(
         if name not in wanted or whole[name].shape == wanted[name].shape:
             continue
         axes = [axis for axis, size in enumerate(whole[name].shape) if size != wanted[name].shape[axis]]
-        rows = before.config.get_text_config().vocab_size  # type: ignore[union-attr]  # a model's config
-        if len(axes) != 1 or tensor.shape != whole[name].shape or tensor.shape[axes[0]] != rows:
+        if len(axes) != 1 or tensor.shape != whole[name].shape or wanted[name].shape[axes[0]] != len(order):
             raise UnsupportedModel(
-                f"{name} has the shape {tuple(tensor.shape)}, which a vocabulary of {len(order)} tokens does not simply "
-                "make shorter: the vocabulary of this model cannot be trimmed"
+                f"{name} has the shape {tuple(tensor.shape)}, which a smaller vocabulary does not simply make shorter: "
+                "the vocabulary of this model cannot be trimmed"
             )
         part = tensor.detach().index_select(axes[0], kept.to(tensor.device))
         is_parameter = isinstance(tensor, nn.Parameter)
         found[id(tensor)] = nn.Parameter(part, requires_grad=tensor.requires_grad) if is_parameter else part
     words = _words(model)
     if id(words) not in found and words is not None and len(words) != len(order):
-        raise UnsupportedModel(f"the word embeddings of {type(model).__name__} do not follow its config: it stays")
+        raise UnsupportedModel(f"the word embeddings of {type(model).__name__} do not follow its config")
     return found
 
 

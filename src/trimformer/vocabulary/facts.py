@@ -26,6 +26,11 @@ class BeforeAfter:
     before: int
     after: int
 
+    @property
+    def share(self) -> float:
+        """What is left, as a share of what was there; 1 of nothing."""
+        return self.after / self.before if self.before else 1.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutFacts:
@@ -52,7 +57,7 @@ class VocabularyFacts:
     """Rows of the word embeddings, which may be more than there are tokens."""
     parameters: BeforeAfter
     bytes: BeforeAfter
-    """Size of the weights, in the precision that the model has in memory."""
+    """Size of the weights as they are stored."""
     proved_texts: int
     """Texts that were shown to split into the same tokens as before."""
     other_texts: int

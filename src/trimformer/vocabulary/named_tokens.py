@@ -63,7 +63,7 @@ def _renumbered(value: Any, new: Mapping[int, int]) -> Any:
 
 
 def _avoided(value: Any, new: Mapping[int, int]) -> Any:
-    """Renumber ids, sequences of ids, or a mapping from such to numbers; those with a token that is gone are left out."""
+    """Renumber ids, sequences of them, or numbers by sequence; those with a token that is gone are left out."""
     if isinstance(value, Mapping):
         return {tuple(new[index] for index in ids): bias for ids, bias in value.items() if all(i in new for i in ids)}
     kept = [entry for entry in value if all(index in new for index in _flat(entry))]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from tokenizers import pre_tokenizers
@@ -45,9 +46,8 @@ def always_kept(file: TokenizerFile, seen: Iterable[int] | None = None) -> set[i
     characters = None if seen is None else {letter for index in seen for letter in file.tokens[index]}
     for index, token in file.own.items():
         letter = token.removeprefix(file.prefix).removesuffix(file.suffix) or token
-        if BYTE.fullmatch(token) or (is_byte_level and letter in bytes_as_characters):
-            kept.add(index)
-        elif len(letter) == 1 and (characters is None or letter in characters):
+        is_byte = BYTE.fullmatch(token) or (is_byte_level and letter in bytes_as_characters)
+        if is_byte or (len(letter) == 1 and (characters is None or letter in characters)):
             kept.add(index)
     return kept
 
@@ -76,7 +76,7 @@ def _built_from(file: TokenizerFile, token: str, ranks: dict[Merge, int]) -> set
     symbols = _letters(file, token)
     met = set(symbols)
     while len(symbols) > 1:
-        pairs = list(zip(symbols, symbols[1:], strict=False))
+        pairs = list(pairwise(symbols))
         rank, place = min((ranks.get(pair, len(ranks)), place) for place, pair in enumerate(pairs))
         if rank == len(ranks):
             return set()
@@ -118,7 +118,9 @@ def parts_of_words(file: TokenizerFile, backend: Any, text: str) -> set[int]:
     return found
 
 
-def in_order(file: TokenizerFile, kept: Iterable[int], padding: int | None, further_rows: Iterable[int] = ()) -> list[int]:
+def in_order(
+    file: TokenizerFile, kept: Iterable[int], padding: int | None, further_rows: Iterable[int] = ()
+) -> list[int]:
     """Order ids: the new id of each is its place.
 
     The model's own tokens come first and added ones after them, as the tokenizers library numbers them. Within that

@@ -26,7 +26,7 @@ def encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[li
         return []
     with_limit, tokenizer.model_max_length = tokenizer.model_max_length, int(1e30)  # else long texts are warned of
     try:
-        rows: list[list[int]] = tokenizer(list(texts), return_attention_mask=False)["input_ids"]  # type: ignore[assignment]
+        rows: list[list[int]] = tokenizer(list(texts), return_attention_mask=False)["input_ids"]
     finally:
         tokenizer.model_max_length = with_limit
     return rows

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.errors import DataError, UnsupportedModel
 from trimformer.model.structure import parameter_count
+from trimformer.model.weights import weight_bytes
 from trimformer.vocabulary.embeddings import embedding_rows, with_rows
 from trimformer.vocabulary.facts import CHARACTERS, MINIMUM_COUNT, BeforeAfter, HeldOutFacts, VocabularyFacts
 from trimformer.vocabulary.named_tokens import named
@@ -29,6 +30,18 @@ class Trimmed:
 
 
 @dataclass(frozen=True)
+class _Given:
+    """What is there before anything is trimmed."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    file: TokenizerFile
+    texts: Sequence[str]
+    rows: Sequence[Sequence[int]]
+    """Token ids of each text."""
+
+
+@dataclass(frozen=True)
 class _Kept:
     """The tokens that stay, and the tokenizer that has only those."""
 
@@ -36,8 +49,6 @@ class _Kept:
     tokenizer: PreTrainedTokenizerBase
     proved: list[int]
     """Places of the texts that are split as before."""
-    others: int
-    """Number of texts with a rarer token than asked for."""
     added: int
     """Number of tokens that stay only so that a text is split as before."""
 
@@ -52,6 +63,7 @@ def trim_vocabulary(
     held_out: Sequence[str] = (),
     encoded_rows: Iterable[Sequence[int]] = (),
     name: str = "texts",
+    dtype: torch.dtype | None = None,
 ) -> Trimmed:
     """Keep only the tokens that some texts need; the model and tokenizer given stay as they are.
 
@@ -68,6 +80,7 @@ def trim_vocabulary(
         held_out: other texts, to tell what the trimmed tokenizer makes of them.
         encoded_rows: token ids to keep as well, such as those of rows that a task has encoded.
         name: what the texts are called in the facts, such as their file.
+        dtype: precision in which the weights will be stored, for their size in the facts; None is their own.
 
     Raises:
         InvalidOption: a wrong `minimum_count` or `characters`.
@@ -79,49 +92,43 @@ def trim_vocabulary(
     CHARACTERS.check(characters)
     if not texts:
         raise DataError("no texts to keep the tokens of: give at least one")
-    file, count = read_file(tokenizer), embedding_rows(model)
-    named_ids = _named(model, file, count)
-    rows = encoded(tokenizer, texts)
-    wanted = frequent([*rows, *encoded_rows], minimum_count)
-    fixed = always_kept(file, None if characters == "all" else wanted) | (named_ids & file.tokens.keys())
-    kept = _keep(model, tokenizer, texts, rows, file, wanted | fixed, named_ids - file.tokens.keys())
+    given = _Given(model, tokenizer, read_file(tokenizer), texts, encoded(tokenizer, texts))
+    named_ids, tokens = _named(given), given.file.tokens.keys()
+    wanted = frequent([*given.rows, *encoded_rows], minimum_count)
+    fixed = always_kept(given.file, None if characters == "all" else wanted)
+    kept = _keep(given, wanted | fixed | (named_ids & tokens), named_ids - tokens)
     small = with_rows(model, kept.order)
-    sample = _spread(kept.proved, ANSWERED_TEXTS)
-    difference = largest_difference(
-        (model, small),
-        (tokenizer, kept.tokenizer),
-        ([rows[place] for place in sample], encoded(kept.tokenizer, [texts[place] for place in sample])),
-        kept.order,
-    )
+    answered, difference = _compare_answers(given, kept, small)
     facts = VocabularyFacts(
         texts=name,
         minimum_count=minimum_count,
         characters=characters,
-        tokens=BeforeAfter(before=len(file.tokens), after=len(kept.tokenizer)),
-        rows=BeforeAfter(before=count, after=len(kept.order)),
+        tokens=BeforeAfter(before=len(tokens), after=len(kept.tokenizer)),
+        rows=BeforeAfter(before=embedding_rows(model), after=len(kept.order)),
         parameters=BeforeAfter(before=parameter_count(model), after=parameter_count(small)),
-        bytes=BeforeAfter(before=weight_bytes(model), after=weight_bytes(small)),
+        bytes=BeforeAfter(before=weight_bytes(model, dtype), after=weight_bytes(small, dtype)),
         proved_texts=len(kept.proved),
-        other_texts=kept.others,
+        other_texts=len(texts) - len(kept.proved),
         added_for_texts=kept.added,
-        answered_texts=len(sample),
+        answered_texts=answered,
         largest_difference=difference,
-        held_out=compare_held_out(tokenizer, kept, held_out) if held_out else None,
+        held_out=_compare_held_out(tokenizer, kept, held_out) if held_out else None,
     )
     return Trimmed(small, kept.tokenizer, facts)
 
 
-def _named(model: PreTrainedModel, file: TokenizerFile, rows: int) -> set[int]:
+def _named(given: _Given) -> set[int]:
     """List the ids that the configs name.
 
     Raises:
         UnsupportedModel: one of them, or a token, has no row in the word embeddings.
     """
-    configs = [model.config, getattr(model, "generation_config", None)]
+    configs = [given.model.config, getattr(given.model, "generation_config", None)]
     found = {index for config in configs if config is not None for index in named(config)}
-    for index in sorted(found | file.tokens.keys()):
+    rows, tokens = embedding_rows(given.model), given.file.tokens
+    for index in sorted(found | tokens.keys()):
         if index >= rows:
-            what = repr(file.tokens.get(index, "named by its config"))
+            what = repr(tokens[index]) if index in tokens else "named by the config"
             raise UnsupportedModel(
                 f"token {index} ({what}) has no row in the model's word embeddings, which have {rows}: tokenizer and "
                 "model do not belong together, or the embeddings were not resized when the token was added"
@@ -129,30 +136,25 @@ def _named(model: PreTrainedModel, file: TokenizerFile, rows: int) -> set[int]:
     return found
 
 
-def _keep(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    rows: Sequence[Sequence[int]],
-    file: TokenizerFile,
-    wanted: set[int],
-    further_rows: set[int],
-) -> _Kept:
+def _keep(given: _Given, wanted: set[int], further_rows: set[int]) -> _Kept:
     """Add tokens to the wanted ones until all texts that have only such tokens are split as before.
 
     Raises:
         DataError: a text is split otherwise whatever is added.
     """
+    file, tokenizer, texts, rows = given.file, given.tokenizer, given.texts, given.rows
+    config_padding = given.model.config.get_text_config().pad_token_id
+    padding = tokenizer.pad_token_id if config_padding is None else config_padding
     ids, added = with_merged_parts(file, wanted), 0
     to_prove = [place for place, row in enumerate(rows) if set(row) <= ids]
     while True:
-        order = in_order(file, ids, tokenizer.pad_token_id, further_rows)
-        made = with_tokens(tokenizer, file, order, model.config)
+        order = in_order(file, ids, padding, further_rows)
+        made = with_tokens(tokenizer, file, order, given.model.config)
         new = {old: place for place, old in enumerate(order)}
         again = encoded(made, [texts[place] for place in to_prove])
         wrong = [to_prove[each] for each in differing([rows[place] for place in to_prove], again, new)]
         if not wrong:
-            return _Kept(order, made, to_prove, len(rows) - len(to_prove), added)
+            return _Kept(order, made, to_prove, added)
         parts = {part for place in wrong for part in parts_of_words(file, tokenizer.backend_tokenizer, texts[place])}
         more = with_merged_parts(file, ids | parts) - ids
         if not more:
@@ -163,13 +165,15 @@ def _keep(
         ids, added = ids | more, added + len(more)
 
 
-def _spread(places: Sequence[int], most: int) -> list[int]:
-    """Choose places evenly, at most so many."""
-    step = max(1, -(-len(places) // most))
-    return list(places[::step])
+def _compare_answers(given: _Given, kept: _Kept, small: PreTrainedModel) -> tuple[int, float]:
+    """Compare the answers of both models on texts chosen evenly: their number, and the largest difference."""
+    step = max(1, -(-len(kept.proved) // ANSWERED_TEXTS))
+    sample = kept.proved[::step]
+    rows = [given.rows[place] for place in sample], encoded(kept.tokenizer, [given.texts[place] for place in sample])
+    return len(sample), largest_difference((given.model, small), (given.tokenizer, kept.tokenizer), rows, kept.order)
 
 
-def compare_held_out(tokenizer: PreTrainedTokenizerBase, kept: _Kept, texts: Sequence[str]) -> HeldOutFacts:
+def _compare_held_out(tokenizer: PreTrainedTokenizerBase, kept: _Kept, texts: Sequence[str]) -> HeldOutFacts:
     """Compare what both tokenizers make of texts that nothing was kept for."""
     before, after = encoded(tokenizer, texts), encoded(kept.tokenizer, texts)
     unknown = tokenizer.unk_token_id, kept.tokenizer.unk_token_id
@@ -182,8 +186,3 @@ def compare_held_out(tokenizer: PreTrainedTokenizerBase, kept: _Kept, texts: Seq
             before=sum(row.count(unknown[0]) for row in before), after=sum(row.count(unknown[1]) for row in after)
         ),
     )
-
-
-def weight_bytes(model: PreTrainedModel, dtype: torch.dtype | None = None) -> int:
-    """Add up the size of a model's weights, each once, as they are or as stored in another precision."""
-    return sum(weight.numel() * (dtype or weight.dtype).itemsize for weight in model.parameters())
