@@ -16,6 +16,7 @@ from trimformer.model.modeling_trimformer import (
     empty_attention,
     head_selections,
     note_sizes,
+    remove_marks,
     select_heads,
     set_size,
 )
@@ -125,7 +126,8 @@ def describe_stock(structure: Structure, masks: Masks) -> Structure:
     """
     stock, config = structure.architecture.stock, structure.model.config
     cut_structure = read_structure(structure.model)
-    vars(config).pop("quantization_config", None)  # of the file that it was dequantized from
+    vars(config).pop("quantization_config", None)
+    remove_marks(structure.model)
     if all(bool(mask.all()) for mask in masks.values()):
         return cut_structure
     head, neuron = (next(site for site in cut_structure if site.kind == kind) for kind in ("head", "neuron"))
@@ -146,6 +148,7 @@ def pruning_config(structure: Structure) -> TrimformerConfig:
 
 
 def _write_config(structure: Structure, new: TrimformerConfig) -> None:
+    remove_marks(structure.model)
     if new.kept or new.biases:
         structure.model.config.quantization_config = new
         carry_this_file(structure.model)
