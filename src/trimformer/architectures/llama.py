@@ -1,8 +1,10 @@
-"""Llama and the decoders that share its modules: Mistral, Qwen2, Qwen3, Gemma. Gated FFN, grouped key and value heads.
+"""Llama and the decoders that share its modules, such as Mistral, Qwen2, Qwen3, Gemma, SmolLM3 and OLMo 1.
 
-Qwen3's norms of queries and keys are the same for every head and stay. Gemma 2 and 3 are built otherwise: they
-normalise what a sublayer adds.
+Gated FFN, grouped key and value heads; both sublayers one after the other, or side by side as in Cohere 2. Norms of
+queries and keys, as Qwen3 has them, are the same for every head and stay.
 """
+
+from dataclasses import replace
 
 from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
 
@@ -26,4 +28,11 @@ LLAMA = Architecture(
     stock={"num_key_value_heads": "head", "num_attention_heads": "query head", "intermediate_size": "neuron"},
 )
 
-PROVIDES = dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), LLAMA)
+HELIUM = replace(LLAMA, stock={"intermediate_size": "neuron"})
+
+SHARING = (
+    *("llama", "mistral", "ministral", "ministral3", "qwen2", "qwen3", "gemma", "vaultgemma", "smollm3", "olmo"),
+    *("cohere2", "cwm", "ernie4_5", "hunyuan_v1_dense", "seed_oss"),
+)
+
+PROVIDES = {**dict.fromkeys(SHARING, LLAMA), "helium": HELIUM}
