@@ -78,6 +78,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gpt_neox": {**_BERT, **_DECODER, "num_attention_heads": HEADS_PER_BLOCK},
     "gpt_neox in sequence": {**_BERT, **_DECODER, "use_parallel_residual": False},
     "phi": {**_LLAMA, "qk_layernorm": True},
+    "phi3": {**_LLAMA, "sliding_window": 7},
     "gemma2": {**_LLAMA, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5},
     "gemma3_text": {**_LLAMA, **_WINDOWS, "head_dim": 8, "query_pre_attn_scalar": 8},
     "smollm3": {**_LLAMA, "no_rope_layers": [1, 0]},

@@ -118,7 +118,10 @@ class Sublayer(ABC):
     core: str | None = None
     """The module that holds the units, to be replaced where none is left; None: the projections run without any."""
     sizes: Mapping[str, str] = field(default_factory=dict)
-    """Attributes of the core that cache a size, each with what it counts: `heads` or `features`."""
+    """Attributes of the core that cache a size, each with what it counts: `heads`, `query heads` or `features`.
+
+    One that the core reads from its config is `config.<name>`.
+    """
     norm: str | None = None
     """A module between consumer and residual stream, such as Gemma 2's second norm."""
     multiplier: str | None = None

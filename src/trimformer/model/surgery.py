@@ -14,6 +14,7 @@ from trimformer.model.modeling_trimformer import (
     carry_this_file,
     empty_attention,
     note_sizes,
+    set_size,
 )
 from trimformer.model.sites import Masks, Producer, Site
 from trimformer.model.structure import Structure, read_structure
@@ -149,13 +150,12 @@ def _resize_attention(structure: Structure, site: Site, core: str, heads: int) -
         empty_attention(structure.base, core, _owned_output(site))
         return
     for path, value in _head_counts(structure, site, heads).items():
-        owner, _, name = path.rpartition(".")
-        setattr(structure.module(owner), name, value)
+        set_size(structure.base, path, value)
 
 
 def _head_counts(structure: Structure, site: Site, heads: int | None = None) -> dict[str, int]:
     heads = site.units if heads is None else heads
-    sizes = {"heads": heads, "features": heads * site.unit_width}
+    sizes = {"heads": heads, "query heads": heads * site.query_heads, "features": heads * site.unit_width}
     return {f"{site.core}.{name}": sizes[what] for name, what in structure.sublayer(site).sizes.items()}
 
 
