@@ -1,5 +1,7 @@
 """BERT and the encoders that share its modules: RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA."""
 
+from dataclasses import replace
+
 from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
 
 BERT = Architecture(
@@ -21,4 +23,6 @@ BERT = Architecture(
     stock={"intermediate_size": "neuron"},
 )
 
-PROVIDES = dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), BERT)
+ROBERTA = replace(BERT, positions_after_padding=True)
+
+PROVIDES = {"bert": BERT, "electra": BERT, **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), ROBERTA)}
