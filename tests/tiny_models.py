@@ -43,6 +43,8 @@ _ROBERTA = {
 _DECODER = {**_COMMON, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 _LLAMA = {**_BERT, **_DECODER, "num_attention_heads": 2 * HEADS_PER_BLOCK, "num_key_value_heads": HEADS_PER_BLOCK}
 _WINDOWS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5}
+_ONE_KEY = {"num_attention_heads": HEADS_PER_BLOCK, "num_key_value_heads": 1}
+_FALCON = {**_BERT, **_DECODER, "ffn_hidden_size": NEURONS}
 _GPT2 = {
     **_DECODER,
     "n_embd": WIDTH,
@@ -78,6 +80,35 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gpt_neox": {**_BERT, **_DECODER, "num_attention_heads": HEADS_PER_BLOCK},
     "gpt_neox in sequence": {**_BERT, **_DECODER, "use_parallel_residual": False},
     "phi": {**_LLAMA, "qk_layernorm": True},
+    "gemma with one key and value head": {**_LLAMA, "head_dim": 8, **_ONE_KEY},
+    "gemma3_text with one key and value head": {**_LLAMA, **_WINDOWS, "head_dim": 8, **_ONE_KEY},
+    "cohere": {**_LLAMA, "use_qk_norm": False},
+    "stablelm": _LLAMA,
+    "stablelm in parallel": {**_LLAMA, "use_parallel_residual": True, "use_qkv_bias": True},
+    "olmo2": _LLAMA,
+    "olmo3": {**_LLAMA, **_WINDOWS},
+    "bloom": {**_BERT, **_DECODER, "n_layer": 2, "n_head": HEADS_PER_BLOCK},
+    "mpt": {**_DECODER, "d_model": WIDTH, "n_layers": 2, "n_heads": HEADS_PER_BLOCK, "max_seq_len": MAX_LENGTH},
+    "gpt_bigcode": _GPT2,
+    "gpt_bigcode without sharing": {**_GPT2, "multi_query": False},
+    "falcon": _FALCON,
+    "falcon in groups": {
+        **_FALCON,
+        "num_attention_heads": 2 * HEADS_PER_BLOCK,
+        "num_kv_heads": HEADS_PER_BLOCK,
+        "new_decoder_architecture": True,
+    },
+    "falcon with alibi": {**_FALCON, "multi_query": False, "parallel_attn": False, "alibi": True, "bias": True},
+    "qwen3_5_text": {
+        **_LLAMA,
+        "layer_types": ["linear_attention", "full_attention"],
+        "head_dim": 8,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    },
+    "lfm2": {**_LLAMA, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
     "phi3": {**_LLAMA, "sliding_window": 7},
     "gemma2": {**_LLAMA, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5},
     "gemma3_text": {**_LLAMA, **_WINDOWS, "head_dim": 8, "query_pre_attn_scalar": 8},

@@ -1,6 +1,8 @@
 """Gemma 2 and 3: Llama's projections, with a norm before each sublayer and another of what it adds."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from typing import Any
+
+from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, by_query_head
 
 GEMMA2 = Architecture(
     description="decoder with Gemma 2's norms before and after each sublayer",
@@ -27,4 +29,12 @@ GEMMA2 = Architecture(
     stock={"num_key_value_heads": "head", "num_attention_heads": "query head", "intermediate_size": "neuron"},
 )
 
-PROVIDES = dict.fromkeys(("gemma2", "gemma3_text"), GEMMA2)
+ONE_KEY_VALUE_HEAD = by_query_head(GEMMA2)
+
+
+def gemma2(config: Any) -> Architecture:
+    """Choose by the number of key and value heads."""
+    return ONE_KEY_VALUE_HEAD if config.num_key_value_heads == 1 < config.num_attention_heads else GEMMA2
+
+
+PROVIDES = dict.fromkeys(("gemma2", "gemma3_text"), gemma2)

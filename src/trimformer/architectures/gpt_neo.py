@@ -13,6 +13,8 @@ GPT_NEO = Architecture(
                     producers=("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
                     consumer="attn.attention.out_proj",
                     sizes={"num_heads": "heads"},
+                    windows="window_size",
+                    windowed=("attention_layers", ("local",)),
                 ),
                 FeedForward(producers=("mlp.c_fc",), consumer="mlp.c_proj"),
             ),
