@@ -150,6 +150,26 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 """By `model_type`, or that and a variant; 2 blocks of 4 units of heads and 24 neurons each, residual stream 32 wide."""
 
+OTHER_UNITS = {
+    **dict.fromkeys((("bloom", "neuron"), ("mpt", "neuron")), 4 * WIDTH),
+    **dict.fromkeys((("olmo2", "head"), ("olmo3", "head")), 1),
+}
+"""Units of a kind in every block, where a tiny config cannot ask for those of the others."""
+HYBRIDS = ("qwen3_5_text", "lfm2")
+"""Tiny models whose first block has something else in place of attention."""
+
+
+def units_of(name: str) -> list[tuple[str, int, int]]:
+    """The sites that a tiny model should have, bottom-up: kind of units, block, number of units."""
+    usual = {"head": HEADS_PER_BLOCK, "neuron": NEURONS}
+    return [
+        (kind, block, OTHER_UNITS.get((name, kind), units))
+        for block in range(2)
+        for kind, units in usual.items()
+        if (name in HYBRIDS, kind, block) != (True, "head", 0)
+    ]
+
+
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "encoder": ("AutoModel", {}),
     "sequence classification": ("AutoModelForSequenceClassification", {"num_labels": 3}),
