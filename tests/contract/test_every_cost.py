@@ -14,7 +14,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from tiny_models import CONFIGS, random_masks, tiny_model
+from tiny_models import CONFIGS, marked, random_masks, tiny_model
 from trimformer import plugins
 from trimformer.data.batches import Workload
 from trimformer.model.sites import Masks
@@ -83,7 +83,7 @@ def without_windows(structure: Structure) -> Structure:
     return replace(structure, sites=tuple(replace(site, window=None) for site in structure))
 
 
-every_architecture = pytest.mark.parametrize("architecture", CONFIGS)
+every_architecture = pytest.mark.parametrize("architecture", marked(CONFIGS))
 
 
 @every_architecture

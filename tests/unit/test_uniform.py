@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tiny_models import CONFIGS, HEADS_PER_BLOCK, inputs, is_causal, outputs, random_masks, tiny_model
+from tiny_models import CONFIGS, HEADS_PER_BLOCK, inputs, is_causal, marked, outputs, random_masks, tiny_model
 from trimformer import plugins
 from trimformer.data.rows import Batch
 from trimformer.errors import InvalidOption, UnreachableTarget, UnsupportedModel
@@ -57,7 +57,7 @@ def sizes(structure: Structure) -> dict[str, set[int]]:
     return {kind: {site.units for site in structure if site.kind == kind} for kind in ("head", "neuron")}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", marked(CONFIGS))
 def test_every_layer_keeps_as_many_units(name: str) -> None:
     model = tiny_model(name, head_of(name))
     result = uniform(model)
