@@ -40,6 +40,7 @@ _ROBERTA = {
     "eos_token_id": 2,
 }
 _DECODER = {**_COMMON, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
 _LLAMA = {**_BERT, **_DECODER, "num_attention_heads": 2 * HEADS_PER_BLOCK, "num_key_value_heads": HEADS_PER_BLOCK}
 _OPT = {**_BERT, **_DECODER, "ffn_dim": NEURONS, "init_std": 0.2, "word_embed_proj_dim": WIDTH}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -56,6 +57,29 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "hidden_dim": NEURONS,
         "max_position_embeddings": MAX_LENGTH,
     },
+    "data2vec-text": _ROBERTA,
+    "ernie": _BERT,
+    "rembert": {**_BERT, "input_embedding_size": 16, "output_embedding_size": 16, "bos_token_id": 1, "eos_token_id": 2},
+    "roformer": {**_BERT, "embedding_size": 16},
+    "roformer with rotated values": {**_BERT, "rotary_value": True},
+    "layoutlm": _BERT,
+    "markuplm": {**_BERT, "xpath_unit_hidden_size": 4, "max_depth": 3},
+    "roc_bert": {**_BERT, "pronunciation_embed_dim": 8, "pronunciation_vocab_size": 120, "shape_embed_dim": 8, "shape_vocab_size": 120},
+    "splinter": _BERT,
+    "bert-generation": _BERT,
+    "xmod": {**_ROBERTA, "default_language": "en_XX"},
+    "xmod with pre-norm": {**_ROBERTA, "default_language": "en_XX", "pre_norm": True},
+    "roberta-prelayernorm": _ROBERTA,
+    "xlm-roberta-xl": _ROBERTA,
+    "megatron-bert": _BERT,
+    "esm": {**_ROBERTA, "mask_token_id": 4, "position_embedding_type": "rotary", "token_dropout": True},
+    "esm with absolute positions": {**_ROBERTA, "mask_token_id": 4, "emb_layer_norm_before": True},
+    "nomic_bert": _BERT,
+    "gte": _BERT,
+    "jina_embeddings_v3": _BERT,
+    "eurobert": {**_LLAMA, "mask_token_id": 3},
+    "ultrabert": {**_LLAMA, "mask_token_id": 3, "sliding_window": 3, "prediction_head_size": 16},
+    "modernbert": {**_BERT, **_SPECIAL, "local_attention": 6, "global_attn_every_n_layers": 2},
     "gpt2": {
         **_DECODER,
         "n_embd": WIDTH,
@@ -111,20 +135,31 @@ def config_of(name: str, **options: Any) -> PreTrainedConfig:
 
 ARCHITECTURES_AND_HEADS = [(name, head) for name in CONFIGS for head in heads_of(name)]
 FAMILIES = ("bert", "distilbert", "gpt2", "llama", "opt", "gpt_neox")
-"""One tiny model for each file in `architectures/`."""
+"""Tiny models that are tested with every head."""
+SIBLINGS = (
+    *("data2vec-text", "ernie", "rembert", "layoutlm", "markuplm", "roc_bert", "splinter", "bert-generation"),
+    *("xlm-roberta-xl", "megatron-bert", "esm with absolute positions", "gte", "ultrabert"),
+)
+"""Tiny models of a layout that another stands for, tested by `pytest -m slow` only."""
 
 
 def pairs() -> list[Any]:
-    """Cases of architecture and head: every head once a family, every further architecture with one head in turn.
+    """Cases of architecture and head: every head once a family, every further layout with one head in turn.
 
     All others are marked `slow`: `pytest -m slow` runs them too.
     """
-    others = [name for name in CONFIGS if name not in FAMILIES]
+    others = [name for name in CONFIGS if name not in (*FAMILIES, *SIBLINGS)]
     turn = {name: heads_of(name)[place % len(heads_of(name))] for place, name in enumerate(others)}
+    chosen = {name: heads_of(name) for name in FAMILIES} | {name: [head] for name, head in turn.items()}
     return [
-        pytest.param(name, head, marks=[] if turn.get(name, head) == head else pytest.mark.slow)
+        pytest.param(name, head, marks=[] if head in chosen.get(name, []) else pytest.mark.slow)
         for name, head in ARCHITECTURES_AND_HEADS
     ]
+
+
+def default_names() -> list[Any]:
+    """All tiny models, siblings marked `slow`."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in SIBLINGS else []) for name in CONFIGS]
 
 
 UNITS_KEPT = {"kcm": "head"}
@@ -135,14 +170,17 @@ SETTINGS: dict[str, dict[str, Any]] = {"dual_cp": {"lambda_": 0.32}}
 """By method, options without which it refuses models as small as these: their neurons cost less than their heads."""
 
 
-def tiny_model(
-    architecture: str, head: str = "sequence classification", *, seed: int = 0, **config: Any
-) -> PreTrainedModel:
+def main_head(architecture: str) -> str:
+    """The head of a tiny model where none is asked for: that of a classifier, if transformers has one."""
+    return "sequence classification" if "sequence classification" in heads_of(architecture) else heads_of(architecture)[-1]
+
+
+def tiny_model(architecture: str, head: str | None = None, *, seed: int = 0, **config: Any) -> PreTrainedModel:
     """A tiny model in evaluation mode; further arguments go to its config. Biases are random too, not zero."""
     assert architecture in CONFIGS, (
         f"architecture {architecture!r} has no tiny config: add one to CONFIGS in tests/tiny_models.py"
     )
-    auto_class, options = ALL_HEADS[head]
+    auto_class, options = ALL_HEADS[head or main_head(architecture)]
     settings = config_of(architecture, **{**options, **config})
     torch.manual_seed(seed)
     model: PreTrainedModel = getattr(transformers, auto_class).from_config(settings)

@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from tiny_models import CONFIGS, random_masks, tiny_model
+from tiny_models import default_names, random_masks, tiny_model
 from trimformer import plugins
 from trimformer.data.batches import Workload
 from trimformer.model.sites import Masks
@@ -76,7 +76,7 @@ def structure(architecture: str) -> Structure:
     return read_structure(tiny_model(architecture, attn_implementation="eager"))
 
 
-every_architecture = pytest.mark.parametrize("architecture", CONFIGS)
+every_architecture = pytest.mark.parametrize("architecture", default_names())
 
 
 @every_architecture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import ARCHITECTURES_AND_HEADS, CONFIGS, inputs, outputs, tiny_model
+from tiny_models import ARCHITECTURES_AND_HEADS, default_names, inputs, outputs, tiny_model
 from trimformer.data.rows import Batch
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure, read_structure
@@ -63,7 +63,7 @@ def test_the_tail_from_every_block_equals_the_whole_model(architecture: str, hea
 
 
 @pytest.mark.parametrize("settled", [False, True])
-@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("architecture", default_names())
 def test_before_and_after_a_sublayer_equal_the_whole_model(architecture: str, settled: bool) -> None:
     structure = read_structure(tiny_model(architecture))
     batches = batches_of(structure)
@@ -86,7 +86,7 @@ def test_before_and_after_a_sublayer_equal_the_whole_model(architecture: str, se
             boundary.advance()
 
 
-@pytest.mark.parametrize("architecture", CONFIGS)
+@pytest.mark.parametrize("architecture", default_names())
 def test_settled_attention_runs_once(architecture: str) -> None:
     structure = read_structure(tiny_model(architecture))
     boundary = Boundary(structure, batches_of(structure))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tiny_models import CONFIGS, HEADS_PER_BLOCK, inputs, is_causal, outputs, random_masks, tiny_model
+from tiny_models import CONFIGS, HEADS_PER_BLOCK, default_names, inputs, is_causal, main_head, outputs, random_masks, tiny_model
 from trimformer import plugins
 from trimformer.data.rows import Batch
 from trimformer.errors import InvalidOption, UnreachableTarget, UnsupportedModel
@@ -42,7 +42,7 @@ print(json.dumps(facts))
 
 
 def head_of(name: str) -> str:
-    return "language model" if is_causal(name) else "sequence classification"
+    return "language model" if is_causal(name) else main_head(name)
 
 
 def rows(model: PreTrainedModel) -> list[Batch]:
@@ -57,7 +57,7 @@ def sizes(structure: Structure) -> dict[str, set[int]]:
     return {kind: {site.units for site in structure if site.kind == kind} for kind in ("head", "neuron")}
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", default_names())
 def test_every_layer_keeps_as_many_units(name: str) -> None:
     model = tiny_model(name, head_of(name))
     result = uniform(model)

@@ -1,4 +1,9 @@
-"""BERT and the encoders that share its modules: RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA."""
+"""BERT and the encoders that share its modules: RoBERTa and its relatives, ELECTRA, ERNIE, RoFormer, LayoutLM, ….
+
+XMOD has its language adapters behind what the feed-forward layer adds; they stay as they are.
+"""
+
+from dataclasses import replace
 
 from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
 
@@ -21,4 +26,8 @@ BERT = Architecture(
     stock={"intermediate_size": "neuron"},
 )
 
-PROVIDES = dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), BERT)
+PROVIDES = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra", "data2vec-text", "ernie", "rembert"), BERT),
+    **dict.fromkeys(("roformer", "layoutlm", "markuplm", "roc_bert", "splinter", "bert-generation"), BERT),
+    "xmod": replace(BERT, chains=(replace(BERT.chains[0], pre_norm="pre_norm"),)),
+}
