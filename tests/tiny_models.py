@@ -40,7 +40,8 @@ _ROBERTA = {
     "eos_token_id": 2,
 }
 _DECODER = {**_COMMON, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-_SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+_SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+"""Of encoders whose own special tokens are outside of a small vocabulary; not those that mark a decoder here."""
 _LLAMA = {**_BERT, **_DECODER, "num_attention_heads": 2 * HEADS_PER_BLOCK, "num_key_value_heads": HEADS_PER_BLOCK}
 _OPT = {**_BERT, **_DECODER, "ffn_dim": NEURONS, "init_std": 0.2, "word_embed_proj_dim": WIDTH}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -64,7 +65,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "roformer with rotated values": {**_BERT, "rotary_value": True},
     "layoutlm": _BERT,
     "markuplm": {**_BERT, "xpath_unit_hidden_size": 4, "max_depth": 3},
-    "roc_bert": {**_BERT, "pronunciation_embed_dim": 8, "pronunciation_vocab_size": 120, "shape_embed_dim": 8, "shape_vocab_size": 120},
+    "roc_bert": {
+        **_BERT,
+        "pronunciation_embed_dim": 8,
+        "pronunciation_vocab_size": 120,
+        "shape_embed_dim": 8,
+        "shape_vocab_size": 120,
+    },
     "splinter": _BERT,
     "bert-generation": _BERT,
     "xmod": {**_ROBERTA, "default_language": "en_XX"},
@@ -77,8 +84,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "nomic_bert": _BERT,
     "gte": _BERT,
     "jina_embeddings_v3": _BERT,
-    "eurobert": {**_LLAMA, "mask_token_id": 3},
-    "ultrabert": {**_LLAMA, "mask_token_id": 3, "sliding_window": 3, "prediction_head_size": 16},
+    "eurobert": {**_LLAMA, **_SPECIAL, "mask_token_id": 4},
     "modernbert": {**_BERT, **_SPECIAL, "local_attention": 6, "global_attn_every_n_layers": 2},
     "gpt2": {
         **_DECODER,
@@ -138,7 +144,7 @@ FAMILIES = ("bert", "distilbert", "gpt2", "llama", "opt", "gpt_neox")
 """Tiny models that are tested with every head."""
 SIBLINGS = (
     *("data2vec-text", "ernie", "rembert", "layoutlm", "markuplm", "roc_bert", "splinter", "bert-generation"),
-    *("xlm-roberta-xl", "megatron-bert", "esm with absolute positions", "gte", "ultrabert"),
+    *("xlm-roberta-xl", "megatron-bert", "esm with absolute positions", "gte"),
 )
 """Tiny models of a layout that another stands for, tested by `pytest -m slow` only."""
 
@@ -172,7 +178,9 @@ SETTINGS: dict[str, dict[str, Any]] = {"dual_cp": {"lambda_": 0.32}}
 
 def main_head(architecture: str) -> str:
     """The head of a tiny model where none is asked for: that of a classifier, if transformers has one."""
-    return "sequence classification" if "sequence classification" in heads_of(architecture) else heads_of(architecture)[-1]
+    return (
+        "sequence classification" if "sequence classification" in heads_of(architecture) else heads_of(architecture)[-1]
+    )
 
 
 def tiny_model(architecture: str, head: str | None = None, *, seed: int = 0, **config: Any) -> PreTrainedModel:

@@ -1,6 +1,6 @@
 """BERT and the encoders that share its modules: RoBERTa and its relatives, ELECTRA, ERNIE, RoFormer, LayoutLM, ….
 
-XMOD has its language adapters behind what the feed-forward layer adds; they stay as they are.
+XMOD has language adapters behind what the feed-forward layer adds; they stay as they are.
 """
 
 from dataclasses import replace
@@ -26,8 +26,12 @@ BERT = Architecture(
     stock={"intermediate_size": "neuron"},
 )
 
+ROBERTA = replace(BERT, positions_after_padding=True)
+XMOD = replace(ROBERTA, chains=(replace(BERT.chains[0], pre_norm="pre_norm"),))
+
 PROVIDES = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra", "data2vec-text", "ernie", "rembert"), BERT),
-    **dict.fromkeys(("roformer", "layoutlm", "markuplm", "roc_bert", "splinter", "bert-generation"), BERT),
-    "xmod": replace(BERT, chains=(replace(BERT.chains[0], pre_norm="pre_norm"),)),
+    **dict.fromkeys(("bert", "electra", "ernie", "rembert", "roformer", "layoutlm", "roc_bert", "splinter"), BERT),
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "data2vec-text", "markuplm"), ROBERTA),
+    "bert-generation": BERT,
+    "xmod": XMOD,
 }

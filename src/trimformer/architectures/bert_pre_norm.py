@@ -1,5 +1,7 @@
 """Encoders with BERT's modules whose norms come first: RoBERTa-PreLayerNorm, XLM-RoBERTa-XL, ESM, Megatron-BERT."""
 
+from dataclasses import replace
+
 from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
 
 BERT_PRE_NORM = Architecture(
@@ -22,4 +24,9 @@ BERT_PRE_NORM = Architecture(
     stock={"intermediate_size": "neuron"},
 )
 
-PROVIDES = dict.fromkeys(("roberta-prelayernorm", "xlm-roberta-xl", "esm", "megatron-bert"), BERT_PRE_NORM)
+ROBERTA_PRE_NORM = replace(BERT_PRE_NORM, positions_after_padding=True)
+
+PROVIDES = {
+    "megatron-bert": BERT_PRE_NORM,
+    **dict.fromkeys(("roberta-prelayernorm", "xlm-roberta-xl", "esm"), ROBERTA_PRE_NORM),
+}

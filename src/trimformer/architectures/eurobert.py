@@ -1,4 +1,4 @@
-"""EuroBERT and encoders like it: Llama's modules, but every token sees all others."""
+"""EuroBERT: Llama's modules, but every token sees all others."""
 
 from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
 
@@ -21,4 +21,4 @@ EUROBERT = Architecture(
     stock={"num_key_value_heads": "head", "num_attention_heads": "query head", "intermediate_size": "neuron"},
 )
 
-PROVIDES = dict.fromkeys(("eurobert", "ultrabert"), EUROBERT)
+PROVIDES = {"eurobert": EUROBERT}

@@ -8,7 +8,9 @@ MODERNBERT = Architecture(
         Chain(
             blocks="layers",
             sublayers=(
-                Attention(core="attn", producers=(Fused("attn.Wqkv", parts=3),), consumer="attn.Wo"),
+                Attention(
+                    core="attn", producers=(Fused("attn.Wqkv", parts=3),), consumer="attn.Wo", windows="local_attention"
+                ),
                 FeedForward(producers=(Fused("mlp.Wi", parts=2),), consumer="mlp.Wo"),
             ),
             pre_norm=True,
