@@ -40,6 +40,7 @@ _ROBERTA = {
     "eos_token_id": 2,
 }
 _DECODER = {**_COMMON, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_POSITIONS = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False}
 _SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 """Of encoders whose own special tokens are outside of a small vocabulary; not those that mark a decoder here."""
 _LLAMA = {**_BERT, **_DECODER, "num_attention_heads": 2 * HEADS_PER_BLOCK, "num_key_value_heads": HEADS_PER_BLOCK}
@@ -86,6 +87,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "jina_embeddings_v3": _BERT,
     "eurobert": {**_LLAMA, **_SPECIAL, "mask_token_id": 4},
     "modernbert": {**_BERT, **_SPECIAL, "local_attention": 6, "global_attn_every_n_layers": 2},
+    "mpnet": _ROBERTA,
+    "deberta-v2": {**_BERT, **_POSITIONS, "share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 4},
+    "deberta-v2 with own projections": {**_BERT, **_POSITIONS, "max_relative_positions": 6},
     "gpt2": {
         **_DECODER,
         "n_embd": WIDTH,

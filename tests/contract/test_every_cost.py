@@ -27,14 +27,16 @@ LENGTHS = (1, 8, 13)
 
 @torch.no_grad()
 def count_flops(model: PreTrainedModel, length: int) -> int:
-    """What PyTorch counts in the blocks alone, on one sequence without padding."""
-    structure = read_structure(model)
-    with FlopCounterMode(display=False) as counter:
-        structure.base(input_ids=torch.arange(5, 5 + length)[None])
-    root = type(structure.base).__name__
-    blocks = f"{root}.{structure.architecture.chains[0].blocks}"
-    counts = counter.get_flop_counts()
-    return sum(sum(counts.get(f"{blocks}.{index}", {}).values()) for index in range(len(structure.blocks())))
+    """What PyTorch counts in the blocks alone for a second sequence of a batch without padding."""
+    structure = read_structure(model.requires_grad_(requires_grad=False))
+    blocks = f"{type(structure.base).__name__}.{structure.architecture.chains[0].blocks}"
+    found = []
+    for rows in (1, 2):
+        with FlopCounterMode(display=False) as counter:
+            structure.base(input_ids=torch.arange(5, 5 + length).expand(rows, length))
+        counts = counter.get_flop_counts()
+        found.append(sum(sum(counts.get(f"{blocks}.{index}", {}).values()) for index in range(len(structure.blocks()))))
+    return found[1] - found[0]
 
 
 def count_parameters(model: PreTrainedModel, _: int) -> int:

@@ -25,7 +25,7 @@ def seen_at(structure: Structure, batch: Batch, site: Site) -> dict[str, Tensor]
     first = block if site.kind == "head" else structure.projection(site.producers[0].path)
     handles = [
         structure.projection(site.producers[0].path).register_forward_pre_hook(
-            lambda _, args: seen.update(entering=args[0])
+            lambda _, args: seen.update(entering=seen.get("entering", args[0]))
         ),
         consumer.register_forward_hook(lambda _, args, out: seen.update(inputs=args[0], output=out)),
         first.register_forward_pre_hook(lambda _, args: seen.update(residual=args[0])),
@@ -93,7 +93,8 @@ def test_settled_attention_runs_once(architecture: str) -> None:
     boundary = Boundary(structure, batches_of(structure))
     head, neuron = structure.sites[:2]
     runs = []
-    structure.projection(head.producers[0].path).register_forward_hook(lambda *_: runs.append(1))
+    values = next(each for each in reversed(head.producers) if each.aligned)
+    structure.projection(values.path).register_forward_hook(lambda *_: runs.append(1))
     boundary.settle(boundary.sites)
     outputs_of_block = {}
     for index in range(2):
