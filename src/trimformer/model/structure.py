@@ -207,16 +207,28 @@ def read_structure(model: PreTrainedModel) -> Structure:
             module is not where its architecture puts it.
     """
     if not isinstance(model, PreTrainedModel):
-        raise UnsupportedModel(f"{model!r:.60} is no transformers model: load it first, with from_pretrained")
+        raise UnsupportedModel(_no_model(model))
     config = model.config
     architecture = find_architecture(config)
     if architecture is None:
         known = ", ".join(plugins.provided("architectures"))
         raise UnsupportedModel(f"architecture {config.model_type!r} is not supported. Supported: {known}")
-    _check_use(config, architecture)
+    _check_use(model, architecture)
     structure = Structure(model, architecture, ())
     chains = range(len(architecture.chains))
     return Structure(model, architecture, tuple(site for chain in chains for site in _sites_of_chain(structure, chain)))
+
+
+def _no_model(given: Any) -> str:
+    """Say of something that is no transformers model what to give in its place."""
+    kind = type(given).__name__
+    if not isinstance(given, nn.Module):
+        return f"{given!r:.60} is no transformers model: load it first, with from_pretrained"
+    if callable(getattr(given, "merge_and_unload", None)):
+        return f"{kind} is a model with adapters: give what its merge_and_unload() returns"
+    inside = [name for name, each in given.named_modules() if name and isinstance(each, PreTrainedModel)]
+    remedy = f": give the one in it, model.{inside[0]}" if inside else ", and there is none in it"
+    return f"{kind} is no transformers model (PreTrainedModel){remedy}"
 
 
 def find_architecture(config: Any) -> Architecture | None:
@@ -229,8 +241,9 @@ def find_architecture(config: Any) -> Architecture | None:
     return found if found is None or isinstance(found, Architecture) else found(config)
 
 
-def _check_use(config: Any, architecture: Architecture) -> None:
+def _check_use(model: PreTrainedModel, architecture: Architecture) -> None:
     """Refuse a model that is used otherwise than its architecture describes."""
+    config: Any = model.config
     if getattr(config, "is_decoder", False) and not architecture.causal:
         raise UnsupportedModel(
             f"{config.model_type} is used as a decoder (is_decoder=True): only encoders of it can be pruned"
@@ -239,14 +252,25 @@ def _check_use(config: Any, architecture: Architecture) -> None:
         raise UnsupportedModel("the model has cross-attention: only encoders, and decoders without it, can be pruned")
     if getattr(config, "chunk_size_feed_forward", 0):
         raise UnsupportedModel("chunk_size_feed_forward is set: load the model with chunk_size_feed_forward=0")
+    if not _is_plain(model):
+        raise UnsupportedModel(
+            f"the model is quantized{_by_method(config)}: load or make it in float, prune it, then quantize the result"
+        )
+
+
+def _by_method(config: Any) -> str:
+    """Name the method that a config says a model was quantized with: ` with …`; empty where it says none."""
     quantization = getattr(config, "quantization_config", None)
-    method = (
-        quantization.get("quant_method")
-        if isinstance(quantization, dict)
-        else getattr(quantization, "quant_method", None)
-    )
-    if method not in (None, "trimformer"):
-        raise UnsupportedModel(f"the model is quantized with {method}: prune it first, then quantize")
+    about = quantization if isinstance(quantization, dict) else vars(quantization or object)
+    method = about.get("quant_method")
+    return f" with {getattr(method, 'value', method)}" if method else ""
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Tell whether all weights are ordinary floating-point tensors; those of a dequantized file, such as GGUF, are."""
+    kinds = {type(module).__module__ for module in model.modules()}
+    weights = all(type(each) in (Tensor, nn.Parameter) and each.is_floating_point() for each in model.parameters())
+    return weights and not any(kind.startswith("torch.ao.nn.quantized") for kind in kinds)
 
 
 def parameter_count(model: nn.Module) -> int:

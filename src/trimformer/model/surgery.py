@@ -125,6 +125,7 @@ def describe_stock(structure: Structure, masks: Masks) -> Structure:
     """
     stock, config = structure.architecture.stock, structure.model.config
     cut_structure = read_structure(structure.model)
+    vars(config).pop("quantization_config", None)  # of the file that it was dequantized from
     if all(bool(mask.all()) for mask in masks.values()):
         return cut_structure
     head, neuron = (next(site for site in cut_structure if site.kind == kind) for kind in ("head", "neuron"))

@@ -43,6 +43,7 @@ from trimformer.pruning.measured_budget import pruned_as_measured
 from trimformer.pruning.memory import pass_tokens
 from trimformer.pruning.method_options import asked_by, make_method
 from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
+from trimformer.pruning.probe import check_result, shortest_row
 from trimformer.pruning.result import PruningResult
 from trimformer.pruning.uniform import check_uniform, prune_uniformly, uniform_job
 
@@ -222,7 +223,8 @@ class Pruner:
             if budget.uniform:
                 job = uniform_job(job, masks)
                 masks = processes.agreed_masks(prune_uniformly(self.method, job, measured))
-        (describe_stock if budget.uniform else describe_cut)(job.student, masks)
+        small = (describe_stock if budget.uniform else describe_cut)(job.student, masks)
+        check_result(small, shortest_row(job.batches))
         _verify_budget(job, masks)
         curves = compact_curves({site: found.removal_cost for site, found in measured.items()})
         facts = self._facts(job, masks, self._budget_facts(budget, masks), curves)
