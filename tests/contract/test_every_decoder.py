@@ -21,10 +21,10 @@ from tiny_models import (
     CONFIGS,
     FAMILIES,
     SIBLINGS,
+    default_names,
     heads_of,
     inputs,
     is_causal,
-    marked,
     outputs,
     random_masks,
     tiny_model,
@@ -41,6 +41,7 @@ from trimformer.pruning.budget import Budget
 from trimformer.pruning.pruner import prune
 
 DECODERS = [name for name in CONFIGS if is_causal(name)]
+CLASSIFIERS = [name for name in DECODERS if "sequence classification" in heads_of(name)]
 NEW_TOKENS = 8
 WITHOUT_STATIC_CACHE = ("gpt_neo", "falcon with alibi")
 """Decoders whose class fails with a static cache, or gives other tokens, before anything is pruned."""
@@ -63,7 +64,7 @@ MASKS: dict[str, Callable[[Structure], Masks]] = {
     "nothing kept": lambda structure: {site.name: torch.zeros(site.units, dtype=torch.bool) for site in structure},
 }
 
-every_decoder = pytest.mark.parametrize("name", marked(DECODERS))
+every_decoder = pytest.mark.parametrize("name", default_names(DECODERS))
 
 
 def some(others: Iterable[str]) -> list[Any]:
@@ -166,7 +167,9 @@ def test_tied_embeddings_stay_tied(name: str, tied: bool, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("padding", [None, 3])
-@pytest.mark.parametrize("name", marked(name for name in DECODERS if "sequence classification" in heads_of(name)))
+@pytest.mark.parametrize(
+    "name", default_names(name for name in DECODERS if "sequence classification" in heads_of(name))
+)
 def test_classifiers_need_the_padding_that_they_know(name: str, padding: int | None) -> None:
     if (name, padding) == ("modernbert-decoder", None):
         pytest.skip("its config must have a padding id")

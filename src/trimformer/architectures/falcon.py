@@ -8,7 +8,7 @@ from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, 
 def falcon(config: Any) -> Architecture:
     """Describe the layout that the config asks for; the newest keeps keys and values of every query head in caches."""
     grouped, shared = config.new_decoder_architecture, config.multi_query and not config.new_decoder_architecture
-    fused = {"parts": 1, "shared": 2} if shared else {"parts": 3, "by_unit": True}
+    fused: dict[str, Any] = {"parts": 1, "shared": 2} if shared else {"parts": 3, "by_unit": True}
     groups = {"num_heads": "query heads"} | ({"num_kv_heads": "heads"} if grouped or not shared else {})
     return Architecture(
         description="pre-norm decoder with Falcon's fused query, key and value",

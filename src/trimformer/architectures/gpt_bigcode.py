@@ -8,7 +8,7 @@ from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, 
 def gpt_bigcode(config: Any) -> Architecture:
     """Describe the layout: by query head, with key and value behind, or query, key and value head by head."""
     shared = {"embed_dim": "features", "num_key_value_groups": "heads"} if config.multi_query else {}
-    fused = {"parts": 1, "shared": 2} if config.multi_query else {"parts": 3, "by_unit": True}
+    fused: dict[str, Any] = {"parts": 1, "shared": 2} if config.multi_query else {"parts": 3, "by_unit": True}
     return Architecture(
         description="pre-norm decoder with GPTBigCode's fused query, key and value",
         chains=(

@@ -124,9 +124,10 @@ class Structure:
         return self.projection(site.consumer)
 
     def entrance(self, site: Site) -> nn.Module:
-        """Find the module of a sublayer that is the first to read its input; where no unit is left, its empty core."""
-        if site.producers:
-            return self.projection(site.producers[0].path)
+        """Find the module of a sublayer that is the first to read its input alone; without units, its empty core."""
+        for producer in site.producers:
+            if producer.aligned:
+                return self.projection(producer.path)
         return self.module(site.core or site.consumer)
 
     def added(self, site: Site) -> nn.Module:
@@ -319,6 +320,7 @@ def _site(structure: Structure, chain: Chain, position: tuple[int, int, int], *,
         shared=() if is_empty else tuple(f"{block}.{path}" for path in sublayer.shared),
         residual=replace(residual, path=f"{block}.{residual.path}") if residual else None,
         window=sublayer.window(config, index),
+        positions=layout.positions,
     )
 
 
