@@ -44,7 +44,7 @@ from trimformer.pruning.memory import pass_tokens
 from trimformer.pruning.method_options import asked_by, make_method
 from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
 from trimformer.pruning.result import PruningResult
-from trimformer.pruning.uniform import check_uniform, prune_uniformly, uniform_job
+from trimformer.pruning.uniform import check_uniform, uniform_job
 
 
 def prune(
@@ -221,7 +221,7 @@ class Pruner:
             masks = processes.agreed_masks(self.method.prune(job, measured))
             if budget.uniform:
                 job = uniform_job(job, masks)
-                masks = processes.agreed_masks(prune_uniformly(self.method, job, measured))
+                masks = processes.agreed_masks(self.method.prune(job, measured))
         (describe_stock if budget.uniform else describe_cut)(job.student, masks)
         _verify_budget(job, masks)
         curves = compact_curves({site: found.removal_cost for site, found in measured.items()})
