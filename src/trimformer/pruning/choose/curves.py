@@ -42,7 +42,7 @@ def damped(matrix: Tensor, strength: float) -> Tensor:
     return raised
 
 
-def removal_curve(
+def removal_curve(  # noqa: PLR0913  # two say where the curve ends, one is for the error
     gram: Tensor,
     metric: Tensor,
     weight: Tensor,
