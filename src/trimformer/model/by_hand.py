@@ -34,8 +34,6 @@ def cut(model: PreTrainedModel, kept: Mapping[str, Any], *, in_place: bool = Fal
     Raises:
         InvalidOption: a sublayer or a unit that the model does not have; nothing is cut then.
         UnsupportedModel: a model whose sublayers are not known.
-
-    >>> small = cut(model, {"encoder.layer.0.attention": [0, 3, 5]})                   # doctest: +SKIP
     """
     sites = {site.name: site for site in read_structure(model)}
     if not isinstance(kept, Mapping):
