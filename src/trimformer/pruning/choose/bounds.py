@@ -105,8 +105,8 @@ class Bounds:
             lost = self.protected[name] & ~mask if name in self.protected else torch.zeros(1)
             if not least <= int(mask.sum()) <= most or bool(lost.any()):
                 raise TrimformerError(
-                    f"the method kept {int(mask.sum())} units of {name}, asked for were {least} to {most}, with "
-                    f"{int(lost.sum())} fewer of the protected ones: this is a bug of the method"
+                    f"the method kept {int(mask.sum())} units of {name}, not {least} to {most}, and removed "
+                    f"{int(lost.sum())} that are to stay: this is a bug of the method"
                 )
 
 
