@@ -115,8 +115,7 @@ def sweep_command(
             options=options,
             cache=steps.kept_measurements(cache),
         )
-        for budget in asked:
-            pruner.check(budget, sizes)
+        pruner.check(asked, sizes)
         for budget, target in zip(asked, targets, strict=True):
             result = project.judge(pruner.prune(budget, sizes))
             steps.save_pruned(result, model, project.tokenizer, target, overwrite=overwrite)

@@ -198,14 +198,15 @@ class Pruner:
             asked=target.share,
         )
 
-    def check(self, budget: Budget, sizes: Sizes | None = None) -> None:
-        """Refuse a budget that cannot be reached, before the method measures anything.
+    def check(self, budgets: Sequence[Budget], sizes: Sizes | None = None) -> None:
+        """Refuse budgets of which one cannot be reached, before the method measures anything.
 
         Raises:
             TrimformerError: as `prune`.
         """
-        target, prices = self._target(budget, sizes), self.prices(budget.cost)
-        target.limit(prices, rounded_tables(self.calibration.dense, prices.tables, target.round_to), target.share)
+        for budget in budgets:
+            target, prices = self._target(budget, sizes), self.prices(budget.cost)
+            target.limit(prices, rounded_tables(self.calibration.dense, prices.tables, target.round_to), target.share)
 
     def reachable(self, cost: str, sizes: Sizes | None = None) -> tuple[float, float]:
         """Compute the least and the largest share of the dense model's cost that sizes asked for by name allow."""
