@@ -17,9 +17,10 @@ from trimformer import plugins
 from trimformer.data.batches import token_mask
 from trimformer.data.rows import Batch
 from trimformer.errors import UnsupportedModel
-from trimformer.model.modeling_trimformer import NoHeads, Projection, auto_class
+from trimformer.model.modeling_trimformer import auto_class
 from trimformer.model.offload import device_of, in_memory, stored_weight
 from trimformer.model.sites import Architecture, Chain, Masks, Producer, Site, Sublayer
+from trimformer.model.trimformer_modules import BiasOnly, Projection, sizes_of_projection
 
 
 @dataclass(frozen=True)
@@ -115,18 +116,27 @@ class Structure:
             raise UnsupportedModel(f"{path} is a {type(module).__name__}, not a Linear: {_FOR_ANOTHER_LAYOUT}")
         return module
 
+    def what_is_left(self, path: str) -> Projection | BiasOnly:
+        """Find a projection, or what is left of it where its site has no units.
+
+        Raises:
+            UnsupportedModel: nothing or something else is there.
+        """
+        module = self.module(path)
+        return module if isinstance(module, BiasOnly) else self.projection(path)
+
     def sublayer(self, site: Site) -> Sublayer:
         """Find the architecture's description that a site was read by."""
         return self.architecture.chains[site.chain].sublayers[site.order]
 
-    def consumer(self, site: Site) -> Projection:
-        """Find the module of a site's consumer, the output projection."""
-        return self.projection(site.consumer)
+    def consumer(self, site: Site) -> Projection | BiasOnly:
+        """Find the module of a site's consumer, the output projection, or what is left of it."""
+        return self.what_is_left(site.consumer)
 
     def entrance(self, site: Site) -> nn.Module:
         """Find the module of a sublayer that is the first to read its input; where no unit is left, its empty core."""
         if site.producers:
-            return self.projection(site.producers[0].path)
+            return self.module(site.producers[0].path)
         return self.module(site.core or site.consumer)
 
     def added(self, site: Site) -> nn.Module:
@@ -138,15 +148,22 @@ class Structure:
 
         What is written to the view is written to the model.
         """
-        return _features_first(self.consumer(site))
+        return self._weight(site.consumer)
 
     def producer_weights(self, site: Site) -> list[Tensor]:
         """Give the producers' weights as views `(width, outputs)`: what is written to them is written to the model."""
-        return [_features_first(self.projection(producer.path)) for producer in site.producers]
+        return [self._weight(producer.path) for producer in site.producers]
 
     def producer_biases(self, site: Site) -> list[Tensor]:
         """Give the producers' biases, `(outputs,)` each, of those that have one."""
-        return [self.projection(producer.path).bias for producer in site.producers if producer.bias]
+        biases = (self.what_is_left(producer.path).bias for producer in site.producers)
+        return [bias for bias in biases if bias is not None]
+
+    def _weight(self, path: str) -> Tensor:
+        module = self.what_is_left(path)
+        if isinstance(module, BiasOnly):
+            return torch.zeros(sizes_of_projection(module), dtype=self.model.dtype, device=self.device)
+        return _features_first(module)
 
     def consumer_bias(self, site: Site) -> Tensor | None:
         """Give the consumer's bias, `(width,)`; None if it has none."""
@@ -242,13 +259,12 @@ def _site(structure: Structure, chain: Chain, position: tuple[int, int, int]) ->
     number, index, order = position
     sublayer, block, config = chain.sublayers[order], f"{chain.blocks}.{index}", structure.config(number)
     layout, path = sublayer.layout(config), f"{block}.{sublayer.consumer}"
-    consumer = structure.projection(path)
-    features, width = _features_first(consumer).shape
+    consumer = structure.what_is_left(path)
+    features, width = sizes_of_projection(consumer)
     units, rest = divmod(features, layout.unit_width)
     if rest:
         raise UnsupportedModel(f"{path}: input is not a whole number of {layout.unit_width} ({sublayer.kind}s' width)")
     core = f"{block}.{sublayer.core}" if sublayer.core else None
-    is_empty = core is not None and isinstance(structure.module(core), NoHeads)
     return Site(
         name=f"{block}.{sublayer.name}",
         kind=sublayer.kind,
@@ -259,7 +275,9 @@ def _site(structure: Structure, chain: Chain, position: tuple[int, int, int]) ->
         units=units,
         unit_width=layout.unit_width,
         width=width,
-        producers=() if is_empty else _producers(structure, block, sublayer, layout.parts, units),
+        producers=()
+        if core is not None and isinstance(consumer, BiasOnly)
+        else _producers(structure, block, sublayer, layout.parts, units),
         consumer=path,
         consumer_bias=consumer.bias is not None,
         core=core,
@@ -277,8 +295,8 @@ def _producers(
 
 
 def _producer(structure: Structure, path: str, widths: tuple[int, ...], units: int) -> Producer:
-    projection = structure.projection(path)
-    outputs = _features_first(projection).shape[1]
+    projection = structure.what_is_left(path)
+    _, outputs = sizes_of_projection(projection)
     if outputs != units * sum(widths):
         raise UnsupportedModel(
             f"{path} has {outputs} outputs, not {units} x {' + '.join(map(str, widths))} (units, width of each part): "

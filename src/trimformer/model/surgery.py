@@ -7,16 +7,17 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from trimformer.model.masking import check_masks, feature_mask
-from trimformer.model.modeling_trimformer import (
-    Projection,
-    TrimformerConfig,
-    add_bias,
-    carry_this_file,
-    empty_attention,
-    note_sizes,
-)
+from trimformer.model.modeling_trimformer import TrimformerConfig, guard_cache, sizes_of
 from trimformer.model.sites import Masks, Producer, Site
 from trimformer.model.structure import Structure, read_structure
+from trimformer.model.trimformer_modules import (
+    Projection,
+    add_bias,
+    empty_attention,
+    leave_out,
+    note_sizes,
+    sizes_of_projection,
+)
 
 
 @torch.no_grad()
@@ -42,7 +43,9 @@ def cut_site(structure: Structure, site: Site, mask: Tensor) -> None:
     with structure.in_memory(site):
         for producer in site.producers:
             keep(structure.projection(producer.path), producer_mask(producer, mask), outputs=True)
-        keep(structure.consumer(site), feature_mask(site, mask), outputs=False)
+        keep(structure.projection(site.consumer), feature_mask(site, mask), outputs=False)
+        for path in (*(producer.path for producer in site.producers), site.consumer):
+            leave_out(structure.base, path)
     if site.core is not None:
         _resize_attention(structure, site, site.core, int(mask.sum()))
 
@@ -76,8 +79,8 @@ def write_consumer(structure: Structure, site: Site, weight: Tensor, bias: Tenso
     if bias is None:
         return
     if structure.consumer_bias(site) is None:
-        add_bias(structure.consumer(site))
-    structure.consumer(site).bias.copy_(bias)
+        add_bias(structure.consumer(site), structure.model)
+    structure.consumer(site).bias.copy_(bias)  # type: ignore[union-attr]  # it has one now
 
 
 def describe_cut(structure: Structure, masks: Masks) -> Structure:
@@ -99,15 +102,19 @@ def describe_cut(structure: Structure, masks: Masks) -> Structure:
             continue
         new.kept[site.name] = original[masks[site.name]].tolist()
         new.units[site.name] = units
-        new.linears[now.consumer] = [now.features, now.width]
-        for producer, weight in zip(now.producers, cut_structure.producer_weights(now), strict=True):
-            new.linears[producer.path] = list(weight.shape)
+        new.linears |= _cut_sizes(cut_structure, now)
         if now.core and now.units == 0:
             new.empty[now.core] = _owned_output(now)
         elif now.core:
             new.attributes |= _head_counts(structure, now)
     _write_config(structure, new)
     return cut_structure
+
+
+def _cut_sizes(structure: Structure, site: Site) -> dict[str, list[int]]:
+    """Read in- and outputs of a site's projections by path."""
+    paths = [*(producer.path for producer in site.producers), site.consumer]
+    return {path: sizes_of_projection(structure.module(path)) for path in paths}
 
 
 def describe_stock(structure: Structure, masks: Masks) -> Structure:
@@ -132,16 +139,13 @@ def describe_stock(structure: Structure, masks: Masks) -> Structure:
 
 def pruning_config(structure: Structure) -> TrimformerConfig:
     """Read what the model's config says of earlier cuts; empty for a dense model."""
-    config = getattr(structure.model.config, "quantization_config", None)
-    if isinstance(config, dict):
-        return TrimformerConfig(**config)
-    return config if config is not None and hasattr(config, "kept") else TrimformerConfig()
+    return sizes_of(structure.model.config) or TrimformerConfig()
 
 
 def _write_config(structure: Structure, new: TrimformerConfig) -> None:
     if new.kept or new.biases:
         structure.model.config.quantization_config = new
-        carry_this_file(structure.model)
+        guard_cache(structure.model)
 
 
 def _resize_attention(structure: Structure, site: Site, core: str, heads: int) -> None:

@@ -1,0 +1,74 @@
+"""A pruned model is its class: whatever transformers finds by a dense model's class, it finds for the pruned one."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from tiny_models import inputs, outputs, random_masks, tiny_model
+from trimformer.model.structure import read_structure
+from trimformer.model.surgery import cut
+
+CASES = {"bert": "sequence classification", "llama": "language model", "gpt2": "language model"}
+AUTO = {"bert": AutoModelForSequenceClassification, "llama": AutoModelForCausalLM, "gpt2": AutoModelForCausalLM}
+EMPTY = {("head", 0), ("neuron", 1)}
+
+
+def pruned(architecture: str, head: str | None = None) -> PreTrainedModel:
+    """Uneven, the first attention and the second FFN empty; attention as eager products, which give their matrices."""
+    model = tiny_model(architecture, head or CASES[architecture], num_hidden_layers=3, attn_implementation="eager")
+    structure = read_structure(model)
+    masks = random_masks(structure)
+    cut(structure, {site.name: masks[site.name] & ((site.kind, site.block) not in EMPTY) for site in structure})
+    return model
+
+
+def pickled(model: PreTrainedModel, _: Path) -> PreTrainedModel:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def reloaded(model: PreTrainedModel, folder: Path, **settings: object) -> PreTrainedModel:
+    model.save_pretrained(folder)
+    return AUTO[model.config.model_type].from_pretrained(folder, attn_implementation="eager", **settings)
+
+
+WAYS: dict[str, Callable[[PreTrainedModel, Path], PreTrainedModel]] = {
+    "as it was cut": lambda model, _: model,
+    "copied": lambda model, _: copy.deepcopy(model),
+    "pickled": pickled,
+    "loaded": reloaded,
+    "loaded by its own file": lambda model, folder: reloaded(model, folder, trust_remote_code=True),
+    "loaded twice": lambda model, folder: reloaded(reloaded(model, folder / "1"), folder / "2"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("architecture", CASES)
+def test_it_is_of_its_class_and_records_every_layer(architecture: str, way: str, tmp_path: Path) -> None:
+    small = pruned(architecture)
+    expected = outputs(small, inputs(small))
+    model = WAYS[way](small, tmp_path).eval()
+    assert type(model) is type(tiny_model(architecture, CASES[architecture]))
+    with torch.no_grad():
+        seen = model(**inputs(model), output_hidden_states=True, output_attentions=True)
+    torch.testing.assert_close(outputs(model, inputs(model)), expected)
+    heads = [site.units * site.query_heads for site in read_structure(model) if site.kind == "head"]
+    assert len(seen.hidden_states) == 4
+    assert heads[0] == 0
+    assert [matrices.shape for matrices in seen.attentions] == [(3, count, 11, 11) for count in heads]
+
+
+def test_attention_that_gives_no_matrices_gives_none_where_it_is_empty_either() -> None:
+    model = pruned("llama", "encoder")
+    model.set_attn_implementation("sdpa")
+    assert model(**inputs(model)).last_hidden_state.shape[-1] == 32
+    assert model.layers[0].self_attn(torch.zeros(1, 3, 32))[1] is None
