@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
+import accelerate
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from tiny_models import inputs, outputs, random_masks, tiny_model
 from trimformer.model.structure import read_structure
 from trimformer.model.surgery import cut
+from trimformer.model.trimformer_modules import BiasOnly
 
 CASES = {"bert": "sequence classification", "llama": "language model", "gpt2": "language model"}
 AUTO = {"bert": AutoModelForSequenceClassification, "llama": AutoModelForCausalLM, "gpt2": AutoModelForCausalLM}
@@ -72,3 +74,43 @@ def test_attention_that_gives_no_matrices_gives_none_where_it_is_empty_either() 
     model.set_attn_implementation("sdpa")
     assert model(**inputs(model)).last_hidden_state.shape[-1] == 32
     assert model.layers[0].self_attn(torch.zeros(1, 3, 32))[1] is None
+
+
+@pytest.mark.parametrize("architecture", CASES)
+class TestNoWeightsOfSizeZero:
+    """What is left of a sublayer without units is a bias, which every library can read, move, save and quantize."""
+
+    def test_none_is_there(self, architecture: str, tmp_path: Path) -> None:
+        for model in (pruned(architecture), reloaded(pruned(architecture), tmp_path)):
+            assert all(values.numel() for values in model.state_dict().values())
+
+    @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+    def test_dynamic_int8_keeps_the_biases(self, architecture: str) -> None:
+        model = pruned(architecture)
+        small = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+        empty = [path for path, module in model.named_modules() if isinstance(module, BiasOnly) and module.out_features]
+        assert len(empty) == 2
+        nothing = torch.zeros(1, 2, 0)
+        for path in empty:
+            torch.testing.assert_close(small.get_submodule(path)(nothing), model.get_submodule(path)(nothing))
+        expected, found = outputs(model, inputs(model)), outputs(small, inputs(model))
+        assert torch.corrcoef(torch.stack([expected, found]))[0, 1] > 0.99
+
+    def test_accelerate_saves_and_reads_its_state(self, architecture: str, tmp_path: Path) -> None:
+        model = pruned(architecture)
+        expected = outputs(model, inputs(model))
+        accelerator = accelerate.Accelerator(cpu=True)
+        prepared = accelerator.prepare(model)
+        accelerator.save_state(tmp_path)
+        with torch.no_grad():
+            for parameter in prepared.parameters():
+                parameter.zero_()
+        accelerator.load_state(tmp_path)
+        torch.testing.assert_close(outputs(prepared, inputs(model)), expected)
+
+    def test_accelerate_dispatches_it(self, architecture: str, tmp_path: Path) -> None:
+        model = pruned(architecture)
+        expected, tied = outputs(model, inputs(model)), accelerate.utils.find_tied_parameters(model)
+        assert tied == accelerate.utils.find_tied_parameters(tiny_model(architecture, CASES[architecture]))
+        accelerate.disk_offload(model, tmp_path, execution_device=torch.device("cpu"))
+        torch.testing.assert_close(outputs(model, inputs(model)), expected)

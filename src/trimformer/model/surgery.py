@@ -79,7 +79,7 @@ def write_consumer(structure: Structure, site: Site, weight: Tensor, bias: Tenso
     if bias is None:
         return
     if structure.consumer_bias(site) is None:
-        add_bias(structure.consumer(site), structure.model)
+        add_bias(structure.consumer(site), structure.model.dtype, structure.device)
     structure.consumer(site).bias.copy_(bias)  # type: ignore[union-attr]  # it has one now
 
 

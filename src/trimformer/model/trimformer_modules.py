@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, PreTrainedModel
+from transformers import Cache
 from transformers.pytorch_utils import Conv1D
 
 PLACEHOLDER_HEADS = 1
@@ -55,6 +55,7 @@ class NoHeads(nn.Module):
         nn.Module.__init__(self)
         self.config: Any = getattr(replaced, "config", None)
         self.layer_idx: int | None = getattr(replaced, "layer_idx", None)
+        self.head_dim: int = getattr(replaced, "head_dim", 1)
         self.output_name = output_name
         self._is_hf_initialized = True
         if output_name is not None:
@@ -73,8 +74,9 @@ class NoHeads(nn.Module):
         batch, tokens = hidden_states.shape[:2]
         keys = tokens
         for cache in caches_in(args, kwargs) if self.layer_idx is not None else ():
-            # One zero a token: a cache tells by one of its layers, often the first, how many tokens it holds.
-            zeros = hidden_states.new_zeros(batch, PLACEHOLDER_HEADS, tokens, 1)
+            # A cache tells by one of its layers, often the first, how many tokens it holds.
+            # Zeros as wide as others, because a quantized cache takes them in groups of a size.
+            zeros = hidden_states.new_zeros(batch, PLACEHOLDER_HEADS, tokens, self.head_dim)
             keys = cache.update(zeros, zeros, self.layer_idx)[0].shape[-2]
         nothing = hidden_states[..., :0]
         output = nothing if self.output_name is None else self.get_submodule(self.output_name)(nothing)
@@ -130,10 +132,10 @@ def leave_out(base: nn.Module, path: str) -> None:
         base.set_submodule(path, BiasOnly(sizes[0], sizes[1], projection.bias))
 
 
-def add_bias(projection: Any, model: PreTrainedModel) -> None:
-    """Give a projection of a model, or what is left of one, a bias of zeros."""
+def add_bias(projection: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Give a projection, or what is left of one, a bias of zeros."""
     _, out_features = sizes_of_projection(projection)
-    projection.bias = nn.Parameter(torch.zeros(out_features, dtype=model.dtype, device=model.device))
+    projection.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype, device=device))
 
 
 def empty_attention(base: nn.Module, path: str, output_name: str | None) -> None:
