@@ -84,7 +84,7 @@ class TestNoWeightsOfSizeZero:
         for model in (pruned(architecture), reloaded(pruned(architecture), tmp_path)):
             assert all(values.numel() for values in model.state_dict().values())
 
-    @pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore:torch:DeprecationWarning", "ignore:torch:UserWarning")  # that it will go
     def test_dynamic_int8_keeps_the_biases(self, architecture: str) -> None:
         model = pruned(architecture)
         small = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
