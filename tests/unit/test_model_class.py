@@ -10,7 +10,7 @@ from pathlib import Path
 import accelerate
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from tiny_models import inputs, outputs, random_masks, tiny_model
 from trimformer.model.structure import read_structure
@@ -114,3 +114,45 @@ class TestNoWeightsOfSizeZero:
         assert tied == accelerate.utils.find_tied_parameters(tiny_model(architecture, CASES[architecture]))
         accelerate.disk_offload(model, tmp_path, execution_device=torch.device("cpu"))
         torch.testing.assert_close(outputs(model, inputs(model)), expected)
+
+
+@pytest.mark.parametrize("architecture", CASES)
+class TestBuiltFromItsConfig:
+    """`from_config` gives the pruned sizes, and whatever builds a model before it reads the weights gets them."""
+
+    @pytest.mark.parametrize("trusts", [False, True], ids=["by the package", "its own file trusted"])
+    def test_new_weights_have_its_sizes_and_can_be_saved(self, architecture: str, trusts: bool, tmp_path: Path) -> None:
+        small = pruned(architecture)
+        small.save_pretrained(tmp_path / "small")
+        config = AutoConfig.from_pretrained(tmp_path / "small")
+        new = AUTO[architecture].from_config(config, trust_remote_code=trusts).eval()
+        assert type(new) is type(small)
+        assert shapes(new) == shapes(small)
+        assert all(values.isfinite().all() for values in new.state_dict().values())
+        new.save_pretrained(tmp_path / "new")
+        again = AUTO[architecture].from_pretrained(tmp_path / "new").eval()
+        torch.testing.assert_close(outputs(again, inputs(again)), outputs(new, inputs(new)))
+
+    def test_accelerate_builds_it_empty_and_reads_the_weights(self, architecture: str, tmp_path: Path) -> None:
+        small = pruned(architecture)
+        small.save_pretrained(tmp_path)
+        with accelerate.init_empty_weights():
+            empty = AUTO[architecture].from_config(small.config)
+        empty.tie_weights()
+        model = accelerate.load_checkpoint_and_dispatch(empty, str(tmp_path), device_map={"": "cpu"}).eval()
+        torch.testing.assert_close(outputs(model, inputs(model)), outputs(small, inputs(small)))
+
+    def test_from_pretrained_takes_the_config_of_a_model(self, architecture: str, tmp_path: Path) -> None:
+        small = pruned(architecture)
+        small.save_pretrained(tmp_path)
+        model = type(small).from_pretrained(tmp_path, config=small.config).eval()
+        torch.testing.assert_close(outputs(model, inputs(model)), outputs(small, inputs(small)))
+        assert shapes(type(small).from_pretrained(tmp_path, config=model.config)) == shapes(small)
+
+    def test_a_dense_config_builds_a_dense_model(self, architecture: str) -> None:
+        dense = tiny_model(architecture, CASES[architecture])
+        assert shapes(AUTO[architecture].from_config(dense.config)) == shapes(dense)
+
+
+def shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
+    return {name: values.shape for name, values in model.state_dict().items()}

@@ -101,12 +101,12 @@ def caches_in(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
 
 
 def resize(projection: Projection, in_features: int, out_features: int) -> None:
-    """Give a projection other sizes; its weights are uninitialised afterwards."""
+    """Give a projection other sizes; its weight is uninitialised afterwards."""
     transposed = isinstance(projection, Conv1D)
     shape = (in_features, out_features) if transposed else (out_features, in_features)
     projection.weight = nn.Parameter(projection.weight.new_empty(shape))
     if projection.bias is not None:
-        projection.bias = nn.Parameter(projection.bias.new_empty(out_features))
+        projection.bias = nn.Parameter(projection.bias.new_zeros(out_features))
     note_sizes(projection)
 
 
