@@ -29,7 +29,7 @@ from trimformer.observing.latency import Latency
 from trimformer.observing.resources import watching_resources
 from trimformer.progress import Progress
 from trimformer.pruning.cache import MeasuredCache
-from trimformer.pruning.facts import BudgetFacts, ParameterFacts
+from trimformer.pruning.facts import BudgetFacts, ParameterFacts, SizesFacts
 from trimformer.pruning.method_options import asked_by
 from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
 from trimformer.pruning.pruner import Pruner
@@ -79,17 +79,19 @@ def few_rows(after: Metrics) -> str | None:
     return f"only {rows} evaluation rows: metrics and intervals tell little" if rows < FEW_ROWS else None
 
 
-def collapse(before: Metrics, after: Metrics, budget: BudgetFacts) -> str | None:
-    """Word a loud warning where the accuracy collapsed, with a milder budget to try; else None."""
+def collapse(before: Metrics, after: Metrics, budget: BudgetFacts, sizes: SizesFacts | None = None) -> str | None:
+    """Word a loud warning where the accuracy collapsed, with a milder budget or larger sizes to try; else None."""
     name, dense = next(iter(before.items()))
     change = (after[name].value - dense.value) / max(abs(dense.value), 1e-12)
     if name in DISTANCES or -COLLAPSE <= change <= (DOUBLED if name in LOWER_IS_BETTER else change):
         return None
-    milder = min(1.0, round(1.5 * budget.asked + 0.05, 2))
+    milder = f"`{budget.cost}={min(1.0, round(1.5 * budget.asked + 0.05, 2))}`, or `max_drop=0.02`"
+    if sizes is not None and sizes.alone:
+        milder = "larger sizes, or drop less"
     return (
         f"{name} {'rose' if change > 0 else 'fell'} from {shown(dense.value)} to {shown(after[name].value)} "
         f"({abs(change):.0%}): "
-        f"this is too small for the task; try `{budget.cost}={milder}`, or `max_drop=0.02`"
+        f"this is too small for the task; try {milder}"
     )
 
 
@@ -174,7 +176,8 @@ class Project:
             after = self.evaluate(result.model, self.evaluation_rows)
             models = {DENSE: self.model, PRUNED: result.model}
             times = latency.measure_at(result.facts.workload, models, progress=self.progress)
-        warnings = [*filter(None, [collapse(self.before, after, result.facts.budget), few_rows(after)])]
+        collapsed = collapse(self.before, after, result.facts.budget, result.facts.sizes)
+        warnings = [*filter(None, [collapsed, few_rows(after)])]
         for warning in warnings:
             caution(warning)
         result = replace(result, facts=result.facts.with_stage("judging", judging).with_warnings(*warnings))

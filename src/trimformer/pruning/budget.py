@@ -21,9 +21,10 @@ from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.parameters import BATCH_SIZE, ROUND_TO, SEQUENCE_LENGTH
 
 
-def linear_table(units: int, unit_cost: float) -> Tensor:
-    """Make the table of a cost that every unit adds alike: `(units + 1,)`."""
-    return torch.arange(units + 1, dtype=torch.float64) * unit_cost
+def linear_table(units: int, unit_cost: float, first: float = 0.0) -> Tensor:
+    """Make the table of a cost that every unit adds alike, and the first of them `first` more: `(units + 1,)`."""
+    counts = torch.arange(units + 1, dtype=torch.float64)
+    return counts * unit_cost + counts.clamp(max=1) * first
 
 
 def rounded_table(table: Tensor, multiple: int) -> Tensor:
@@ -134,6 +135,10 @@ class Prices:
     def of_sum(self, units: float) -> float:
         """Compute the cost of the whole model whose kept units cost `units` by the tables."""
         return float(np.interp(units, *self._points)) if self.whole else units
+
+    def share_of(self, units: float) -> float:
+        """Compute the share of the dense model's cost that stays where kept units cost `units` by the tables."""
+        return self.of_sum(units) / self.total
 
     def limit(self, share: float) -> float:
         """Compute what the kept units may cost by the tables, so that the whole model keeps a share of its cost.

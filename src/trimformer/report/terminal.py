@@ -34,6 +34,8 @@ def result_table(facts: Manifest) -> Table:
         table.add_row("  95 % interval", interval(row.dense), interval(row.pruned), "")
     table.add_section()
     _add_guard(table, pruning.guard)
+    for size in summary.asked_sizes(pruning):
+        table.add_row(size.what, f"{size.asked} asked", size.reached, "")
     _add_costs(table, pruning)
     _add_sizes(table, facts)
     _add_latency(table, facts)
@@ -54,7 +56,8 @@ def _add_guard(table: Table, guard: GuardFacts | None) -> None:
 def _add_costs(table: Table, pruning: PruningFacts) -> None:
     budget, parameters = pruning.budget, pruning.parameters
     for cost, share in pruning.kept.items():
-        asked = f"{budget.asked:.1%} asked" if cost == budget.cost else ""
+        alone = pruning.sizes is not None and pruning.sizes.alone
+        asked = f"{budget.asked:.1%} asked" if cost == budget.cost and not alone else ""
         whole = "latency, by the table" if cost == "latency" else f"{cost} of sublayers"
         table.add_row(whole, asked, f"{share:.1%} reached", "")
     counts = (f"{count / 1e6:.2f} M" for count in (parameters.dense, parameters.pruned))
