@@ -118,8 +118,7 @@ def prune_command(
     with console.progress_bars(console.error_console) as progress:
         project = steps.gather(origin, max_length, placement, progress)
         steps.check_sizes(sizes, project.model, method, made)
-        project = project if max_drop is None else project.with_guard(seed)
-        project = with_vocabulary(project, vocabulary) if vocabulary else project
+        project = with_vocabulary(project if max_drop is None else project.with_guard(seed), vocabulary)
         pruner = project.pruner(
             method=method,
             calibration_tokens=calibration_tokens,
