@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from tiny_models import CONFIGS, random_masks, tiny_model
+from tiny_models import default_names, random_masks, tiny_model
 from trimformer import plugins
 from trimformer.data.batches import Workload
 from trimformer.model.sites import Masks
@@ -26,14 +27,16 @@ LENGTHS = (1, 8, 13)
 
 @torch.no_grad()
 def count_flops(model: PreTrainedModel, length: int) -> int:
-    """What PyTorch counts in the blocks alone, on one sequence without padding."""
-    structure = read_structure(model)
-    with FlopCounterMode(display=False) as counter:
-        structure.base(input_ids=torch.arange(5, 5 + length)[None])
-    root = type(structure.base).__name__
-    blocks = f"{root}.{structure.architecture.chains[0].blocks}"
-    counts = counter.get_flop_counts()
-    return sum(sum(counts.get(f"{blocks}.{index}", {}).values()) for index in range(len(structure.blocks())))
+    """What PyTorch counts in the blocks alone for a second sequence of a batch without padding."""
+    structure = read_structure(model.requires_grad_(requires_grad=False))
+    blocks = f"{type(structure.base).__name__}.{structure.architecture.chains[0].blocks}"
+    found = []
+    for rows in (1, 2):
+        with FlopCounterMode(display=False) as counter:
+            structure.base(input_ids=torch.arange(5, 5 + length).expand(rows, length))
+        counts = counter.get_flop_counts()
+        found.append(sum(sum(counts.get(f"{blocks}.{index}", {}).values()) for index in range(len(structure.blocks()))))
+    return found[1] - found[0]
 
 
 def count_parameters(model: PreTrainedModel, _: int) -> int:
@@ -73,10 +76,16 @@ def cost(name: str) -> Cost:
 
 @pytest.fixture
 def structure(architecture: str) -> Structure:
-    return read_structure(tiny_model(architecture, attn_implementation="eager"))
+    """Sites without windows: eager attention computes all scores, and masks those outside of the window."""
+    return without_windows(read_structure(tiny_model(architecture, attn_implementation="eager")))
 
 
-every_architecture = pytest.mark.parametrize("architecture", CONFIGS)
+def without_windows(structure: Structure) -> Structure:
+    """The same structure, as if every token attended to all."""
+    return replace(structure, sites=tuple(replace(site, window=None) for site in structure))
+
+
+every_architecture = pytest.mark.parametrize("architecture", default_names())
 
 
 @every_architecture
@@ -89,19 +98,33 @@ def test_formula_equals_an_independent_count(name: str, cost: Cost, structure: S
         small = copy.deepcopy(structure.model)
         cut(read_structure(small), masks)
         for length in LENGTHS:
-            gone = total_cost({site: ~mask for site, mask in masks.items()}, tables[length])
+            gone = total_cost(structure.full_masks(), tables[length]) - total_cost(masks, tables[length])
             assert gone == dense[length] - count(small, length), (how, length)
-            whole = total_cost(structure.full_masks(), tables[length])
-            assert total_cost(masks, tables[length]) == whole - gone, (how, length)
 
 
 @every_architecture
 def test_flops_of_the_kept_units_are_those_of_the_cut_blocks(structure: Structure) -> None:
     tables = plugins.load("costs", "flops").prices(structure, Workload(9)).tables
+    empty = copy.deepcopy(structure.model)
+    cut(read_structure(empty), MASKS["nothing kept"](structure))
+    beside = count_flops(empty, 9)  # of what is in no sublayer, such as XMOD's adapters
     for how, choose in MASKS.items():
         masks, small = choose(structure), read_structure(copy.deepcopy(structure.model))
         cut(small, masks)
-        assert total_cost(masks, tables) == count_flops(small.model, 9), how
+        assert total_cost(masks, tables) == count_flops(small.model, 9) - beside, how
+
+
+@pytest.mark.parametrize(("layers", "windows"), [(None, [6, 6]), (["full_attention", "sliding_attention"], [None, 6])])
+def test_attention_windows_bound_the_scores(layers: list[str] | None, windows: list[int | None]) -> None:
+    architecture, options = ("mistral", {}) if layers is None else ("qwen2", {"layer_types": layers})
+    found = read_structure(tiny_model(architecture, sliding_window=6, **options))
+    assert [site.window for site in found if site.attends] == windows
+    price = plugins.load("costs", "flops").prices
+    for length in (4, 9):
+        tables, whole = price(found, Workload(length)).tables, price(without_windows(found), Workload(length)).tables
+        for site in found:
+            unseen = max(0, length - site.window) if site.window else 0
+            assert float(whole[site.name][1] - tables[site.name][1]) == 4 * length * unseen * site.unit_width
 
 
 @every_architecture
@@ -109,7 +132,7 @@ def test_an_already_cut_model_costs_the_same_by_unit(cost: Cost, structure: Stru
     before = cost.prices(structure, Workload(7.5)).tables
     assert all(len(before[site.name]) == site.units + 1 for site in structure)
     assert all((table.diff() > 0).all() and table[0] == 0 for table in before.values())
-    small = cut(structure, without(structure, "head", 1))
+    small = without_windows(cut(structure, without(structure, "head", 1)))
     now = cost.prices(small, Workload(7.5)).tables
     assert all(torch.equal(now[site.name], before[site.name][: site.units + 1]) for site in small)
 

@@ -34,6 +34,8 @@ def read_plan() -> list[set[str]]:
 FLOORS = read_plan()
 GROUND = "the ground"
 MAX_FILE_LINES = 350
+LONGER = {"model.modeling_trimformer": 500}
+"""Files that may be longer: the loader is one file, because a copy of it goes into every checkpoint."""
 MAX_BODY_LINES = 50
 FORBIDDEN_IMPORTS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "torch.load"}
 FORBIDDEN_CALLS = {"eval", "exec"}
@@ -164,14 +166,14 @@ def test_modules_import_each_other_in_no_circle() -> None:
     refuse((module for module in MODULES if module in reachable(module)), "these are in a circle of imports")
 
 
-def test_architectures_see_sites_only() -> None:
+def test_architectures_see_sites_and_errors_only() -> None:
     refuse(
         (
-            f"{module}: {', '.join(IMPORTS[module] - {'model.sites'})}"
+            f"{module}: {', '.join(IMPORTS[module] - {'model.sites', 'errors'})}"
             for module in MODULES
-            if room_of(module) == "architectures" and not IMPORTS[module] <= {"model.sites"}
+            if room_of(module) == "architectures" and not IMPORTS[module] <= {"model.sites", "errors"}
         ),
-        "an architecture needs model.sites only",
+        "an architecture needs model.sites, and errors to refuse a variant",
     )
 
 
@@ -217,7 +219,7 @@ def test_modules_say_what_they_are() -> None:
 
 def test_files_are_short() -> None:
     lines = {module: len(text.splitlines()) for module, text in TEXTS.items()}
-    too_long = (f"{module}: {count}" for module, count in lines.items() if count > MAX_FILE_LINES)
+    too_long = (f"{module}: {count}" for module, count in lines.items() if count > LONGER.get(module, MAX_FILE_LINES))
     refuse(too_long, f"files of more than {MAX_FILE_LINES} lines")
 
 

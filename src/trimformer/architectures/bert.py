@@ -1,4 +1,9 @@
-"""BERT and the encoders that share its modules: RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA."""
+"""BERT and the encoders that share its modules: RoBERTa and its relatives, ELECTRA, ERNIE, RoFormer, LayoutLM, ….
+
+XMOD has language adapters behind what the feed-forward layer adds; they stay as they are.
+"""
+
+from dataclasses import replace
 
 from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
 
@@ -21,4 +26,12 @@ BERT = Architecture(
     stock={"intermediate_size": "neuron"},
 )
 
-PROVIDES = dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), BERT)
+ROBERTA = replace(BERT, positions_after_padding=True)
+XMOD = replace(ROBERTA, chains=(replace(BERT.chains[0], pre_norm="pre_norm"),))
+
+PROVIDES = {
+    **dict.fromkeys(("bert", "electra", "ernie", "rembert", "roformer", "layoutlm", "roc_bert", "splinter"), BERT),
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "data2vec-text", "markuplm"), ROBERTA),
+    "bert-generation": BERT,
+    "xmod": XMOD,
+}

@@ -126,7 +126,7 @@ def _one_block(structure: Structure, site: Site, units: int) -> PreTrainedModel:
     shared = _shared(structure, [site])
     with only_blocks(structure, site.block, site.block + 1, site.chain):
         small = read_structure(copy.deepcopy(structure.base, shared))
-    target = small.of_block(site.chain, 0)[site.order]
+    target = next(each for each in small.of_block(site.chain, 0) if each.order == site.order)
     cut_site(small, target, torch.arange(target.units) < units)
     return small.model
 

@@ -13,9 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer.data.batches import shape, token_mask
 from trimformer.data.rows import LABELS, TOKENS, Batch
 from trimformer.errors import DataError
-
-POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
-"""Families whose first token has the position after the padding id's."""
+from trimformer.model.structure import find_architecture
 
 
 def check_padding(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
@@ -24,7 +22,9 @@ def check_padding(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
     Raises:
         DataError: the model has no padding id, or the rows are padded with another.
     """
-    if not (type(model).__name__.endswith("ForSequenceClassification") and hasattr(model, "score")):
+    architecture = find_architecture(model.config)
+    by_last_token = hasattr(model, "score") or (architecture is not None and architecture.causal)
+    if not (type(model).__name__.endswith("ForSequenceClassification") and by_last_token):
         return
     own = model.config.pad_token_id
     for batch in batches:
@@ -45,8 +45,10 @@ def inputs_of(model: PreTrainedModel) -> list[str]:
 
 def most_tokens(config: Any) -> float:
     """Give the most tokens that a row may have; infinity where the config names no limit."""
-    positions: float = getattr(config, "max_position_embeddings", math.inf)
-    return positions - (config.pad_token_id or 0) - 1 if config.model_type in POSITIONS_AFTER_PADDING else positions
+    positions: float = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", math.inf))
+    architecture = find_architecture(config)
+    after_padding = architecture is not None and architecture.positions_after_padding
+    return positions - (config.pad_token_id or 0) - 1 if after_padding else positions
 
 
 def fitted(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> PreTrainedTokenizerBase:

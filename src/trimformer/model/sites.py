@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from torch import Tensor
@@ -28,11 +29,25 @@ class Producer:
     widths: tuple[int, ...]
     """Outputs of one unit in each part."""
     bias: bool = True
+    shared: int = 0
+    """Outputs behind all parts that every unit uses, such as the one key and value head of multi-query attention."""
+    aligned: bool = True
+    """False if it reads something else as well, so that no map of the sublayer's input can be folded into it."""
+    of_tokens: bool = True
+    """False if it reads no tokens at all, but something that all sequences share, such as embeddings of positions."""
 
     @property
     def width(self) -> int:
         """Outputs that belong to one unit."""
         return sum(self.widths)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Where a residual stream can be seen: it is the argument of that number of a module's forward pass."""
+
+    path: str
+    argument: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +81,14 @@ class Site:
     """The module between consumer and residual stream, if there is one."""
     multiplier: float = 1.0
     """Factor of the output before it is added to the residual stream."""
+    shared: tuple[str, ...] = ()
+    """Projections that read the sublayer's input and belong to all units."""
+    residual: Stream | None = None
+    """Where the residual stream that it adds to is seen; None where it follows from the block's input."""
+    window: int | None = None
+    """Tokens that a token attends to at most; None for all."""
+    positions: int = 0
+    """Embeddings of positions that every token is scored against, beside the other tokens."""
 
     @property
     def features(self) -> int:
@@ -91,6 +114,8 @@ class Fused:
     parts: int
     by_unit: bool = False
     """True if the parts of each unit stand together, as in GPT-NeoX; else the units of each part, as in GPT-2."""
+    shared: int = 0
+    """Parts behind these that belong to all units."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +127,10 @@ class Layout:
     parts: tuple[int, ...]
     """Numbers of one unit in each part of the producers, in their order."""
     query_heads: int = 0
+    shared: tuple[int, ...] = ()
+    """Numbers in each part that belongs to all units, in the producers' order."""
+    positions: int = 0
+    """Embeddings of positions that every token is scored against, beside the other tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +147,22 @@ class Sublayer(ABC):
     core: str | None = None
     """The module that holds the units, to be replaced where none is left; None: the projections run without any."""
     sizes: Mapping[str, str] = field(default_factory=dict)
-    """Attributes of the core that cache a size, each with what it counts: `heads` or `features`."""
+    """Attributes of the core that cache a size, each with what it counts: `heads`, `query heads` or `features`.
+
+    An attribute that begins with `config.` is read from the config while the core runs: the core gets its own.
+    """
+    shared: tuple[str, ...] = ()
+    """Projections that read the sublayer's input and belong to all units."""
+    unaligned: tuple[str, ...] = ()
+    """Producers that read something else as well, such as embeddings of positions."""
+    of_positions: tuple[str, ...] = ()
+    """Producers that read embeddings of positions alone."""
+    by_head: Mapping[str, int] = field(default_factory=dict)
+    """Arguments of the core with an entry for every head, such as a position bias, each with its axis of heads."""
+    when: tuple[str, str] | None = None
+    """A list in the config with an entry for each block, and the entry of the blocks that have this sublayer."""
+    residual: Stream | None = None
+    """Where the residual stream that it adds to is seen, if that is not what the chain's `pre_norm` says."""
     norm: str | None = None
     """A module between consumer and residual stream, such as Gemma 2's second norm."""
     multiplier: str | None = None
@@ -128,33 +172,82 @@ class Sublayer(ABC):
     def layout(self, config: Any) -> Layout:
         """Read the widths of a unit from the config of the sublayer's chain."""
 
-    def paths(self) -> tuple[str, ...]:
-        """List the paths of the producers."""
-        return tuple(each.path if isinstance(each, Fused) else each for each in self.producers)
+    def window(self, config: Any, block: int) -> int | None:
+        """Read how many tokens a token attends to at most; None for all, or where nothing attends."""
+        return None
 
-    def widths(self, parts: Sequence[int]) -> list[tuple[int, ...]]:
-        """Divide the widths of all parts, in order, among the producers: numbers of a unit in the parts of each."""
-        left, found = list(parts), []
-        for producer in self.producers:
-            count = producer.parts if isinstance(producer, Fused) else 1
-            own, left = tuple(left[:count]), left[count:]
-            found.append((sum(own),) if isinstance(producer, Fused) and producer.by_unit else own)
-        return found
+    def is_in(self, config: Any, block: int) -> bool:
+        """Tell whether a block of the chain has this sublayer."""
+        return self.when is None or getattr(config, self.when[0])[block] == self.when[1]
+
+    def paths(self) -> list[str]:
+        """List the paths of the producers."""
+        return [each.path if isinstance(each, Fused) else each for each in self.producers]
+
+    def described(self, layout: Layout) -> Iterator[Producer]:
+        """Yield the producers, their paths below the block, with the widths of a layout's parts, in order."""
+        parts, shared = iter(layout.parts), iter(layout.shared)
+        for each in self.producers:
+            fused = each if isinstance(each, Fused) else Fused(each, parts=1)
+            widths = tuple(islice(parts, fused.parts))
+            yield Producer(
+                fused.path,
+                (sum(widths),) if fused.by_unit else widths,
+                shared=sum(islice(shared, fused.shared)),
+                aligned=fused.path not in (*self.unaligned, *self.of_positions),
+                of_tokens=fused.path not in self.of_positions,
+            )
+
+    @property
+    def parts(self) -> int:
+        """Number of parts that the producers have together."""
+        return sum(each.parts if isinstance(each, Fused) else 1 for each in self.producers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(Sublayer):
-    """Attention: a unit is a key and value head with the query heads that share it. Parts: queries, keys, values."""
+    """Attention: a unit is a key and value head with the query heads that share it. Parts: queries, keys, values.
+
+    Further parts, such as projections of positions, are as wide as the queries.
+    In multi-query attention, where all query heads share one key and value head, a unit is a query head; part: queries.
+    """
 
     name: str = "attention"
     kind: str = "head"
+    multi_query: bool = False
+    tied: bool = False
+    """True if a norm goes over the queries, or keys, of all heads, so that no head can do without another: one unit."""
+    key_value_heads: str = "num_key_value_heads"
+    """Config attribute with the number of key and value heads; none: as many as query heads."""
+    cached: str = "heads"
+    """What the layer's part of a cache counts, in the words of `sizes`; of multi-query attention it is one head."""
+    positions: int = 0
+    """Embeddings of positions that every token is scored against, beside the other tokens."""
+    windows: str = "sliding_window"
+    """Config attribute with the number of tokens that a token attends to, or a list of them by block."""
+    windowed: tuple[str, tuple[str, ...]] = ("layer_types", ("sliding_attention", "chunked_attention"))
+    """A list in the config with an entry for each block, and the entries of those with a window; no list: all."""
 
     def layout(self, config: Any) -> Layout:
         """Read the width of a head and the sharing of key and value heads from the config."""
         heads = config.num_attention_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // heads
-        shared_by = heads // (getattr(config, "num_key_value_heads", None) or heads)
-        return Layout(shared_by * width, (shared_by * width, width, width), query_heads=shared_by)
+        if self.multi_query:
+            return Layout(width, (width,), query_heads=1, shared=(width, width))
+        shared_by = heads // (getattr(config, self.key_value_heads, None) or heads)
+        groups = heads // shared_by if self.tied else 1
+        queries, values = groups * shared_by * width, groups * width
+        parts = (queries, values, values, *(queries,) * (self.parts - 3))
+        return Layout(queries, parts, query_heads=groups * shared_by, positions=self.positions)
+
+    def window(self, config: Any, block: int) -> int | None:
+        """Read the window from the config's attribute, if the block is one of those that have it."""
+        name, kinds = self.windowed
+        of_blocks = getattr(config, name, None)
+        size = getattr(config, self.windows, None)
+        if size is None or (of_blocks and of_blocks[block] not in kinds):
+            return None
+        return int(size[block] if isinstance(size, list) else size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +259,7 @@ class FeedForward(Sublayer):
 
     def layout(self, config: Any) -> Layout:
         """Give every part one number a neuron."""
-        parts = sum(producer.parts if isinstance(producer, Fused) else 1 for producer in self.producers)
-        return Layout(1, (1,) * parts)
+        return Layout(1, (1,) * self.parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,17 +287,39 @@ class Architecture:
     """Description of a model family, which says where its sublayers are.
 
     Most models are one chain of blocks; towers, or encoder and decoder, are several, in the order in which they run.
+    Where the layout depends on the config, a family provides a function from the config to its description.
     """
 
     description: str
     chains: tuple[Chain, ...]
     stock: Mapping[str, str] = field(default_factory=dict)
     """Config attributes that give every block a size, by what they count: `neuron`, `head`, `query head`."""
+    positions_after_padding: bool = False
+    """True if a row's first token has the position after the padding id's."""
 
     @property
     def causal(self) -> bool:
         """True if any chain is a decoder."""
         return any(chain.causal for chain in self.chains)
+
+
+def by_query_head(architecture: Architecture) -> Architecture:
+    """Describe the variant of an architecture whose query heads share one key and value head: a unit is a query head.
+
+    For attention with separate projections, which repeats keys and values `num_key_value_groups` times.
+    """
+
+    def varied(sublayer: Sublayer) -> Sublayer:
+        if not isinstance(sublayer, Attention):
+            return sublayer
+        queries, *shared = sublayer.paths()
+        sizes = {"num_key_value_groups": "heads"}
+        return replace(sublayer, multi_query=True, producers=(queries,), shared=tuple(shared), sizes=sizes)
+
+    chains = (replace(each, sublayers=tuple(map(varied, each.sublayers))) for each in architecture.chains)
+    stock = {name: what for name, what in architecture.stock.items() if what != "head"}
+    stock = {name: "head" if what == "query head" else what for name, what in stock.items()}
+    return replace(architecture, chains=tuple(chains), stock=stock)
 
 
 def place(site: str) -> tuple[int, str]:

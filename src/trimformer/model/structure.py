@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -124,29 +124,42 @@ class Structure:
         return self.projection(site.consumer)
 
     def entrance(self, site: Site) -> nn.Module:
-        """Find the module of a sublayer that is the first to read its input; where no unit is left, its empty core."""
-        if site.producers:
-            return self.projection(site.producers[0].path)
+        """Find the module of a sublayer that is the first to read its input alone; without units, its empty core."""
+        for producer in site.producers:
+            if producer.aligned:
+                return self.projection(producer.path)
         return self.module(site.core or site.consumer)
 
     def added(self, site: Site) -> nn.Module:
         """Find the module whose output, times the site's multiplier, is added to the residual stream."""
         return self.module(site.norm) if site.norm else self.consumer(site)
 
+    def shared_outputs(self, site: Site) -> list[tuple[Tensor, Tensor | None]]:
+        """Give weights, `(width, outputs)`, and biases of what all units of a site share, and no unit takes along."""
+        ends = [(producer.path, producer.shared) for producer in site.producers if producer.shared]
+        whole = [(path, features_first(self.projection(path)).shape[1]) for path in site.shared]
+        found: list[tuple[Tensor, Tensor | None]] = []
+        for path, count in (*ends, *whole):
+            projection = self.projection(path)
+            bias: Tensor | None = projection.bias
+            found.append((features_first(projection)[:, -count:], None if bias is None else bias[-count:]))
+        return found
+
     def consumer_weight(self, site: Site) -> Tensor:
         """Give the consumer's weight as a view `(features, width)`; of a block not in memory, a copy.
 
         What is written to the view is written to the model.
         """
-        return _features_first(self.consumer(site))
+        return features_first(self.consumer(site))
 
     def producer_weights(self, site: Site) -> list[Tensor]:
         """Give the producers' weights as views `(width, outputs)`: what is written to them is written to the model."""
-        return [_features_first(self.projection(producer.path)) for producer in site.producers]
+        return [features_first(self.projection(producer.path)) for producer in site.producers]
 
-    def producer_biases(self, site: Site) -> list[Tensor]:
-        """Give the producers' biases, `(outputs,)` each, of those that have one."""
-        return [self.projection(producer.path).bias for producer in site.producers if producer.bias]
+    def readers(self, site: Site) -> list[Projection]:
+        """Find the projections that read a sublayer's input and nothing else, those of its units and of all units."""
+        paths = [producer.path for producer in site.producers if producer.aligned]
+        return [self.projection(path) for path in (*paths, *site.shared)]
 
     def consumer_bias(self, site: Site) -> Tensor | None:
         """Give the consumer's bias, `(width,)`; None if it has none."""
@@ -177,7 +190,8 @@ class Structure:
         return next(site for site in self.sites if site.name == name)
 
 
-def _features_first(projection: Projection) -> Tensor:
+def features_first(projection: Projection) -> Tensor:
+    """Give a projection's weight as a view `(inputs, outputs)`, however it is stored; if not in memory, a copy."""
     weight = stored_weight(projection, "weight")
     return weight if isinstance(projection, Conv1D) else weight.T
 
@@ -193,20 +207,43 @@ def read_structure(model: PreTrainedModel) -> Structure:
             module is not where its architecture puts it.
     """
     if not isinstance(model, PreTrainedModel):
-        raise UnsupportedModel(f"{model!r:.60} is no transformers model: load it first, with from_pretrained")
+        raise UnsupportedModel(_no_model(model))
     config = model.config
-    known = plugins.provided("architectures")
-    if config.model_type not in known:
-        raise UnsupportedModel(f"architecture {config.model_type!r} is not supported. Supported: {', '.join(known)}")
-    architecture: Architecture = known[config.model_type]
-    _check_use(config, architecture)
+    architecture = find_architecture(config)
+    if architecture is None:
+        known = ", ".join(plugins.provided("architectures"))
+        raise UnsupportedModel(f"architecture {config.model_type!r} is not supported. Supported: {known}")
+    _check_use(model, architecture)
     structure = Structure(model, architecture, ())
     chains = range(len(architecture.chains))
     return Structure(model, architecture, tuple(site for chain in chains for site in _sites_of_chain(structure, chain)))
 
 
-def _check_use(config: Any, architecture: Architecture) -> None:
+def _no_model(given: Any) -> str:
+    """Say of something that is no transformers model what to give in its place."""
+    kind = type(given).__name__
+    if not isinstance(given, nn.Module):
+        return f"{given!r:.60} is no transformers model: load it first, with from_pretrained"
+    if callable(getattr(given, "merge_and_unload", None)):
+        return f"{kind} is a model with adapters: give what its merge_and_unload() returns"
+    inside = [name for name, each in given.named_modules() if name and isinstance(each, PreTrainedModel)]
+    remedy = f": give the one in it, model.{inside[0]}" if inside else ", and there is none in it"
+    return f"{kind} is no transformers model (PreTrainedModel){remedy}"
+
+
+def find_architecture(config: Any) -> Architecture | None:
+    """Find the description of a config's model family, for the sizes and switches that it has; None where none is.
+
+    Raises:
+        UnsupportedModel: the family is known, but not the variant that the config describes.
+    """
+    found: Any = plugins.provided("architectures").get(config.model_type)
+    return found if found is None or isinstance(found, Architecture) else found(config)
+
+
+def _check_use(model: PreTrainedModel, architecture: Architecture) -> None:
     """Refuse a model that is used otherwise than its architecture describes."""
+    config: Any = model.config
     if getattr(config, "is_decoder", False) and not architecture.causal:
         raise UnsupportedModel(
             f"{config.model_type} is used as a decoder (is_decoder=True): only encoders of it can be pruned"
@@ -215,14 +252,25 @@ def _check_use(config: Any, architecture: Architecture) -> None:
         raise UnsupportedModel("the model has cross-attention: only encoders, and decoders without it, can be pruned")
     if getattr(config, "chunk_size_feed_forward", 0):
         raise UnsupportedModel("chunk_size_feed_forward is set: load the model with chunk_size_feed_forward=0")
+    if not _is_plain(model):
+        raise UnsupportedModel(
+            f"the model is quantized{_by_method(config)}: load or make it in float, prune it, then quantize the result"
+        )
+
+
+def _by_method(config: Any) -> str:
+    """Name the method that a config says a model was quantized with: ` with …`; empty where it says none."""
     quantization = getattr(config, "quantization_config", None)
-    method = (
-        quantization.get("quant_method")
-        if isinstance(quantization, dict)
-        else getattr(quantization, "quant_method", None)
-    )
-    if method not in (None, "trimformer"):
-        raise UnsupportedModel(f"the model is quantized with {method}: prune it first, then quantize")
+    about = quantization if isinstance(quantization, dict) else vars(quantization or object)
+    method = about.get("quant_method")
+    return f" with {getattr(method, 'value', method)}" if method else ""
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Tell whether all weights are ordinary floating-point tensors; those of a dequantized file, such as GGUF, are."""
+    kinds = {type(module).__module__ for module in model.modules()}
+    weights = all(type(each) in (Tensor, nn.Parameter) and each.is_floating_point() for each in model.parameters())
+    return weights and not any(kind.startswith("torch.ao.nn.quantized") for kind in kinds)
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -232,56 +280,62 @@ def parameter_count(model: nn.Module) -> int:
 
 def _sites_of_chain(structure: Structure, number: int) -> Iterator[Site]:
     chain = structure.architecture.chains[number]
+    config = structure.config(number)
     for block in range(len(structure.blocks(number))):
-        for order in range(len(chain.sublayers)):
-            yield _site(structure, chain, (number, block, order))
+        present = [order for order, each in enumerate(chain.sublayers) if each.is_in(config, block)]
+        for order in present:
+            yield _site(structure, chain, (number, block, order), last=order == present[-1])
 
 
-def _site(structure: Structure, chain: Chain, position: tuple[int, int, int]) -> Site:
+def _site(structure: Structure, chain: Chain, position: tuple[int, int, int], *, last: bool) -> Site:
     """Read the site of a sublayer at a position: chain, block, and order in the block."""
     number, index, order = position
     sublayer, block, config = chain.sublayers[order], f"{chain.blocks}.{index}", structure.config(number)
     layout, path = sublayer.layout(config), f"{block}.{sublayer.consumer}"
     consumer = structure.projection(path)
-    features, width = _features_first(consumer).shape
+    features, width = features_first(consumer).shape
     units, rest = divmod(features, layout.unit_width)
     if rest:
         raise UnsupportedModel(f"{path}: input is not a whole number of {layout.unit_width} ({sublayer.kind}s' width)")
     core = f"{block}.{sublayer.core}" if sublayer.core else None
     is_empty = core is not None and isinstance(structure.module(core), NoHeads)
+    residual = sublayer.residual
     return Site(
         name=f"{block}.{sublayer.name}",
         kind=sublayer.kind,
         chain=number,
         block=index,
         order=order,
-        last_in_block=order == len(chain.sublayers) - 1,
+        last_in_block=last,
         units=units,
         unit_width=layout.unit_width,
         width=width,
-        producers=() if is_empty else _producers(structure, block, sublayer, layout.parts, units),
+        producers=() if is_empty else _producers(structure, block, sublayer.described(layout), units),
         consumer=path,
         consumer_bias=consumer.bias is not None,
         core=core,
         query_heads=layout.query_heads,
         norm=f"{block}.{sublayer.norm}" if sublayer.norm else None,
         multiplier=float(getattr(config, sublayer.multiplier)) if sublayer.multiplier else 1.0,
+        shared=() if is_empty else tuple(f"{block}.{path}" for path in sublayer.shared),
+        residual=replace(residual, path=f"{block}.{residual.path}") if residual else None,
+        window=sublayer.window(config, index),
+        positions=layout.positions,
     )
 
 
-def _producers(
-    structure: Structure, block: str, sublayer: Sublayer, parts: tuple[int, ...], units: int
-) -> tuple[Producer, ...]:
-    pairs = zip(sublayer.paths(), sublayer.widths(parts), strict=True)
-    return tuple(_producer(structure, f"{block}.{path}", widths, units) for path, widths in pairs)
-
-
-def _producer(structure: Structure, path: str, widths: tuple[int, ...], units: int) -> Producer:
-    projection = structure.projection(path)
-    outputs = _features_first(projection).shape[1]
-    if outputs != units * sum(widths):
-        raise UnsupportedModel(
-            f"{path} has {outputs} outputs, not {units} x {' + '.join(map(str, widths))} (units, width of each part): "
-            f"{_FOR_ANOTHER_LAYOUT}"
-        )
-    return Producer(path, widths, bias=projection.bias is not None)
+def _producers(structure: Structure, block: str, described: Iterable[Producer], units: int) -> tuple[Producer, ...]:
+    """Look described producers up in a block: their paths become those below the base model."""
+    found = []
+    for each in described:
+        path = f"{block}.{each.path}"
+        projection = structure.projection(path)
+        outputs = features_first(projection).shape[1]
+        if outputs != units * each.width + each.shared:
+            also = f" + {each.shared} of all units" if each.shared else ""
+            raise UnsupportedModel(
+                f"{path} has {outputs} outputs, not {units} x {' + '.join(map(str, each.widths))} (units, width of "
+                f"each part){also}: {_FOR_ANOTHER_LAYOUT}"
+            )
+        found.append(replace(each, path=path, bias=projection.bias is not None))
+    return tuple(found)

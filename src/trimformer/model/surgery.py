@@ -8,14 +8,19 @@ from transformers.pytorch_utils import Conv1D
 
 from trimformer.model.masking import check_masks, feature_mask
 from trimformer.model.modeling_trimformer import (
+    HeadSelection,
     Projection,
     TrimformerConfig,
     add_bias,
     carry_this_file,
     empty_attention,
+    head_selections,
     note_sizes,
+    remove_marks,
+    select_heads,
+    set_size,
 )
-from trimformer.model.sites import Masks, Producer, Site
+from trimformer.model.sites import Attention, Masks, Producer, Site
 from trimformer.model.structure import Structure, read_structure
 
 
@@ -44,12 +49,13 @@ def cut_site(structure: Structure, site: Site, mask: Tensor) -> None:
             keep(structure.projection(producer.path), producer_mask(producer, mask), outputs=True)
         keep(structure.consumer(site), feature_mask(site, mask), outputs=False)
     if site.core is not None:
-        _resize_attention(structure, site, site.core, int(mask.sum()))
+        _resize_attention(structure, site, site.core, mask)
 
 
 def producer_mask(producer: Producer, mask: Tensor) -> Tensor:
-    """Repeat a mask for a producer's outputs, part after part: `(units,)` -> `(units * producer.width,)`."""
-    return torch.cat([mask.repeat_interleave(width) for width in producer.widths])
+    """Repeat a mask for a producer's outputs, part after part; what is shared stays: `(units,)` -> `(outputs,)`."""
+    shared = mask.new_ones(producer.shared)
+    return torch.cat([*(mask.repeat_interleave(width) for width in producer.widths), shared])
 
 
 def keep(projection: Projection, mask: Tensor, *, outputs: bool) -> None:
@@ -105,7 +111,10 @@ def describe_cut(structure: Structure, masks: Masks) -> Structure:
         if now.core and now.units == 0:
             new.empty[now.core] = _owned_output(now)
         elif now.core:
-            new.attributes |= _head_counts(structure, now)
+            new.attributes |= _head_counts(structure, now, now.units)
+            new.by_head |= head_selections(structure.base, now.core)
+            if now.attends and _cached_heads(structure, now) != now.units:
+                new.cached[now.name] = _cached_heads(structure, now)
     _write_config(structure, new)
     return cut_structure
 
@@ -119,6 +128,8 @@ def describe_stock(structure: Structure, masks: Masks) -> Structure:
     """
     stock, config = structure.architecture.stock, structure.model.config
     cut_structure = read_structure(structure.model)
+    vars(config).pop("quantization_config", None)
+    remove_marks(structure.model)
     if all(bool(mask.all()) for mask in masks.values()):
         return cut_structure
     head, neuron = (next(site for site in cut_structure if site.kind == kind) for kind in ("head", "neuron"))
@@ -139,24 +150,36 @@ def pruning_config(structure: Structure) -> TrimformerConfig:
 
 
 def _write_config(structure: Structure, new: TrimformerConfig) -> None:
+    remove_marks(structure.model)
     if new.kept or new.biases:
         structure.model.config.quantization_config = new
         carry_this_file(structure.model)
 
 
-def _resize_attention(structure: Structure, site: Site, core: str, heads: int) -> None:
+def _resize_attention(structure: Structure, site: Site, core: str, mask: Tensor) -> None:
+    heads = int(mask.sum())
     if heads == 0:
         empty_attention(structure.base, core, _owned_output(site))
         return
     for path, value in _head_counts(structure, site, heads).items():
-        owner, _, name = path.rpartition(".")
-        setattr(structure.module(owner), name, value)
+        set_size(structure.base, path, value)
+    arguments = structure.sublayer(site).by_head
+    if arguments:
+        kept = mask.repeat_interleave(site.query_heads)
+        select_heads(structure.module(core), HeadSelection(kept.nonzero()[:, 0].tolist(), len(kept), dict(arguments)))
 
 
-def _head_counts(structure: Structure, site: Site, heads: int | None = None) -> dict[str, int]:
-    heads = site.units if heads is None else heads
-    sizes = {"heads": heads, "features": heads * site.unit_width}
+def _head_counts(structure: Structure, site: Site, heads: int) -> dict[str, int]:
+    sizes = {"heads": heads, "query heads": heads * site.query_heads, "features": heads * site.unit_width}
     return {f"{site.core}.{name}": sizes[what] for name, what in structure.sublayer(site).sizes.items()}
+
+
+def _cached_heads(structure: Structure, site: Site) -> int:
+    sublayer = structure.sublayer(site)
+    if not isinstance(sublayer, Attention):
+        return site.units
+    heads = {"heads": site.units, "query heads": site.units * site.query_heads}[sublayer.cached]
+    return 1 if sublayer.multi_query else heads
 
 
 def _owned_output(site: Site) -> str | None:

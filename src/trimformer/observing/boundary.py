@@ -175,20 +175,27 @@ class Boundary:
         sum is the same, so that the second, refitted after the first, makes up for what that lacks.
         """
         seen["residual"] = self.hidden[index]
-        if site.order == 0:
-            yield
-            return
-        if not self.structure.pre_norm(self.chain):
-
-            def keep_input(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
-                seen["residual"] = _first_input(args, kwargs)
-
-            with hooked(self.structure.entrance(site), before_with_kwargs=keep_input):
+        earlier = [each for each in self.sites if each.order < site.order]
+        if site.residual is not None:
+            with self._input_kept(self.structure.module(site.residual.path), site.residual.argument, seen):
                 yield
-            return
-        with ExitStack() as stack:
-            for earlier in self.sites[: site.order]:
-                stack.enter_context(self._addition_kept(index, earlier, seen))
+        elif earlier and not self.structure.pre_norm(self.chain):
+            with self._input_kept(self.structure.entrance(site), 0, seen):
+                yield
+        else:
+            with ExitStack() as stack:
+                for each in earlier:
+                    stack.enter_context(self._addition_kept(index, each, seen))
+                yield
+
+    @contextmanager
+    def _input_kept(self, module: nn.Module, argument: int, seen: dict[str, Tensor]) -> Iterator[None]:
+        """Within the context, note an argument of a module, by its number, as the residual stream."""
+
+        def keep_input(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+            seen["residual"] = _first_input(args, kwargs) if argument == 0 else (*args, *kwargs.values())[argument]
+
+        with hooked(module, before_with_kwargs=keep_input):
             yield
 
     @contextmanager

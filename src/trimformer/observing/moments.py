@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -107,7 +108,7 @@ def _downwards(calibration: Calibration) -> Iterator[Group]:
 def _upwards(calibration: Calibration) -> Iterator[Group]:
     dense, own = calibration.dense, calibration.share(calibration.batches)
     boundary = Boundary(dense, own)
-    firsts = [site for site in dense.sites if site.order == 0]
+    firsts = [site for before, site in pairwise((None, *dense.sites)) if before is None or before.last_in_block]
     for first in calibration.progress(firsts, "curves, bottom-up"):
         if first.chain != boundary.chain:
             boundary = Boundary(dense, own, first.chain)

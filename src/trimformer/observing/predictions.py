@@ -7,7 +7,7 @@ embeddings predict numbers. Everything that compares a pruned model with its den
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -57,6 +57,11 @@ def predictions(output: Any, batch: Batch, model: PreTrainedModel) -> Prediction
     Raises:
         UnsupportedModel: an output with neither logits nor hidden states.
     """
+    if not isinstance(output, Mapping):
+        raise UnsupportedModel(
+            f"{type(model).__name__} returns a {type(output).__name__}: it must return a transformers ModelOutput with "
+            "logits or last_hidden_state"
+        )
     mask = token_mask(batch).to(torch.float32)
     if "start_logits" in output:
         logits = torch.stack([output["start_logits"], output["end_logits"]], dim=1).float()

@@ -21,9 +21,10 @@ from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.parameters import BATCH_SIZE, ROUND_TO, SEQUENCE_LENGTH
 
 
-def linear_table(units: int, unit_cost: float) -> Tensor:
-    """Make the table of a cost that every unit adds alike: `(units + 1,)`."""
-    return torch.arange(units + 1, dtype=torch.float64) * unit_cost
+def linear_table(units: int, unit_cost: float, first: float = 0.0) -> Tensor:
+    """Make the table of a cost that every unit adds alike, and the first of them `first` more: `(units + 1,)`."""
+    counts = torch.arange(units + 1, dtype=torch.float64)
+    return counts * unit_cost + counts.clamp(max=1) * first
 
 
 def rounded_table(table: Tensor, multiple: int) -> Tensor:

@@ -19,6 +19,7 @@ from trimformer.observing.watching import check_finite, frozen, watching
 from trimformer.pruning.contract import Method
 from trimformer.pruning.fingerprint import measured_key
 from trimformer.pruning.memory import check_memory
+from trimformer.pruning.probe import check_layout, shortest_row
 
 
 def check(calibration: Calibration, name: str, method: Method) -> list[str]:
@@ -34,7 +35,7 @@ def check(calibration: Calibration, name: str, method: Method) -> list[str]:
 
     Raises:
         NumericalError: weights or activations are NaN or infinite.
-        UnsupportedModel: no sublayer has any unit.
+        UnsupportedModel: no sublayer has any unit, or the model computes otherwise than its architecture says.
         DataError: rows that the model cannot read, or other ones on each process.
         InvalidOption: gradients of a whole model that is not in memory.
         InsufficientMemory: there is not enough of it.
@@ -46,6 +47,7 @@ def check(calibration: Calibration, name: str, method: Method) -> list[str]:
     check_activations(dense, batches[0])
     check_together(calibration, name, method)
     check_memory(dense, batches, method)
+    check_layout(dense, shortest_row(batches))
     return too_few_tokens(calibration)
 
 

@@ -42,6 +42,7 @@ from trimformer.pruning.measured_budget import pruned_as_measured
 from trimformer.pruning.memory import pass_tokens
 from trimformer.pruning.method_options import asked_by, make_method
 from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
+from trimformer.pruning.probe import check_result, shortest_row
 from trimformer.pruning.result import PruningResult
 from trimformer.pruning.sizes import Sizes
 from trimformer.pruning.target import Target, aimed, check_asked
@@ -245,7 +246,8 @@ class Pruner:
             if target.uniform:
                 job = uniform_job(job, masks)
                 masks = processes.agreed_masks(self.method.prune(job, measured))
-        (describe_stock if target.uniform else describe_cut)(job.student, masks)
+        small = (describe_stock if target.uniform else describe_cut)(job.student, masks)
+        check_result(small, shortest_row(job.batches))
         _verify(job, masks)
         curves = compact_curves({site: found.removal_cost for site, found in measured.items()})
         facts = self._facts(job, masks, target, curves)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trimformer import processes
 from trimformer.model.sites import Masks, Site
+from trimformer.model.structure import features_first
 from trimformer.model.surgery import cut_site, write_consumer
 from trimformer.observing.boundary import Boundary, Crossing
 from trimformer.observing.sums import RegressionSums
@@ -61,10 +62,15 @@ class Walk:
         """Go past a site, and after the last of a block into the next block, if there is one."""
         if not stop.site.last_in_block:
             self.student.settle([stop.site])
-        elif stop.site.block + 1 < len(self.job.dense.blocks(stop.site.chain)):
-            self.dense.advance(stop.dense_outputs)
+            return
+        known, blocks = stop.dense_outputs, len(self.job.dense.blocks(stop.site.chain))
+        while self.dense.block + 1 < blocks:
+            self.dense.advance(known)
             self.student.advance()
             self.dense.settle(self.dense.sites)
+            if self.dense.sites:
+                return
+            known = {}
 
 
 def _in_memory(step: Step) -> Step:
@@ -105,10 +111,12 @@ class Stop:
         """Let the student's producers read, as nearly as a linear map can tell it, what the dense model's read.
 
         The map, from what enters the student's sublayer to what enters the dense one, is a ridge regression towards
-        the identity; it is folded into the producers' weights. The residual stream itself stays as it is.
+        the identity; it is folded into the weights of what reads that input alone. The residual stream itself stays as
+        it is.
         """
         student, site = self.job.student, self.site
-        if site == student.sites[0]:
+        readers = student.readers(site)
+        if site == student.sites[0] or not readers:
             return
         sums = RegressionSums(site.width, site.width, student.device, processes.agreed)
         for index in range(len(self.walk.batches)):
@@ -124,13 +132,12 @@ class Stop:
             identity.new_zeros(site.width),
             site=site.name,
             ridge=self._raised(max(ridge, SMALLEST_ALIGNING_RIDGE), sums),
-            intercept=intercept and all(producer.bias for producer in site.producers),
+            intercept=intercept and all(reader.bias is not None for reader in readers),
         )
-        weights, biases = student.producer_weights(site), student.producer_biases(site)
-        if len(biases) == len(weights):
-            for weight, bias in zip(weights, biases, strict=True):
-                bias.add_((fit.bias @ weight.double()).to(bias))
-        for weight in weights:
+        for reader in readers:
+            weight = features_first(reader)
+            if reader.bias is not None:
+                reader.bias.add_((fit.bias @ weight.double()).to(reader.bias))
             weight.copy_(fit.weight @ weight.double())
 
     @_in_memory
