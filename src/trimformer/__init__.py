@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trimformer.pruning.result import PruningResult
     from trimformer.pruning.sizes import Sizes
     from trimformer.report.saving import save
+    from trimformer.vocabulary.trim import trim_vocabulary
 
 _HOMES = {
     "Budget": "pruning.budget",
@@ -40,6 +41,7 @@ _HOMES = {
     "prune": "pruning.pruner",
     "read_structure": "model.structure",
     "save": "report.saving",
+    "trim_vocabulary": "vocabulary.trim",
 }
 """Module of every public name, below `trimformer`."""
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "prune",
     "read_structure",
     "save",
+    "trim_vocabulary",
 ]
 
 

@@ -57,6 +57,10 @@ DropSublayersOption = Annotated[
     str | None, typer.Option(help="How many sublayers lose all units; or which: 3.attention,5.ffn.")
 ]
 OnlyOption = Annotated[str | None, typer.Option(help="Units that may go: heads or neurons.")]
+VocabularyOption = Annotated[
+    str | None,
+    typer.Option(help="Keep only the tokens of the texts in this file, or of the rows to calibrate on: calibration."),
+]
 CountedLengthOption = Annotated[float | None, option_of(SEQUENCE_LENGTH)]
 BatchOption = Annotated[int | None, option_of(BATCH_SIZE)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print facts as JSON on stdout, everything else on stderr.")]

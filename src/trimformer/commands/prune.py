@@ -39,6 +39,7 @@ from trimformer.cli.options import (
     TaskOption,
     TokensOption,
     UniformOption,
+    VocabularyOption,
     assignments,
 )
 from trimformer.model.parameters import DEVICE, DTYPE
@@ -73,6 +74,7 @@ def prune_command(
     drop_blocks: DropBlocksOption = None,
     drop_sublayers: DropSublayersOption = None,
     only: OnlyOption = None,
+    vocabulary: VocabularyOption = None,
     max_length: LengthOption = None,
     seed: SeedOption = SEED.default,
     device: DeviceOption = DEVICE.default,
@@ -90,6 +92,7 @@ def prune_command(
     from trimformer.cli import console, steps
     from trimformer.judging.guard import smallest_within
     from trimformer.judging.manifest import Origin
+    from trimformer.judging.vocabulary import with_vocabulary
     from trimformer.model.checkpoint import check_writable
     from trimformer.model.placement import Placement
     from trimformer.pruning.method_options import make_method
@@ -108,6 +111,7 @@ def prune_command(
         project = steps.gather(origin, max_length, placement, progress)
         steps.check_sizes(sizes, project.model, method, made)
         project = project if max_drop is None else project.with_guard(seed)
+        project = with_vocabulary(project, vocabulary) if vocabulary else project
         pruner = project.pruner(
             method=method,
             calibration_tokens=calibration_tokens,

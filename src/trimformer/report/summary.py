@@ -151,6 +151,7 @@ def shares(facts: Manifest) -> list[Share]:
     parameters, times = pruning.parameters, facts.latency
     detail = f"{parameters.dense / 1e6:.2f} M → {parameters.pruned / 1e6:.2f} M"
     rows.append(Share("parameters of the whole model", detail, "", percent(parameters.share)))
+    rows += sizes(facts)
     if facts.latency_share is not None:
         detail = f"{times[DENSE].median_ms:.1f} ms → {times[PRUNED].median_ms:.1f} ms a batch"
         rows.append(Share("time", detail, "", "", percent(facts.latency_share)))
@@ -197,6 +198,18 @@ def _in_runs(counts: Sequence[int]) -> str:
     return _listed(
         f"{times}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{count}" if times > 1 else count for count, times in runs
     )
+
+
+def sizes(facts: Manifest) -> list[Share]:
+    """List what became of the file of the weights, and of the vocabulary where it was trimmed."""
+    rows, size, vocabulary = [], facts.bytes, facts.vocabulary
+    if size is not None:
+        detail = f"{size.before / 1e6:.1f} MB → {size.after / 1e6:.1f} MB"
+        rows.append(Share("file of the weights", detail, "", percent(size.share)))
+    if vocabulary is not None:
+        tokens = vocabulary.tokens
+        rows.append(Share("tokens known", f"{tokens.before} → {tokens.after}", "", percent(tokens.share)))
+    return rows
 
 
 def metrics(facts: Manifest) -> list[MetricRow]:
@@ -278,6 +291,7 @@ def settings(facts: Manifest) -> list[tuple[str, str]]:
         ("model", origin.source),
         ("task", origin.task),
         ("data", origin.data),
+        ("vocabulary", facts.vocabulary.texts if facts.vocabulary else ""),
         ("method", f"{pruning.method}: {options}" if options else pruning.method),
         ("calibration", tokens),
         ("seed", str(calibration.seed)),
