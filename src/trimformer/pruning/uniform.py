@@ -14,7 +14,7 @@ import torch
 from trimformer.errors import InvalidOption, UnreachableTarget, UnsupportedModel
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure, read_structure
-from trimformer.model.surgery import pruning_config
+from trimformer.model.surgery import class_accepts, pruning_config
 from trimformer.observing.measurements import Measured
 from trimformer.pruning.budget import CostTables
 from trimformer.pruning.choose.search import ROUNDING
@@ -57,7 +57,8 @@ def uniform_job(job: Job, masks: Masks) -> Job:
     may_go = "head" in job.dense.architecture.stock.values()
     wanted = sum(int(masks[name].sum()) for name in heads) / len(heads)
     found: dict[int, int] = {}
-    for count in range(1 if may_go else allowed[heads[0]], allowed[heads[0]] + 1):
+    possible = range(1 if may_go else allowed[heads[0]], allowed[heads[0]] + 1)
+    for count in (each for each in possible if not may_go or class_accepts(job.dense, each)):
         left = job.limit * (1 + ROUNDING) - sum(float(job.costs[name][count]) for name in heads)
         fitting = int((sum(job.costs[name] for name in neurons) <= left).sum()) - 1  # type: ignore[union-attr]
         if fitting >= 1:
