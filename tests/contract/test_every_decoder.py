@@ -56,7 +56,7 @@ def without_heads(*blocks: int) -> Callable[[Structure], Masks]:
     return choose
 
 
-WEIGHTS_TO_REFIT = {"olmo3": 1, "lfm2": 1}
+WEIGHTS_TO_REFIT = dict.fromkeys(("olmo3", "lfm2", "granite", "cohere", "cohere2"), 1)
 """Decoders whose random weights no few rows can refit for unseen ones, by the seed of some that more rows can."""
 
 MASKS: dict[str, Callable[[Structure], Masks]] = {
