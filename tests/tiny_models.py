@@ -41,6 +41,9 @@ _ROBERTA = {
     "eos_token_id": 2,
 }
 _DECODER = {**_COMMON, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_POSITIONS = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_biased_input": False}
+_SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+"""Of encoders whose own special tokens are outside of a small vocabulary; not those that mark a decoder here."""
 _LLAMA = {**_BERT, **_DECODER, "num_attention_heads": 2 * HEADS_PER_BLOCK, "num_key_value_heads": HEADS_PER_BLOCK}
 _WINDOWS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5}
 _HALF_ROTARY = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
@@ -69,6 +72,37 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "hidden_dim": NEURONS,
         "max_position_embeddings": MAX_LENGTH,
     },
+    "data2vec-text": _ROBERTA,
+    "ernie": _BERT,
+    "rembert": {**_BERT, "input_embedding_size": 16, "output_embedding_size": 16, "bos_token_id": 1, "eos_token_id": 2},
+    "roformer": {**_BERT, "embedding_size": 16},
+    "roformer with rotated values": {**_BERT, "rotary_value": True},
+    "layoutlm": _BERT,
+    "markuplm": {**_BERT, "xpath_unit_hidden_size": 4, "max_depth": 3},
+    "roc_bert": {
+        **_BERT,
+        "pronunciation_embed_dim": 8,
+        "pronunciation_vocab_size": 120,
+        "shape_embed_dim": 8,
+        "shape_vocab_size": 120,
+    },
+    "splinter": _BERT,
+    "bert-generation": _BERT,
+    "xmod": {**_ROBERTA, "default_language": "en_XX"},
+    "xmod with pre-norm": {**_ROBERTA, "default_language": "en_XX", "pre_norm": True},
+    "roberta-prelayernorm": _ROBERTA,
+    "xlm-roberta-xl": _ROBERTA,
+    "megatron-bert": _BERT,
+    "esm": {**_ROBERTA, "mask_token_id": 4, "position_embedding_type": "rotary", "token_dropout": True},
+    "esm with absolute positions": {**_ROBERTA, "mask_token_id": 4, "emb_layer_norm_before": True},
+    "nomic_bert": _BERT,
+    "gte": _BERT,
+    "jina_embeddings_v3": _BERT,
+    "eurobert": {**_LLAMA, **_SPECIAL, "mask_token_id": 4},
+    "modernbert": {**_BERT, **_SPECIAL, "local_attention": 6, "global_attn_every_n_layers": 2},
+    "mpnet": _ROBERTA,
+    "deberta-v2": {**_BERT, **_POSITIONS, "share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 4},
+    "deberta-v2 with own projections": {**_BERT, **_POSITIONS, "max_relative_positions": 6},
     "gpt2": _GPT2,
     "llama": _LLAMA,
     "llama without groups": {**_LLAMA, "num_attention_heads": 4, "attention_bias": True, "mlp_bias": True},
@@ -198,11 +232,6 @@ def heads_of(name: str) -> list[str]:
     ]
 
 
-def common_head(name: str) -> str:
-    """The head that most tests are about: a classifier, where transformers has one for a tiny model."""
-    return "sequence classification" if "sequence classification" in heads_of(name) else heads_of(name)[-1]
-
-
 def config_of(name: str, **options: Any) -> PreTrainedConfig:
     """The config of a tiny model."""
     return AutoConfig.for_model(name.partition(" ")[0], **{**CONFIGS[name], **options})
@@ -217,6 +246,8 @@ SIBLINGS = (
     *("helium", "seed_oss", "ministral", "ministral3", "hunyuan_v1_dense", "ernie4_5", "vaultgemma", "cwm", "cohere2"),
     *("exaone4", "starcoder2", "nemotron", "arcee", "apertus", "jais2", "nanochat", "glm", "glm4", "persimmon", "gptj"),
     *("gpt_neo", "xglm", "biogpt", "ctrl", "modernbert-decoder"),
+    *("data2vec-text", "ernie", "rembert", "layoutlm", "markuplm", "roc_bert", "splinter", "bert-generation"),
+    *("xlm-roberta-xl", "megatron-bert", "esm with absolute positions", "gte"),
 )
 """Tiny models of a layout that another stands for, tested by `pytest -m slow` only."""
 
@@ -235,8 +266,8 @@ def pairs() -> list[Any]:
     ]
 
 
-def marked(names: Iterable[str]) -> list[Any]:
-    """Names of tiny models as parameters of a test; siblings are marked `slow`."""
+def default_names(names: Iterable[str] = CONFIGS) -> list[Any]:
+    """Names of tiny models as parameters of a test, siblings marked `slow`."""
     return [pytest.param(name, marks=pytest.mark.slow if name in SIBLINGS else []) for name in names]
 
 
@@ -248,15 +279,19 @@ SETTINGS: dict[str, dict[str, Any]] = {"dual_cp": {"lambda_": 0.32}}
 """By method, options without which it refuses models as small as these: their neurons cost less than their heads."""
 
 
-def tiny_model(architecture: str, head: str | None = None, *, seed: int = 0, **config: Any) -> PreTrainedModel:
-    """A tiny model in evaluation mode, a classifier where there is one; further arguments go to its config.
+def main_head(architecture: str) -> str:
+    """The head of a tiny model where none is asked for: that of a classifier, if transformers has one."""
+    return (
+        "sequence classification" if "sequence classification" in heads_of(architecture) else heads_of(architecture)[-1]
+    )
 
-    Biases are random too, not zero.
-    """
+
+def tiny_model(architecture: str, head: str | None = None, *, seed: int = 0, **config: Any) -> PreTrainedModel:
+    """A tiny model in evaluation mode; further arguments go to its config. Biases are random too, not zero."""
     assert architecture in CONFIGS, (
         f"architecture {architecture!r} has no tiny config: add one to CONFIGS in tests/tiny_models.py"
     )
-    auto_class, options = ALL_HEADS[head or common_head(architecture)]
+    auto_class, options = ALL_HEADS[head or main_head(architecture)]
     settings = config_of(architecture, **{**options, **config})
     torch.manual_seed(seed)
     model: PreTrainedModel = getattr(transformers, auto_class).from_config(settings)

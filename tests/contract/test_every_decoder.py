@@ -21,10 +21,10 @@ from tiny_models import (
     CONFIGS,
     FAMILIES,
     SIBLINGS,
+    default_names,
     heads_of,
     inputs,
     is_causal,
-    marked,
     outputs,
     random_masks,
     tiny_model,
@@ -41,6 +41,7 @@ from trimformer.pruning.budget import Budget
 from trimformer.pruning.pruner import prune
 
 DECODERS = [name for name in CONFIGS if is_causal(name)]
+CLASSIFIERS = [name for name in DECODERS if "sequence classification" in heads_of(name)]
 NEW_TOKENS = 8
 WITHOUT_STATIC_CACHE = ("gpt_neo", "falcon with alibi")
 """Decoders whose class fails with a static cache, or gives other tokens, before anything is pruned."""
@@ -66,7 +67,7 @@ MASKS: dict[str, Callable[[Structure], Masks]] = {
     "nothing kept": lambda structure: {site.name: torch.zeros(site.units, dtype=torch.bool) for site in structure},
 }
 
-every_decoder = pytest.mark.parametrize("name", marked(DECODERS))
+every_decoder = pytest.mark.parametrize("name", default_names(DECODERS))
 
 
 def some(others: Iterable[str]) -> list[Any]:
@@ -169,7 +170,9 @@ def test_tied_embeddings_stay_tied(name: str, tied: bool, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("padding", [None, 3])
-@pytest.mark.parametrize("name", marked(name for name in DECODERS if "sequence classification" in heads_of(name)))
+@pytest.mark.parametrize(
+    "name", default_names(name for name in DECODERS if "sequence classification" in heads_of(name))
+)
 def test_classifiers_need_the_padding_that_they_know(name: str, padding: int | None) -> None:
     if (name, padding) == ("modernbert-decoder", None):
         pytest.skip("its config must have a padding id")
@@ -281,7 +284,7 @@ def test_neither_padding_nor_batches_change_what_is_pruned(name: str, method: st
             torch.testing.assert_close(other.model.state_dict()[parameter], value, atol=5e-3, rtol=0)
 
 
-@pytest.mark.parametrize("name", marked(["olmo2", "gemma2", "glm4"]))
+@pytest.mark.parametrize("name", default_names(["olmo2", "gemma2", "glm4"]))
 def test_nothing_is_added_behind_a_norm_where_no_unit_is_left(name: str) -> None:
     """The norm would give a mean, however small, the size of all that is added."""
     model = language_model(name)

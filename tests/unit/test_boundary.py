@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import CONFIGS, HYBRIDS, inputs, marked, outputs, pairs, tiny_model
+from tiny_models import CONFIGS, HYBRIDS, default_names, inputs, outputs, pairs, tiny_model
 from trimformer.data.rows import Batch
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure, read_structure
@@ -25,7 +25,7 @@ def seen_at(structure: Structure, batch: Batch, site: Site) -> dict[str, Tensor]
     first = block if site.kind == "head" else structure.projection(site.producers[0].path)
     handles = [
         structure.projection(site.producers[0].path).register_forward_pre_hook(
-            lambda _, args: seen.update(entering=args[0])
+            lambda _, args: seen.update(entering=seen.get("entering", args[0]))
         ),
         consumer.register_forward_hook(lambda _, args, out: seen.update(inputs=args[0], output=out.clone())),
         structure.added(site).register_forward_hook(lambda _, __, out: seen.update(added=site.multiplier * out)),
@@ -38,7 +38,8 @@ def seen_at(structure: Structure, batch: Batch, site: Site) -> dict[str, Tensor]
     real = batch["attention_mask"].bool()
     found = {name: value.reshape(*real.shape, value.shape[-1])[real] for name, value in seen.items()}
     if site.kind == "neuron" and structure.pre_norm():
-        found["residual"] = found["left"] - found["added"]  # nothing comes after the sum, so the block's output is it
+        # but for XMOD's adapters nothing comes after the sum, so the block's output is it
+        found["residual"] = found["left"] - found["added"]
     return found
 
 
@@ -64,7 +65,7 @@ def test_the_tail_from_every_block_equals_the_whole_model(architecture: str, hea
 
 
 @pytest.mark.parametrize("settled", [False, True])
-@pytest.mark.parametrize("architecture", marked(CONFIGS))
+@pytest.mark.parametrize("architecture", [case for case in default_names() if case.values != ("xmod with pre-norm",)])
 def test_before_and_after_a_sublayer_equal_the_whole_model(architecture: str, settled: bool) -> None:
     structure = read_structure(tiny_model(architecture))
     batches = batches_of(structure)
@@ -88,13 +89,14 @@ def test_before_and_after_a_sublayer_equal_the_whole_model(architecture: str, se
             boundary.advance()
 
 
-@pytest.mark.parametrize("architecture", marked(name for name in CONFIGS if name not in HYBRIDS))
+@pytest.mark.parametrize("architecture", default_names(name for name in CONFIGS if name not in HYBRIDS))
 def test_settled_attention_runs_once(architecture: str) -> None:
     structure = read_structure(tiny_model(architecture))
     boundary = Boundary(structure, batches_of(structure))
     head, neuron = structure.sites[:2]
     runs = []
-    structure.projection(head.producers[0].path).register_forward_hook(lambda *_: runs.append(1))
+    values = next(each for each in reversed(head.producers) if each.aligned)
+    structure.projection(values.path).register_forward_hook(lambda *_: runs.append(1))
     boundary.settle(boundary.sites)
     outputs_of_block = {}
     for index in range(2):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from tiny_models import CONFIGS, inputs, is_causal, marked, tiny_model
+from tiny_models import default_names, heads_of, inputs, is_causal, main_head, tiny_model
 from trimformer.errors import InvalidOption
 from trimformer.methods.surgeon import Surgeon
 from trimformer.model.structure import read_structure
@@ -30,13 +30,13 @@ def short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moments, "SHARE_OF_MEMORY", 0.0)
 
 
-@pytest.mark.parametrize("architecture", marked(CONFIGS))
+@pytest.mark.parametrize("architecture", default_names())
 @pytest.mark.parametrize("token_head", [False, True])
 def test_block_by_block_equals_all_at_once(
     architecture: str, token_head: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    per_token = "language model" if is_causal(architecture) else "question answering"
-    calibration = calibration_of(tiny_model(architecture, per_token if token_head else None))
+    per_token = "language model" if is_causal(architecture) else heads_of(architecture)[-1]
+    calibration = calibration_of(tiny_model(architecture, per_token if token_head else main_head(architecture)))
     together = to_tensors(Surgeon().measure(calibration))
     monkeypatch.setattr(moments, "SHARE_OF_MEMORY", 0.0)
     apart = to_tensors(Surgeon().measure(calibration))

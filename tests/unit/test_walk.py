@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import inputs, tiny_model
+from tiny_models import default_names, inputs, outputs, tiny_model
 from trimformer.model.structure import read_structure
 from trimformer.observing.boundary import Boundary
 from trimformer.pruning.contract import Job
@@ -93,3 +93,21 @@ def test_every_site_is_visited_once_and_no_block_runs_after_the_last() -> None:
             last.register_forward_hook(lambda *_: runs.append(1))
     assert visited == list(job.student.sites)
     assert not runs
+
+
+@pytest.mark.parametrize("architecture", default_names())
+def test_a_refit_of_a_damaged_student_brings_back_the_dense_model(architecture: str) -> None:
+    """With no unit removed, exactly: streams are taken where each consumer's output is added."""
+    job = job_of(architecture)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for site in job.student:
+            weight = job.student.consumer_weight(site)
+            weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
+    batch = inputs(job.dense.model, seed=9)
+    expected = outputs(job.dense.model.base_model, batch)
+    before = (outputs(job.student.model.base_model, batch) - expected).abs().max()
+    for stop in Walk(job, "refitting"):
+        stop.solve(stop.regression(), ridge=0.0, intercept=stop.site.consumer_bias)
+    after = (outputs(job.student.model.base_model, batch) - expected).abs().max()
+    assert after < 2e-3 * before

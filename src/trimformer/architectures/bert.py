@@ -1,4 +1,7 @@
-"""BERT and the encoders that share its modules: RoBERTa, XLM-RoBERTa, CamemBERT, ELECTRA."""
+"""BERT and the encoders that share its modules: RoBERTa and its relatives, ELECTRA, ERNIE, RoFormer, LayoutLM, ….
+
+XMOD has language adapters behind what the feed-forward layer adds; they stay as they are.
+"""
 
 from dataclasses import replace
 
@@ -24,5 +27,11 @@ BERT = Architecture(
 )
 
 ROBERTA = replace(BERT, positions_after_padding=True)
+XMOD = replace(ROBERTA, chains=(replace(BERT.chains[0], pre_norm="pre_norm"),))
 
-PROVIDES = {"bert": BERT, "electra": BERT, **dict.fromkeys(("roberta", "xlm-roberta", "camembert"), ROBERTA)}
+PROVIDES = {
+    **dict.fromkeys(("bert", "electra", "ernie", "rembert", "roformer", "layoutlm", "roc_bert", "splinter"), BERT),
+    **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "data2vec-text", "markuplm"), ROBERTA),
+    "bert-generation": BERT,
+    "xmod": XMOD,
+}

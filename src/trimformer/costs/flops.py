@@ -19,7 +19,8 @@ class Flops:
     of the residual stream, `w` that of the unit, `p` its query, key and value features, or its projections before the
     activation, `s` the tokens of the attention window, if there is one. What all units of a site share, such as the one
     key and value head of multi-query attention, goes with the last of them. Causal attention is counted as if every
-    token saw all others.
+    token saw all others. Scores against `P` positions are `2·T·P·w`; what is computed once for all sequences of a batch
+    is not counted.
     """
 
     description = "floating-point operations of attention and FFN at the mean sequence length"
@@ -36,9 +37,10 @@ def _table(structure: Structure, site: Site, length: float) -> Tensor:
 
 
 def _unit_flops(site: Site, length: float) -> float:
-    projections = 2 * length * site.width * (site.produced + site.unit_width)
+    produced = sum(producer.width for producer in site.producers if producer.of_tokens)
+    projections = 2 * length * site.width * (produced + site.unit_width)
     seen = length if site.window is None else min(length, site.window)
-    return projections + (4 * length * seen * site.unit_width if site.attends else 0)
+    return projections + ((4 * seen + 2 * site.positions) * length * site.unit_width if site.attends else 0)
 
 
 PROVIDES = {"flops": Flops()}

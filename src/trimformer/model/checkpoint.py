@@ -214,7 +214,9 @@ def sentence_transformers_files(name: str) -> dict[str, Path]:
     if not (folder / "modules.json").exists():
         return {}
     names = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
-    files = [folder / name for name in names] + list(folder.glob("*_*/config.json"))
+    files = [folder / name for name in names] + [
+        file for file in folder.glob("*_*/*") if file.suffix in (".json", ".safetensors")
+    ]
     return {str(file.relative_to(folder)): file for file in files if file.exists()}
 
 
@@ -228,6 +230,10 @@ def _verify(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:
             f"the checkpoint does not read back, nothing was written: {error}; report this"
         ) from error
     written = loaded.state_dict()
+    for name in written.keys() - model.state_dict().keys():
+        raise CheckpointError(
+            f"the checkpoint reads back with another weight, {name}: nothing was written; report this"
+        )
     for name, values in stored(model, model.state_dict().items()):
         _, found = next(stored(loaded, [(name, written[name])])) if name in written else (name, None)
         if found is None or not torch.equal(found.cpu(), values.cpu().to(dtype).to(found.dtype)):

@@ -33,6 +33,8 @@ class Producer:
     """Outputs behind all parts that every unit uses, such as the one key and value head of multi-query attention."""
     aligned: bool = True
     """False if it reads something else as well, so that no map of the sublayer's input can be folded into it."""
+    of_tokens: bool = True
+    """False if it reads no tokens at all, but something that all sequences share, such as embeddings of positions."""
 
     @property
     def width(self) -> int:
@@ -85,6 +87,8 @@ class Site:
     """Where the residual stream that it adds to is seen; None where it follows from the block's input."""
     window: int | None = None
     """Tokens that a token attends to at most; None for all."""
+    positions: int = 0
+    """Embeddings of positions that every token is scored against, beside the other tokens."""
 
     @property
     def features(self) -> int:
@@ -125,6 +129,8 @@ class Layout:
     query_heads: int = 0
     shared: tuple[int, ...] = ()
     """Numbers in each part that belongs to all units, in the producers' order."""
+    positions: int = 0
+    """Embeddings of positions that every token is scored against, beside the other tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +155,8 @@ class Sublayer(ABC):
     """Projections that read the sublayer's input and belong to all units."""
     unaligned: tuple[str, ...] = ()
     """Producers that read something else as well, such as embeddings of positions."""
+    of_positions: tuple[str, ...] = ()
+    """Producers that read embeddings of positions alone."""
     by_head: Mapping[str, int] = field(default_factory=dict)
     """Arguments of the core with an entry for every head, such as a position bias, each with its axis of heads."""
     when: tuple[str, str] | None = None
@@ -186,14 +194,21 @@ class Sublayer(ABC):
                 fused.path,
                 (sum(widths),) if fused.by_unit else widths,
                 shared=sum(islice(shared, fused.shared)),
-                aligned=fused.path not in self.unaligned,
+                aligned=fused.path not in (*self.unaligned, *self.of_positions),
+                of_tokens=fused.path not in self.of_positions,
             )
+
+    @property
+    def parts(self) -> int:
+        """Number of parts that the producers have together."""
+        return sum(each.parts if isinstance(each, Fused) else 1 for each in self.producers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attention(Sublayer):
     """Attention: a unit is a key and value head with the query heads that share it. Parts: queries, keys, values.
 
+    Further parts, such as projections of positions, are as wide as the queries.
     In multi-query attention, where all query heads share one key and value head, a unit is a query head; part: queries.
     """
 
@@ -206,6 +221,8 @@ class Attention(Sublayer):
     """Config attribute with the number of key and value heads; none: as many as query heads."""
     cached: str = "heads"
     """What the layer's part of a cache counts, in the words of `sizes`; of multi-query attention it is one head."""
+    positions: int = 0
+    """Embeddings of positions that every token is scored against, beside the other tokens."""
     windows: str = "sliding_window"
     """Config attribute with the number of tokens that a token attends to, or a list of them by block."""
     windowed: tuple[str, tuple[str, ...]] = ("layer_types", ("sliding_attention", "chunked_attention"))
@@ -219,8 +236,9 @@ class Attention(Sublayer):
             return Layout(width, (width,), query_heads=1, shared=(width, width))
         shared_by = heads // (getattr(config, self.key_value_heads, None) or heads)
         groups = heads // shared_by if self.tied else 1
-        queries = groups * shared_by
-        return Layout(queries * width, (queries * width, groups * width, groups * width), query_heads=queries)
+        queries, values = groups * shared_by * width, groups * width
+        parts = (queries, values, values, *(queries,) * (self.parts - 3))
+        return Layout(queries, parts, query_heads=groups * shared_by, positions=self.positions)
 
     def window(self, config: Any, block: int) -> int | None:
         """Read the window from the config's attribute, if the block is one of those that have it."""
@@ -241,8 +259,7 @@ class FeedForward(Sublayer):
 
     def layout(self, config: Any) -> Layout:
         """Give every part one number a neuron."""
-        parts = sum(producer.parts if isinstance(producer, Fused) else 1 for producer in self.producers)
-        return Layout(1, (1,) * parts)
+        return Layout(1, (1,) * self.parts)
 
 
 @dataclass(frozen=True, kw_only=True)
