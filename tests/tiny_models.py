@@ -241,6 +241,7 @@ ARCHITECTURES_AND_HEADS = [(name, head) for name in CONFIGS for head in heads_of
 FAMILIES = ("bert", "distilbert", "gpt2", "llama", "opt", "gpt_neox")
 """Tiny models that are tested with every head."""
 SIBLINGS = (
+    *("olmo2", "granite", "falcon in groups"),
     *("gemma with one key and value head", "cohere", "stablelm", "stablelm in parallel", "olmo3", "mpt", "phi"),
     *("gpt_bigcode without sharing", "falcon", "falcon with alibi", "lfm2", "gemma2", "gemma3_text", "smollm3", "olmo"),
     *("helium", "seed_oss", "ministral", "ministral3", "hunyuan_v1_dense", "ernie4_5", "vaultgemma", "cwm", "cohere2"),
