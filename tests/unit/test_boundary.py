@@ -23,12 +23,16 @@ def seen_at(structure: Structure, batch: Batch, site: Site) -> dict[str, Tensor]
     seen: dict[str, Tensor] = {}
     block, consumer = structure.block(site), structure.consumer(site)
     first = block if site.kind == "head" else structure.projection(site.producers[0].path)
+    if site.residual is not None:
+        first, place = structure.module(site.residual.path), site.residual.argument
+    else:
+        place = 0
     handles = [
         structure.projection(site.producers[0].path).register_forward_pre_hook(
             lambda _, args: seen.update(entering=seen.get("entering", args[0]))
         ),
         consumer.register_forward_hook(lambda _, args, out: seen.update(inputs=args[0], output=out)),
-        first.register_forward_pre_hook(lambda _, args: seen.update(residual=args[0])),
+        first.register_forward_pre_hook(lambda _, args: seen.update(residual=args[place])),
         block.register_forward_hook(lambda _, __, out: seen.update(left=out if torch.is_tensor(out) else out[0])),
     ]
     structure.model(**batch)

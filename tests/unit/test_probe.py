@@ -53,10 +53,7 @@ def model_like(kind: str) -> PreTrainedModel:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        (
-            "scaled heads",
-            r"encoder\.layer\.1\.attention cannot be pruned: .*does not run .*its ScaledByHead has",
-        ),
+        ("scaled heads", r"encoder\.layer\.1\.attention cannot be pruned: .*does not run .*its ScaledByHead has"),
         ("counted neurons", r"encoder\.layer\.1\.ffn cannot be pruned: .*is off by .* masked"),
     ],
 )

@@ -37,8 +37,8 @@ def _table(structure: Structure, site: Site, length: float) -> Tensor:
 
 
 def _unit_flops(site: Site, length: float) -> float:
-    produced = sum(producer.width for producer in site.producers if producer.of_tokens)
-    projections = 2 * length * site.width * (produced + site.unit_width)
+    once = sum(each.inputs * each.width for each in site.producers if not each.of_tokens)
+    projections = 2 * length * (site.unit_weights - once)
     seen = length if site.window is None else min(length, site.window)
     return projections + ((4 * seen + 2 * site.positions) * length * site.unit_width if site.attends else 0)
 

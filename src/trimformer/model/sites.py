@@ -29,6 +29,8 @@ class Producer:
     widths: tuple[int, ...]
     """Outputs of one unit in each part."""
     bias: bool = True
+    inputs: int = 0
+    """Numbers that it reads of a token."""
     shared: int = 0
     """Outputs behind all parts that every unit uses, such as the one key and value head of multi-query attention."""
     aligned: bool = True
@@ -101,9 +103,9 @@ class Site:
         return self.query_heads > 0
 
     @property
-    def produced(self) -> int:
-        """Outputs of all producers together that belong to one unit."""
-        return sum(producer.width for producer in self.producers)
+    def unit_weights(self) -> int:
+        """Weights that belong to one unit, biases left out: outputs of the producers, and inputs of the consumer."""
+        return sum(each.inputs * each.width for each in self.producers) + self.width * self.unit_width
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,8 @@ class Attention(Sublayer):
     name: str = "attention"
     kind: str = "head"
     multi_query: bool = False
+    width: str = "hidden_size"
+    """Config attribute with the width of all heads together; one with `head_dim`, that of a head, goes before."""
     positions: int = 0
     """Embeddings of positions that every token is scored against, beside the other tokens."""
     windows: str = "sliding_window"
@@ -221,7 +225,7 @@ class Attention(Sublayer):
     def layout(self, config: Any) -> Layout:
         """Read the width of a head and the sharing of key and value heads from the config."""
         heads = config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        width = getattr(config, "head_dim", None) or getattr(config, self.width) // heads
         if self.multi_query:
             return Layout(width, (width,), query_heads=1, shared=(width, width))
         shared_by = heads // (getattr(config, "num_key_value_heads", None) or heads)

@@ -330,12 +330,12 @@ def _producers(structure: Structure, block: str, described: Iterable[Producer], 
     for each in described:
         path = f"{block}.{each.path}"
         projection = structure.projection(path)
-        outputs = features_first(projection).shape[1]
+        inputs, outputs = features_first(projection).shape
         if outputs != units * each.width + each.shared:
             also = f" + {each.shared} of all units" if each.shared else ""
             raise UnsupportedModel(
                 f"{path} has {outputs} outputs, not {units} x {' + '.join(map(str, each.widths))} (units, width of "
                 f"each part){also}: {_FOR_ANOTHER_LAYOUT}"
             )
-        found.append(replace(each, path=path, bias=projection.bias is not None))
+        found.append(replace(each, path=path, bias=projection.bias is not None, inputs=inputs))
     return tuple(found)

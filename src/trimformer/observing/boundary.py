@@ -19,7 +19,7 @@ from trimformer.data.rows import Batch
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
 from trimformer.observing.hooks import Reached, forward_replaced, hooked
-from trimformer.observing.watching import input_replaced, only_blocks, watching
+from trimformer.observing.watching import below_the_head, input_replaced, only_blocks, watching
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ class Boundary:
 
         block = self.structure.blocks(self.chain)[self.block]
         with hooked(block, after=keep), self._settled_once(index, site), self._from_here(index, stop=self.block + 1):
-            self.structure.base(**self.batches[index])
+            below_the_head(self.structure, self.batches[index])
         return seen
 
     def _rows(self, index: int, values: Tensor) -> Tensor:
@@ -272,7 +272,7 @@ def embedded(structure: Structure, batch: Batch, chain: int = 0) -> Tensor:
         raise Reached
 
     with hooked(structure.blocks(chain)[0], before_with_kwargs=keep):
-        structure.base(**batch)
+        below_the_head(structure, batch)
     return seen
 
 
