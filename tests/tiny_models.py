@@ -5,6 +5,7 @@ A new architecture needs one line in `CONFIGS`; the contract tests fail with a c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -44,6 +45,17 @@ _POSITIONS = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "posit
 _SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 """Of encoders whose own special tokens are outside of a small vocabulary; not those that mark a decoder here."""
 _LLAMA = {**_BERT, **_DECODER, "num_attention_heads": 2 * HEADS_PER_BLOCK, "num_key_value_heads": HEADS_PER_BLOCK}
+_WINDOWS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5}
+_ONE_KEY = {"num_attention_heads": HEADS_PER_BLOCK, "num_key_value_heads": 1}
+_FALCON = {**_BERT, **_DECODER, "ffn_hidden_size": NEURONS}
+_GPT2 = {
+    **_DECODER,
+    "n_embd": WIDTH,
+    "n_layer": 2,
+    "n_head": HEADS_PER_BLOCK,
+    "n_inner": NEURONS,
+    "n_positions": MAX_LENGTH,
+}
 _OPT = {**_BERT, **_DECODER, "ffn_dim": NEURONS, "init_std": 0.2, "word_embed_proj_dim": WIDTH}
 CONFIGS: dict[str, dict[str, Any]] = {
     "bert": _BERT,
@@ -107,14 +119,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "normalization_type": "layer_norm",
     },
     "big_bird": {**_BERT, "attention_type": "original_full"},
-    "gpt2": {
-        **_DECODER,
-        "n_embd": WIDTH,
-        "n_layer": 2,
-        "n_head": HEADS_PER_BLOCK,
-        "n_inner": NEURONS,
-        "n_positions": MAX_LENGTH,
-    },
+    "gpt2": _GPT2,
     "llama": _LLAMA,
     "llama without groups": {**_LLAMA, "num_attention_heads": 4, "attention_bias": True, "mlp_bias": True},
     "mistral": {**_LLAMA, "sliding_window": 6},
@@ -125,8 +130,96 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "opt with post-norm": {**_OPT, "do_layer_norm_before": False, "word_embed_proj_dim": 16},
     "gpt_neox": {**_BERT, **_DECODER, "num_attention_heads": HEADS_PER_BLOCK},
     "gpt_neox in sequence": {**_BERT, **_DECODER, "use_parallel_residual": False},
+    "phi": {**_LLAMA, "qk_layernorm": True},
+    "gemma with one key and value head": {**_LLAMA, "head_dim": 8, **_ONE_KEY},
+    "gemma3_text with one key and value head": {**_LLAMA, **_WINDOWS, "head_dim": 8, **_ONE_KEY},
+    "cohere": {**_LLAMA, "use_qk_norm": False},
+    "stablelm": _LLAMA,
+    "stablelm in parallel": {**_LLAMA, "use_parallel_residual": True, "use_qkv_bias": True},
+    "olmo2": _LLAMA,
+    "olmo3": {**_LLAMA, **_WINDOWS},
+    "bloom": {**_BERT, **_DECODER, "n_layer": 2, "n_head": HEADS_PER_BLOCK},
+    "mpt": {**_DECODER, "d_model": WIDTH, "n_layers": 2, "n_heads": HEADS_PER_BLOCK, "max_seq_len": MAX_LENGTH},
+    "gpt_bigcode": _GPT2,
+    "gpt_bigcode without sharing": {**_GPT2, "multi_query": False},
+    "falcon": _FALCON,
+    "falcon in groups": {
+        **_FALCON,
+        "num_attention_heads": 2 * HEADS_PER_BLOCK,
+        "num_kv_heads": HEADS_PER_BLOCK,
+        "new_decoder_architecture": True,
+    },
+    "falcon with alibi": {**_FALCON, "multi_query": False, "parallel_attn": False, "alibi": True, "bias": True},
+    "qwen3_5_text": {
+        **_LLAMA,
+        "layer_types": ["linear_attention", "full_attention"],
+        "head_dim": 8,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+    },
+    "lfm2": {**_LLAMA, "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False},
+    "phi3": {**_LLAMA, "sliding_window": 7},
+    "gemma2": {**_LLAMA, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 5},
+    "gemma3_text": {**_LLAMA, **_WINDOWS, "head_dim": 8, "query_pre_attn_scalar": 8},
+    "smollm3": {**_LLAMA, "no_rope_layers": [1, 0]},
+    "olmo": {**_LLAMA, "clip_qkv": 1.0},
+    "helium": {**_LLAMA, "head_dim": 4},
+    "seed_oss": {**_LLAMA, "head_dim": 8},
+    "ministral": {**_LLAMA, **_WINDOWS, "head_dim": 8},
+    "ministral3": {**_LLAMA, "head_dim": 8},
+    "hunyuan_v1_dense": {**_LLAMA, "head_dim": 8},
+    "ernie4_5": {**_LLAMA, "head_dim": 8, "use_bias": True},
+    "vaultgemma": {**_LLAMA, **_WINDOWS, "head_dim": 8, "query_pre_attn_scalar": 8},
+    "cwm": {**_LLAMA, **_WINDOWS, "head_dim": 8},
+    "cohere2": {**_LLAMA, **_WINDOWS},
+    "exaone4": {**_LLAMA, **_WINDOWS},
+    "granite": {**_LLAMA, "residual_multiplier": 0.6, "attention_multiplier": 0.5, "embedding_multiplier": 3.0},
+    "starcoder2": _LLAMA,
+    "nemotron": {**_LLAMA, "hidden_act": "gelu"},
+    "arcee": _LLAMA,
+    "apertus": _LLAMA,
+    "jais2": {**_LLAMA, "head_dim": 4},
+    "nanochat": _LLAMA,
+    "glm": {**_LLAMA, "head_dim": 8},
+    "glm4": {**_LLAMA, "head_dim": 8},
+    "persimmon": {**_BERT, **_DECODER},
+    "gptj": {**_GPT2, "rotary_dim": 4},
+    "gpt_neo": {**_BERT, **_DECODER, "num_layers": 2, "attention_types": [[["global", "local"], 1]], "window_size": 5},
+    "xglm": {**_BERT, **_DECODER, "num_layers": 2, "ffn_dim": NEURONS, "init_std": 0.2},
+    "biogpt": {**_BERT, **_DECODER},
+    "ctrl": {**_GPT2, "dff": NEURONS},
+    "modernbert-decoder": {
+        **_BERT,
+        **_DECODER,
+        **_WINDOWS,
+        "cls_token_id": 3,
+        "sep_token_id": 4,
+        "local_attention": 10,
+    },
 }
 """By `model_type`, or that and a variant; 2 blocks of 4 units of heads and 24 neurons each, residual stream 32 wide."""
+
+OTHER_UNITS = {
+    **dict.fromkeys((("bloom", "neuron"), ("mpt", "neuron")), 4 * WIDTH),
+    **dict.fromkeys((("olmo2", "head"), ("olmo3", "head")), 1),
+}
+"""Units of a kind in every block, where a tiny config cannot ask for those of the others."""
+HYBRIDS = ("qwen3_5_text", "lfm2")
+"""Tiny models whose first block has something else in place of attention."""
+
+
+def units_of(name: str) -> list[tuple[str, int, int]]:
+    """The sites that a tiny model should have, bottom-up: kind of units, block, number of units."""
+    usual = [("head", HEADS_PER_BLOCK), *[("neuron", NEURONS)] * CONFIGS[name].get("num_feedforward_networks", 1)]
+    return [
+        (kind, block, OTHER_UNITS.get((name, kind), units))
+        for block in range(2)
+        for kind, units in usual
+        if (name in HYBRIDS, kind, block) != (True, "head", 0)
+    ]
+
 
 HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "encoder": ("AutoModel", {}),
@@ -176,6 +269,9 @@ ARCHITECTURES_AND_HEADS = [(name, head) for name in CONFIGS for head in heads_of
 FAMILIES = ("bert", "distilbert", "gpt2", "llama", "opt", "gpt_neox")
 """Tiny models that are tested with every head."""
 SIBLINGS = (
+    *("phi", "gemma2", "smollm3", "olmo", "helium", "seed_oss", "ministral", "ministral3", "hunyuan_v1_dense"),
+    *("ernie4_5", "vaultgemma", "cwm", "cohere2", "exaone4", "starcoder2", "nemotron", "arcee", "apertus", "jais2"),
+    *("nanochat", "glm", "glm4", "persimmon", "gptj", "gpt_neo", "xglm", "biogpt", "ctrl", "modernbert-decoder"),
     *("data2vec-text", "ernie", "rembert", "layoutlm", "markuplm", "roc_bert", "splinter", "bert-generation"),
     *("big_bird", "xlm-roberta-xl", "megatron-bert", "esm with absolute positions", "gte"),
 )
@@ -198,9 +294,9 @@ def pairs() -> list[Any]:
     ]
 
 
-def default_names() -> list[Any]:
-    """All tiny models, siblings marked `slow`."""
-    return [pytest.param(name, marks=pytest.mark.slow if name in SIBLINGS else []) for name in CONFIGS]
+def default_names(names: Iterable[str] = CONFIGS) -> list[Any]:
+    """Names of tiny models as parameters of a test, siblings marked `slow`."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in SIBLINGS else []) for name in names]
 
 
 UNITS_KEPT = {"kcm": "head"}

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from trimformer.errors import TrimformerError, TrimformerWarning
     from trimformer.judging.metrics import Metric
     from trimformer.judging.project import Project, evaluate
+    from trimformer.model.by_hand import cut
     from trimformer.model.checkpoint import load_model, load_tokenizer
+    from trimformer.model.structure import read_structure
     from trimformer.pruning.budget import Budget
     from trimformer.pruning.pruner import Pruner, prune
     from trimformer.pruning.result import PruningResult
+    from trimformer.pruning.sizes import Sizes
     from trimformer.report.saving import save
+    from trimformer.vocabulary.trim import trim_vocabulary
 
 _HOMES = {
     "Budget": "pruning.budget",
@@ -27,13 +31,17 @@ _HOMES = {
     "Project": "judging.project",
     "Pruner": "pruning.pruner",
     "PruningResult": "pruning.result",
+    "Sizes": "pruning.sizes",
     "TrimformerError": "errors",
     "TrimformerWarning": "errors",
+    "cut": "model.by_hand",
     "evaluate": "judging.project",
     "load_model": "model.checkpoint",
     "load_tokenizer": "model.checkpoint",
     "prune": "pruning.pruner",
+    "read_structure": "model.structure",
     "save": "report.saving",
+    "trim_vocabulary": "vocabulary.trim",
 }
 """Module of every public name, below `trimformer`."""
 __all__ = [
@@ -42,13 +50,17 @@ __all__ = [
     "Project",
     "Pruner",
     "PruningResult",
+    "Sizes",
     "TrimformerError",
     "TrimformerWarning",
+    "cut",
     "evaluate",
     "load_model",
     "load_tokenizer",
     "prune",
+    "read_structure",
     "save",
+    "trim_vocabulary",
 ]
 
 

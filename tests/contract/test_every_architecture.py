@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,10 @@ import torch
 import transformers
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
-import tiny_models
 from conftest import build_tokenizer
 from tiny_models import (
     ALL_HEADS,
     CONFIGS,
-    SIBLINGS,
     default_names,
     heads_of,
     inputs,
@@ -28,8 +25,9 @@ from tiny_models import (
     parameters_by_name,
     random_masks,
     tiny_model,
+    units_of,
 )
-from trimformer import architectures, plugins
+from trimformer import plugins
 from trimformer.data.batches import pad
 from trimformer.errors import InvalidOption, UnsupportedModel
 from trimformer.model import checkpoint
@@ -110,26 +108,14 @@ def test_the_tiny_configs_are_those_of_the_architectures() -> None:
     assert set(plugins.names("architectures")) == model_types, "give each architecture a line in tests/tiny_models.py"
 
 
-def test_every_file_of_architectures_is_tested_by_default() -> None:
-    files = [path.stem for path in Path(architectures.__file__).parent.glob("*.py") if path.stem != "__init__"]
-    for file in files:
-        provided = import_module(f"{architectures.__name__}.{file}").PROVIDES
-        assert provided.keys() & (CONFIGS.keys() - set(SIBLINGS)), f"all tiny models of {file} are SIBLINGS"
-
-
 def test_an_architecture_without_tiny_config_is_named() -> None:
     with pytest.raises(AssertionError, match=r"'new' has no tiny config: add one to CONFIGS in tests/tiny_models\.py"):
         tiny_model("new")
 
 
 @every_head
-def test_sites_are_all_heads_and_neurons_bottom_up(dense: PreTrainedModel) -> None:
-    structure = read_structure(dense)
-    units = {"head": tiny_models.HEADS_PER_BLOCK, "neuron": tiny_models.NEURONS}
-    (chain,) = structure.architecture.chains
-    assert [(site.kind, site.block, site.units) for site in structure] == [
-        (sublayer.kind, block, units[sublayer.kind]) for block in range(2) for sublayer in chain.sublayers
-    ]
+def test_sites_are_all_heads_and_neurons_bottom_up(dense: PreTrainedModel, architecture: str) -> None:
+    assert [(site.kind, site.block, site.units) for site in read_structure(dense)] == units_of(architecture)
 
 
 @every_head

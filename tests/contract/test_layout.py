@@ -166,14 +166,14 @@ def test_modules_import_each_other_in_no_circle() -> None:
     refuse((module for module in MODULES if module in reachable(module)), "these are in a circle of imports")
 
 
-def test_architectures_see_sites_only() -> None:
+def test_architectures_see_sites_and_errors_only() -> None:
     refuse(
         (
-            f"{module}: {', '.join(IMPORTS[module] - {'model.sites'})}"
+            f"{module}: {', '.join(IMPORTS[module] - {'model.sites', 'errors'})}"
             for module in MODULES
-            if room_of(module) == "architectures" and not IMPORTS[module] <= {"model.sites"}
+            if room_of(module) == "architectures" and not IMPORTS[module] <= {"model.sites", "errors"}
         ),
-        "an architecture needs model.sites only",
+        "an architecture needs model.sites, and errors to refuse a variant",
     )
 
 

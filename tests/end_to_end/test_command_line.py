@@ -393,6 +393,67 @@ def test_sweep_writes_a_checkpoint_per_budget(run: Run, model: Path, data: Path,
     assert_mistake(run(*arguments, "--flops", "0.5,much"), "--flops 0.5,much must be shares with commas")
 
 
+def test_sizes_by_name_are_in_the_table_the_manifest_and_the_model(
+    run: Run, model: Path, data: Path, out: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sizes.json").write_text('{"1": {"neurons": "3-5"}}')
+    asked = {"heads": "1-2", "sites": tmp_path / "sizes.json", "flops": None, "report": tmp_path / "report.html"}
+    result = run(*prune(model, data, out, method="magnitude", **asked))
+    assert result.code == 0, result.err
+    said = " ".join(result.out.split())
+    assert "heads in every layer 1-2 asked 2" in said
+    assert "sizes by layer or sublayer 1 entry asked" in said
+    manifest = read_manifest(out)
+    assert manifest["sizes"] == {
+        "asked": {"heads": "1-2", "sites": {"1": {"neurons": "3-5"}}},
+        "dropped": [],
+        "alone": True,
+    }
+    assert [(block["head"], block["neuron"]) for block in manifest["units"]] == [(2, 48), (2, 5)]
+    assert "heads in every layer" in (tmp_path / "report.html").read_text()
+    assert "| heads in every layer | 1-2 | 2 |" in (out / "README.md").read_text()
+
+
+def test_sizes_go_with_a_budget_a_largest_loss_and_a_sweep(
+    run: Run, model: Path, data: Path, out: Path, tmp_path: Path
+) -> None:
+    dropping = prune(model, data, out, method="magnitude", flops=None, max_drop=1, drop_blocks=1)
+    result = run(*dropping, "--json")
+    assert result.code == 0, result.err
+    assert len(json.loads(result.out)["sizes"]["dropped"]) >= 2
+    sweep = ["sweep", *prune(model, data, tmp_path / "sizes", method="magnitude", flops="0.8,0.6", keep_layers=1)[1:]]
+    assert run(*sweep).code == 0
+    for share in (0.8, 0.6):
+        kept = read_manifest(tmp_path / "sizes" / f"flops-{share}")["units"][1]
+        assert kept["head"] == kept["head_of"]
+    far = ["sweep", *prune(model, data, tmp_path / "far", method="magnitude", flops="0.8,0.3", keep_layers=1)[1:]]
+    assert_mistake(run(*far), "a share of 0.3 cannot be reached", "from 0.5000 to 1.0000")
+    assert not (tmp_path / "far").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"heads": 9}, "--heads 9 is more than encoder.layer.0.attention has: layers 0 to 1 can have 0 to 4"),
+        ({"heads": "x"}, "--heads x must be a number of units"),
+        ({"neurons": "1,2,3"}, "--neurons has 3 entries, the model has 2 layers"),
+        ({"keep_layers": "0-1", "drop_blocks": "1-1"}, "--keep-layers and --drop-blocks ask for"),
+        ({"drop_blocks": 1, "method": "dual_cp"}, "dual_cp does not tell"),
+        ({"sites": "missing.json"}, "missing.json cannot be read"),
+        ({"only": "words"}, "--only words must be heads or neurons"),
+        ({"keep_layers": "0"}, "nothing goes by these sizes alone"),
+        ({"heads": 2, "round_to": 8}, "--round-to goes with a budget"),
+        ({"heads": 2, "flops": 0.5, "params": 0.5}, "say how small"),
+        ({"heads": 2, "neurons": 3, "max_drop": 0.1}, "leave out --max-drop"),
+    ],
+)
+def test_sizes_that_cannot_be(
+    run: Run, model: Path, data: Path, out: Path, asked: dict[str, object], said: str
+) -> None:
+    assert_mistake(run(*prune(model, data, out, **{"flops": None, "method": "magnitude"} | asked)), said)
+    assert not out.exists()
+
+
 def test_max_drop_excludes_a_budget(run: Run, model: Path, data: Path, out: Path) -> None:
     assert_mistake(run(*prune(model, data, out, max_drop=0.1)), "exactly one of", "--max-drop")
     assert not out.exists()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import ARCHITECTURES_AND_HEADS, default_names, inputs, outputs, tiny_model
+from tiny_models import default_names, inputs, outputs, pairs, tiny_model
 from trimformer.data.rows import Batch
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure, read_structure
@@ -46,7 +46,7 @@ def seen_at(structure: Structure, batch: Batch, site: Site) -> dict[str, Tensor]
     return found
 
 
-@pytest.mark.parametrize(("architecture", "head"), ARCHITECTURES_AND_HEADS)
+@pytest.mark.parametrize(("architecture", "head"), pairs())
 def test_the_tail_from_every_block_equals_the_whole_model(architecture: str, head: str) -> None:
     structure = read_structure(tiny_model(architecture, head))
     batches = batches_of(structure)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.bert.modeling_bert import BertIntermediate, BertSelfAttention
 
 import trimformer
-from tiny_models import inputs, parameters_by_name, tiny_model
+from tiny_models import inputs, outputs, parameters_by_name, tiny_model
 from trimformer import Budget
 from trimformer.errors import NumericalError, UnsupportedModel
 from trimformer.model.structure import read_structure
@@ -122,12 +123,15 @@ class TestQuantized:
         with pytest.raises(UnsupportedModel, match="the model is quantized with torchao: load or make it in float"):
             read_structure(model)
 
-    def test_a_dequantized_model_is_as_good_as_any(self) -> None:
+    @pytest.mark.parametrize("uniform", [True, False])
+    def test_a_dequantized_model_is_as_good_as_any(self, tmp_path: Path, *, uniform: bool) -> None:
         model = tiny_model("llama", "language model")
-        model.config.quantization_config = {"quant_method": "gguf"}
-        expected = copy.deepcopy(model)
-        result = trimformer.prune(
-            model, ROWS, budget=Budget(flops=0.8, uniform=True), method="magnitude", calibration_tokens=None
-        )
-        assert not hasattr(result.model.config, "quantization_config")
-        assert model.config.quantization_config == expected.config.quantization_config
+        gguf = pytest.importorskip("transformers.quantizers.quantizer_gguf", reason="loads GGUF files by no quantizer")
+        model.config.quantization_config = transformers.utils.quantization_config.GgufConfig()
+        model.hf_quantizer, model.is_quantized = gguf.GgufHfQuantizer(model.config.quantization_config), True
+        budget = Budget(flops=0.5, uniform=uniform)
+        result = trimformer.prune(model, ROWS, budget=budget, method="magnitude", calibration_tokens=None)
+        trimformer.save(result.model, tmp_path / "small")
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+        assert torch.equal(outputs(loaded, inputs(model)), outputs(result.model, inputs(model)))
+        assert model.is_quantized

@@ -25,19 +25,17 @@ from tiny_models import (
 )
 from trimformer import plugins
 from trimformer.data.rows import Batch
-from trimformer.errors import InvalidOption, UnreachableTarget, UnsupportedModel
+from trimformer.errors import UnreachableTarget, UnsupportedModel
 from trimformer.model.structure import Structure, read_structure
 from trimformer.model.surgery import cut
 from trimformer.pruning.budget import Budget
+from trimformer.pruning.choose.bounds import Bounds
 from trimformer.pruning.choose.curves import RemovalCurve
 from trimformer.pruning.choose.search import remove_cheapest
 from trimformer.pruning.pruner import prune
 from trimformer.pruning.result import PruningResult
-from trimformer.pruning.uniform import SLACK, _capped
 
-OWN_DIVISION = "dual_cp"
-"""The method that divides a budget between heads and neurons by itself."""
-METHODS = [n for n, kind in plugins.provided("methods").items() if not kind.needs_labels and n != OWN_DIVISION]
+METHODS = [name for name, kind in plugins.provided("methods").items() if not kind.needs_labels]
 LOAD = """
 import json, sys
 import torch, transformers
@@ -141,8 +139,8 @@ def test_rounding_of_measured_times_loses_no_unit() -> None:
     tables = {f"block {index}": times for index in range(24)}
     counts = dict.fromkeys(tables, 1365)
     curve = RemovalCurve(torch.arange(4096), torch.rand(4096, generator=generator).double().sort().values)
-    limit = sum(float(times[count]) for count in counts.values()) * (1 + SLACK)
-    masks = remove_cheapest(dict.fromkeys(tables, curve), _capped(tables, counts), limit)
+    limit = sum(float(times[count]) for count in counts.values())
+    masks = remove_cheapest(dict.fromkeys(tables, curve), tables, limit, Bounds(counts, counts))
     assert {int(mask.sum()) for mask in masks.values()} == {1365}
 
 
@@ -152,5 +150,3 @@ def test_what_cannot_be_uniform_is_refused() -> None:
     uneven = read_structure(tiny_model("llama", "language model"))
     with pytest.raises(UnsupportedModel, match="layers of this model already differ"):
         uniform(cut(uneven, random_masks(uneven)).model)
-    with pytest.raises(InvalidOption, match="DualCP cannot prune to uniform sizes"):
-        uniform(tiny_model("bert"), method=OWN_DIVISION)

@@ -1,10 +1,14 @@
-"""Llama and the decoders that share its modules: Mistral, Qwen2, Qwen3, Gemma. Gated FFN, grouped key and value heads.
+"""Llama and the decoders that share its modules, such as Mistral, Qwen2, Qwen3, Gemma, SmolLM3 and OLMo 1.
 
-Qwen3's norms of queries and keys are the same for every head and stay. Gemma 2 and 3 are built otherwise: they
-normalise what a sublayer adds.
+Gated FFN, grouped key and value heads; both sublayers one after the other, or side by side as in Cohere. Norms of
+queries and keys, as Qwen3 has them, are the same for every head and stay.
 """
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from dataclasses import replace
+from typing import Any
+
+from trimformer.errors import UnsupportedModel
+from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, by_query_head
 
 LLAMA = Architecture(
     description="pre-norm decoder with Llama's module names",
@@ -26,4 +30,27 @@ LLAMA = Architecture(
     stock={"num_key_value_heads": "head", "num_attention_heads": "query head", "intermediate_size": "neuron"},
 )
 
-PROVIDES = dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), LLAMA)
+ONE_KEY_VALUE_HEAD = by_query_head(LLAMA)
+HELIUM = replace(LLAMA, stock={"intermediate_size": "neuron"})
+
+SHARING = (
+    *("llama", "mistral", "ministral", "ministral3", "qwen2", "qwen3", "gemma", "vaultgemma", "smollm3", "olmo"),
+    *("cohere2", "cwm", "ernie4_5", "hunyuan_v1_dense", "seed_oss"),
+)
+
+
+def llama(config: Any) -> Architecture:
+    """Choose by the number of key and value heads."""
+    return ONE_KEY_VALUE_HEAD if config.num_key_value_heads == 1 < config.num_attention_heads else LLAMA
+
+
+def cohere(config: Any) -> Architecture:
+    """Refuse norms of queries and keys that have weights for every head."""
+    if config.use_qk_norm:
+        raise UnsupportedModel(
+            "use_qk_norm=True: the norms of queries and keys have weights for every head, not cut here"
+        )
+    return llama(config)
+
+
+PROVIDES = {**dict.fromkeys(SHARING, llama), "cohere": cohere, "helium": HELIUM}

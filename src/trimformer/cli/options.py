@@ -43,6 +43,24 @@ RoundOption = Annotated[int, option_of(ROUND_TO)]
 UniformOption = Annotated[
     bool, typer.Option("--uniform", help="The same sizes in every layer: loads without trimformer.")
 ]
+HeadsOption = Annotated[
+    str | None,
+    typer.Option(help="Heads that every layer keeps (key/value heads), a range, or one entry a layer: 12,8."),
+]
+NeuronsOption = Annotated[str | None, typer.Option(help="Neurons that every layer keeps, a range, or a list.")]
+SitesOption = Annotated[Path | None, typer.Option(help="JSON file of sizes by layer or sublayer.")]
+KeepLayersOption = Annotated[str | None, typer.Option(help="Layers that stay as they are, such as 0-3,30-31.")]
+DropBlocksOption = Annotated[
+    str | None, typer.Option(help="How many blocks lose all units, chosen by cost; or which: 3,5 or 5-5.")
+]
+DropSublayersOption = Annotated[
+    str | None, typer.Option(help="How many sublayers lose all units; or which: 3.attention,5.ffn.")
+]
+OnlyOption = Annotated[str | None, typer.Option(help="Units that may go: heads or neurons.")]
+VocabularyOption = Annotated[
+    str | None,
+    typer.Option(help="Keep only the tokens of the texts in this file, or of the rows to calibrate on: calibration."),
+]
 CountedLengthOption = Annotated[float | None, option_of(SEQUENCE_LENGTH)]
 BatchOption = Annotated[int | None, option_of(BATCH_SIZE)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print facts as JSON on stdout, everything else on stderr.")]

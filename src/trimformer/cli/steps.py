@@ -25,9 +25,13 @@ from trimformer.judging.task import Task
 from trimformer.model import checkpoint
 from trimformer.model.manifest import as_text
 from trimformer.model.placement import Placement
+from trimformer.model.structure import read_structure
 from trimformer.progress import Progress
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.cache import MeasuredCache, default_folder
+from trimformer.pruning.constraints import constrain, suited
+from trimformer.pruning.contract import Method
+from trimformer.pruning.sizes import Sizes, read_sizes
 from trimformer.report import page, saving, summary, terminal
 
 EXAMPLES = {"flops": 0.4, "params": 0.4, "latency": 0.5, "max_drop": 0.01}
@@ -80,6 +84,51 @@ def check_one_of(sizes: Mapping[str, float | None]) -> None:
     if sum(size is not None for size in sizes.values()) != 1:
         examples = ", ".join(f"`{name}={EXAMPLES[name]}`" for name in sizes)
         raise InvalidOption(f"say how small: exactly one of {examples}")
+
+
+def asked_sizes(
+    units: tuple[str | None, str | None],
+    sites: Path | None,
+    keep_layers: str | None,
+    drop: tuple[str | None, str | None],
+    only: str | None,
+) -> Sizes | None:
+    """Read the sizes that were asked for by name; None where there are none.
+
+    Args:
+        units: heads and neurons.
+        sites: a file, see `read_sizes`.
+        keep_layers: numbers of layers.
+        drop: blocks and sublayers, how many or which.
+        only: kind of the units that may go.
+
+    Raises:
+        InvalidOption: something that is no size, or a file that cannot be read.
+    """
+    (heads, neurons), (blocks, sublayers) = units, drop
+    texts = (heads, neurons, sites, keep_layers, blocks, sublayers, only)
+    if all(text is None for text in texts):
+        return None
+    return Sizes(
+        heads=heads,
+        neurons=neurons,
+        sites={} if sites is None else read_sizes(sites),
+        keep_layers=keep_layers,
+        drop_blocks=blocks,
+        drop_sublayers=sublayers,
+        only=only,
+    )
+
+
+def check_sizes(sizes: Sizes | None, model: PreTrainedModel, name: str, method: Method) -> None:
+    """Refuse sizes that do not fit a model or a method, before anything is measured on it.
+
+    Raises:
+        InvalidOption: says what does not fit.
+    """
+    if sizes is not None:
+        structure = read_structure(model)
+        suited(constrain(sizes, structure), structure, name, method)
 
 
 def budgets(texts: Mapping[str, str | None], round_to: int = 1) -> list[Budget]:

@@ -14,14 +14,20 @@ from trimformer.cli.options import (
     DataOption,
     DeviceMapOption,
     DeviceOption,
+    DropBlocksOption,
+    DropSublayersOption,
     DtypeOption,
     FlopsOption,
+    HeadsOption,
     JsonOption,
+    KeepLayersOption,
     LatencyOption,
     LengthOption,
     MaxMemoryOption,
     MethodOption,
     ModelArgument,
+    NeuronsOption,
+    OnlyOption,
     OverwriteOption,
     ParamsOption,
     PushOption,
@@ -29,9 +35,11 @@ from trimformer.cli.options import (
     RoundOption,
     SeedOption,
     SetOption,
+    SitesOption,
     TaskOption,
     TokensOption,
     UniformOption,
+    VocabularyOption,
     assignments,
 )
 from trimformer.errors import InvalidOption
@@ -60,6 +68,14 @@ def prune_command(
     batch_size: BatchOption = None,
     round_to: RoundOption = ROUND_TO.default,
     uniform: UniformOption = False,
+    heads: HeadsOption = None,
+    neurons: NeuronsOption = None,
+    sites: SitesOption = None,
+    keep_layers: KeepLayersOption = None,
+    drop_blocks: DropBlocksOption = None,
+    drop_sublayers: DropSublayersOption = None,
+    only: OnlyOption = None,
+    vocabulary: VocabularyOption = None,
     max_length: LengthOption = None,
     seed: SeedOption = SEED.default,
     device: DeviceOption = DEVICE.default,
@@ -77,25 +93,33 @@ def prune_command(
     from trimformer.cli import console, steps
     from trimformer.judging.guard import smallest_within
     from trimformer.judging.manifest import Origin
+    from trimformer.judging.vocabulary import with_vocabulary
     from trimformer.model.checkpoint import check_writable
     from trimformer.model.placement import Placement
     from trimformer.pruning.method_options import make_method
     from trimformer.report.page import checkpoint_page
 
     shares = {"flops": flops, "params": params, "latency": latency}
-    steps.check_one_of(shares | {"max_drop": max_drop})
-    if uniform and max_drop is not None:
-        raise InvalidOption("`uniform` goes with `flops`, `params` or `latency`, not with `max_drop`")
-    budget = steps.one_budget(shares, round_to=round_to, uniform=uniform) if max_drop is None else None
+    sizes = steps.asked_sizes((heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
+    has_budget = shares != dict.fromkeys(shares)
+    if has_budget or max_drop is not None or sizes is None:
+        steps.check_one_of(shares | {"max_drop": max_drop})
+    if uniform and not has_budget:
+        raise InvalidOption("`uniform` goes with `flops`, `params` or `latency`, not without a budget")
+    if round_to != ROUND_TO.default and not (has_budget or max_drop is not None):
+        raise InvalidOption("`round_to` goes with a budget: sizes that are asked for are what they are")
+    budget = steps.one_budget(shares, round_to=round_to, uniform=uniform) if has_budget else None
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     options = assignments(set_)
-    make_method(method, options)
+    made = make_method(method, options)
     check_writable(out, overwrite=overwrite, source=model)
     steps.check_asked(report, push_to_hub, overwrite=overwrite)
     origin = Origin(source=model, task=task, data=data or "", command=context.obj)
     with console.progress_bars(console.error_console) as progress:
         project = steps.gather(origin, max_length, placement, progress)
-        project = project if budget else project.with_guard(seed)
+        steps.check_sizes(sizes, project.model, method, made)
+        project = project if max_drop is None else project.with_guard(seed)
+        project = with_vocabulary(project, vocabulary) if vocabulary else project
         pruner = project.pruner(
             method=method,
             calibration_tokens=calibration_tokens,
@@ -105,7 +129,11 @@ def prune_command(
             options=options,
             cache=steps.kept_measurements(cache),
         )
-        small = pruner.prune(budget) if budget else smallest_within(project, pruner, max_drop or 0.0, round_to=round_to)
+        small = (
+            pruner.prune(budget, sizes)
+            if max_drop is None
+            else smallest_within(project, pruner, max_drop, round_to=round_to, sizes=sizes)
+        )
         result = project.judge(small)
     steps.save_pruned(result, model, project.tokenizer, out, overwrite=overwrite)
     if report is not None:

@@ -14,17 +14,24 @@ from trimformer.cli.options import (
     DataOption,
     DeviceMapOption,
     DeviceOption,
+    DropBlocksOption,
+    DropSublayersOption,
     DtypeOption,
+    HeadsOption,
     JsonOption,
+    KeepLayersOption,
     LengthOption,
     MaxMemoryOption,
     MethodOption,
     ModelArgument,
+    NeuronsOption,
+    OnlyOption,
     OverwriteOption,
     ReportOption,
     RoundOption,
     SeedOption,
     SetOption,
+    SitesOption,
     TaskOption,
     TokensOption,
     assignments,
@@ -53,6 +60,13 @@ def sweep_command(
     sequence_length: CountedLengthOption = None,
     batch_size: BatchOption = None,
     round_to: RoundOption = ROUND_TO.default,
+    heads: HeadsOption = None,
+    neurons: NeuronsOption = None,
+    sites: SitesOption = None,
+    keep_layers: KeepLayersOption = None,
+    drop_blocks: DropBlocksOption = None,
+    drop_sublayers: DropSublayersOption = None,
+    only: OnlyOption = None,
     max_length: LengthOption = None,
     seed: SeedOption = SEED.default,
     device: DeviceOption = DEVICE.default,
@@ -78,9 +92,10 @@ def sweep_command(
 
     texts = {"flops": flops, "params": params, "latency": latency}
     asked = steps.budgets(texts if any(texts.values()) else {"flops": DEFAULT_SHARES}, round_to)
+    sizes = steps.asked_sizes((heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     options = assignments(set_)
-    make_method(method, options)
+    made = make_method(method, options)
     targets = [out / f"{budget.cost}-{budget.keep_fraction:g}" for budget in asked]
     for target in targets:
         check_writable(target, overwrite=overwrite)
@@ -90,6 +105,7 @@ def sweep_command(
     results = []
     with console.progress_bars(console.error_console) as progress:
         project = steps.gather(origin, max_length, placement, progress)
+        steps.check_sizes(sizes, project.model, method, made)
         pruner = project.pruner(
             method=method,
             calibration_tokens=calibration_tokens,
@@ -99,8 +115,9 @@ def sweep_command(
             options=options,
             cache=steps.kept_measurements(cache),
         )
+        pruner.check(asked, sizes)
         for budget, target in zip(asked, targets, strict=True):
-            result = project.judge(pruner.prune(budget))
+            result = project.judge(pruner.prune(budget, sizes))
             steps.save_pruned(result, model, project.tokenizer, target, overwrite=overwrite)
             results.append(result.facts)
     if processes.is_first():

@@ -47,6 +47,19 @@ def texts(rows: Dataset, column: str, source: str = "the data") -> list[str]:
     return values
 
 
+def all_texts(rows: Dataset, source: str = "the data") -> list[str]:
+    """Read every text of some rows, whatever their columns; blank ones and columns of other things are left out.
+
+    Raises:
+        DataError: no column holds text.
+    """
+    columns = [name for name in rows.column_names if any(isinstance(value, str) for value in rows[name])]
+    found = [value for name in columns for value in rows[name] if isinstance(value, str) and value.strip()]
+    if not found:
+        raise DataError(f"{source} has no column with text; it has {', '.join(map(repr, rows.column_names))}")
+    return found
+
+
 def numbers(
     rows: Dataset,
     column: str,

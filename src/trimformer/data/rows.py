@@ -18,7 +18,7 @@ Features = Mapping[str, Any]
 `LABELS` only where asked for."""
 Batch = dict[str, Tensor]
 """Padded tensors by name, `(batch, …)` each: model inputs, or labels. `data.batches` says which tokens are real.
-In multiple choice, inputs are `(batch, choices, length)`; below its head the model reads `(batch * choices, length)`."""
+In multiple choice, inputs are `(batch, choices, length)`; below its head a model reads `(batch * choices, length)`."""
 
 
 def choices(row: Features, name: str = TOKENS) -> list[Sequence[int]]:

@@ -7,13 +7,14 @@ from dataclasses import replace
 from datasets import Dataset
 
 from trimformer import plugins, processes
-from trimformer.errors import DataError, UnreachableTarget
+from trimformer.errors import DataError, InvalidOption, UnreachableTarget
 from trimformer.judging.metrics import degradation
 from trimformer.judging.project import Project
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.facts import GuardFacts
 from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.result import PruningResult
+from trimformer.pruning.sizes import Sizes
 
 LABEL = "label"
 UNLABELLED = (None, -1)
@@ -22,7 +23,13 @@ STEPS = 6
 
 
 def smallest_within(
-    project: Project, pruner: Pruner, max_drop: float, *, cost: str = "flops", round_to: int = 1
+    project: Project,
+    pruner: Pruner,
+    max_drop: float,
+    *,
+    cost: str = "flops",
+    round_to: int = 1,
+    sizes: Sizes | None = None,
 ) -> PruningResult:
     """Find the smallest model that loses at most `max_drop` on the project's guard rows, by bisection over budgets.
 
@@ -35,21 +42,26 @@ def smallest_within(
         max_drop: largest loss, as `metrics.degradation` has it: in the metric's own unit; at least 0.
         cost: name of what is made small: `flops`, `params` or `latency`.
         round_to: keep neurons of each layer in multiples of this, at every budget tried.
+        sizes: asked for by name; what they leave open is decided.
 
     Raises:
+        InvalidOption: sizes that leave nothing to decide, or do not fit.
         UnreachableTarget: even the mildest budget tried loses more; says how much.
         DataError: the project has no guard rows.
     """
     if project.guard_rows is None:
         raise DataError("no rows are set aside to decide by: use project.with_guard()")
     rows = project.guard_rows
+    low, high = pruner.reachable(cost, sizes)
+    if low == high:
+        raise InvalidOption("the sizes asked for leave nothing to decide: leave out `max_drop`, or give ranges")
     project = _comparable(project, rows)
     before = project.evaluate(project.model, rows)
-    low, high, lost = 0.0, 1.0, 0.0
+    lost = 0.0
     best: PruningResult | None = None
     for _ in range(STEPS):
         share = (low + high) / 2
-        result = pruner.prune(Budget.of(cost, share, round_to=round_to))
+        result = pruner.prune(Budget.of(cost, share, round_to=round_to), sizes)
         lost = processes.agreed_number(degradation(before, project.evaluate(result.model, rows)))
         if lost <= max_drop:
             best, high = result.telling(guard=GuardFacts(max_drop=max_drop, drop=lost, rows=len(rows))), share

@@ -16,6 +16,7 @@ from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.model.manifest import checked, plain, read
 from trimformer.observing.latency import Latency
 from trimformer.pruning.facts import PruningFacts
+from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
 
 DENSE, PRUNED, FINETUNED = "dense", "pruned", "finetuned"
 """Names of the models that metrics and times are of: as given, pruned (perhaps fine-tuned then), only fine-tuned."""
@@ -71,6 +72,10 @@ class Manifest:
     """Measured time by model, of `DENSE` and `PRUNED`; empty where nothing was timed."""
     origin: Origin = field(default_factory=Origin)
     finetuning: FineTuningFacts | None = None
+    vocabulary: VocabularyFacts | None = None
+    """What was trimmed of the vocabulary; None where nothing was."""
+    bytes: BeforeAfter | None = None
+    """Size of the weights as stored, of the dense model and of this one; None where nobody asked."""
 
     @property
     def pruning(self) -> PruningFacts:
@@ -90,7 +95,13 @@ class Manifest:
 
     def as_json(self) -> dict[str, Any]:
         """Write all sections as plain JSON; those of what was not done are left out."""
-        done = {"new_head": self.new_head, "metrics": self.metrics or None, "latency": self.latency or None}
+        done: dict[str, Any] = {
+            "new_head": self.new_head,
+            "metrics": self.metrics or None,
+            "latency": self.latency or None,
+            "vocabulary": self.vocabulary,
+            "bytes": self.bytes,
+        }
         facts: dict[str, Any] = plain(self.model) | plain(
             {name: each for name, each in done.items() if each is not None}
         )
@@ -111,6 +122,8 @@ class Manifest:
             latency=read(Mapping[str, Latency], content.get("latency", {}), "latency"),
             origin=Origin.from_json(content, where),
             finetuning=read(FineTuningFacts | None, content.get("finetuning"), "finetuning"),
+            vocabulary=read(VocabularyFacts | None, content.get("vocabulary"), "vocabulary"),
+            bytes=read(BeforeAfter | None, content.get("bytes"), "bytes"),
         )
         if found.latency and not {DENSE, PRUNED} <= found.latency.keys():
             raise DataError(f"latency has {', '.join(found.latency)}, not {DENSE} and {PRUNED}")

@@ -23,16 +23,18 @@ from trimformer.judging.task import Task
 from trimformer.model.checkpoint import round_weights
 from trimformer.model.limits import fitted
 from trimformer.model.offload import device_of
+from trimformer.model.weights import weight_bytes
 from trimformer.observing import latency
 from trimformer.observing.latency import Latency
 from trimformer.observing.resources import watching_resources
 from trimformer.progress import Progress
 from trimformer.pruning.cache import MeasuredCache
-from trimformer.pruning.facts import BudgetFacts
+from trimformer.pruning.facts import BudgetFacts, ParameterFacts, SizesFacts
 from trimformer.pruning.method_options import asked_by
 from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
 from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.result import PruningResult
+from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
 
 ENCODE_ROWS = 2048
 GUARD_ROWS = 1000
@@ -77,17 +79,19 @@ def few_rows(after: Metrics) -> str | None:
     return f"only {rows} evaluation rows: metrics and intervals tell little" if rows < FEW_ROWS else None
 
 
-def collapse(before: Metrics, after: Metrics, budget: BudgetFacts) -> str | None:
-    """Word a loud warning where the accuracy collapsed, with a milder budget to try; else None."""
+def collapse(before: Metrics, after: Metrics, budget: BudgetFacts, sizes: SizesFacts | None = None) -> str | None:
+    """Word a loud warning where the accuracy collapsed, with a milder budget or larger sizes to try; else None."""
     name, dense = next(iter(before.items()))
     change = (after[name].value - dense.value) / max(abs(dense.value), 1e-12)
     if name in DISTANCES or -COLLAPSE <= change <= (DOUBLED if name in LOWER_IS_BETTER else change):
         return None
-    milder = min(1.0, round(1.5 * budget.asked + 0.05, 2))
+    milder = f"`{budget.cost}={min(1.0, round(1.5 * budget.asked + 0.05, 2))}`, or `max_drop=0.02`"
+    if sizes is not None and sizes.alone:
+        milder = "larger sizes, or drop less"
     return (
         f"{name} {'rose' if change > 0 else 'fell'} from {shown(dense.value)} to {shown(after[name].value)} "
         f"({abs(change):.0%}): "
-        f"this is too small for the task; try `{budget.cost}={milder}`, or `max_drop=0.02`"
+        f"this is too small for the task; try {milder}"
     )
 
 
@@ -108,6 +112,8 @@ class Project:
         stored_dtype: precision in which the pruned model will be saved.
         progress: wraps a sequence to show a bar.
         origin: names of the model, task and data, to be told with every result.
+        vocabulary: what was trimmed of it, see `vocabulary.with_vocabulary`; None where nothing was.
+        given: metrics of the model before its vocabulary was trimmed; None measures those of the model.
     """
 
     model: PreTrainedModel
@@ -120,6 +126,8 @@ class Project:
     stored_dtype: torch.dtype = torch.float32
     progress: Progress | None = None
     origin: Origin = field(default_factory=Origin)
+    vocabulary: VocabularyFacts | None = None
+    given: Metrics | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokenizer", fitted(self.tokenizer, self.model))
@@ -168,12 +176,31 @@ class Project:
             after = self.evaluate(result.model, self.evaluation_rows)
             models = {DENSE: self.model, PRUNED: result.model}
             times = latency.measure_at(result.facts.workload, models, progress=self.progress)
-        warnings = [*filter(None, [collapse(self.before, after, result.facts.budget), few_rows(after)])]
+        collapsed = collapse(self.before, after, result.facts.budget, result.facts.sizes)
+        warnings = [*filter(None, [collapsed, few_rows(after)])]
         for warning in warnings:
             caution(warning)
         result = replace(result, facts=result.facts.with_stage("judging", judging).with_warnings(*warnings))
-        metrics = {DENSE: self.before, PRUNED: after}
-        return TaskResult(result, Manifest(model=result.facts, metrics=metrics, latency=times, origin=self.origin))
+        result = self._beside_the_given(result)
+        facts = Manifest(
+            model=result.facts,
+            metrics={DENSE: self.before, PRUNED: after},
+            latency=times,
+            origin=self.origin,
+            vocabulary=self.vocabulary,
+            bytes=BeforeAfter(
+                before=self.vocabulary.bytes.before if self.vocabulary else weight_bytes(self.model, self.stored_dtype),
+                after=weight_bytes(result.model, self.stored_dtype),
+            ),
+        )
+        return TaskResult(result, facts)
+
+    def _beside_the_given(self, result: PruningResult) -> PruningResult:
+        """Count the parameters of the dense model as it was given, where its vocabulary was trimmed before."""
+        if self.vocabulary is None:
+            return result
+        counted = ParameterFacts(dense=self.vocabulary.parameters.before, pruned=result.facts.parameters.pruned)
+        return result.telling(parameters=counted)
 
     def with_guard(self, seed: int = 0) -> Project:
         """Make the same project with some calibration rows set aside to decide by: a quarter of them, at most 1000.
@@ -199,7 +226,7 @@ class Project:
     @cached_property
     def before(self) -> Metrics:
         """Metrics of the dense model on the evaluation rows, computed once."""
-        return self.evaluate(self.model, self.evaluation_rows)
+        return self.given or self.evaluate(self.model, self.evaluation_rows)
 
     def drawn(self, tokens: int, seed: int, *, labels: bool = False) -> list[Features]:
         """Draw calibration rows at random until they hold that many tokens; only as many as needed are encoded.

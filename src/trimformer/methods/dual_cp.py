@@ -33,6 +33,7 @@ from trimformer.observing.calibration import Calibration, Seen, Sums
 from trimformer.observing.measurements import Measured, Measurement
 from trimformer.observing.watching import frozen
 from trimformer.pruning.budget import total_cost
+from trimformer.pruning.choose.bounds import FREE
 from trimformer.pruning.choose.clustering import dendrogram, redundant_units, removal_order, similarity
 from trimformer.pruning.choose.search import remove_in_order
 from trimformer.pruning.contract import Backward, Job
@@ -59,6 +60,7 @@ class DualCP:
     measured_by: ClassVar[tuple[str, ...]] = ("tokens",)
     measurement: ClassVar[type[Measurement] | None] = Clusters
     needs_labels: ClassVar[bool] = False
+    removes: ClassVar[str | None] = None
     backward: ClassVar[Backward] = "none"
 
     tokens: int = 200
@@ -140,9 +142,10 @@ class DualCP:
         last = torch.full((1,), torch.inf, dtype=torch.float64)
         distances = {name: torch.cat([rows[:, 2], last]) for name, rows in merges.items()}
         orders = {name: removal_order(rows, priority[name]) for name, rows in merges.items()}
-        masks = remove_in_order(orders, distances, job.costs, limit)
+        masks = remove_in_order(orders, distances, job.costs, limit, job.bounds)
         if self.centroid == "worst":
-            return {name: redundant_units(merges[name], priority[name], int(m.sum())) for name, m in masks.items()}
+            worst = {name: redundant_units(merges[name], priority[name], int(m.sum())) for name, m in masks.items()}
+            return {name: job.bounds.keeping_protected(name, mask) for name, mask in worst.items()}
         return masks
 
 
@@ -150,6 +153,7 @@ def attention_limit(job: Job, ratio: float) -> float:
     """Compute what heads may cost, so that neurons lose `ratio` times what heads lose: `I_F − C_F = λ (I_A − C_A)`.
 
     `I` is the cost of all, `C` of the kept units. Where the model has only neurons, or only heads, they lose it all.
+    Sizes that were asked for go before the ratio: heads get what is nearest to it within them.
 
     Raises:
         InvalidOption: heads or neurons have less than they would lose; names the values that are possible.
@@ -160,6 +164,8 @@ def attention_limit(job: Job, ratio: float) -> float:
     )
     if not (attention and feed_forward):
         return min(job.limit, attention)
+    if job.bounds != FREE:
+        return _within_bounds(job, attention - max(0.0, attention + feed_forward - job.limit) / (1 + ratio))
     total, removed = attention + feed_forward, max(0.0, attention + feed_forward - job.limit)
     from_attention = removed / (1 + ratio)
     slack = total * 1e-9
@@ -174,6 +180,15 @@ def attention_limit(job: Job, ratio: float) -> float:
         f"keep {job.limit / total:.3g} of the cost of heads and neurons, lambda_ must be {values}; with "
         f"lambda_={ratio:g}, keep at least {_up(1 - removable / total):g}"
     )
+
+
+def _within_bounds(job: Job, limit: float) -> float:
+    """Give the cost of heads that is nearest to a limit, with heads and neurons both within the job's bounds."""
+    heads, neurons = (
+        job.bounds.cost(job.costs, [site.name for site in job.dense if site.attends is attends])
+        for attends in (True, False)
+    )
+    return max(heads[0], job.limit - neurons[1], min(limit, heads[1], job.limit - neurons[0]))
 
 
 def drawn_tokens(tokens: int, wanted: int, seed: int) -> Tensor:

@@ -47,6 +47,7 @@ class KCM:
     measured_by: ClassVar[tuple[str, ...]] = ("sigma", "tolerance")
     measurement: ClassVar[type[Measurement] | None] = Scored
     needs_labels: ClassVar[bool] = False
+    removes: ClassVar[str | None] = "neuron"
     backward: ClassVar[Backward] = "none"
 
     sigma: float = 1.0
@@ -109,7 +110,7 @@ def _searched(job: Job, measured: Measured) -> Masks:
         )
     neurons = {site.name: job.costs[site.name] for site in job.dense if site.name not in stays}
     scores = {name: measured[name].score if name in measured else torch.zeros(0) for name in neurons}
-    return job.dense.full_masks() | keep_best(scores, neurons, job.limit - least)
+    return job.dense.full_masks() | keep_best(scores, neurons, job.limit - least, job.bounds)
 
 
 PROVIDES = {"kcm": KCM}

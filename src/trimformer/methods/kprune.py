@@ -47,6 +47,7 @@ class KPrune:
     measured_by: ClassVar[tuple[str, ...]] = ()
     measurement: ClassVar[type[Measurement] | None] = None
     needs_labels: ClassVar[bool] = False
+    removes: ClassVar[str | None] = None
     backward: ClassVar[Backward] = "whole model"
 
     gamma: float = 2.0
@@ -82,6 +83,13 @@ class KPrune:
         """Measure nothing ahead: knowledge is measured on the student as pruned so far."""
         return {}
 
+    def losses(self, job: Job, measured: Measured) -> dict[str, float]:
+        """Add up the knowledge of each site's units, as measured on the dense model; it is per cost."""
+        with frozen(job.dense.model), frozen(job.student.model):
+            walk = Walk(job, "measuring knowledge")
+            knowledge = self.knowledge(job, walk.student, _Teacher(walk), job.student.sites)
+        return {site.name: float(knowledge[site.name].sum()) * job.unit_cost(site) for site in job.dense}
+
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Measure, search, cut and tune, sublayer by sublayer from the bottom up."""
         masks: Masks = {}
@@ -94,7 +102,8 @@ class KPrune:
             for position, stop in enumerate(walk):
                 name = stop.site.name
                 if not (self.one_shot and chosen):
-                    chosen = keep_best(self.knowledge(job, walk.student, teacher, sites[position:]), job.costs, left)
+                    knowledge = self.knowledge(job, walk.student, teacher, sites[position:])
+                    chosen = keep_best(knowledge, job.costs, left, job.bounds)
                 masks[name] = stop.cut(chosen[name])
                 left -= total_cost({name: masks[name]}, job.costs)
                 if self.tune:

@@ -55,6 +55,7 @@ class MaskTuning:
     measured_by: ClassVar[tuple[str, ...]] = ("minibatch",)
     measurement: ClassVar[type[Measurement] | None] = MaskGradients
     needs_labels: ClassVar[bool] = True
+    removes: ClassVar[str | None] = None
     backward: ClassVar[Backward] = "whole model"
 
     minibatch: int = 32
@@ -95,6 +96,10 @@ class MaskTuning:
         )
         return {name: MaskGradients(gradients=sums["gradients"] / sizes) for name, sums in found.items()}
 
+    def losses(self, job: Job, measured: Measured) -> dict[str, float]:
+        """Add up the squared mask gradients of each site's units."""
+        return {name: float(scores.sum()) for name, scores in _scores(job, measured).items()}
+
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Search the masks, exchange units within sublayers, cut, and rescale."""
         masks = _searched(job, measured)
@@ -102,7 +107,11 @@ class MaskTuning:
             exchanged = job.by_site(
                 job.dense.occupied,
                 Exchanged,
-                lambda site: Exchanged(mask=rearranged(masks[site.name], measured[site.name].gradients)),
+                lambda site: Exchanged(
+                    mask=rearranged(
+                        masks[site.name], measured[site.name].gradients, job.bounds.protected.get(site.name)
+                    )
+                ),
                 "rearranging",
             )
             masks |= {name: found.mask for name, found in exchanged.items()}
@@ -121,15 +130,20 @@ def drawn_minibatches(sequences: int, size: int, seed: int) -> Tensor:
     return owners
 
 
-def _searched(job: Job, measured: Measured) -> Masks:
-    """Find the masks of the best split by `Σ_b (∂L_b / ∂m_u)²` over mini-batches."""
-    scores: Scores = {
+def _scores(job: Job, measured: Measured) -> Scores:
+    """Score all units by `Σ_b (∂L_b / ∂m_u)²` over mini-batches."""
+    return {
         site.name: measured[site.name].gradients.square().sum(0) if site.units else torch.zeros(0) for site in job.dense
     }
+
+
+def _searched(job: Job, measured: Measured) -> Masks:
+    """Find the masks of the best split by the scores."""
+    scores = _scores(job, measured)
     heads, neurons = (
         {site.name: scores[site.name] for site in job.dense if site.attends is attends} for attends in (True, False)
     )
-    return best_split(heads, neurons, job.costs, job.limit)
+    return best_split(heads, neurons, job.costs, job.limit, job.bounds)
 
 
 PROVIDES = {"mask_tuning": MaskTuning}

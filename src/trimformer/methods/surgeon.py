@@ -64,6 +64,7 @@ class Surgeon:
     measured_by: ClassVar[tuple[str, ...]] = ("damping", "curve_ridge", "intercept", "gradients")
     measurement: ClassVar[type[Measurement] | None] = Curvature
     needs_labels: ClassVar[bool] = False
+    removes: ClassVar[str | None] = None
 
     gradients: bool = True
     """Measure the metric by a backward pass; without, by forward passes alone, where memory is short."""
@@ -106,11 +107,15 @@ class Surgeon:
                 measured |= self._curves(calibration, group)
         return measured
 
+    def losses(self, job: Job, measured: Measured) -> dict[str, float]:
+        """Add up each site's curve: what the removal of all its units costs."""
+        return {site.name: float(measured[site.name].cost.sum()) for site in job.dense.occupied}
+
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Allocate the budget over the curves; from the bottom up cut, choose the last units anew, and refit."""
         found = {site.name: measured[site.name] for site in job.dense.occupied}
         curves = {name: RemovalCurve(each.order, each.cost) for name, each in found.items()}
-        masks = job.first_decides(job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit))
+        masks = job.first_decides(job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit, job.bounds))
         with frozen(job.dense.model), frozen(job.student.model):
             if not self.tune:
                 cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
@@ -122,26 +127,30 @@ class Surgeon:
 
     def _settle(self, stop: Stop, mask: Tensor, measured: Curvature | None) -> Tensor:
         """Cut and refit the site the walk stands at: as many units as in the mask, the last of them chosen anew."""
-        site, kept = stop.site, int(mask.sum())
+        site, kept, bounds = stop.site, int(mask.sum()), stop.job.bounds
         candidates = kept + round(self.reconsider * (site.units - kept)) if kept else 0
         if measured is not None and candidates > kept:
-            mask = torch.ones_like(mask).index_fill(0, measured.order[: site.units - candidates], value=False)
+            order = bounds.protected_last(site.name, measured.order)
+            mask = torch.ones_like(mask).index_fill(0, order[: site.units - candidates], value=False)
         if self.align and kept:
             stop.align(ridge=self.ridge, intercept=self.intercept)
         mask = stop.cut(mask)
         sums = stop.regression(self._token_weights(stop, measured))
         if measured is not None and candidates > kept:
-            removed = self._least_useful(stop, sums, measured.metric, candidates - kept)
+            protected = bounds.protected.get(site.name, torch.zeros_like(mask))[mask]
+            removed = self._least_useful(stop, sums, measured.metric, candidates - kept, protected)
             chosen = stop.cut(torch.ones(candidates, dtype=torch.bool).index_fill(0, removed, value=False))
             sums = sums.select(feature_mask(site, chosen).nonzero()[:, 0].to(sums.products.device))
             mask = mask.clone().masked_scatter(mask, chosen)
         stop.solve(sums, ridge=self.ridge, intercept=self.intercept)
         return mask
 
-    def _least_useful(self, stop: Stop, sums: RegressionSums, metric: Tensor | None, count: int) -> Tensor:
+    def _least_useful(
+        self, stop: Stop, sums: RegressionSums, metric: Tensor | None, count: int, protected: Tensor
+    ) -> Tensor:
         """Choose the `count` units of the student's site that are missed least, by the student's own statistics."""
         weight = stop.solution(sums, ridge=self.ridge, intercept=self.intercept).weight
-        return self._curve(stop.site, self._gram(sums), metric, weight, removals=count).order
+        return self._curve(stop.site, self._gram(sums), metric, weight, count, protected).order
 
     def _token_weights(self, stop: Stop, measured: Curvature | None) -> list[Tensor] | None:
         if not self.focus or measured is None or measured.energy is None:
@@ -169,7 +178,13 @@ class Surgeon:
         )
 
     def _curve(
-        self, site: Site, gram: Tensor, metric: Tensor | None, weight: Tensor, removals: int | None = None
+        self,
+        site: Site,
+        gram: Tensor,
+        metric: Tensor | None,
+        weight: Tensor,
+        removals: int | None = None,
+        protected: Tensor | None = None,
     ) -> RemovalCurve:
         """Compute the removal curve of a site; without a metric, a change at its output costs by its squared length."""
         output = torch.eye(site.width, dtype=torch.float64) if metric is None else metric
@@ -182,6 +197,7 @@ class Surgeon:
             gram.shape[0] // site.unit_width,
             site=site.name,
             removals=removals,
+            protected=protected,
         )
 
 

@@ -214,7 +214,9 @@ def sentence_transformers_files(name: str) -> dict[str, Path]:
     if not (folder / "modules.json").exists():
         return {}
     names = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
-    files = [folder / name for name in names] + list(folder.glob("*_*/config.json"))
+    files = [folder / name for name in names] + [
+        file for file in folder.glob("*_*/*") if file.suffix in (".json", ".safetensors")
+    ]
     return {str(file.relative_to(folder)): file for file in files if file.exists()}
 
 

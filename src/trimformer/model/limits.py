@@ -22,7 +22,9 @@ def check_padding(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
     Raises:
         DataError: the model has no padding id, or the rows are padded with another.
     """
-    if not (type(model).__name__.endswith("ForSequenceClassification") and hasattr(model, "score")):
+    architecture = find_architecture(model.config)
+    by_last_token = hasattr(model, "score") or (architecture is not None and architecture.causal)
+    if not (type(model).__name__.endswith("ForSequenceClassification") and by_last_token):
         return
     own = model.config.pad_token_id
     for batch in batches:
@@ -43,7 +45,7 @@ def inputs_of(model: PreTrainedModel) -> list[str]:
 
 def most_tokens(config: Any) -> float:
     """Give the most tokens that a row may have; infinity where the config names no limit."""
-    positions: float = getattr(config, "max_position_embeddings", math.inf)
+    positions: float = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", math.inf))
     architecture = find_architecture(config)
     after_padding = architecture is not None and architecture.positions_after_padding
     return positions - (config.pad_token_id or 0) - 1 if after_padding else positions

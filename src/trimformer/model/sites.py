@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -182,6 +182,10 @@ class Sublayer(ABC):
         """Tell whether a block of the chain has this sublayer."""
         return self.when is None or getattr(config, self.when[0])[block] == self.when[1]
 
+    def paths(self) -> list[str]:
+        """List the paths of the producers."""
+        return [each.path if isinstance(each, Fused) else each for each in self.producers]
+
     def described(self, layout: Layout) -> Iterator[Producer]:
         """Yield the producers, their paths below the block, with the widths of a layout's parts, in order."""
         parts, shared = iter(layout.parts), iter(layout.shared)
@@ -215,6 +219,12 @@ class Attention(Sublayer):
     multi_query: bool = False
     width: str = "hidden_size"
     """Config attribute with the width of all heads together; one with `head_dim`, that of a head, goes before."""
+    tied: bool = False
+    """True if a norm goes over the queries, or keys, of all heads, so that no head can do without another: one unit."""
+    key_value_heads: str = "num_key_value_heads"
+    """Config attribute with the number of key and value heads; none: as many as query heads."""
+    cached: str = "heads"
+    """What the layer's part of a cache counts, in the words of `sizes`; of multi-query attention it is one head."""
     positions: int = 0
     """Embeddings of positions that every token is scored against, beside the other tokens."""
     windows: str = "sliding_window"
@@ -228,10 +238,11 @@ class Attention(Sublayer):
         width = getattr(config, "head_dim", None) or getattr(config, self.width) // heads
         if self.multi_query:
             return Layout(width, (width,), query_heads=1, shared=(width, width))
-        shared_by = heads // (getattr(config, "num_key_value_heads", None) or heads)
-        queries = shared_by * width
-        parts = (queries, width, width, *(queries,) * (self.parts - 3))
-        return Layout(queries, parts, query_heads=shared_by, positions=self.positions)
+        shared_by = heads // (getattr(config, self.key_value_heads, None) or heads)
+        groups = heads // shared_by if self.tied else 1
+        queries, values = groups * shared_by * width, groups * width
+        parts = (queries, values, values, *(queries,) * (self.parts - 3))
+        return Layout(queries, parts, query_heads=groups * shared_by, positions=self.positions)
 
     def window(self, config: Any, block: int) -> int | None:
         """Read the window from the config's attribute, if the block is one of those that have it."""
@@ -294,6 +305,25 @@ class Architecture:
     def causal(self) -> bool:
         """True if any chain is a decoder."""
         return any(chain.causal for chain in self.chains)
+
+
+def by_query_head(architecture: Architecture) -> Architecture:
+    """Describe the variant of an architecture whose query heads share one key and value head: a unit is a query head.
+
+    For attention with separate projections, which repeats keys and values `num_key_value_groups` times.
+    """
+
+    def varied(sublayer: Sublayer) -> Sublayer:
+        if not isinstance(sublayer, Attention):
+            return sublayer
+        queries, *shared = sublayer.paths()
+        sizes = {"num_key_value_groups": "heads"}
+        return replace(sublayer, multi_query=True, producers=(queries,), shared=tuple(shared), sizes=sizes)
+
+    chains = (replace(each, sublayers=tuple(map(varied, each.sublayers))) for each in architecture.chains)
+    stock = {name: what for name, what in architecture.stock.items() if what != "head"}
+    stock = {name: "head" if what == "query head" else what for name, what in stock.items()}
+    return replace(architecture, chains=tuple(chains), stock=stock)
 
 
 def place(site: str) -> tuple[int, str]:

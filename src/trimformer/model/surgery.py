@@ -16,10 +16,11 @@ from trimformer.model.modeling_trimformer import (
     empty_attention,
     head_selections,
     note_sizes,
+    remove_marks,
     select_heads,
     set_size,
 )
-from trimformer.model.sites import Masks, Producer, Site
+from trimformer.model.sites import Attention, Masks, Producer, Site
 from trimformer.model.structure import Structure, read_structure
 
 
@@ -112,6 +113,8 @@ def describe_cut(structure: Structure, masks: Masks) -> Structure:
         elif now.core:
             new.attributes |= _head_counts(structure, now, now.units)
             new.by_head |= head_selections(structure.base, now.core)
+            if now.attends and _cached_heads(structure, now) != now.units:
+                new.cached[now.name] = _cached_heads(structure, now)
     _write_config(structure, new)
     return cut_structure
 
@@ -125,7 +128,8 @@ def describe_stock(structure: Structure, masks: Masks) -> Structure:
     """
     stock, config = structure.architecture.stock, structure.model.config
     cut_structure = read_structure(structure.model)
-    vars(config).pop("quantization_config", None)  # of the file that it was dequantized from
+    vars(config).pop("quantization_config", None)
+    remove_marks(structure.model)
     if all(bool(mask.all()) for mask in masks.values()):
         return cut_structure
     head, neuron = (next(site for site in cut_structure if site.kind == kind) for kind in ("head", "neuron"))
@@ -146,6 +150,7 @@ def pruning_config(structure: Structure) -> TrimformerConfig:
 
 
 def _write_config(structure: Structure, new: TrimformerConfig) -> None:
+    remove_marks(structure.model)
     if new.kept or new.biases:
         structure.model.config.quantization_config = new
         carry_this_file(structure.model)
@@ -167,6 +172,14 @@ def _resize_attention(structure: Structure, site: Site, core: str, mask: Tensor)
 def _head_counts(structure: Structure, site: Site, heads: int) -> dict[str, int]:
     sizes = {"heads": heads, "query heads": heads * site.query_heads, "features": heads * site.unit_width}
     return {f"{site.core}.{name}": sizes[what] for name, what in structure.sublayer(site).sizes.items()}
+
+
+def _cached_heads(structure: Structure, site: Site) -> int:
+    sublayer = structure.sublayer(site)
+    if not isinstance(sublayer, Attention):
+        return site.units
+    heads = {"heads": site.units, "query heads": site.units * site.query_heads}[sublayer.cached]
+    return 1 if sublayer.multi_query else heads
 
 
 def _owned_output(site: Site) -> str | None:

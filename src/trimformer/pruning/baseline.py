@@ -23,6 +23,7 @@ class Baseline(ABC):
     measured_by: ClassVar[tuple[str, ...]] = ()
     measurement: ClassVar[type[Measurement] | None] = None
     needs_labels: ClassVar[bool] = False
+    removes: ClassVar[str | None] = None
     backward: ClassVar[Backward] = "none"
 
     tune: bool = False
@@ -43,9 +44,14 @@ class Baseline(ABC):
         """Measure nothing before a budget is known."""
         return {}
 
+    def losses(self, job: Job, measured: Measured) -> dict[str, float]:
+        """Add up the scores of each site's units, which are per cost."""
+        scores = self.scores(job)
+        return {site.name: float(scores[site.name].sum()) * job.unit_cost(site) for site in job.dense}
+
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Score all units, keep the best within the limit, cut the student and, with `tune`, refit it."""
-        masks = keep_best(self.scores(job), job.costs, job.limit)
+        masks = keep_best(self.scores(job), job.costs, job.limit, job.bounds)
         with frozen(job.dense.model), frozen(job.student.model):
             cut_and_refit(job, masks, tune=self.tune, ridge=self.ridge, intercept=self.intercept)
         return masks

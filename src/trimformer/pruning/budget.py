@@ -136,6 +136,10 @@ class Prices:
         """Compute the cost of the whole model whose kept units cost `units` by the tables."""
         return float(np.interp(units, *self._points)) if self.whole else units
 
+    def share_of(self, units: float) -> float:
+        """Compute the share of the dense model's cost that stays where kept units cost `units` by the tables."""
+        return self.of_sum(units) / self.total
+
     def limit(self, share: float) -> float:
         """Compute what the kept units may cost by the tables, so that the whole model keeps a share of its cost.
 

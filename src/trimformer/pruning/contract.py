@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from trimformer import processes
 from trimformer.model.sites import Masks, Site
@@ -11,6 +11,7 @@ from trimformer.model.structure import Structure
 from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured, Measurement
 from trimformer.pruning.budget import CostTables
+from trimformer.pruning.choose.bounds import FREE, Bounds
 
 Backward = Literal["none", "by block", "whole model"]
 
@@ -24,6 +25,8 @@ class Method(Protocol):
     """Kind of measurement that `measure` gives of each site; None where it measures nothing."""
     needs_labels: ClassVar[bool]
     """True if `calibration.labels` is read; only then are there any."""
+    removes: ClassVar[str | None]
+    """Kind of the units that it removes; None for units of any kind."""
 
     @property
     def backward(self) -> Backward:
@@ -36,12 +39,21 @@ class Method(Protocol):
         """Decide the masks and give them; cut and tune `job.student` accordingly, and leave `job.dense` as it is."""
 
 
+@runtime_checkable
+class JudgesSublayers(Protocol):
+    """A method that can tell what whole sublayers are worth, so that some of them can be dropped by cost."""
+
+    def losses(self, job: Job, measured: Measured) -> dict[str, float]:
+        """Estimate what is lost where a site is emptied, by name: numbers that are added up over a block's sites."""
+
+
 @dataclass(frozen=True)
 class Job(Calibration):
     """One pruning task, with everything decided but the masks.
 
     `student` starts as a copy of the dense model; the method cuts and tunes it. `limit` is what the kept units may
-    cost together; `costs[site][k]` is the cost of keeping `k` units of a site.
+    cost together; `costs[site][k]` is the cost of keeping `k` units of a site. The least that `bounds` allows costs no
+    more than the limit.
     """
 
     student: Structure
@@ -49,8 +61,8 @@ class Job(Calibration):
     limit: float
     stock: bool = field(default=False, kw_only=True)
     """True if the student stays one of its own class: no output projection gets a bias that it does not have."""
-    uncapped: CostTables | None = field(default=None, kw_only=True)
-    """Costs of units without the limit on sizes that `costs` has, where all layers share their sizes; else None."""
+    bounds: Bounds = field(default=FREE, kw_only=True)
+    """What every site keeps at least and at most, and units that stay; every search takes it."""
 
     def unit_cost(self, site: Site) -> float:
         """Compute the mean cost of a unit of the site; 1 where there is none, so that scores can be divided by it."""

@@ -34,6 +34,18 @@ class BudgetFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SizesFacts:
+    """Sizes that were asked for by name, and the sublayers that lost all units for it."""
+
+    asked: Mapping[str, Any]
+    """By field of `Sizes`, as it was given."""
+    dropped: tuple[str, ...] = ()
+    """Names of the sublayers."""
+    alone: bool = False
+    """True if no budget was given: the budget's `asked` is what the sizes come to."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrationFacts:
     """The rows that the model was calibrated on."""
 
@@ -122,6 +134,7 @@ class PruningFacts:
     processes: int = 1
     versions: Mapping[str, str]
     budget: BudgetFacts
+    sizes: SizesFacts | None = None
     seconds: Mapping[str, float]
     """Wall time by stage."""
     memory_mb: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from trimformer.model.limits import check_inputs, check_padding
 from trimformer.model.offload import stored
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
+from trimformer.model.weights import word_share
 from trimformer.observing.calibration import Calibration
 from trimformer.observing.watching import check_finite, frozen, watching
 from trimformer.pruning.contract import Method
@@ -48,7 +49,7 @@ def check(calibration: Calibration, name: str, method: Method) -> list[str]:
     check_together(calibration, name, method)
     check_memory(dense, batches, method)
     check_layout(dense, shortest_row(batches))
-    return too_few_tokens(calibration)
+    return too_few_tokens(calibration) + mostly_words(dense)
 
 
 def check_together(calibration: Calibration, name: str, method: Method) -> None:
@@ -123,5 +124,21 @@ def too_few_tokens(calibration: Calibration) -> list[str]:
         (
             f"{calibration.tokens} calibration tokens are few for the {widest.features} features of {widest.name}: "
             f"use at least `calibration_tokens={enough}`; accuracy may suffer"
+        )
+    ]
+
+
+MOST = 0.5
+
+
+def mostly_words(dense: Structure) -> list[str]:
+    """Warn if more than half of the parameters are word embeddings, which no budget makes smaller; else give none."""
+    share = word_share(dense.model)
+    if share <= MOST:
+        return []
+    return [
+        (
+            f"{share:.0%} of the model's parameters are word embeddings, which no budget makes smaller: `trimformer "
+            "vocabulary`, in Python `trim_vocabulary`, keeps those of your texts only"
         )
     ]

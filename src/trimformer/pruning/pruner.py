@@ -14,7 +14,7 @@ from trimformer import plugins, processes
 from trimformer.data.batches import only, split_batches, tokens_at_once
 from trimformer.data.given import Data, calibration_batches
 from trimformer.data.rows import LABELS, Batch
-from trimformer.errors import InvalidOption, TrimformerError, caution
+from trimformer.errors import TrimformerError, caution
 from trimformer.model.limits import inputs_of
 from trimformer.model.manifest import versions
 from trimformer.model.sites import Masks
@@ -30,7 +30,6 @@ from trimformer.pruning.budget import Budget, MeasuredCost, Prices, rounded_tabl
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.contract import Job
 from trimformer.pruning.facts import (
-    BudgetFacts,
     CalibrationFacts,
     ParameterFacts,
     PruningFacts,
@@ -45,14 +44,17 @@ from trimformer.pruning.method_options import asked_by, make_method
 from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
 from trimformer.pruning.probe import check_result, shortest_row
 from trimformer.pruning.result import PruningResult
-from trimformer.pruning.uniform import check_uniform, prune_uniformly, uniform_job
+from trimformer.pruning.sizes import Sizes
+from trimformer.pruning.target import Target, aimed, check_asked
+from trimformer.pruning.uniform import check_uniform, uniform_job
 
 
 def prune(
     model: PreTrainedModel,
     data: Data,
     *,
-    budget: Budget,
+    budget: Budget | None = None,
+    sizes: Sizes | None = None,
     method: str = DEFAULT_METHOD,
     tokenizer: PreTrainedTokenizerBase | None = None,
     calibration_tokens: int | None = DEFAULT_CALIBRATION_TOKENS,
@@ -72,6 +74,8 @@ def prune(
             columns or with a `text` column, or an iterable of padded batches such as a DataLoader. Labels (`labels`,
             or `start_positions` and `end_positions`) are read only for methods that need them.
         budget: the share of the model's cost to keep, such as `Budget(flops=0.4)`.
+        sizes: sizes of layers asked for by name, such as `Sizes(heads=8, keep_layers="0-3")`; without a budget, units
+            that they do not speak of stay.
         method: pruning method; see `trimformer list`.
         tokenizer: for strings, and for the padding id.
         calibration_tokens: draw calibration rows until they hold this many tokens; None takes all rows. A DataLoader's
@@ -89,7 +93,7 @@ def prune(
     >>> result = prune(model, texts, budget=Budget(flops=0.4), tokenizer=tokenizer)    # doctest: +SKIP
     >>> result.model.save_pretrained("smaller")                                        # doctest: +SKIP
     """
-    _check_budget(budget)
+    check_asked(budget, sizes)
     pruner = Pruner(
         model,
         data,
@@ -102,12 +106,7 @@ def prune(
         options=options,
         progress=progress,
     )
-    return pruner.prune(budget)
-
-
-def _check_budget(budget: Any) -> None:
-    if not isinstance(budget, Budget):
-        raise InvalidOption(f"budget={budget!r} is no Budget: give one such as Budget(flops=0.4)")
+    return pruner.prune(budget, sizes)
 
 
 def _labels(dense: Structure, batches: Sequence[Batch]) -> list[Batch]:
@@ -180,32 +179,54 @@ class Pruner:
         with watching_resources(self.calibration.dense.device) as self.measuring:
             return self.method.measure(self.calibration)
 
-    def prune(self, budget: Budget) -> PruningResult:
-        """Make a pruned copy of the model within a budget.
+    def prune(self, budget: Budget | None = None, sizes: Sizes | None = None) -> PruningResult:
+        """Make a pruned copy of the model within a budget, with sizes asked for by name, or both.
 
         A cost that is measured is measured on the result as well, which is pruned again where it is off.
 
         Raises:
             TrimformerError: as `prune`.
         """
-        _check_budget(budget)
-        cost = plugins.load("costs", budget.cost)
-        if not isinstance(cost, MeasuredCost):
-            return self._prune(budget, budget.keep_fraction)
+        target = self._target(budget, sizes)
+        cost = plugins.load("costs", target.cost)
+        if budget is None or not isinstance(cost, MeasuredCost):
+            return self._prune(target, target.share)
         dense, progress = self.calibration.dense.model, self.calibration.progress
         return pruned_as_measured(
-            lambda share: self._prune(budget, share),
+            lambda share: self._prune(target, share),
             lambda model: processes.agreed_number(cost.kept(dense, model, self.workload, progress)),
-            lowest=self.prices(budget.cost).floor,
-            asked=budget.keep_fraction,
+            lowest=max(self.prices(target.cost).floor, self.reachable(target.cost, sizes)[0]),
+            asked=target.share,
         )
 
-    def _prune(self, budget: Budget, share: float) -> PruningResult:
-        """Make a pruned copy that keeps at most a share of the budget's cost, by formulas or tables."""
+    def check(self, budgets: Sequence[Budget], sizes: Sizes | None = None) -> None:
+        """Refuse budgets of which one cannot be reached, before the method measures anything.
+
+        Raises:
+            TrimformerError: as `prune`.
+        """
+        for budget in budgets:
+            target, prices = self._target(budget, sizes), self.prices(budget.cost)
+            target.limit(prices, rounded_tables(self.calibration.dense, prices.tables, target.round_to), target.share)
+
+    def reachable(self, cost: str, sizes: Sizes | None = None) -> tuple[float, float]:
+        """Compute the least and the largest share of the dense model's cost that sizes asked for by name allow."""
+        prices = self.prices(cost)
+        least, most = self._target(Budget.of(cost, 1.0), sizes).constraints.cost(prices.tables)
+        return prices.share_of(least), prices.share_of(most)
+
+    def _target(self, budget: Budget | None, sizes: Sizes | None) -> Target:
+        target = aimed(budget, sizes, self.calibration.dense, self.name, self.method)
+        if target.uniform:
+            check_uniform(self.calibration.dense)
+        return target
+
+    def _prune(self, target: Target, share: float) -> PruningResult:
+        """Make a pruned copy that keeps at most a share of the target's cost, by formulas or tables."""
         calibration, dense = self.calibration, self.calibration.dense
-        if budget.uniform:
-            check_uniform(dense)
-        prices = self.prices(budget.cost)
+        prices = self.prices(target.cost)
+        costs = rounded_tables(dense, prices.tables, target.round_to)
+        limit = target.limit(prices, costs, share)
         measured = self.measured  # before the student takes its memory
         student = read_structure(copy.deepcopy(dense.model))
         job = Job(
@@ -215,19 +236,21 @@ class Pruner:
             calibration.progress,
             labels=calibration.labels,
             student=student,
-            limit=prices.limit(share),
-            costs=rounded_tables(dense, prices.tables, budget.round_to),
+            limit=limit,
+            costs=costs,
+            bounds=target.constraints.bounds,
         )
         with watching_resources(dense.device) as pruning:
+            job = target.dropping(job, self.method, measured, prices)
             masks = processes.agreed_masks(self.method.prune(job, measured))
-            if budget.uniform:
+            if target.uniform:
                 job = uniform_job(job, masks)
-                masks = processes.agreed_masks(prune_uniformly(self.method, job, measured))
-        small = (describe_stock if budget.uniform else describe_cut)(job.student, masks)
+                masks = processes.agreed_masks(self.method.prune(job, measured))
+        small = (describe_stock if target.uniform else describe_cut)(job.student, masks)
         check_result(small, shortest_row(job.batches))
-        _verify_budget(job, masks)
+        _verify(job, masks)
         curves = compact_curves({site: found.removal_cost for site, found in measured.items()})
-        facts = self._facts(job, masks, self._budget_facts(budget, masks), curves)
+        facts = self._facts(job, masks, target, curves)
         facts = facts.with_stage("measuring", self.measuring).with_stage("pruning", pruning)
         return PruningResult(job.student.model, masks, facts)
 
@@ -242,7 +265,7 @@ class Pruner:
     def _share_kept(self, cost: str, masks: Masks) -> float:
         """Compute the share of the dense model's cost that stays, by formulas or tables."""
         prices = self.prices(cost)
-        return prices.of_sum(total_cost(masks, prices.tables)) / prices.total
+        return prices.share_of(total_cost(masks, prices.tables))
 
     def _kept_by_cost(self, masks: Masks) -> dict[str, float]:
         """Compute the share of every cost that stays; of those that must be measured, where they already are."""
@@ -250,18 +273,7 @@ class Pruner:
         counted = [name for name, cost in costs.items() if name in self._prices or not isinstance(cost, MeasuredCost)]
         return {name: self._share_kept(name, masks) for name in counted}
 
-    def _budget_facts(self, budget: Budget, masks: Masks) -> BudgetFacts:
-        return BudgetFacts(
-            cost=budget.cost,
-            asked=budget.keep_fraction,
-            reached=self._share_kept(budget.cost, masks),
-            round_to=budget.round_to,
-            uniform=budget.uniform,
-        )
-
-    def _facts(
-        self, job: Job, masks: Masks, budget: BudgetFacts, curves: Mapping[str, tuple[float, ...]]
-    ) -> PruningFacts:
+    def _facts(self, job: Job, masks: Masks, target: Target, curves: Mapping[str, tuple[float, ...]]) -> PruningFacts:
         small = job.student.model
         return PruningFacts(
             method=self.name,
@@ -284,13 +296,15 @@ class Pruner:
             workload=self.workload,
             processes=processes.count(),
             versions=versions(),
-            budget=budget,
+            budget=target.budget_facts(self._share_kept(target.cost, masks)),
+            sizes=target.sizes_facts(masks),
             seconds={},
             curves=curves,
         )
 
 
-def _verify_budget(job: Job, masks: Masks) -> None:
+def _verify(job: Job, masks: Masks) -> None:
+    job.bounds.check(masks)
     cost = total_cost(masks, job.costs)
     if cost > job.limit * (1 + 1e-9):
         raise TrimformerError(f"the method kept {cost:.4g} of at most {job.limit:.4g}: this is a bug of the method")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.judging.manifest import Manifest
+from trimformer.judging.manifest import DenseFacts, Manifest, Origin
 from trimformer.model import checkpoint
+from trimformer.model.manifest import read_manifest
+from trimformer.pruning.facts import ParameterFacts
 from trimformer.report.model_card import README, model_card
+from trimformer.vocabulary.facts import BeforeAfter
+from trimformer.vocabulary.trim import Trimmed
 
 
 def save(
@@ -55,3 +60,29 @@ def save(
         dtype=dtype,
         extra_files=extra_files,
     )
+
+
+def trimmed_manifest(trimmed: Trimmed, source: str, command: str) -> dict[str, Any]:
+    """Make the manifest of a model with a trimmed vocabulary: the one that it had, with that added.
+
+    Args:
+        trimmed: the model, with its facts.
+        source: folder or hub name of the model as given.
+        command: command line that can be typed again.
+
+    Raises:
+        DataError: the folder has a manifest that is damaged.
+    """
+    facts, before = trimmed.facts, read_manifest(source)
+    if "budget" not in before:
+        dense = DenseFacts(model_class=type(trimmed.model).__name__)
+        return Manifest(model=dense, vocabulary=facts, origin=Origin(source=source, command=command)).as_json()
+    known = Manifest.from_json(before)
+    parameters = ParameterFacts(dense=known.pruning.parameters.dense, pruned=facts.parameters.after)
+    dense_bytes = known.bytes.before if known.bytes else facts.bytes.before
+    return replace(
+        known,
+        model=replace(known.pruning, parameters=parameters),
+        vocabulary=facts,
+        bytes=BeforeAfter(before=dense_bytes, after=facts.bytes.after),
+    ).as_json()

@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import PurePath
+from typing import Any
 
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest, speedup
 from trimformer.judging.metrics import WORDS, Metric, interval, shown
 from trimformer.model.sites import place
 from trimformer.observing.latency import Latency
-from trimformer.pruning.facts import KeptUnits
+from trimformer.pruning.facts import KeptUnits, PruningFacts
 
 COSTS = {
     "flops": "FLOPs of attention and FFN",
@@ -26,6 +28,16 @@ STAGES = {
     "pruning": "choosing, cutting and refitting",
     "judging": "judging the pruned model, and timing both",
 }
+SIZES = {
+    "heads": "heads in every layer",
+    "neurons": "neurons in every layer",
+    "sites": "sizes by layer or sublayer",
+    "keep_layers": "layers that keep all units",
+    "drop_blocks": "blocks without units",
+    "drop_sublayers": "sublayers without units",
+    "only": "units that may go",
+}
+"""What sizes are of, by field of `Sizes`."""
 UNIT_NAMES = {"head": "heads", "neuron": "neurons"}
 MOST_CELLS = 32
 
@@ -132,12 +144,14 @@ def shares(facts: Manifest) -> list[Share]:
     """List what was asked, reached and measured, one row a quantity."""
     pruning, rows = facts.pruning, []
     for cost, kept in pruning.kept.items():
-        is_asked = cost == pruning.budget.cost and pruning.guard is None
+        alone = pruning.sizes is not None and pruning.sizes.alone
+        is_asked = cost == pruning.budget.cost and pruning.guard is None and not alone
         asked = f"at most {percent(pruning.budget.asked)}" if is_asked else ""
         rows.append(Share(cost_name(cost), "", asked, percent(kept)))
     parameters, times = pruning.parameters, facts.latency
     detail = f"{parameters.dense / 1e6:.2f} M → {parameters.pruned / 1e6:.2f} M"
     rows.append(Share("parameters of the whole model", detail, "", percent(parameters.share)))
+    rows += sizes(facts)
     if facts.latency_share is not None:
         detail = f"{times[DENSE].median_ms:.1f} ms → {times[PRUNED].median_ms:.1f} ms a batch"
         rows.append(Share("time", detail, "", "", percent(facts.latency_share)))
@@ -145,6 +159,54 @@ def shares(facts: Manifest) -> list[Share]:
         guard = pruning.guard
         what = f"loss on {guard.rows} rows set aside"
         rows.append(Share(what, "", f"at most {guard.max_drop:g}", "", f"{guard.drop:.4f}"))
+    return [*rows, *asked_sizes(pruning)]
+
+
+def asked_sizes(pruning: PruningFacts) -> list[Share]:
+    """List the sizes that were asked for by name, each beside what the model has; none where a budget alone decided."""
+    if pruning.sizes is None:
+        return []
+    asked, rows = pruning.sizes.asked, pruning.units
+    found = {
+        "heads": _in_runs([row.units["head"].kept for row in rows if "head" in row.units]),
+        "neurons": _in_runs([row.units["neuron"].kept for row in rows if "neuron" in row.units]),
+        "keep_layers": _listed(row.block for row in rows if all(each.kept == each.of for each in row.units.values())),
+        "drop_blocks": _listed(row.block for row in rows if not any(each.kept for each in row.units.values())),
+        "drop_sublayers": _listed(".".join(map(str, place(site))) for site in pruning.sizes.dropped),
+    }
+    return [Share(SIZES[name], "", _as_typed(value), found.get(name, "")) for name, value in asked.items()]
+
+
+def _as_typed(value: Any) -> str:
+    """Write a size as it is typed in a command; of sizes by site, how many there are."""
+    if isinstance(value, Mapping):
+        return f"{len(value)} {'entries' if len(value) > 1 else 'entry'}"
+    return _listed(value) if isinstance(value, (list, tuple)) else str(value)
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _in_runs(counts: Sequence[int]) -> str:
+    """Write numbers in order, equal neighbours once: `12, 3 × 8` are 12, 8, 8 and 8; one number where all are alike."""
+    runs = [(count, len(list(same))) for count, same in groupby(counts)]
+    if len(runs) == 1:
+        return str(runs[0][0])
+    return _listed(
+        f"{times}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{count}" if times > 1 else count for count, times in runs
+    )
+
+
+def sizes(facts: Manifest) -> list[Share]:
+    """List what became of the file of the weights, and of the vocabulary where it was trimmed."""
+    rows, size, vocabulary = [], facts.bytes, facts.vocabulary
+    if size is not None:
+        detail = f"{size.before / 1e6:.1f} MB → {size.after / 1e6:.1f} MB"
+        rows.append(Share("file of the weights", detail, "", percent(size.share)))
+    if vocabulary is not None:
+        tokens = vocabulary.tokens
+        rows.append(Share("tokens known", f"{tokens.before} → {tokens.after}", "", percent(tokens.share)))
     return rows
 
 
@@ -227,6 +289,7 @@ def settings(facts: Manifest) -> list[tuple[str, str]]:
         ("model", origin.source),
         ("task", origin.task),
         ("data", origin.data),
+        ("vocabulary", facts.vocabulary.texts if facts.vocabulary else ""),
         ("method", f"{pruning.method}: {options}" if options else pruning.method),
         ("calibration", tokens),
         ("seed", str(calibration.seed)),

@@ -13,6 +13,7 @@ from trimformer.judging.metrics import Metric, Metrics, interval, shown
 from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.pruning.facts import BlockFacts, GuardFacts, PruningFacts
 from trimformer.report import summary
+from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
 
 
 def metrics_table(metrics: Metrics) -> Table:
@@ -33,7 +34,10 @@ def result_table(facts: Manifest) -> Table:
         table.add_row("  95 % interval", interval(row.dense), interval(row.pruned), "")
     table.add_section()
     _add_guard(table, pruning.guard)
+    for size in summary.asked_sizes(pruning):
+        table.add_row(size.what, f"{size.asked} asked", size.reached, "")
     _add_costs(table, pruning)
+    _add_sizes(table, facts)
     _add_latency(table, facts)
     calibration = pruning.calibration
     table.caption = (
@@ -52,11 +56,47 @@ def _add_guard(table: Table, guard: GuardFacts | None) -> None:
 def _add_costs(table: Table, pruning: PruningFacts) -> None:
     budget, parameters = pruning.budget, pruning.parameters
     for cost, share in pruning.kept.items():
-        asked = f"{budget.asked:.1%} asked" if cost == budget.cost else ""
+        alone = pruning.sizes is not None and pruning.sizes.alone
+        asked = f"{budget.asked:.1%} asked" if cost == budget.cost and not alone else ""
         whole = "latency, by the table" if cost == "latency" else f"{cost} of sublayers"
         table.add_row(whole, asked, f"{share:.1%} reached", "")
     counts = (f"{count / 1e6:.2f} M" for count in (parameters.dense, parameters.pruned))
     table.add_row("parameters, whole model", *counts, f"{parameters.share:.1%} kept")
+
+
+def _add_sizes(table: Table, facts: Manifest) -> None:
+    if facts.bytes is not None:
+        sizes = (f"{size / 1e6:.1f} MB" for size in (facts.bytes.before, facts.bytes.after))
+        table.add_row("file of the weights", *sizes, f"{facts.bytes.share:.1%} kept")
+    if facts.vocabulary is not None:
+        tokens = facts.vocabulary.tokens
+        table.add_row("tokens known", str(tokens.before), str(tokens.after), f"{tokens.share:.1%} kept")
+
+
+def vocabulary_table(facts: VocabularyFacts) -> Table:
+    """Show a trimmed vocabulary, before and after; fits 80 columns."""
+    table = _table("", "before", "after", "")
+    table.add_row("tokens", str(facts.tokens.before), str(facts.tokens.after), f"{facts.tokens.share:.1%} kept")
+    sizes = (f"{size / 1e6:.1f} MB" for size in (facts.bytes.before, facts.bytes.after))
+    table.add_row("file of the weights", *sizes, f"{facts.bytes.share:.1%} kept")
+    counts = (f"{count / 1e6:.2f} M" for count in (facts.parameters.before, facts.parameters.after))
+    table.add_row("parameters, whole model", *counts, f"{facts.parameters.share:.1%} kept")
+    if facts.held_out is not None:
+        held_out = facts.held_out
+        longer = f"{held_out.tokens.share - 1:+.1%}"
+        table.add_row(f"tokens of {held_out.texts} held-out texts", *_pair(held_out.tokens), longer)
+        table.add_row("  unknown ones among them", *_pair(held_out.unknown), "")
+        share = f"{held_out.otherwise / held_out.texts:.1%}"
+        table.add_row("  texts split otherwise", "", str(held_out.otherwise), share)
+    table.caption = (
+        f"{facts.proved_texts} texts split as before, {facts.other_texts} with rarer tokens do not; answers on "
+        f"{facts.answered_texts} of them differ by at most {facts.largest_difference:.1g}"
+    )
+    return table
+
+
+def _pair(counts: BeforeAfter) -> tuple[str, str]:
+    return str(counts.before), str(counts.after)
 
 
 def _add_latency(table: Table, facts: Manifest) -> None:

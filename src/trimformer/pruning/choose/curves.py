@@ -42,8 +42,15 @@ def damped(matrix: Tensor, strength: float) -> Tensor:
     return raised
 
 
-def removal_curve(
-    gram: Tensor, metric: Tensor, weight: Tensor, units: int, *, site: str, removals: int | None = None
+def removal_curve(  # noqa: PLR0913  # two say where the curve ends, one is for the error
+    gram: Tensor,
+    metric: Tensor,
+    weight: Tensor,
+    units: int,
+    *,
+    site: str,
+    removals: int | None = None,
+    protected: Tensor | None = None,
 ) -> RemovalCurve:
     """Compute the greedy removal of all units of a site, or of the first that go.
 
@@ -54,6 +61,7 @@ def removal_curve(
         units: number of units; each has `features / units` consecutive features.
         site: name for the error.
         removals: where the curve ends; None goes on until no unit is left.
+        protected: units that never go, `(units,)`, with as many `removals` as there are others, or fewer.
 
     Raises:
         NumericalError: a matrix is not positive definite.
@@ -63,12 +71,14 @@ def removal_curve(
     inverse = torch.cholesky_inverse(_factor(gram.double(), site))
     values = weight.double() @ _factor(metric.double(), site)
     eliminate = _eliminate_neurons if units == gram.shape[0] else _eliminate_heads
-    order, cost = eliminate(inverse, values, units, units if removals is None else removals)
+    stays = torch.zeros(units, dtype=torch.bool) if protected is None else protected
+    order, cost = eliminate(inverse, values, stays, units if removals is None else removals)
     return RemovalCurve(order, torch.from_numpy(isotonic_regression((cost / 2).cpu().numpy()).x.copy()))
 
 
-def _eliminate_heads(inverse: Tensor, values: Tensor, units: int, removals: int) -> tuple[Tensor, Tensor]:
+def _eliminate_heads(inverse: Tensor, values: Tensor, protected: Tensor, removals: int) -> tuple[Tensor, Tensor]:
     """Remove units of several features, all costs anew after each removal. Changes its arguments."""
+    units = protected.numel()
     size = inverse.shape[0] // units
     features = torch.arange(inverse.shape[0]).reshape(units, size)
     left = list(range(units))
@@ -78,6 +88,7 @@ def _eliminate_heads(inverse: Tensor, values: Tensor, units: int, removals: int)
         blocks = torch.stack([inverse[features[unit]][:, features[unit]] for unit in left])
         own = torch.stack([values[features[unit]] for unit in left])
         candidates = (own * torch.linalg.solve(blocks, own)).sum((1, 2))
+        candidates[protected[left].to(candidates.device)] = torch.inf
         best = int(candidates.argmin())
         gone = features[left[best]]
         share = torch.linalg.solve(blocks[best], inverse[gone]).T
@@ -88,17 +99,18 @@ def _eliminate_heads(inverse: Tensor, values: Tensor, units: int, removals: int)
     return torch.tensor(order, dtype=torch.long), torch.tensor(costs, dtype=torch.float64)
 
 
-def _eliminate_neurons(inverse: Tensor, values: Tensor, units: int, removals: int) -> tuple[Tensor, Tensor]:
+def _eliminate_neurons(inverse: Tensor, values: Tensor, protected: Tensor, removals: int) -> tuple[Tensor, Tensor]:
     """Remove units of one feature, in greedy order one by one, matrix updates by blocks. Changes its arguments.
 
     Inside a block the updates since its start are kept as columns `share` and rows `gone`, so that the current
     matrices are `inverse − share @ gone_inverse` and `values − share @ gone_values`; diagonal and squared norms are
     updated at once.
     """
-    left = torch.arange(units, device=inverse.device)
+    left = torch.arange(protected.numel(), device=inverse.device)
+    stays = protected.to(inverse.device)
     order, costs = [left[:0]], [inverse.new_zeros(0)]
     for start in range(0, removals, BLOCK):
-        picked, block_costs = _eliminate_block(inverse, values, min(BLOCK, removals - start))
+        picked, block_costs = _eliminate_block(inverse, values, stays[left], min(BLOCK, removals - start))
         order.append(left[picked])
         costs.append(block_costs)
         keep = torch.ones(left.numel(), dtype=torch.bool, device=left.device)
@@ -107,12 +119,12 @@ def _eliminate_neurons(inverse: Tensor, values: Tensor, units: int, removals: in
     return torch.cat(order).cpu(), torch.cat(costs).cpu()
 
 
-def _eliminate_block(inverse: Tensor, values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _eliminate_block(inverse: Tensor, values: Tensor, protected: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Remove `count` units and apply all updates at the end: `(count,)` indices and costs."""
     size, width = values.shape
     share = inverse.new_zeros(size, count)
     gone_inverse, gone_values = inverse.new_zeros(count, size), inverse.new_zeros(count, width)
-    diagonal, norms = inverse.diagonal().clone(), values.square().sum(1)
+    diagonal, norms = inverse.diagonal().clone(), values.square().sum(1).masked_fill(protected, torch.inf)
     picked = torch.zeros(count, dtype=torch.long, device=inverse.device)
     costs = inverse.new_zeros(count)
     for step in range(count):

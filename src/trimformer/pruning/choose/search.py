@@ -12,13 +12,14 @@ from torch import Tensor
 
 from trimformer.model.sites import Masks, Scores
 from trimformer.pruning.budget import CostTables
+from trimformer.pruning.choose.bounds import FREE, MUST, MUST_NOT, Bounds
 from trimformer.pruning.choose.curves import RemovalCurve
 
 ROUNDING = 1e-12
 """Relative excess of a sum of costs over the limit that passes as rounding, so that no unit is lost for it."""
 
 
-def keep_best(scores: Scores, tables: CostTables, limit: float) -> Masks:
+def keep_best(scores: Scores, tables: CostTables, limit: float, bounds: Bounds = FREE) -> Masks:
     """Keep the units of highest score whose costs together stay within the limit.
 
     Units are taken in order of falling score, over all sites at once; one that no longer fits is passed over, and a
@@ -27,24 +28,27 @@ def keep_best(scores: Scores, tables: CostTables, limit: float) -> Masks:
     Args:
         scores: per site, one number a unit; ties keep the order of sites and units.
         tables: cost of keeping 0, 1, … units, by site.
-        limit: what the kept units may cost together.
+        limit: what the kept units may cost together; at least what those cost that `bounds` keeps.
+        bounds: what stays of each site is taken first, and nothing beyond the most.
     """
     owners = [name for name, values in scores.items() for _ in range(values.numel())]
     flat = torch.cat([values.double().cpu() for values in scores.values()])
+    tiers = torch.cat([bounds.tier(name, values) for name, values in scores.items()])
     kept = torch.zeros(len(owners), dtype=torch.bool)
     steps = {name: iter(tables[name].diff().tolist()) for name in scores}
     following = {name: next(steps[name], 0.0) for name in scores}
     left, slack = limit, limit * ROUNDING
-    for index in torch.argsort(flat, descending=True, stable=True).tolist():
-        name = owners[index]
-        if following[name] <= left + slack:
+    order = torch.argsort(flat, descending=True, stable=True)
+    for index in order[torch.argsort(tiers[order], descending=True, stable=True)].tolist():
+        name, tier = owners[index], int(tiers[index])
+        if tier == MUST or (tier != MUST_NOT and following[name] <= left + slack):
             left -= following[name]
             following[name] = next(steps[name], 0.0)
             kept[index] = True
     return dict(zip(scores, kept.split([values.numel() for values in scores.values()]), strict=True))
 
 
-def remove_cheapest(curves: dict[str, RemovalCurve], tables: CostTables, limit: float) -> Masks:
+def remove_cheapest(curves: dict[str, RemovalCurve], tables: CostTables, limit: float, bounds: Bounds = FREE) -> Masks:
     """Remove units along the curves of all sites, cheapest per saved cost first, until the limit holds.
 
     Where a table has steps, units that save nothing alone are priced together with those that complete the step; what
@@ -54,28 +58,40 @@ def remove_cheapest(curves: dict[str, RemovalCurve], tables: CostTables, limit: 
         curves: order and price of removal, by site; prices do not decrease along a curve.
         tables: cost of keeping 0, 1, … units, by site.
         limit: what the kept units may cost together.
+        bounds: what every site keeps at least and at most.
     """
-    saved = {name: tables[name].diff().flip(0) for name in curves}
     least = ROUNDING * max(float(tables[name][-1]) for name in curves)
-    prices = {name: _price(curve.cost, saved[name].clamp(min=least)) for name, curve in curves.items()}
-    return remove_in_order({name: curve.order for name, curve in curves.items()}, prices, tables, limit)
+    orders, prices = {}, {}
+    for name, curve in curves.items():
+        orders[name] = bounds.protected_last(name, curve.order)
+        cost = curve.cost[_places(orders[name], curve.order)]
+        free, saved = bounds.free(name, cost.numel()), tables[name].diff().flip(0).clamp(min=least)
+        prices[name] = cost.clone()
+        prices[name][free] = _price(cost[free], saved[free])
+    return remove_in_order(orders, prices, tables, limit, bounds)
 
 
-def remove_in_order(orders: dict[str, Tensor], prices: dict[str, Tensor], tables: CostTables, limit: float) -> Masks:
+def remove_in_order(
+    orders: dict[str, Tensor], prices: dict[str, Tensor], tables: CostTables, limit: float, bounds: Bounds = FREE
+) -> Masks:
     """Remove units of all sites by rising price until the limit holds; the last come back where there is room.
 
     Args:
-        orders: in which order the units of a site go.
+        orders: in which order the units of a site go; protected ones go last, whatever their place.
         prices: of each of these removals, by site; do not decrease. Ties keep the order of sites.
         tables: cost of keeping 0, 1, … units, by site.
         limit: what the kept units may cost together.
+        bounds: what every site keeps at least and at most.
     """
+    going = {name: bounds.protected_last(name, order) for name, order in orders.items()}
+    free = {name: bounds.free(name, order.numel()) for name, order in orders.items()}
+    own = {name: prices[name][_places(going[name], order)][free[name]] for name, order in orders.items()}
     saved = {name: tables[name].diff().flip(0) for name in orders}
-    left = sum(float(tables[name][-1]) for name in orders)
+    _, left = bounds.cost(tables, orders)
     allowed = limit * (1 + ROUNDING)
-    removed = dict.fromkeys(orders, 0)
+    removed = {name: part.start for name, part in free.items()}
     gone: list[str] = []
-    removals = [(price, name) for name in orders for price in prices[name].tolist()]
+    removals = [(price, name) for name in orders for price in own[name].tolist()]
     for _, name in sorted(removals, key=lambda removal: removal[0]):
         if left <= allowed:
             break
@@ -83,13 +99,18 @@ def remove_in_order(orders: dict[str, Tensor], prices: dict[str, Tensor], tables
         removed[name] += 1
         gone.append(name)
     for name in dict.fromkeys(reversed(gone)):
-        while removed[name] and left + float(saved[name][removed[name] - 1]) <= allowed:
+        while removed[name] > free[name].start and left + float(saved[name][removed[name] - 1]) <= allowed:
             removed[name] -= 1
             left += float(saved[name][removed[name]])
     masks = {name: torch.ones(order.numel(), dtype=torch.bool) for name, order in orders.items()}
     for name, count in removed.items():
-        masks[name][orders[name][:count]] = False
+        masks[name][going[name][:count]] = False
     return masks
+
+
+def _places(wanted: Tensor, order: Tensor) -> Tensor:
+    """Find where the units of one order stand in another: `(units,)`."""
+    return order.argsort()[wanted]
 
 
 def _price(cost: Tensor, saved: Tensor) -> Tensor:

@@ -106,9 +106,9 @@ def rescale(job: Job, masks: Masks, teacher: Masks, *, damping: float) -> None:
 
 
 def teacher_job(job: Job) -> Job:
-    """Make the same job with a limit half-way, by factors, from all units to its limit; layers may differ in size."""
-    costs = job.uncapped or job.costs
-    return replace(job, costs=costs, limit=math.sqrt(job.limit * sum(float(table[-1]) for table in costs.values())))
+    """Make the same job with a limit half-way, by factors, from all units to its limit; layers may keep any number."""
+    total = sum(float(table[-1]) for table in job.costs.values())
+    return replace(job, bounds=job.bounds.without_most(), limit=math.sqrt(job.limit * total))
 
 
 def tokens_read(structure: Structure, batches: list[Batch]) -> list[Tensor] | None:

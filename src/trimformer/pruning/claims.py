@@ -1,0 +1,193 @@
+"""What the parts of `Sizes` ask of a model's sites, one after the other, and the refusal of what does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+
+from trimformer.errors import InvalidOption, unknown_name
+from trimformer.model.sites import Masks, Site, place
+from trimformer.model.structure import Structure
+from trimformer.pruning.choose.bounds import FREE, Bounds
+from trimformer.pruning.sizes import KEEP, UNITS, entries, numbers, read_range, span
+
+KINDS = {"heads": "head", "neurons": "neuron"}
+"""Kinds of units, by the fields of `Sizes` that are sizes of them."""
+NONE = (0, 0)
+Range = tuple[int, int]
+"""The least and the most units of a site."""
+
+
+class Claims:
+    """What was asked of each site of a model so far."""
+
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
+        self.by_site: dict[str, tuple[str, Range]] = {}
+        """By name of a site, the option that asks for a size of it alone, and the size."""
+        self.general: dict[str, Range] = {}
+        """Sizes that were asked for in all layers alike; those for single ones go before."""
+        self.protected: Masks = {}
+        """Units that stay, by site."""
+
+    def add(self, option: str, ranges: Mapping[str, Range]) -> None:
+        """Add sizes of single sites.
+
+        Raises:
+            InvalidOption: another option, or another entry, asks for another size of one of them.
+        """
+        for name, pair in ranges.items():
+            other, before = self.by_site.setdefault(name, (option, pair))
+            if before != pair:
+                both = f"`{other}` and `{option}`" if other != option else f"two entries of `{option}`"
+                raise InvalidOption(
+                    f"{both} ask for {_told(before)} and {_told(pair)} units of {name}: give one of them"
+                )
+
+    def add_by_kind(self, field: str, value: Any) -> None:
+        """Add the sizes of `heads` or `neurons`: for all layers alike, or one entry a layer.
+
+        Raises:
+            InvalidOption: no layer has such units, or not so many; or the entries are not as many as layers.
+        """
+        listed, layers = entries(value), by_layer(self.structure)
+        sites = [site for site in self.structure if site.kind == KINDS[field]]
+        if listed and not sites:
+            raise InvalidOption(f"`{field}={value}`: this model has no {field}")
+        if len(listed) == 1 and not isinstance(value, (list, tuple)):
+            free = [site for site in sites if site.name not in self.by_site]
+            self.general |= {site.name: in_site(sites, site, listed[0], field) for site in free}
+            return
+        if listed and len(listed) != len(layers):
+            raise InvalidOption(
+                f"`{field}` has {len(listed)} entries, the model has {len(layers)} layers: give one for each"
+            )
+        for entry, layer in zip(listed, layers, strict=False):
+            own = [site for site in layer if site in sites]
+            self.add(field, {site.name: in_site(sites, site, entry, field) for site in own})
+
+    def add_by_site(self, sizes: Mapping[str, Any]) -> None:
+        """Add the sizes of a file, by layer or by sublayer, and the units that are to stay.
+
+        Raises:
+            InvalidOption: a layer, sublayer, size or unit that the model does not have.
+        """
+        for key, entry in sizes.items():
+            for site, own in _entries_of(self.structure, str(key), entry):
+                about = own if isinstance(own, Mapping) else {UNITS: own}
+                for name in about:
+                    if name not in (UNITS, KEEP):
+                        raise unknown_name(f"key of {site.name} in `sites`", str(name), (UNITS, KEEP))
+                if UNITS in about:
+                    self.add("sites", {site.name: in_site([site], site, about[UNITS], "sites")})
+                if KEEP in about:
+                    self._protect(site, about[KEEP])
+
+    def _protect(self, site: Site, wanted: Any) -> None:
+        stays = numbers(wanted, KEEP)
+        if stays and stays[-1] >= site.units:
+            raise InvalidOption(f"`sites`: unit {stays[-1]} of {site.name} is to stay: {_ranges([site])}")
+        mask = self.protected.setdefault(site.name, torch.zeros(site.units, dtype=torch.bool))
+        mask[stays] = True
+
+    def bounds(self) -> Bounds:
+        """Make the bounds of all that was asked.
+
+        Raises:
+            InvalidOption: more units of a site are to stay than it may keep.
+        """
+        ranges = self.general | {name: pair for name, (_, pair) in self.by_site.items()}
+        for name, mask in self.protected.items():
+            stay = int(mask.sum())
+            least, most = ranges.get(name, (0, len(mask)))
+            if stay > most:
+                raise InvalidOption(f"`sites`: {stay} units of {name} are to stay, of at most {most}")
+            ranges[name] = (max(least, stay), most)
+        return Bounds(protected=self.protected).with_range(ranges) if ranges else FREE
+
+    def speak_of(self, site: Site) -> bool:
+        """Tell whether something was asked of a site alone."""
+        return site.name in self.by_site or site.name in self.protected
+
+
+def in_site(sites: Sequence[Site], site: Site, entry: Any, option: str) -> Range:
+    """Read a size of a site.
+
+    Args:
+        sites: those that a message tells the sizes of.
+        site: whose size it is.
+        entry: as it was given.
+        option: which it was given by.
+
+    Raises:
+        InvalidOption: it is no size, or there are not so many units; tells the sizes by layer.
+    """
+    pair = span(entry, option)
+    if pair is None:
+        return site.units, site.units
+    if pair[1] > site.units:
+        raise InvalidOption(f"`{option}={entry}` is more than {site.name} has: {_ranges(sites)}")
+    return pair
+
+
+def by_layer(structure: Structure) -> list[list[Site]]:
+    """List the sites of every layer, in the order in which the layers run."""
+    return [list(sites) for _, sites in groupby(structure, key=lambda site: (site.chain, site.block))]
+
+
+def of_layers(structure: Structure, wanted: Iterable[int], option: str) -> list[Site]:
+    """Find the sites of layers by their numbers.
+
+    Raises:
+        InvalidOption: there is no such layer.
+    """
+    layers, found = by_layer(structure), list[Site]()
+    for number in wanted:
+        if number >= len(layers):
+            raise InvalidOption(f"`{option}`: there is no layer {number}, the model has layers 0 to {len(layers) - 1}")
+        found += layers[number]
+    return found
+
+
+def _entries_of(structure: Structure, key: str, entry: Any) -> list[tuple[Site, Any]]:
+    """Find the sites that an entry of a file speaks of, each with its own part of it."""
+    named = {site.name: site for site in structure}
+    if key in named:
+        return [(named[key], entry)]
+    if read_range(key) is None:
+        layers = f"0-{len(by_layer(structure)) - 1}"
+        raise unknown_name("layer or sublayer in `sites`", key, [layers, *named])
+    sites = of_layers(structure, numbers(key, "sites"), "sites")
+    if not isinstance(entry, Mapping):
+        if span(entry, "sites") not in (None, NONE):
+            raise InvalidOption(f"`sites`: layer {key} can be all, 0, or sizes such as {{'heads': 8}}, not {entry}")
+        return [(site, entry) for site in sites]
+    known = {name for site in sites for name in _called(site)}
+    for name in entry:
+        if name not in known:
+            raise unknown_name(f"kind of unit of layer {key} in `sites`", str(name), known)
+    return [(site, own) for name, own in entry.items() for site in sites if name in _called(site)]
+
+
+def _called(site: Site) -> tuple[str, str]:
+    """Give the words for a site in its layer's entry: the plural of its kind of unit, and the sublayer's name."""
+    return f"{site.kind}s", place(site.name)[1]
+
+
+def _ranges(sites: Sequence[Site]) -> str:
+    """Tell which sizes there are: layers of as many units together."""
+    told = []
+    for units, group in groupby(sites, key=lambda site: site.units):
+        layers = [site.block for site in group]
+        which = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
+        told.append(f"{which} can have 0 to {units}")
+    shared = sites[0].query_heads
+    by_group = f" (key/value heads, each with the {shared} query heads that share it)" if shared > 1 else ""
+    return f"{', '.join(told)}{by_group}"
+
+
+def _told(pair: Range) -> str:
+    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}-{pair[1]}"
