@@ -250,11 +250,12 @@ UNSUPPORTED = (("splinter", "pre-training"),)
 
 def heads_of(name: str) -> list[str]:
     """The heads that transformers has for a tiny model: language models are masked in encoders, causal in decoders."""
-    config, left_out = config_of(name), "masked language model" if is_causal(name) else "language model"
+    config = config_of(name)
+    left_out = {"masked language model", *FURTHER_HEADS} if is_causal(name) else {"language model"}
     return [
         head
         for head, (auto_class, _) in ALL_HEADS.items()
-        if head != left_out
+        if head not in left_out
         and (config.model_type, head) not in UNSUPPORTED
         and type(config) in getattr(transformers, auto_class)._model_mapping
     ]
