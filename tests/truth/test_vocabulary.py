@@ -15,6 +15,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import TrimformerError, trim_vocabulary
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
+from trimformer.model.structure import read_structure
+from trimformer.pruning.preflight import mostly_words
 from vocabularies import KINDS, made_up_texts, model_of, saved, tokenizer_of
 
 HEADS = (
@@ -29,6 +31,8 @@ HEADS = (
     "LlamaForCausalLM",
     "BertForSequenceClassification",
     "BertForPreTraining",
+    "BartForConditionalGeneration",
+    "T5ForConditionalGeneration",
 )
 TEXTS = made_up_texts(60, 1) + made_up_texts(15, 2)
 UNSEEN = [*made_up_texts(20, 3), *made_up_texts(20, 4, "greek"), "😀 ‽ ça", "日本 x"]
@@ -105,6 +109,12 @@ def test_a_word_that_was_unknown_stays_so():
     assert trimmed.facts.added_for_texts == 1
 
 
+def inputs(model: PreTrainedModel, batch: Any) -> dict[str, torch.Tensor]:
+    """What a model reads; a decoder behind an encoder reads the same text."""
+    found = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    return found | ({"decoder_input_ids": batch["input_ids"]} if model.config.is_encoder_decoder else {})
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_answers_are_those_of_the_dense_model_in_the_columns_kept(name, tokenizers, tmp_path):
     full = tokenizers["unigram"]
@@ -118,10 +128,7 @@ def test_answers_are_those_of_the_dense_model_in_the_columns_kept(name, tokenize
     theirs = tokenizer(TEXTS[:6], padding=True, return_tensors="pt")
     columns = full.convert_tokens_to_ids(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
     with torch.no_grad():
-        before, after = (
-            model(**{key: batch[key] for key in ("input_ids", "attention_mask")})
-            for model, batch in ((dense, ours), (small.eval(), theirs))
-        )
+        before, after = (model(**inputs(model, batch)) for model, batch in ((dense, ours), (small.eval(), theirs)))
     for key, answer in before.items():
         if torch.is_tensor(answer):
             expected = answer[..., columns] if answer.shape[-1] == len(full) + 3 else answer
@@ -222,3 +229,10 @@ def test_a_saved_folder_has_no_file_of_the_tokens_before(tokenizers, tmp_path):
     content = json.loads(Path(out / "tokenizer.json").read_text(encoding="utf-8"))
     assert len(content["model"]["vocab"]) == len(trimmed.tokenizer) - 1  # one was added to the model's
     assert not (out / "vocab.txt").exists()
+
+
+def test_where_most_parameters_are_words_pruning_says_so():
+    (said,) = mostly_words(read_structure(one_layer(5000)))
+    assert "word embeddings" in said
+    assert "trimformer vocabulary" in said
+    assert mostly_words(read_structure(one_layer(50))) == []

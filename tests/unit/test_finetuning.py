@@ -27,9 +27,9 @@ from trimformer.errors import CheckpointError, DataError, InvalidOption, LabelEr
 from trimformer.judging.losses import contrastive_loss, ranking_loss
 from trimformer.judging.project import Project
 from trimformer.model import checkpoint
-from trimformer.model.modeling_trimformer import NoHeads
 from trimformer.model.structure import parameter_count, read_structure
 from trimformer.model.surgery import cut
+from trimformer.model.trimformer_modules import NoHeads
 from trimformer.pruning.budget import Budget
 from trimformer.training.finetune import FineTuning, finetune, judge, training_features
 from trimformer.training.heads import load_to_train

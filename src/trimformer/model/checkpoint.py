@@ -230,6 +230,10 @@ def _verify(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:
             f"the checkpoint does not read back, nothing was written: {error}; report this"
         ) from error
     written = loaded.state_dict()
+    for name in written.keys() - model.state_dict().keys():
+        raise CheckpointError(
+            f"the checkpoint reads back with another weight, {name}: nothing was written; report this"
+        )
     for name, values in stored(model, model.state_dict().items()):
         _, found = next(stored(loaded, [(name, written[name])])) if name in written else (name, None)
         if found is None or not torch.equal(found.cpu(), values.cpu().to(dtype).to(found.dtype)):

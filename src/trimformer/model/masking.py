@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from trimformer.errors import InvalidOption
-from trimformer.model.modeling_trimformer import Projection
 from trimformer.model.sites import Masks, Site
 from trimformer.model.structure import Structure
+from trimformer.model.trimformer_modules import BiasOnly, Projection
 
 
 def check_masks(structure: Structure, masks: Masks) -> None:
@@ -52,7 +52,7 @@ def feature_mask(site: Site, mask: Tensor) -> Tensor:
     return mask.repeat_interleave(site.unit_width)
 
 
-def _multiply_input(consumer: Projection, site: Site, mask: Tensor) -> RemovableHandle:
+def _multiply_input(consumer: Projection | BiasOnly, site: Site, mask: Tensor) -> RemovableHandle:
     factor = feature_mask(site, mask)
 
     def multiply(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:

@@ -17,9 +17,11 @@ from trimformer import plugins
 from trimformer.data.batches import token_mask
 from trimformer.data.rows import Batch
 from trimformer.errors import UnsupportedModel
-from trimformer.model.modeling_trimformer import NoHeads, Projection, auto_class
+from trimformer.model.modeling_trimformer import auto_class
 from trimformer.model.offload import device_of, in_memory, stored_weight
+from trimformer.model.refusals import check_kind, check_use
 from trimformer.model.sites import Architecture, Chain, Masks, Producer, Site, Sublayer
+from trimformer.model.trimformer_modules import BiasOnly, Projection, sizes_of_projection
 
 
 @dataclass(frozen=True)
@@ -115,19 +117,28 @@ class Structure:
             raise UnsupportedModel(f"{path} is a {type(module).__name__}, not a Linear: {_FOR_ANOTHER_LAYOUT}")
         return module
 
+    def what_is_left(self, path: str) -> Projection | BiasOnly:
+        """Find a projection, or what is left of it where its site has no units.
+
+        Raises:
+            UnsupportedModel: nothing or something else is there.
+        """
+        module = self.module(path)
+        return module if isinstance(module, BiasOnly) else self.projection(path)
+
     def sublayer(self, site: Site) -> Sublayer:
         """Find the architecture's description that a site was read by."""
         return self.architecture.chains[site.chain].sublayers[site.order]
 
-    def consumer(self, site: Site) -> Projection:
-        """Find the module of a site's consumer, the output projection."""
-        return self.projection(site.consumer)
+    def consumer(self, site: Site) -> Projection | BiasOnly:
+        """Find the module of a site's consumer, the output projection, or what is left of it."""
+        return self.what_is_left(site.consumer)
 
     def entrance(self, site: Site) -> nn.Module:
         """Find the module of a sublayer that is the first to read its input alone; without units, its empty core."""
         for producer in site.producers:
             if producer.aligned:
-                return self.projection(producer.path)
+                return self.module(producer.path)
         return self.module(site.core or site.consumer)
 
     def added(self, site: Site) -> nn.Module:
@@ -150,16 +161,22 @@ class Structure:
 
         What is written to the view is written to the model.
         """
-        return features_first(self.consumer(site))
+        return self._weight(site.consumer)
 
     def producer_weights(self, site: Site) -> list[Tensor]:
         """Give the producers' weights as views `(width, outputs)`: what is written to them is written to the model."""
-        return [features_first(self.projection(producer.path)) for producer in site.producers]
+        return [self._weight(producer.path) for producer in site.producers]
 
     def readers(self, site: Site) -> list[Projection]:
         """Find the projections that read a sublayer's input and nothing else, those of its units and of all units."""
         paths = [producer.path for producer in site.producers if producer.aligned]
-        return [self.projection(path) for path in (*paths, *site.shared)]
+        return [self.projection(path) for path in (*paths, *site.shared)] if site.units else []
+
+    def _weight(self, path: str) -> Tensor:
+        module = self.what_is_left(path)
+        if isinstance(module, BiasOnly):
+            return torch.zeros(sizes_of_projection(module), dtype=self.model.dtype, device=self.device)
+        return features_first(module)
 
     def consumer_bias(self, site: Site) -> Tensor | None:
         """Give the consumer's bias, `(width,)`; None if it has none."""
@@ -206,29 +223,16 @@ def read_structure(model: PreTrainedModel) -> Structure:
         UnsupportedModel: no architecture is known for `config.model_type`, the model has cross-attention, or a
             module is not where its architecture puts it.
     """
-    if not isinstance(model, PreTrainedModel):
-        raise UnsupportedModel(_no_model(model))
+    check_kind(model)
     config = model.config
     architecture = find_architecture(config)
     if architecture is None:
         known = ", ".join(plugins.provided("architectures"))
         raise UnsupportedModel(f"architecture {config.model_type!r} is not supported. Supported: {known}")
-    _check_use(model, architecture)
+    check_use(model, architecture)
     structure = Structure(model, architecture, ())
     chains = range(len(architecture.chains))
     return Structure(model, architecture, tuple(site for chain in chains for site in _sites_of_chain(structure, chain)))
-
-
-def _no_model(given: Any) -> str:
-    """Say of something that is no transformers model what to give in its place."""
-    kind = type(given).__name__
-    if not isinstance(given, nn.Module):
-        return f"{given!r:.60} is no transformers model: load it first, with from_pretrained"
-    if callable(getattr(given, "merge_and_unload", None)):
-        return f"{kind} is a model with adapters: give what its merge_and_unload() returns"
-    inside = [name for name, each in given.named_modules() if name and isinstance(each, PreTrainedModel)]
-    remedy = f": give the one in it, model.{inside[0]}" if inside else ", and there is none in it"
-    return f"{kind} is no transformers model (PreTrainedModel){remedy}"
 
 
 def find_architecture(config: Any) -> Architecture | None:
@@ -239,38 +243,6 @@ def find_architecture(config: Any) -> Architecture | None:
     """
     found: Any = plugins.provided("architectures").get(config.model_type)
     return found if found is None or isinstance(found, Architecture) else found(config)
-
-
-def _check_use(model: PreTrainedModel, architecture: Architecture) -> None:
-    """Refuse a model that is used otherwise than its architecture describes."""
-    config: Any = model.config
-    if getattr(config, "is_decoder", False) and not architecture.causal:
-        raise UnsupportedModel(
-            f"{config.model_type} is used as a decoder (is_decoder=True): only encoders of it can be pruned"
-        )
-    if getattr(config, "add_cross_attention", False):
-        raise UnsupportedModel("the model has cross-attention: only encoders, and decoders without it, can be pruned")
-    if getattr(config, "chunk_size_feed_forward", 0):
-        raise UnsupportedModel("chunk_size_feed_forward is set: load the model with chunk_size_feed_forward=0")
-    if not _is_plain(model):
-        raise UnsupportedModel(
-            f"the model is quantized{_by_method(config)}: load or make it in float, prune it, then quantize the result"
-        )
-
-
-def _by_method(config: Any) -> str:
-    """Name the method that a config says a model was quantized with: ` with …`; empty where it says none."""
-    quantization = getattr(config, "quantization_config", None)
-    about = quantization if isinstance(quantization, dict) else vars(quantization or object)
-    method = about.get("quant_method")
-    return f" with {getattr(method, 'value', method)}" if method else ""
-
-
-def _is_plain(model: nn.Module) -> bool:
-    """Tell whether all weights are ordinary floating-point tensors; those of a dequantized file, such as GGUF, are."""
-    kinds = {type(module).__module__ for module in model.modules()}
-    weights = all(type(each) in (Tensor, nn.Parameter) and each.is_floating_point() for each in model.parameters())
-    return weights and not any(kind.startswith("torch.ao.nn.quantized") for kind in kinds)
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -292,13 +264,13 @@ def _site(structure: Structure, chain: Chain, position: tuple[int, int, int], *,
     number, index, order = position
     sublayer, block, config = chain.sublayers[order], f"{chain.blocks}.{index}", structure.config(number)
     layout, path = sublayer.layout(config), f"{block}.{sublayer.consumer}"
-    consumer = structure.projection(path)
-    features, width = features_first(consumer).shape
+    consumer = structure.what_is_left(path)
+    features, width = sizes_of_projection(consumer)
     units, rest = divmod(features, layout.unit_width)
     if rest:
         raise UnsupportedModel(f"{path}: input is not a whole number of {layout.unit_width} ({sublayer.kind}s' width)")
     core = f"{block}.{sublayer.core}" if sublayer.core else None
-    is_empty = core is not None and isinstance(structure.module(core), NoHeads)
+    is_empty = core is not None and isinstance(consumer, BiasOnly)
     residual = sublayer.residual
     return Site(
         name=f"{block}.{sublayer.name}",
@@ -329,8 +301,8 @@ def _producers(structure: Structure, block: str, described: Iterable[Producer], 
     found = []
     for each in described:
         path = f"{block}.{each.path}"
-        projection = structure.projection(path)
-        inputs, outputs = features_first(projection).shape
+        projection = structure.what_is_left(path)
+        inputs, outputs = sizes_of_projection(projection)
         if outputs != units * each.width + each.shared:
             also = f" + {each.shared} of all units" if each.shared else ""
             raise UnsupportedModel(

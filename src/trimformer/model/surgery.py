@@ -7,21 +7,20 @@ from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from trimformer.model.masking import check_masks, feature_mask
-from trimformer.model.modeling_trimformer import (
-    HeadSelection,
-    Projection,
-    TrimformerConfig,
-    add_bias,
-    carry_this_file,
-    empty_attention,
-    head_selections,
-    note_sizes,
-    remove_marks,
-    select_heads,
-    set_size,
-)
+from trimformer.model.modeling_trimformer import TrimformerConfig, guard_cache, remove_marks, set_size, sizes_of
 from trimformer.model.sites import Attention, Masks, Producer, Site
 from trimformer.model.structure import Structure, read_structure
+from trimformer.model.trimformer_modules import (
+    HeadSelection,
+    Projection,
+    add_bias,
+    empty_attention,
+    head_selections,
+    leave_out,
+    note_sizes,
+    select_heads,
+    sizes_of_projection,
+)
 
 
 @torch.no_grad()
@@ -47,7 +46,9 @@ def cut_site(structure: Structure, site: Site, mask: Tensor) -> None:
     with structure.in_memory(site):
         for producer in site.producers:
             keep(structure.projection(producer.path), producer_mask(producer, mask), outputs=True)
-        keep(structure.consumer(site), feature_mask(site, mask), outputs=False)
+        keep(structure.projection(site.consumer), feature_mask(site, mask), outputs=False)
+        for path in (*(producer.path for producer in site.producers), site.consumer):
+            leave_out(structure.base, path)
     if site.core is not None:
         _resize_attention(structure, site, site.core, mask)
 
@@ -82,8 +83,8 @@ def write_consumer(structure: Structure, site: Site, weight: Tensor, bias: Tenso
     if bias is None:
         return
     if structure.consumer_bias(site) is None:
-        add_bias(structure.consumer(site))
-    structure.consumer(site).bias.copy_(bias)
+        add_bias(structure.consumer(site), structure.model.dtype, structure.device)
+    structure.consumer(site).bias.copy_(bias)  # type: ignore[union-attr]  # it has one now
 
 
 def describe_cut(structure: Structure, masks: Masks) -> Structure:
@@ -105,9 +106,7 @@ def describe_cut(structure: Structure, masks: Masks) -> Structure:
             continue
         new.kept[site.name] = original[masks[site.name]].tolist()
         new.units[site.name] = units
-        new.linears[now.consumer] = [now.features, now.width]
-        for producer, weight in zip(now.producers, cut_structure.producer_weights(now), strict=True):
-            new.linears[producer.path] = list(weight.shape)
+        new.linears |= _cut_sizes(cut_structure, now)
         if now.core and now.units == 0:
             new.empty[now.core] = _owned_output(now)
         elif now.core:
@@ -117,6 +116,12 @@ def describe_cut(structure: Structure, masks: Masks) -> Structure:
                 new.cached[now.name] = _cached_heads(structure, now)
     _write_config(structure, new)
     return cut_structure
+
+
+def _cut_sizes(structure: Structure, site: Site) -> dict[str, list[int]]:
+    """Read in- and outputs of a site's projections by path."""
+    paths = [*(producer.path for producer in site.producers), site.consumer]
+    return {path: sizes_of_projection(structure.module(path)) for path in paths}
 
 
 def describe_stock(structure: Structure, masks: Masks) -> Structure:
@@ -143,17 +148,14 @@ def describe_stock(structure: Structure, masks: Masks) -> Structure:
 
 def pruning_config(structure: Structure) -> TrimformerConfig:
     """Read what the model's config says of earlier cuts; empty for a dense model."""
-    config = getattr(structure.model.config, "quantization_config", None)
-    if isinstance(config, dict):
-        return TrimformerConfig(**config)
-    return config if config is not None and hasattr(config, "kept") else TrimformerConfig()
+    return sizes_of(structure.model.config) or TrimformerConfig()
 
 
 def _write_config(structure: Structure, new: TrimformerConfig) -> None:
     remove_marks(structure.model)
     if new.kept or new.biases:
         structure.model.config.quantization_config = new
-        carry_this_file(structure.model)
+        guard_cache(structure.model)
 
 
 def _resize_attention(structure: Structure, site: Site, core: str, mask: Tensor) -> None:

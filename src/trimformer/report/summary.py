@@ -230,6 +230,13 @@ def remarks(facts: Manifest) -> list[str]:
         )
     length = facts.pruning.workload.sequence_length
     said.append(f"FLOPs are counted at {length:.1f} tokens; they are not a measure of speed.")
+    if facts.vocabulary is not None and facts.vocabulary.held_out is not None:
+        held_out = facts.vocabulary.held_out
+        said.append(
+            f"{held_out.otherwise} of {held_out.texts} evaluation texts split into other tokens than before the "
+            f"vocabulary was trimmed: {held_out.tokens.before} tokens became {held_out.tokens.after}, of which "
+            f"{held_out.unknown.after} are unknown ({held_out.unknown.before} before)."
+        )
     if facts.pruning.already_pruned:
         said.append("The model given had been pruned before: shares are of what was there.")
     return said

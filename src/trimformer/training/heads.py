@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from trimformer.judging.task import Task
 from trimformer.model.checkpoint import check_report, load_config, load_with_report
-from trimformer.model.modeling_trimformer import carry_this_file
 from trimformer.model.placement import find_device
 
 
@@ -60,6 +59,4 @@ def put_on(head: PreTrainedModel, base: PreTrainedModel) -> PreTrainedModel:
     model = copy.deepcopy(head)
     setattr(model, model.base_model_prefix, base)
     model.config = base.config
-    if hasattr(base.config, "quantization_config"):
-        carry_this_file(model)
     return model

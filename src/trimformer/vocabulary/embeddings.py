@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from trimformer.errors import UnsupportedModel
 from trimformer.model.offload import is_offloaded
+from trimformer.model.weights import word_embeddings
 from trimformer.vocabulary.named_tokens import renumber
 
 
@@ -26,8 +27,8 @@ def embedding_rows(model: PreTrainedModel) -> int:
     Raises:
         UnsupportedModel: it has none that can be trimmed.
     """
-    words = _words(model)
-    rows, said = (0 if words is None else len(words)), model.config.get_text_config().vocab_size
+    words = word_embeddings(model)
+    rows, said = (0 if words is None else len(words)), getattr(model.config.get_text_config(), "vocab_size", 0)
     if words is None or rows != said:
         raise UnsupportedModel(
             f"{type(model).__name__} has word embeddings of {rows} rows where its config says {said}: "
@@ -36,11 +37,6 @@ def embedding_rows(model: PreTrainedModel) -> int:
     if is_offloaded(model):
         raise UnsupportedModel("the vocabulary of an offloaded model cannot be trimmed: load it without a map")
     return rows
-
-
-def _words(model: PreTrainedModel) -> Tensor | None:
-    weight = getattr(model.get_input_embeddings(), "weight", None)
-    return weight if isinstance(weight, Tensor) and weight.ndim == 2 else None
 
 
 def with_rows(model: PreTrainedModel, order: Sequence[int]) -> PreTrainedModel:
@@ -96,7 +92,7 @@ def _smaller(
         part = tensor.detach().index_select(axes[0], kept.to(tensor.device))
         is_parameter = isinstance(tensor, nn.Parameter)
         found[id(tensor)] = nn.Parameter(part, requires_grad=tensor.requires_grad) if is_parameter else part
-    words = _words(model)
+    words = word_embeddings(model)
     if id(words) not in found and words is not None and len(words) != len(order):
         raise UnsupportedModel(f"the word embeddings of {type(model).__name__} do not follow its config")
     return found

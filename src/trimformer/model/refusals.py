@@ -1,0 +1,69 @@
+"""Refuse what no description of an architecture helps: other objects than models, and models in another use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from trimformer.errors import UnsupportedModel
+from trimformer.model.sites import Architecture
+
+
+def check_kind(given: Any) -> None:
+    """Refuse what is no transformers model.
+
+    Raises:
+        UnsupportedModel: says what to give in its place.
+    """
+    if not isinstance(given, PreTrainedModel):
+        raise UnsupportedModel(_no_model(given))
+
+
+def _no_model(given: Any) -> str:
+    """Say of something that is no transformers model what to give in its place."""
+    kind = type(given).__name__
+    if not isinstance(given, nn.Module):
+        return f"{given!r:.60} is no transformers model: load it first, with from_pretrained"
+    if callable(getattr(given, "merge_and_unload", None)):
+        return f"{kind} is a model with adapters: give what its merge_and_unload() returns"
+    inside = [name for name, each in given.named_modules() if name and isinstance(each, PreTrainedModel)]
+    remedy = f": give the one in it, model.{inside[0]}" if inside else ", and there is none in it"
+    return f"{kind} is no transformers model (PreTrainedModel){remedy}"
+
+
+def check_use(model: PreTrainedModel, architecture: Architecture) -> None:
+    """Refuse a model that is used otherwise than its architecture describes.
+
+    Raises:
+        UnsupportedModel: says what the use is, and what to do.
+    """
+    config: Any = model.config
+    if getattr(config, "is_decoder", False) and not architecture.causal:
+        raise UnsupportedModel(
+            f"{config.model_type} is used as a decoder (is_decoder=True): only encoders of it can be pruned"
+        )
+    if getattr(config, "add_cross_attention", False):
+        raise UnsupportedModel("the model has cross-attention: only encoders, and decoders without it, can be pruned")
+    if getattr(config, "chunk_size_feed_forward", 0):
+        raise UnsupportedModel("chunk_size_feed_forward is set: load the model with chunk_size_feed_forward=0")
+    if not _is_plain(model):
+        raise UnsupportedModel(
+            f"the model is quantized{_by_method(config)}: load or make it in float, prune it, then quantize the result"
+        )
+
+
+def _by_method(config: Any) -> str:
+    """Name the method that a config says a model was quantized with: ` with …`; empty where it says none."""
+    quantization = getattr(config, "quantization_config", None)
+    about = quantization if isinstance(quantization, dict) else vars(quantization or object)
+    method = about.get("quant_method")
+    return f" with {getattr(method, 'value', method)}" if method else ""
+
+
+def _is_plain(model: nn.Module) -> bool:
+    """Tell whether all weights are ordinary floating-point tensors; those of a dequantized file, such as GGUF, are."""
+    kinds = {type(module).__module__ for module in model.modules()}
+    weights = all(type(each) in (Tensor, nn.Parameter) and each.is_floating_point() for each in model.parameters())
+    return weights and not any(kind.startswith("torch.ao.nn.quantized") for kind in kinds)
