@@ -102,6 +102,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mpnet": _ROBERTA,
     "deberta-v2": {**_BERT, **_POSITIONS, "share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 4},
     "deberta-v2 with own projections": {**_BERT, **_POSITIONS, "max_relative_positions": 6},
+    "albert": {**_BERT, "embedding_size": 16, "num_hidden_layers": 3},
     "mobilebert": {
         **_BERT,
         "hidden_size": 48,
@@ -210,12 +211,16 @@ HYBRIDS = ("qwen3_5_text", "lfm2")
 """Tiny models whose first block has something else in place of attention."""
 
 
+ONE_BLOCK = ("albert",)
+"""Tiny models whose one block runs several times."""
+
+
 def units_of(name: str) -> list[tuple[str, int, int]]:
     """The sites that a tiny model should have, bottom-up: kind of units, block, number of units."""
     usual = [("head", HEADS_PER_BLOCK), *[("neuron", NEURONS)] * CONFIGS[name].get("num_feedforward_networks", 1)]
     return [
         (kind, block, OTHER_UNITS.get((name, kind), units))
-        for block in range(2)
+        for block in range(1 if name in ONE_BLOCK else 2)
         for kind, units in usual
         if (name in HYBRIDS, kind, block) != (True, "head", 0)
     ]

@@ -238,7 +238,10 @@ def test_cut_model_trains(dense: PreTrainedModel) -> None:
         model.train()(**inputs(dense), labels=torch.tensor([0, 1, 2])).loss.backward()
         learning.append({name for name, parameter in model.named_parameters() if parameter.grad is not None})
         assert all(p.grad.shape == p.shape for p in model.parameters() if p.grad is not None)
-    assert learning[1] == learning[0] & dict(small.named_parameters()).keys() != set()
+    assert learning[1]
+    assert learning[1] <= learning[0]
+    idle = (learning[0] - learning[1]) & dict(small.named_parameters()).keys()
+    assert not {name for name in idle if ".0.bottleneck." not in name}  # MobileBERT's gives to the empty attention alone
 
 
 @pytest.mark.parametrize("head", ["sequence classification"])

@@ -91,6 +91,8 @@ class Site:
     """Tokens that a token attends to at most; None for all."""
     positions: int = 0
     """Embeddings of positions that every token is scored against, beside the other tokens."""
+    passes: int = 1
+    """How often the model runs the sublayer on a batch."""
 
     @property
     def features(self) -> int:
@@ -167,6 +169,8 @@ class Sublayer(ABC):
     """Where the residual stream that it adds to is seen, if that is not what the chain's `pre_norm` says."""
     norm: str | None = None
     """A module between consumer and residual stream, such as Gemma 2's second norm."""
+    core_norm: str | None = None
+    """Name of the norm, inside the core, of the sum with the core's input, where the core adds to that itself."""
     multiplier: str | None = None
     """The config attribute that the output is multiplied by before it is added, such as Granite's."""
 
@@ -280,6 +284,8 @@ class Chain:
     """True for a decoder: a token sees itself and those before it."""
     pre_norm: bool | str = False
     """True if norms come before the sublayers, False if after the sums; or the config's flag that says so."""
+    passes: str | None = None
+    """The config's number of times that the blocks run one after the other, such as ALBERT's; None: once."""
     config: str | None = None
     """Part of the model's config that has the chain's sizes, such as `text_config`; None: the config itself."""
     token_mask: str | None = TOKEN_MASK

@@ -79,6 +79,11 @@ class Structure:
         """Width of the widest residual stream."""
         return max(site.width for site in self.sites)
 
+    def passes(self, chain: int = 0) -> int:
+        """Give the number of times that a chain's blocks run on a batch, one after the other."""
+        name = self.architecture.chains[chain].passes
+        return int(getattr(self.config(chain), name)) if name else 1
+
     def pre_norm(self, chain: int = 0) -> bool:
         """Tell whether a chain's sublayers add to what those before them left, not to their own, normalised, input."""
         flag = self.architecture.chains[chain].pre_norm
@@ -293,6 +298,7 @@ def _site(structure: Structure, chain: Chain, position: tuple[int, int, int], *,
         residual=replace(residual, path=f"{block}.{residual.path}") if residual else None,
         window=sublayer.window(config, index),
         positions=layout.positions,
+        passes=structure.passes(number),
     )
 
 

@@ -43,14 +43,20 @@ class _Kept:
 
 
 class Boundary:
-    """One model at the entrance of a block, with the hidden states that enter it, batch by batch."""
+    """One model at the entrance of a block, with the hidden states that enter it, batch by batch.
+
+    Where the blocks run several times, every batch is there once for each pass, all in the first pass before all in
+    the second, each with the hidden states that enter that pass.
+    """
 
     def __init__(self, structure: Structure, batches: list[Batch], chain: int = 0) -> None:
+        passes = structure.passes(chain)
+        streams = [entering_passes(structure, batch, chain) for batch in batches]
         self.structure = structure
-        self.batches = batches
+        self.batches = batches * passes
         self.chain = chain
         self.block = 0
-        self.hidden = [embedded(structure, batch, chain) for batch in batches]
+        self.hidden = [stream[number] for number in range(passes) for stream in streams]
         self._settled: dict[str, Site] = {}
         self._kept: dict[tuple[str, int], _Kept] = {}
 
@@ -262,14 +268,14 @@ class Boundary:
 
 
 @torch.no_grad()
-def embedded(structure: Structure, batch: Batch, chain: int = 0) -> Tensor:
-    """Run a model up to the first block of a chain and give what enters it: hidden states `(batch, length, width)`."""
-    seen = torch.empty(0)
+def entering_passes(structure: Structure, batch: Batch, chain: int = 0) -> list[Tensor]:
+    """Run a model up to the last pass of a chain; give what enters each: hidden states `(batch, length, width)`."""
+    seen: list[Tensor] = []
 
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
-        nonlocal seen
-        seen = _first_input(args, kwargs)
-        raise Reached
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(_first_input(args, kwargs))
+        if len(seen) == structure.passes(chain):
+            raise Reached
 
     with hooked(structure.blocks(chain)[0], before_with_kwargs=keep):
         below_the_head(structure, batch)

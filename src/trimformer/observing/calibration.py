@@ -16,7 +16,7 @@ from trimformer.data.batches import padded_tokens, sequence_count, shape
 from trimformer.data.rows import Batch
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
-from trimformer.observing.boundary import embedded
+from trimformer.observing.boundary import entering_passes
 from trimformer.observing.measurements import M, from_tensors, to_tensors
 from trimformer.observing.watching import below_the_head, check_finite, frozen, watching
 from trimformer.progress import Progress
@@ -46,7 +46,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class SeenBackward(Seen):
-    """Input of one site's consumer on one batch, and the gradient of the batch's loss there."""
+    """Input of one site's consumer on one batch, and the gradient of the batch's loss there.
+
+    Where the sublayer runs several times, the tokens of all passes are side by side, as if they were more tokens.
+    """
 
     gradients: Tensor
     """The gradient at the consumer's input, `(batch, length, features)`; zero at padding."""
@@ -89,7 +92,7 @@ class Calibration:
 
     def _tokens_of(self, batch: Batch, chain: int) -> int:
         mask = self.dense.token_mask(batch, chain)
-        return embedded(self.dense, batch, chain).shape[:2].numel() if mask is None else int(mask.sum())
+        return entering_passes(self.dense, batch, chain)[0].shape[:2].numel() if mask is None else int(mask.sum())
 
     @cached_property
     def tokens(self) -> int:
@@ -201,14 +204,19 @@ def _adding(
     The first of `add` is given inputs, the second inputs with gradients.
     """
     (inputs, gradients), (number, rows) = add, which
+    passes: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in found}
 
     def see_input(site: Site, hidden: Tensor) -> None:
         if inputs is not None:
             inputs(found[site.name], Seen(site, number, masks[site.chain], hidden))
 
     def see_gradient(site: Site, hidden: Tensor, gradient: Tensor) -> None:
-        if gradients is not None:
-            gradients(found[site.name], SeenBackward(site, number, masks[site.chain], hidden, gradient, rows))
+        seen, mask = passes[site.name], masks[site.chain]
+        seen.append((hidden, gradient))
+        if gradients is not None and len(seen) == site.passes:
+            both = (parts[0] if site.passes == 1 else torch.cat(parts, dim=1) for parts in zip(*seen, strict=True))
+            every = mask if mask is None or site.passes == 1 else mask.repeat(1, site.passes)
+            gradients(found[site.name], SeenBackward(site, number, every, *both, rows))
 
     watch = watching(
         structure,

@@ -133,9 +133,10 @@ def only_blocks(structure: Structure, start: int, stop: int | None = None, chain
 
 @contextmanager
 def input_replaced(block: nn.Module, hidden: Tensor) -> Iterator[None]:
-    """Within the context, a block gets these hidden states, whatever is computed below it."""
+    """Within the context, a block gets these hidden states, whatever is computed below it; in its first pass only."""
 
     def replace(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        handle.remove()
         return ((hidden, *args[1:]), kwargs) if args else ((), kwargs | {"hidden_states": hidden})
 
     handle = block.register_forward_pre_hook(replace, with_kwargs=True)
