@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from tiny_models import (
     FAMILIES,
+    FURTHER_HEADS,
     HEADS,
     OTHER_UNITS,
     SETTINGS,
@@ -156,7 +157,7 @@ def test_same_seed_gives_the_same_model(method: str, rows: list[Features]) -> No
         assert torch.equal(value, second.model.state_dict()[name]), name
 
 
-@pytest.mark.parametrize(("method", "head"), by_method_and_head(HEADS))
+@pytest.mark.parametrize(("method", "head"), by_method_and_head([*HEADS, *FURTHER_HEADS]))
 def test_batch_size_does_not_matter(method: str, head: str, rows: list[Features]) -> None:
     rows = labelled(rows[:12], head)
     alone, together = (

@@ -113,7 +113,7 @@ def describe_cut(structure: Structure, masks: Masks) -> Structure:
         new.units[site.name] = units
         new.linears |= _cut_sizes(cut_structure, now)
         if now.core and now.units == 0:
-            new.empty[now.core] = _owned_output(now)
+            new.empty[now.core] = _owned_by_core(cut_structure, now)
         elif now.core:
             new.attributes |= _head_counts(structure, now, now.units)
             new.by_head |= head_selections(structure.base, now.core)
@@ -185,7 +185,7 @@ def _write_config(structure: Structure, new: TrimformerConfig) -> None:
 def _resize_attention(structure: Structure, site: Site, core: str, mask: Tensor) -> None:
     heads = int(mask.sum())
     if heads == 0:
-        empty_attention(structure.base, core, _owned_output(site))
+        empty_attention(structure.base, core, _owned_by_core(structure, site))
         return
     for path, value in _head_counts(structure, site, heads).items():
         set_size(structure.base, path, value)
@@ -208,10 +208,12 @@ def _cached_heads(structure: Structure, site: Site) -> int:
     return 1 if sublayer.multi_query else heads
 
 
-def _owned_output(site: Site) -> str | None:
-    """Give the consumer's name inside the attention module; None where it is outside."""
-    inside = f"{site.core}."
-    return site.consumer.removeprefix(inside) if site.consumer.startswith(inside) else None
+def _owned_by_core(structure: Structure, site: Site) -> str | None:
+    """Name the consumer inside the attention module, and the norm of the sum if that is there; None where outside."""
+    inside, norm = f"{site.core}.", structure.sublayer(site).core_norm
+    if not site.consumer.startswith(inside):
+        return None
+    return " ".join([site.consumer.removeprefix(inside), *([norm] if norm else [])])
 
 
 def _replace(parameter: Tensor, values: Tensor) -> None:

@@ -52,16 +52,17 @@ class NoHeads(nn.Module):
     replaces: type[nn.Module]
 
     def replace(self, replaced: nn.Module, output_name: str | None) -> None:
-        """Take the place of an attention module; keep the output projection if it owns one."""
+        """Take the place of an attention module; keep the output projection if it owns one, and a norm behind it."""
         nn.Module.__init__(self)
         self.config: Any = getattr(replaced, "config", None)
         self.layer_idx: int | None = getattr(replaced, "layer_idx", getattr(replaced, "layer_id", None))
         self.arguments = list(signature(type(replaced).forward).parameters)[2:]
         self.head_dim: int = getattr(replaced, "head_dim", 1)
-        self.output_name = output_name
+        self.output_name, self.norm_name = (*(output_name or "").split(), None, None)[:2]
         self._is_hf_initialized = True
-        if output_name is not None:
-            self.add_module(output_name, replaced.get_submodule(output_name))
+        for name in (self.output_name, self.norm_name):
+            if name is not None:
+                self.add_module(name, replaced.get_submodule(name))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the replaced class: the instance's own class is made when it is needed."""
@@ -86,6 +87,8 @@ class NoHeads(nn.Module):
         output = nothing if self.output_name is None else self.get_submodule(self.output_name)(nothing)
         residual = (dict(zip(self.arguments, args, strict=False)) | kwargs).get("residual")
         output = output if residual is None else output + residual
+        if self.norm_name is not None:
+            output = self.get_submodule(self.norm_name)(hidden_states + output)
         is_eager = getattr(self.config, "_attn_implementation", None) == "eager"
         return output, hidden_states.new_zeros(batch, 0, tokens, keys) if is_eager else None
 
