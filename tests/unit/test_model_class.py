@@ -209,3 +209,21 @@ class TestCaches:
         found = model.generate_batch([ids], generation_config=settings)
         expected = model.generate(torch.tensor([ids]), generation_config=settings)[0, 3:].tolist()
         assert [result.generated_tokens for result in found.values()] == [expected]
+
+
+def test_a_class_that_builds_its_base_by_from_config(tmp_path: Path) -> None:
+    small = pruned("llama", "sequence classification")
+    small.save_pretrained(tmp_path)
+    loaded = type(small).from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(outputs(loaded, inputs(small)), outputs(small, inputs(small)))
+    assert shapes(AutoModelForSequenceClassification.from_config(loaded.config)) == shapes(small)
+
+
+@pytest.mark.parametrize("architecture", CASES)
+def test_every_weight_has_a_gradient_so_that_parallel_training_finds_it(architecture: str) -> None:
+    model = pruned(architecture)
+    sum(values.sum() for values in model(**inputs(model)).values() if torch.is_tensor(values)).backward()
+    used = {name for name, values in model.named_parameters() if values.grad is None}
+    dense = tiny_model(architecture, CASES[architecture])
+    sum(values.sum() for values in dense(**inputs(dense)).values() if torch.is_tensor(values)).backward()
+    assert used <= {name for name, values in dense.named_parameters() if values.grad is None}
