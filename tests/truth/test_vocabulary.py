@@ -17,6 +17,9 @@ from trimformer import TrimformerError, trim_vocabulary
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
 from trimformer.model.structure import read_structure
 from trimformer.pruning.preflight import mostly_words
+from trimformer.vocabulary import tokenizer_file
+from trimformer.vocabulary.proof import largest_difference
+from trimformer.vocabulary.smaller_tokenizer import read_file
 from vocabularies import KINDS, made_up_texts, model_of, saved, tokenizer_of
 
 HEADS = (
@@ -146,6 +149,7 @@ def test_the_template_around_a_text_follows(processor):
         backend.post_processor = processor(last, first)
     backend.enable_padding(pad_id=500, pad_token=first[0])
     full = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=first[0], unk_token="<unk>")  # noqa: S106
+    assert tokenizer_file.trimmed(read_file(full), [3, 500, 600])["padding"]["pad_id"] == 1
     small = trim_vocabulary(one_layer(len(full)), full, TEXTS).tokenizer
     assert pieces(small, TEXTS[0]) == pieces(full, TEXTS[0])
     assert small(TEXTS[0])["input_ids"][0] == small.convert_tokens_to_ids(first[0]) == small.pad_token_id != 500
@@ -266,6 +270,15 @@ def test_a_saved_folder_has_no_file_of_the_tokens_before(tokenizers, tmp_path):
     content = json.loads(Path(out / "tokenizer.json").read_text(encoding="utf-8"))
     assert len(content["model"]["vocab"]) == len(trimmed.tokenizer) - 1  # one was added to the model's
     assert not (out / "vocab.txt").exists()
+
+
+def test_the_proof_sees_a_model_that_answers_otherwise(tokenizers):
+    full = tokenizers["unigram"]
+    ids = full(TEXTS[:3])["input_ids"]
+    dense, other = one_layer(len(full)), one_layer(len(full), seed=1)
+    assert largest_difference((dense, dense), (full, full), (ids, ids), range(len(full))) == 0
+    with pytest.raises(TrimformerError, match="answers otherwise"):
+        largest_difference((dense, other), (full, full), (ids, ids), range(len(full)))
 
 
 def test_where_most_parameters_are_words_pruning_says_so():
