@@ -46,6 +46,7 @@ _SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_
 """Of encoders whose own special tokens are outside of a small vocabulary; not those that mark a decoder here."""
 _LLAMA = {**_BERT, **_DECODER, "num_attention_heads": 2 * HEADS_PER_BLOCK, "num_key_value_heads": HEADS_PER_BLOCK}
 _WINDOWS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5}
+_HALF_ROTARY = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
 _ONE_KEY = {"num_attention_heads": HEADS_PER_BLOCK, "num_key_value_heads": 1}
 _FALCON = {**_BERT, **_DECODER, "ffn_hidden_size": NEURONS}
 _GPT2 = {
@@ -102,6 +103,24 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "mpnet": _ROBERTA,
     "deberta-v2": {**_BERT, **_POSITIONS, "share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 4},
     "deberta-v2 with own projections": {**_BERT, **_POSITIONS, "max_relative_positions": 6},
+    "albert": {**_BERT, "embedding_size": 16, "num_hidden_layers": 3},
+    "mobilebert": {
+        **_BERT,
+        "hidden_size": 48,
+        "intra_bottleneck_size": WIDTH,
+        "embedding_size": 16,
+        "num_feedforward_networks": 2,
+        "initializer_range": 0.1,
+    },
+    "mobilebert without bottlenecks": {
+        **_BERT,
+        "use_bottleneck": False,
+        "key_query_shared_bottleneck": False,
+        "embedding_size": 16,
+        "num_feedforward_networks": 1,
+        "normalization_type": "layer_norm",
+    },
+    "big_bird": {**_BERT, "attention_type": "original_full"},
     "gpt2": _GPT2,
     "llama": _LLAMA,
     "llama without groups": {**_LLAMA, "num_attention_heads": 4, "attention_bias": True, "mlp_bias": True},
@@ -117,8 +136,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gemma with one key and value head": {**_LLAMA, "head_dim": 8, **_ONE_KEY},
     "gemma3_text with one key and value head": {**_LLAMA, **_WINDOWS, "head_dim": 8, **_ONE_KEY},
     "cohere": {**_LLAMA, "use_qk_norm": False},
-    "stablelm": _LLAMA,
-    "stablelm in parallel": {**_LLAMA, "use_parallel_residual": True, "use_qkv_bias": True},
+    "stablelm": {**_LLAMA, **_HALF_ROTARY},
+    "stablelm in parallel": {**_LLAMA, **_HALF_ROTARY, "use_parallel_residual": True, "use_qkv_bias": True},
     "olmo2": _LLAMA,
     "olmo3": {**_LLAMA, **_WINDOWS},
     "bloom": {**_BERT, **_DECODER, "n_layer": 2, "n_head": HEADS_PER_BLOCK},
@@ -193,13 +212,17 @@ HYBRIDS = ("qwen3_5_text", "lfm2")
 """Tiny models whose first block has something else in place of attention."""
 
 
+ONE_BLOCK = ("albert",)
+"""Tiny models whose one block runs several times."""
+
+
 def units_of(name: str) -> list[tuple[str, int, int]]:
     """The sites that a tiny model should have, bottom-up: kind of units, block, number of units."""
-    usual = {"head": HEADS_PER_BLOCK, "neuron": NEURONS}
+    usual = [("head", HEADS_PER_BLOCK), *[("neuron", NEURONS)] * CONFIGS[name].get("num_feedforward_networks", 1)]
     return [
         (kind, block, OTHER_UNITS.get((name, kind), units))
-        for block in range(2)
-        for kind, units in usual.items()
+        for block in range(1 if name in ONE_BLOCK else 2)
+        for kind, units in usual
         if (name in HYBRIDS, kind, block) != (True, "head", 0)
     ]
 
@@ -213,7 +236,13 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "masked language model": ("AutoModelForMaskedLM", {}),
 }
 """Of encoders, by name: the auto class and what its config needs."""
-ALL_HEADS = {**HEADS, "language model": ("AutoModelForCausalLM", {})}
+FURTHER_HEADS: dict[str, tuple[str, dict[str, Any]]] = {
+    "multiple choice": ("AutoModelForMultipleChoice", {}),
+    "pre-training": ("AutoModelForPreTraining", {}),
+    "next sentence prediction": ("AutoModelForNextSentencePrediction", {}),
+}
+"""Heads of encoders that by default are tested on BERT alone."""
+ALL_HEADS = {**HEADS, **FURTHER_HEADS, "language model": ("AutoModelForCausalLM", {})}
 
 
 def is_causal(name: str) -> bool:
@@ -221,13 +250,20 @@ def is_causal(name: str) -> bool:
     return CONFIGS[name].items() >= _DECODER.items()
 
 
+UNSUPPORTED = (("splinter", "pre-training"),)
+"""Heads that read more than tokens: Splinter's needs its question token in every row."""
+
+
 def heads_of(name: str) -> list[str]:
     """The heads that transformers has for a tiny model: language models are masked in encoders, causal in decoders."""
-    config, left_out = config_of(name), "masked language model" if is_causal(name) else "language model"
+    config = config_of(name)
+    left_out = {"masked language model", *FURTHER_HEADS} if is_causal(name) else {"language model"}
     return [
         head
         for head, (auto_class, _) in ALL_HEADS.items()
-        if head != left_out and type(config) in getattr(transformers, auto_class)._model_mapping
+        if head not in left_out
+        and (config.model_type, head) not in UNSUPPORTED
+        and type(config) in getattr(transformers, auto_class)._model_mapping
     ]
 
 
@@ -240,11 +276,14 @@ ARCHITECTURES_AND_HEADS = [(name, head) for name in CONFIGS for head in heads_of
 FAMILIES = ("bert", "distilbert", "gpt2", "llama", "opt", "gpt_neox")
 """Tiny models that are tested with every head."""
 SIBLINGS = (
-    *("phi", "gemma2", "smollm3", "olmo", "helium", "seed_oss", "ministral", "ministral3", "hunyuan_v1_dense"),
-    *("ernie4_5", "vaultgemma", "cwm", "cohere2", "exaone4", "starcoder2", "nemotron", "arcee", "apertus", "jais2"),
-    *("nanochat", "glm", "glm4", "persimmon", "gptj", "gpt_neo", "xglm", "biogpt", "ctrl", "modernbert-decoder"),
+    *("olmo2", "granite", "falcon in groups"),
+    *("gemma with one key and value head", "cohere", "stablelm", "stablelm in parallel", "olmo3", "mpt", "phi"),
+    *("gpt_bigcode without sharing", "falcon", "falcon with alibi", "lfm2", "gemma2", "gemma3_text", "smollm3", "olmo"),
+    *("helium", "seed_oss", "ministral", "ministral3", "hunyuan_v1_dense", "ernie4_5", "vaultgemma", "cwm", "cohere2"),
+    *("exaone4", "starcoder2", "nemotron", "arcee", "apertus", "jais2", "nanochat", "glm", "glm4", "persimmon", "gptj"),
+    *("gpt_neo", "xglm", "biogpt", "ctrl", "modernbert-decoder"),
     *("data2vec-text", "ernie", "rembert", "layoutlm", "markuplm", "roc_bert", "splinter", "bert-generation"),
-    *("xlm-roberta-xl", "megatron-bert", "esm with absolute positions", "gte"),
+    *("big_bird", "xlm-roberta-xl", "megatron-bert", "esm with absolute positions", "gte"),
 )
 """Tiny models of a layout that another stands for, tested by `pytest -m slow` only."""
 
@@ -255,8 +294,10 @@ def pairs() -> list[Any]:
     All others are marked `slow`: `pytest -m slow` runs them too.
     """
     others = [name for name in CONFIGS if name not in (*FAMILIES, *SIBLINGS)]
-    turn = {name: heads_of(name)[place % len(heads_of(name))] for place, name in enumerate(others)}
-    chosen = {name: heads_of(name) for name in FAMILIES} | {name: [head] for name, head in turn.items()}
+    usual = {name: [head for head in heads_of(name) if head not in FURTHER_HEADS] for name in CONFIGS}
+    turn = {name: usual[name][place % len(usual[name])] for place, name in enumerate(others)}
+    chosen = {name: usual[name] for name in FAMILIES} | {name: [head] for name, head in turn.items()}
+    chosen["bert"] = heads_of("bert")
     return [
         pytest.param(name, head, marks=[] if head in chosen.get(name, []) else pytest.mark.slow)
         for name, head in ARCHITECTURES_AND_HEADS
@@ -300,7 +341,7 @@ def tiny_model(architecture: str, head: str | None = None, *, seed: int = 0, **c
 
 
 def inputs(model: PreTrainedModel, lengths: tuple[int, ...] = (11, 4, 7), seed: int = 0) -> Batch:
-    """Right-padded random tokens of some lengths, with the model's own padding id."""
+    """Right-padded random tokens of some lengths, with the model's own padding id; in multiple choice two choices."""
     padding = model.config.pad_token_id or 0
     generator = torch.Generator().manual_seed(seed)
     ids = torch.full((len(lengths), max(lengths)), padding)
@@ -308,7 +349,10 @@ def inputs(model: PreTrainedModel, lengths: tuple[int, ...] = (11, 4, 7), seed: 
     for row, length in enumerate(lengths):
         ids[row, :length] = torch.randint(5, VOCABULARY, (length,), generator=generator)
         attention_mask[row, :length] = 1
-    return {"input_ids": ids, "attention_mask": attention_mask}
+    batch = {"input_ids": ids, "attention_mask": attention_mask}
+    if not type(model).__name__.endswith("ForMultipleChoice"):
+        return batch
+    return {name: torch.stack([values, values.roll(1, 0)], dim=1) for name, values in batch.items()}
 
 
 def labelled(rows: list[Features], head: str) -> list[Features]:
@@ -316,14 +360,18 @@ def labelled(rows: list[Features], head: str) -> list[Features]:
     given: list[Features] = []
     for index, row in enumerate(rows):
         ids = row["input_ids"]
-        of_tokens = [token % 5 for token in ids] if head == "token classification" else ids
+        classes = {"token classification": 5, "pre-training": 2}
+        of_tokens = [token % classes[head] for token in ids] if head in classes else ids
         kinds = {
             "encoder": {},
             "sequence classification": {"labels": index % 3},
             "regression": {"labels": index % 7 / 3},
+            "multiple choice": {"labels": index % 2},
+            "next sentence prediction": {"labels": index % 2},
             "question answering": {"start_positions": index % len(ids), "end_positions": len(ids) - 1},
         }
-        given.append({"input_ids": ids, **kinds.get(head, {"labels": of_tokens})})
+        read = [ids, ids[::-1]] if head == "multiple choice" else ids
+        given.append({"input_ids": read, **kinds.get(head, {"labels": of_tokens})})
     return given
 
 
@@ -332,7 +380,7 @@ def outputs(model: PreTrainedModel, batch: Batch) -> Tensor:
     """What the model predicts at tokens that are no padding, all of its output tensors in one row of numbers."""
     found = [value for value in model(**batch).values() if torch.is_tensor(value)]
     real = batch["attention_mask"].bool()
-    per_token = (value.dim() > 1 and value.shape[:2] == real.shape for value in found)
+    per_token = (real.dim() == 2 and value.dim() > 1 and value.shape[:2] == real.shape for value in found)
     return torch.cat(
         [(value[real] if by_token else value).flatten() for value, by_token in zip(found, per_token, strict=True)]
     )

@@ -181,6 +181,7 @@ def test_the_bare_encoder_loads_from_a_checkpoint_with_head(dense: PreTrainedMod
     small, batch = pruned(dense, MASKS["no heads above"]), inputs(dense)
     checkpoint.write(small, tmp_path / "small")
     encoder = aligned(AutoModel.from_pretrained(tmp_path / "small"))
+    batch = {name: values.flatten(0, -2) for name, values in batch.items()}  # of multiple choice
     with torch.no_grad():
         expected = small.base_model(**batch).last_hidden_state
         assert torch.equal(encoder(**batch).last_hidden_state, expected)
@@ -237,7 +238,10 @@ def test_cut_model_trains(dense: PreTrainedModel) -> None:
         model.train()(**inputs(dense), labels=torch.tensor([0, 1, 2])).loss.backward()
         learning.append({name for name, parameter in model.named_parameters() if parameter.grad is not None})
         assert all(p.grad.shape == p.shape for p in model.parameters() if p.grad is not None)
-    assert learning[1] == learning[0] & dict(small.named_parameters()).keys() != set()
+    assert learning[1]
+    assert learning[1] <= learning[0]
+    idle = (learning[0] - learning[1]) & dict(small.named_parameters()).keys()
+    assert all(".0.bottleneck." in name for name in idle)  # MobileBERT's gives to the empty attention alone
 
 
 @pytest.mark.parametrize("head", ["sequence classification"])

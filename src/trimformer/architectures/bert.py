@@ -4,7 +4,9 @@ XMOD has language adapters behind what the feed-forward layer adds; they stay as
 """
 
 from dataclasses import replace
+from typing import Any
 
+from trimformer.errors import UnsupportedModel
 from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
 
 BERT = Architecture(
@@ -29,9 +31,18 @@ BERT = Architecture(
 ROBERTA = replace(BERT, positions_after_padding=True)
 XMOD = replace(ROBERTA, chains=(replace(BERT.chains[0], pre_norm="pre_norm"),))
 
+
+def big_bird(config: Any) -> Architecture:
+    """Describe a BigBird that attends to all tokens: the other kind reads numbers of heads from its config."""
+    if config.attention_type != "original_full":
+        raise UnsupportedModel("BigBird's sparse attention cannot be cut: load it with attention_type='original_full'")
+    return BERT
+
+
 PROVIDES = {
     **dict.fromkeys(("bert", "electra", "ernie", "rembert", "roformer", "layoutlm", "roc_bert", "splinter"), BERT),
     **dict.fromkeys(("roberta", "xlm-roberta", "camembert", "data2vec-text", "markuplm"), ROBERTA),
     "bert-generation": BERT,
     "xmod": XMOD,
+    "big_bird": big_bird,
 }

@@ -20,7 +20,7 @@ class Flops:
     activation, `s` the tokens of the attention window, if there is one. What all units of a site share, such as the one
     key and value head of multi-query attention, goes with the last of them. Causal attention is counted as if every
     token saw all others. Scores against `P` positions are `2·T·P·w`; what is computed once for all sequences of a batch
-    is not counted.
+    is not counted. A sublayer that runs several times, as all of ALBERT's do, counts as often.
     """
 
     description = "floating-point operations of attention and FFN at the mean sequence length"
@@ -33,12 +33,13 @@ class Flops:
 
 def _table(structure: Structure, site: Site, length: float) -> Tensor:
     shared = sum(weight.numel() for weight, _ in structure.shared_outputs(site))
-    return linear_table(site.units, _unit_flops(site, length), first=2 * length * shared)
+    once = linear_table(site.units, _unit_flops(site, length), first=2 * length * shared)
+    return site.passes * once
 
 
 def _unit_flops(site: Site, length: float) -> float:
-    produced = sum(producer.width for producer in site.producers if producer.of_tokens)
-    projections = 2 * length * site.width * (produced + site.unit_width)
+    once = sum(each.inputs * each.width for each in site.producers if not each.of_tokens)
+    projections = 2 * length * (site.unit_weights - once)
     seen = length if site.window is None else min(length, site.window)
     return projections + ((4 * seen + 2 * site.positions) * length * site.unit_width if site.attends else 0)
 

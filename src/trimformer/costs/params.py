@@ -34,7 +34,7 @@ def _unit_parameters(site: Site) -> int:
     if not site.units:  # the producers are gone
         return 0
     biases = sum(producer.width for producer in site.producers if producer.bias)
-    return site.width * (site.produced + site.unit_width) + biases
+    return site.unit_weights + biases
 
 
 PROVIDES = {"params": Parameters()}

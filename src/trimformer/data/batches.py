@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.labels import pad_labels
-from trimformer.data.rows import MODEL_INPUTS, TOKEN_MASK, TOKENS, Batch, Features, token_count
+from trimformer.data.rows import MODEL_INPUTS, TOKEN_MASK, TOKENS, Batch, Features, choices, token_count
 from trimformer.errors import DataError
 
 MAX_ROWS = 32
@@ -48,33 +48,46 @@ def length_sorted_indices(
 ) -> list[list[int]]:
     """Group row indices into batches, longest rows first, so that memory peaks in the first batch.
 
-    A batch has at most `max_rows` rows and `max_padded_tokens` tokens, padding included, or it is a single row.
+    A batch has at most `max_rows` rows and `max_padded_tokens` tokens, padding included, or it is a single row. In
+    multiple choice its rows have as many choices each.
     """
-    lengths = [token_count(row) for row in features]
-    order = sorted(range(len(features)), key=lambda index: -lengths[index])
+    lengths, counts = [token_count(row) for row in features], [len(choices(row)) for row in features]
+    order = sorted(range(len(features)), key=lambda index: (counts[index], -lengths[index]))
     batches: list[list[int]] = []
     for index in order:
-        longest = lengths[batches[-1][0]] if batches else 0
-        if not batches or len(batches[-1]) >= min(max_rows, max(1, max_padded_tokens // longest)):
+        first = batches[-1][0] if batches else None
+        if (
+            first is None
+            or counts[first] != counts[index]
+            or len(batches[-1]) >= min(max_rows, max(1, max_padded_tokens // lengths[first]))
+        ):
             batches.append([])
         batches[-1].append(index)
     return batches
 
 
 def pad(rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase | None, device: torch.device | str) -> Batch:
-    """Make tensors of some rows, `(rows, length)` each, padded at the right whatever the tokenizer's own side.
+    """Make tensors of some rows, padded at the right whatever the tokenizer's own side.
+
+    They are `(rows, length)` each; in multiple choice `(rows, choices, length)`, with as many choices in every row.
 
     Encoders count positions from the left and classify by the first token: padding there would change what they say.
     Padding ids come from the tokenizer; without one they are zero, which the attention mask hides from the model.
     """
     fill = {TOKENS: 0 if tokenizer is None else (tokenizer.pad_token_id or 0)}
     names = [name for name in MODEL_INPUTS if name in rows[0]]
-    columns = {name: [torch.as_tensor(row[name], dtype=torch.long) for row in rows] for name in names}
+    columns = {
+        name: [torch.as_tensor(values, dtype=torch.long) for row in rows for values in choices(row, name)]
+        for name in names
+    }
     columns.setdefault(TOKEN_MASK, [torch.ones_like(ids) for ids in columns[TOKENS]])
-    return {
+    padded = {
         name: pad_sequence(values, batch_first=True, padding_value=fill.get(name, 0)).to(device)
         for name, values in columns.items()
     }
+    if len(choices(rows[0])) == 1:
+        return padded
+    return {name: values.unflatten(0, (len(rows), -1)) for name, values in padded.items()}
 
 
 def tokens_at_once(model: PreTrainedModel) -> int:
@@ -93,8 +106,8 @@ def split_batches(batches: Sequence[Batch], max_padded_tokens: int) -> list[Batc
     """Split batches into parts of at most `max_padded_tokens`, or of one row; the order of rows stays."""
     parts: list[Batch] = []
     for batch in batches:
-        rows, length = shape(batch)
-        size = max(1, max_padded_tokens // length)
+        rows = shape(batch)[0]
+        size = max(1, max_padded_tokens * rows // padded_tokens(batch))
         parts += [{n: values[start : start + size] for n, values in batch.items()} for start in range(0, rows, size)]
     return parts
 
@@ -117,14 +130,25 @@ def only(batches: Sequence[Batch], names: Sequence[str]) -> list[Batch]:
 
 
 def shape(batch: Batch) -> tuple[int, int]:
-    """Give the rows of a batch and their padded length, as its token mask or else its first tensor has them."""
-    known = batch.get(TOKEN_MASK, next(iter(batch.values())))
-    return known.shape[0], known.shape[1]
+    """Give the rows of a batch and the padded length of their sequences, by its token mask or else its first tensor."""
+    known = batch.get(TOKEN_MASK)
+    if known is not None:
+        return known.shape[0], known.shape[-1]
+    first = next(iter(batch.values()))
+    return first.shape[0], first.shape[1]
 
 
 def token_mask(batch: Batch, name: str = TOKEN_MASK) -> Tensor:
-    """Tell which tokens are real and which padding: bool `(batch, length)`, True = real."""
-    return batch[name].bool()
+    """Tell which tokens are real and which padding, as a model's blocks see them: bool `(batch, length)`, True = real.
+
+    In multiple choice `(batch * choices, length)`.
+    """
+    return batch[name].bool().flatten(0, -2)
+
+
+def sequence_count(batch: Batch) -> int:
+    """Count the sequences that a model reads of a batch: its rows, or their choices."""
+    return batch[TOKEN_MASK].shape[:-1].numel() if TOKEN_MASK in batch else shape(batch)[0]
 
 
 def device_of_batch(batch: Batch) -> torch.device:
@@ -139,8 +163,7 @@ def real_tokens(batches: Sequence[Batch]) -> int:
 
 def padded_tokens(batch: Batch) -> int:
     """Count the tokens of a batch, padding included."""
-    rows, length = shape(batch)
-    return rows * length
+    return sequence_count(batch) * shape(batch)[1]
 
 
 def row_seeds(batch: Batch, seed: int) -> list[int]:
@@ -151,7 +174,7 @@ def row_seeds(batch: Batch, seed: int) -> list[int]:
     content = batch.get(TOKENS, next(iter(batch.values()))).cpu()
     if content.shape != batch[TOKEN_MASK].shape:
         return [crc32(values.contiguous().numpy().tobytes(), seed) for values in content]
-    masks = token_mask(batch).cpu()
+    masks = batch[TOKEN_MASK].bool().cpu()
     return [crc32(values[mask].numpy().tobytes(), seed) for values, mask in zip(content, masks, strict=True)]
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from trimformer.data.batches import make_batches, sample_rows
 from trimformer.data.encoding import encode_texts
 from trimformer.data.labels import require_labels
-from trimformer.data.rows import LABELS, MODEL_INPUTS, TOKEN_MASK, TOKENS, Batch, Features
+from trimformer.data.rows import LABELS, MODEL_INPUTS, TOKEN_MASK, TOKENS, Batch, Features, choices
 from trimformer.errors import DataError, LabelError
 
 Data: TypeAlias = Sequence[str] | Sequence[Features] | Dataset | Iterable[Batch]
@@ -98,12 +98,14 @@ def _given_batch(batch: Mapping[str, Any], device: torch.device, *, labels: bool
         if inputs[TOKEN_MASK].shape != inputs[TOKENS].shape:
             shapes = " and ".join(f"{name} {tuple(inputs[name].shape)}" for name in (TOKENS, TOKEN_MASK))
             raise DataError(f"a batch has {shapes}: give one number a token in both")
-    if TOKEN_MASK in inputs and not bool(inputs[TOKEN_MASK].any(1).all()):
+    if TOKEN_MASK in inputs and not bool(inputs[TOKEN_MASK].flatten(1).any(1).all()):
         raise DataError("a calibration row is all padding: leave it out")
     return inputs
 
 
 def _without_padding(row: Features) -> Features:
+    if len(choices(row)) > 1:
+        return _choices_without_padding(row)
     mask = row.get(TOKEN_MASK)
     if mask is not None and len(mask) != len(row[TOKENS]):
         raise DataError(f"a row has {len(row[TOKENS])} {TOKENS}, but {len(mask)} in {TOKEN_MASK}: give as many")
@@ -118,3 +120,13 @@ def _without_padding(row: Features) -> Features:
     }
     real = {n: [value for value, real in zip(values, mask, strict=True) if real] for n, values in by_token.items()}
     return labels | real
+
+
+def _choices_without_padding(row: Features) -> Features:
+    """Take the padding out of every choice of a row; what it has beside its inputs stays."""
+    names = [name for name in MODEL_INPUTS if name in row]
+    every = [
+        _without_padding(dict(zip(names, values, strict=True)))
+        for values in zip(*(choices(row, name) for name in names), strict=True)
+    ]
+    return dict(row) | {name: [choice[name] for choice in every] for name in names}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
@@ -14,16 +14,24 @@ MODEL_INPUTS = (TOKENS, TOKEN_MASK, "token_type_ids", "position_ids")
 LABELS = ("labels", "start_positions", "end_positions")
 """Columns of labels, for those who ask for them: a class or number, or where an answer begins and ends."""
 Features = Mapping[str, Any]
-"""One encoded, unpadded row: model inputs as lists of integers; `LABELS` only where asked for."""
+"""One encoded, unpadded row: model inputs as lists of integers, or a list of them in multiple choice, by choice;
+`LABELS` only where asked for."""
 Batch = dict[str, Tensor]
-"""Padded tensors by name, `(batch, …)` each: model inputs, or labels. `data.batches` says which tokens are real."""
+"""Padded tensors by name, `(batch, …)` each: model inputs, or labels. `data.batches` says which tokens are real.
+In multiple choice, inputs are `(batch, choices, length)`; below its head a model reads `(batch * choices, length)`."""
+
+
+def choices(row: Features, name: str = TOKENS) -> list[Sequence[int]]:
+    """List the sequences of a column of an encoded row: one, or in multiple choice one for every choice."""
+    values = row[name]
+    return list(values) if len(values) and isinstance(values[0], Sequence) else [values]
 
 
 def token_count(row: Features) -> int:
-    """Count the tokens of an encoded row."""
-    return len(row[TOKENS])
+    """Count the tokens of an encoded row, those of all its choices; each as many as the longest has."""
+    return max(map(len, choices(row))) * len(choices(row))
 
 
 def content(row: Features) -> tuple[int, ...]:
     """Give the tokens of an encoded row; rows with the same tokens count as the same row."""
-    return tuple(row[TOKENS])
+    return tuple(token for sequence in choices(row) for token in sequence)

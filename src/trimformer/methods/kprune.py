@@ -130,7 +130,7 @@ class KPrune:
         return scores
 
     def _add_knowledge(self, sums: Sums, seen: SeenBackward) -> None:
-        per_sequence = mask_gradients(seen.inputs, seen.gradients, seen.site.units)
+        per_sequence = mask_gradients(*seen.by_sequence, seen.site.units)
         terms = per_sequence.mean(0, keepdim=True) if self.batch_fisher else per_sequence
         sums["squares"] += terms.double().square().sum(0).cpu()
         sums["moments"] += unit_second_moments(seen.rows.float(), seen.site.units).double().cpu()

@@ -84,7 +84,7 @@ class MaskTuning:
             return task_loss(predicted, labels[number]).sum()
 
         def add(sums: Sums, seen: SeenBackward) -> None:
-            own = mask_gradients(seen.inputs, seen.gradients, seen.site.units)
+            own = mask_gradients(*seen.by_sequence, seen.site.units)
             sums["gradients"].index_add_(0, owners[seen.number], own.double().cpu())
 
         found = calibration.collect(

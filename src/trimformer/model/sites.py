@@ -29,6 +29,8 @@ class Producer:
     widths: tuple[int, ...]
     """Outputs of one unit in each part."""
     bias: bool = True
+    inputs: int = 0
+    """Numbers that it reads of a token."""
     shared: int = 0
     """Outputs behind all parts that every unit uses, such as the one key and value head of multi-query attention."""
     aligned: bool = True
@@ -89,6 +91,8 @@ class Site:
     """Tokens that a token attends to at most; None for all."""
     positions: int = 0
     """Embeddings of positions that every token is scored against, beside the other tokens."""
+    passes: int = 1
+    """How often the model runs the sublayer on a batch."""
 
     @property
     def features(self) -> int:
@@ -101,9 +105,9 @@ class Site:
         return self.query_heads > 0
 
     @property
-    def produced(self) -> int:
-        """Outputs of all producers together that belong to one unit."""
-        return sum(producer.width for producer in self.producers)
+    def unit_weights(self) -> int:
+        """Weights that belong to one unit, biases left out: outputs of the producers, and inputs of the consumer."""
+        return sum(each.inputs * each.width for each in self.producers) + self.width * self.unit_width
 
 
 @dataclass(frozen=True)
@@ -165,6 +169,8 @@ class Sublayer(ABC):
     """Where the residual stream that it adds to is seen, if that is not what the chain's `pre_norm` says."""
     norm: str | None = None
     """A module between consumer and residual stream, such as Gemma 2's second norm."""
+    core_norm: str | None = None
+    """Name of the norm, inside the core, of the sum with the core's input, where the core adds to that itself."""
     multiplier: str | None = None
     """The config attribute that the output is multiplied by before it is added, such as Granite's."""
 
@@ -215,6 +221,8 @@ class Attention(Sublayer):
     name: str = "attention"
     kind: str = "head"
     multi_query: bool = False
+    width: str = "hidden_size"
+    """Config attribute with the width of all heads together; one with `head_dim`, that of a head, goes before."""
     tied: bool = False
     """True if a norm goes over the queries, or keys, of all heads, so that no head can do without another: one unit."""
     key_value_heads: str = "num_key_value_heads"
@@ -231,7 +239,7 @@ class Attention(Sublayer):
     def layout(self, config: Any) -> Layout:
         """Read the width of a head and the sharing of key and value heads from the config."""
         heads = config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // heads
+        width = getattr(config, "head_dim", None) or getattr(config, self.width) // heads
         if self.multi_query:
             return Layout(width, (width,), query_heads=1, shared=(width, width))
         shared_by = heads // (getattr(config, self.key_value_heads, None) or heads)
@@ -276,6 +284,8 @@ class Chain:
     """True for a decoder: a token sees itself and those before it."""
     pre_norm: bool | str = False
     """True if norms come before the sublayers, False if after the sums; or the config's flag that says so."""
+    passes: str | None = None
+    """The config's number of times that the blocks run one after the other, such as ALBERT's; None: once."""
     config: str | None = None
     """Part of the model's config that has the chain's sizes, such as `text_config`; None: the config itself."""
     token_mask: str | None = TOKEN_MASK

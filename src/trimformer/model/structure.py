@@ -79,6 +79,11 @@ class Structure:
         """Width of the widest residual stream."""
         return max(site.width for site in self.sites)
 
+    def passes(self, chain: int = 0) -> int:
+        """Give the number of times that a chain's blocks run on a batch, one after the other."""
+        name = self.architecture.chains[chain].passes
+        return int(getattr(self.config(chain), name)) if name else 1
+
     def pre_norm(self, chain: int = 0) -> bool:
         """Tell whether a chain's sublayers add to what those before them left, not to their own, normalised, input."""
         flag = self.architecture.chains[chain].pre_norm
@@ -293,6 +298,7 @@ def _site(structure: Structure, chain: Chain, position: tuple[int, int, int], *,
         residual=replace(residual, path=f"{block}.{residual.path}") if residual else None,
         window=sublayer.window(config, index),
         positions=layout.positions,
+        passes=structure.passes(number),
     )
 
 
@@ -302,12 +308,12 @@ def _producers(structure: Structure, block: str, described: Iterable[Producer], 
     for each in described:
         path = f"{block}.{each.path}"
         projection = structure.what_is_left(path)
-        _, outputs = sizes_of_projection(projection)
+        inputs, outputs = sizes_of_projection(projection)
         if outputs != units * each.width + each.shared:
             also = f" + {each.shared} of all units" if each.shared else ""
             raise UnsupportedModel(
                 f"{path} has {outputs} outputs, not {units} x {' + '.join(map(str, each.widths))} (units, width of "
                 f"each part){also}: {_FOR_ANOTHER_LAYOUT}"
             )
-        found.append(replace(each, path=path, bias=projection.bias is not None))
+        found.append(replace(each, path=path, bias=projection.bias is not None, inputs=inputs))
     return tuple(found)

@@ -19,7 +19,7 @@ from trimformer.data.rows import Batch
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
 from trimformer.observing.hooks import Reached, forward_replaced, hooked
-from trimformer.observing.watching import input_replaced, only_blocks, watching
+from trimformer.observing.watching import below_the_head, input_replaced, only_blocks, watching
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,20 @@ class _Kept:
 
 
 class Boundary:
-    """One model at the entrance of a block, with the hidden states that enter it, batch by batch."""
+    """One model at the entrance of a block, with the hidden states that enter it, batch by batch.
+
+    Where the blocks run several times, every batch is there once for each pass, all in the first pass before all in
+    the second, each with the hidden states that enter that pass.
+    """
 
     def __init__(self, structure: Structure, batches: list[Batch], chain: int = 0) -> None:
+        passes = structure.passes(chain)
+        streams = [entering_passes(structure, batch, chain) for batch in batches]
         self.structure = structure
-        self.batches = batches
+        self.batches = batches * passes
         self.chain = chain
         self.block = 0
-        self.hidden = [embedded(structure, batch, chain) for batch in batches]
+        self.hidden = [stream[number] for number in range(passes) for stream in streams]
         self._settled: dict[str, Site] = {}
         self._kept: dict[tuple[str, int], _Kept] = {}
 
@@ -103,7 +109,7 @@ class Boundary:
             seen["entering"] = _first_input(args, kwargs)
 
         def keep_output(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            seen["output"] = output
+            seen["output"] = output.clone()  # some blocks add to it in place
 
         def end(*_: object) -> None:
             if not site.last_in_block:
@@ -159,7 +165,7 @@ class Boundary:
 
         block = self.structure.blocks(self.chain)[self.block]
         with hooked(block, after=keep), self._settled_once(index, site), self._from_here(index, stop=self.block + 1):
-            self.structure.base(**self.batches[index])
+            below_the_head(self.structure, self.batches[index])
         return seen
 
     def _rows(self, index: int, values: Tensor) -> Tensor:
@@ -262,17 +268,17 @@ class Boundary:
 
 
 @torch.no_grad()
-def embedded(structure: Structure, batch: Batch, chain: int = 0) -> Tensor:
-    """Run a model up to the first block of a chain and give what enters it: hidden states `(batch, length, width)`."""
-    seen = torch.empty(0)
+def entering_passes(structure: Structure, batch: Batch, chain: int = 0) -> list[Tensor]:
+    """Run a model up to the last pass of a chain; give what enters each: hidden states `(batch, length, width)`."""
+    seen: list[Tensor] = []
 
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
-        nonlocal seen
-        seen = _first_input(args, kwargs)
-        raise Reached
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen.append(_first_input(args, kwargs))
+        if len(seen) == structure.passes(chain):
+            raise Reached
 
     with hooked(structure.blocks(chain)[0], before_with_kwargs=keep):
-        structure.base(**batch)
+        below_the_head(structure, batch)
     return seen
 
 

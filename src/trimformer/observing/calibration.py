@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from trimformer import processes
-from trimformer.data.batches import padded_tokens, shape
+from trimformer.data.batches import padded_tokens, sequence_count, shape
 from trimformer.data.rows import Batch
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
-from trimformer.observing.boundary import embedded
+from trimformer.observing.boundary import entering_passes
 from trimformer.observing.measurements import M, from_tensors, to_tensors
-from trimformer.observing.watching import check_finite, frozen, watching
+from trimformer.observing.watching import below_the_head, check_finite, frozen, watching
 from trimformer.progress import Progress
 
 Part = TypeVar("Part")
@@ -46,10 +46,21 @@ class Seen:
 
 @dataclass(frozen=True)
 class SeenBackward(Seen):
-    """Input of one site's consumer on one batch, and the gradient of the batch's loss there."""
+    """Input of one site's consumer on one batch, and the gradient of the batch's loss there.
+
+    Where the sublayer runs several times, the tokens of all passes are side by side, as if they were more tokens.
+    """
 
     gradients: Tensor
     """The gradient at the consumer's input, `(batch, length, features)`; zero at padding."""
+    sequences: int
+    """Calibration sequences of the batch."""
+
+    @property
+    def by_sequence(self) -> tuple[Tensor, Tensor]:
+        """Inputs and gradients with all choices of a sequence in one row: `(sequences, tokens, features)` each."""
+        shape = (self.sequences, -1, self.inputs.shape[-1])
+        return self.inputs.reshape(shape), self.gradients.reshape(shape)
 
 
 Add = Callable[[Sums, Seen], None]
@@ -81,7 +92,7 @@ class Calibration:
 
     def _tokens_of(self, batch: Batch, chain: int) -> int:
         mask = self.dense.token_mask(batch, chain)
-        return embedded(self.dense, batch, chain).shape[:2].numel() if mask is None else int(mask.sum())
+        return entering_passes(self.dense, batch, chain)[0].shape[:2].numel() if mask is None else int(mask.sum())
 
     @cached_property
     def tokens(self) -> int:
@@ -95,8 +106,8 @@ class Calibration:
 
     @property
     def mean_length(self) -> float:
-        """Mean number of tokens of a sequence, `T̄`."""
-        return self.tokens / self.sequences
+        """Mean number of tokens of a sequence, `T̄`; in multiple choice of a choice."""
+        return self.tokens / sum(map(sequence_count, self.batches))
 
     @cached_property
     def places(self) -> list[int]:
@@ -147,9 +158,9 @@ class Calibration:
         with frozen(dense.model):
             for number, batch in enumerate(self.progress(batches, description) if description else batches):
                 masks = [_padding(dense.token_mask(batch, chain)) for chain in range(len(dense.architecture.chains))]
-                with _adding(self.dense, found, (inputs, gradients), number, masks):
+                with _adding(self.dense, found, (inputs, gradients), (number, shape(batch)[0]), masks):
                     if loss is None:
-                        dense.base(**batch)
+                        below_the_head(dense, batch)
                     else:
                         loss(number).backward()
         processes.add_up(*(values for sums in found.values() for values in sums.values()))
@@ -185,19 +196,27 @@ def _adding(
     structure: Structure,
     found: Mapping[str, Sums],
     add: tuple[Add | None, AddBackward | None],
-    number: int,
+    which: tuple[int, int],
     masks: Sequence[Tensor | None],
 ) -> Iterator[None]:
-    """Within the context, passes over a batch add to the sums of sites: of inputs, of inputs with gradients."""
-    inputs, gradients = add
+    """Within the context, passes over a batch, of a number and so many rows, add to the sums of sites.
+
+    The first of `add` is given inputs, the second inputs with gradients.
+    """
+    (inputs, gradients), (number, rows) = add, which
+    passes: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in found}
 
     def see_input(site: Site, hidden: Tensor) -> None:
         if inputs is not None:
             inputs(found[site.name], Seen(site, number, masks[site.chain], hidden))
 
     def see_gradient(site: Site, hidden: Tensor, gradient: Tensor) -> None:
-        if gradients is not None:
-            gradients(found[site.name], SeenBackward(site, number, masks[site.chain], hidden, gradient))
+        seen, mask = passes[site.name], masks[site.chain]
+        seen.append((hidden, gradient))
+        if gradients is not None and len(seen) == site.passes:
+            inputs_there, gradients_there = (torch.cat(parts, dim=1) for parts in zip(*seen, strict=True))
+            every = None if mask is None else mask.repeat(1, site.passes)
+            gradients(found[site.name], SeenBackward(site, number, every, inputs_there, gradients_there, rows))
 
     watch = watching(
         structure,

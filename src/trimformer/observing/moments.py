@@ -62,9 +62,12 @@ def moments(calibration: Calibration, *, gradients: bool) -> Iterator[Group]:
 
 
 def _fit_together(calibration: Calibration) -> bool:
-    """Tell whether one pass of the whole model may keep everything. Several chains always go together."""
+    """Tell whether one pass of the whole model may keep everything.
+
+    Several chains always go together, and blocks that run several times.
+    """
     dense, batches = calibration.dense, calibration.batches
-    if len(dense.architecture.chains) > 1:
+    if len(dense.architecture.chains) > 1 or dense.passes() > 1:
         return True
     sums = sum(8 * (site.features + 1) ** 2 for site in dense)
     activations = dense.numbers_per_token * dense.model.dtype.itemsize * max(map(padded_tokens, batches))
@@ -115,7 +118,7 @@ def _upwards(calibration: Calibration) -> Iterator[Group]:
         found = _empty(calibration, [site for site in boundary.sites if site.units])
         with dense.in_memory(first):
             outputs = {}
-            for index in range(len(own)):
+            for index in range(len(boundary.batches)):
                 inputs, outputs[index] = boundary.consumed(index)
                 for name, hidden in inputs.items():
                     found[name].inputs.add_inputs(hidden.float())
@@ -161,7 +164,7 @@ class _Adding:
         def see_gradient(site: Site, gradient: Tensor) -> None:
             rows, here = real(site, gradient), found[site.name]
             here.gradients += rows.T @ rows
-            here.energy[self.places[site.chain][number]] = rows.square().sum(1)
+            here.energy[self.places[site.chain][number]] += rows.square().sum(1)
 
         sites = [each.site for each in found.values()]
         with torch.enable_grad(), watching(self.dense, sites, inputs=see_input, output_gradients=see_gradient):

@@ -66,16 +66,31 @@ def predictions(output: Any, batch: Batch, model: PreTrainedModel) -> Prediction
     if "start_logits" in output:
         logits = torch.stack([output["start_logits"], output["end_logits"]], dim=1).float()
         return _categorical(logits.masked_fill(mask[:, None] == 0, PADDED_LOGIT), token_axis=2)
+    if "prediction_logits" in output:
+        return _of_pre_training(output, mask)
     if "logits" not in output:
         if "last_hidden_state" not in output:
             raise UnsupportedModel(f"cannot compare outputs with {list(output.keys())}: logits or hidden states needed")
         return _gaussian(embed(output["last_hidden_state"], mask)[:, None])
     logits = output["logits"].float()
-    if type(model).__name__.endswith(ONE_LOGIT_EACH):
+    if type(model).__name__.endswith(ONE_LOGIT_EACH) and logits.shape == mask.shape:
         logits = _yes_or_no(logits)
     if logits.ndim == 3:
         return Predictions(logits, mask / mask.sum(1, keepdim=True), "categorical", token_axis=1)
     return _of_sequences(logits, model.config)
+
+
+def _of_pre_training(output: Mapping[str, Tensor], mask: Tensor) -> Predictions:
+    """Put the prediction of a sequence, such as which sentence comes next, before those of its tokens.
+
+    It has fewer classes than these; the others have the logit of padding.
+    """
+    tokens = output["prediction_logits"].float()
+    of_sequence = next(output[name] for name in ("seq_relationship_logits", "sop_logits") if name in output).float()
+    further = tokens.shape[-1] - of_sequence.shape[-1]
+    first = F.pad(of_sequence, (0, further), value=PADDED_LOGIT)[:, None]
+    counted = F.pad(mask, (1, 0), value=1.0)
+    return Predictions(torch.cat([first, tokens], dim=1), counted / counted.sum(1, keepdim=True), "categorical", 1)
 
 
 def _of_sequences(logits: Tensor, config: Any) -> Predictions:
@@ -155,11 +170,14 @@ def _signs_by_sequence(batch: Batch, seed: int, predicted: Predictions) -> Tenso
     count, dimensions = predicted.values.shape[1:]
     shape = (dimensions, count) if predicted.token_axis == 2 else (count, dimensions)
     rows = []
-    for row_seed, mask in zip(row_seeds(batch, seed), token_mask(batch).cpu(), strict=True):
+    seeds, masks = row_seeds(batch, seed), token_mask(batch).cpu()
+    for row, row_seed in enumerate(seeds):
         generator = torch.Generator().manual_seed(row_seed)
         signs = torch.randint(2, shape, generator=generator, dtype=torch.float32) * 2 - 1
         if predicted.token_axis is not None:
-            signs = signs[(mask.cumsum(0) - 1).clamp(min=0)]
+            before = count - len(masks[row]) if predicted.token_axis == 1 else 0
+            places = F.pad(masks[row].long(), (before, 0), value=1)
+            signs = signs[(places.cumsum(0) - 1).clamp(min=0)]
         rows.append(signs.T if predicted.token_axis == 2 else signs)
     return torch.stack(rows).to(predicted.values.device)
 
@@ -192,6 +210,8 @@ def task_loss(predicted: Predictions, labels: Batch) -> Tensor:
     expected = predicted.values.shape[:2] if predicted.family == "categorical" else predicted.values[:, 0].shape
     if targets.ndim == 1 or targets.numel() == expected.numel():
         targets = targets.reshape(len(targets), -1)
+    if targets.ndim == 2 and targets.shape[1] + 1 == expected[-1]:
+        targets = F.pad(targets, (1, 0), value=IGNORED)  # those of tokens alone, before which a sequence's stands
     if targets.shape != expected:
         raise DataError(f"labels of shape {tuple(targets.shape)} do not fit predictions of shape {tuple(expected)}")
     if predicted.family == "gaussian":

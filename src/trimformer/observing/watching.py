@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trimformer.data.rows import Batch
 from trimformer.errors import NumericalError
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
+from trimformer.observing.hooks import Reached, hooked
 
 SeeInputs = Callable[[Site, Tensor], None]
 """Function called with a site and its consumer's input, `(batch, length, features)`."""
@@ -39,6 +41,16 @@ def frozen(model: nn.Module) -> Iterator[None]:
         for parameter in model.parameters():
             if not parameter.is_meta:
                 parameter.requires_grad_(learning.get(parameter, True))
+
+
+def below_the_head(structure: Structure, batch: Batch) -> None:
+    """Run a model on a batch without its task head, which may change what the model reads: it flattens choices, say."""
+
+    def end(*_: object) -> None:
+        raise Reached
+
+    with hooked(structure.base, after=end):
+        structure.model(**batch)
 
 
 @contextmanager
@@ -121,9 +133,10 @@ def only_blocks(structure: Structure, start: int, stop: int | None = None, chain
 
 @contextmanager
 def input_replaced(block: nn.Module, hidden: Tensor) -> Iterator[None]:
-    """Within the context, a block gets these hidden states, whatever is computed below it."""
+    """Within the context, a block gets these hidden states, whatever is computed below it; in its first pass only."""
 
     def replace(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        handle.remove()
         return ((hidden, *args[1:]), kwargs) if args else ((), kwargs | {"hidden_states": hidden})
 
     handle = block.register_forward_pre_hook(replace, with_kwargs=True)

@@ -115,8 +115,10 @@ def tokens_read(structure: Structure, batches: list[Batch]) -> list[Tensor] | No
     """Mark with 1 each row's token that is read of the last sublayer, with 0 the others: `(tokens,)` by batch.
 
     None unless that is the first token alone, as most classifiers have it, or the last alone, as those of decoders do.
-    The gradient at the sublayer's output says so, in the first batch.
+    The gradient at the sublayer's output says so, in the first batch. All tokens are read where the blocks run again.
     """
+    if structure.passes(structure.sites[-1].chain) > 1:
+        return None
     seen: list[Tensor] = []
     model, batch, chain = structure.model, batches[0], structure.sites[-1].chain
     with (

@@ -56,6 +56,7 @@ class Walk:
         """Stand at the first block of a chain, all of the dense model's sublayers settled."""
         self.dense = Boundary(self.job.dense, self.batches, chain)
         self.student = Boundary(self.job.student, self.batches, chain)
+        self.student.hidden = list(self.dense.hidden)
         self.dense.settle(self.dense.sites)
 
     def _leave(self, stop: Stop) -> None:
@@ -119,7 +120,7 @@ class Stop:
         if site == student.sites[0] or not readers:
             return
         sums = RegressionSums(site.width, site.width, student.device, processes.agreed)
-        for index in range(len(self.walk.batches)):
+        for index in range(len(self.walk.dense.batches)):
             crossing = self._crossing(index)
             self._leaving[index] = crossing.leaving
             sums.add(self.walk.student.entering(index, site).float(), crossing.entering.float())
@@ -153,12 +154,12 @@ class Stop:
         site, weight = self.site, self.job.student.consumer_weight(self.site)
         features, width = weight.shape
         sums = RegressionSums(features, width, weight.device, processes.agreed)
-        for index in range(len(self.walk.batches)):
+        for index in range(len(self.walk.dense.batches)):
             residual, inputs = self.walk.student.before(index, site)
             leaving = self._leaving[index] if index in self._leaving else self._crossing(index).leaving
             target = leaving if site.norm else leaving - residual.float()
             scaled = target if site.multiplier == 1 else target / site.multiplier
-            sums.add(inputs.float(), scaled, None if weights is None else weights[index])
+            sums.add(inputs.float(), scaled, None if weights is None else weights[index % len(weights)])
         processes.add_up(sums.products)
         check_finite(sums.products, site.name)
         return sums
@@ -177,10 +178,15 @@ class Stop:
 
     @_in_memory
     def solve(self, sums: RegressionSums, *, ridge: float, intercept: bool) -> None:
-        """Write the solution of a regression into the student's consumer."""
+        """Write the solution of a regression into the student's consumer.
+
+        Where no unit is left, the solution is a mean. Behind a norm it is left out: the norm would make it as large as
+        all that the sublayer adds.
+        """
         refit = self.solution(sums, ridge=ridge, intercept=intercept)
         keeps_bias = not intercept or (self.job.stock and self.job.student.consumer_bias(self.site) is None)
-        write_consumer(self.job.student, self.site, refit.weight, None if keeps_bias else refit.bias)
+        bias = torch.zeros_like(refit.bias) if self.site.norm and not sums.features else refit.bias
+        write_consumer(self.job.student, self.site, refit.weight, None if keeps_bias else bias)
 
     def _crossing(self, index: int) -> Crossing:
         """Run the dense model through its sublayer; what leaves its block is kept for when the walk goes on."""
