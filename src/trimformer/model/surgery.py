@@ -208,12 +208,12 @@ def _cached_heads(structure: Structure, site: Site) -> int:
     return 1 if sublayer.multi_query else heads
 
 
-def _owned_by_core(structure: Structure, site: Site) -> str | None:
-    """Name the consumer inside the attention module, and the norm of the sum if that is there; None where outside."""
+def _owned_by_core(structure: Structure, site: Site) -> list[str]:
+    """Name the consumer inside the attention module, and the norm of the sum if that is there; none where outside."""
     inside, norm = f"{site.core}.", structure.sublayer(site).core_norm
     if not site.consumer.startswith(inside):
-        return None
-    return " ".join([site.consumer.removeprefix(inside), *([norm] if norm else [])])
+        return []
+    return [site.consumer.removeprefix(inside), *([norm] if norm else [])]
 
 
 def _replace(parameter: Tensor, values: Tensor) -> None:
