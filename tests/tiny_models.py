@@ -46,6 +46,7 @@ _SPECIAL = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_
 """Of encoders whose own special tokens are outside of a small vocabulary; not those that mark a decoder here."""
 _LLAMA = {**_BERT, **_DECODER, "num_attention_heads": 2 * HEADS_PER_BLOCK, "num_key_value_heads": HEADS_PER_BLOCK}
 _WINDOWS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 5}
+_HALF_ROTARY = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}}
 _ONE_KEY = {"num_attention_heads": HEADS_PER_BLOCK, "num_key_value_heads": 1}
 _FALCON = {**_BERT, **_DECODER, "ffn_hidden_size": NEURONS}
 _GPT2 = {
@@ -135,8 +136,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gemma with one key and value head": {**_LLAMA, "head_dim": 8, **_ONE_KEY},
     "gemma3_text with one key and value head": {**_LLAMA, **_WINDOWS, "head_dim": 8, **_ONE_KEY},
     "cohere": {**_LLAMA, "use_qk_norm": False},
-    "stablelm": _LLAMA,
-    "stablelm in parallel": {**_LLAMA, "use_parallel_residual": True, "use_qkv_bias": True},
+    "stablelm": {**_LLAMA, **_HALF_ROTARY},
+    "stablelm in parallel": {**_LLAMA, **_HALF_ROTARY, "use_parallel_residual": True, "use_qkv_bias": True},
     "olmo2": _LLAMA,
     "olmo3": {**_LLAMA, **_WINDOWS},
     "bloom": {**_BERT, **_DECODER, "n_layer": 2, "n_head": HEADS_PER_BLOCK},
@@ -275,9 +276,12 @@ ARCHITECTURES_AND_HEADS = [(name, head) for name in CONFIGS for head in heads_of
 FAMILIES = ("bert", "distilbert", "gpt2", "llama", "opt", "gpt_neox")
 """Tiny models that are tested with every head."""
 SIBLINGS = (
-    *("phi", "gemma2", "smollm3", "olmo", "helium", "seed_oss", "ministral", "ministral3", "hunyuan_v1_dense"),
-    *("ernie4_5", "vaultgemma", "cwm", "cohere2", "exaone4", "starcoder2", "nemotron", "arcee", "apertus", "jais2"),
-    *("nanochat", "glm", "glm4", "persimmon", "gptj", "gpt_neo", "xglm", "biogpt", "ctrl", "modernbert-decoder"),
+    *("olmo2", "granite", "falcon in groups"),
+    *("gemma with one key and value head", "cohere", "stablelm", "stablelm in parallel", "olmo3", "mpt", "phi"),
+    *("gpt_bigcode without sharing", "falcon", "falcon with alibi", "lfm2", "gemma2", "gemma3_text", "smollm3", "olmo"),
+    *("helium", "seed_oss", "ministral", "ministral3", "hunyuan_v1_dense", "ernie4_5", "vaultgemma", "cwm", "cohere2"),
+    *("exaone4", "starcoder2", "nemotron", "arcee", "apertus", "jais2", "nanochat", "glm", "glm4", "persimmon", "gptj"),
+    *("gpt_neo", "xglm", "biogpt", "ctrl", "modernbert-decoder"),
     *("data2vec-text", "ernie", "rembert", "layoutlm", "markuplm", "roc_bert", "splinter", "bert-generation"),
     *("big_bird", "xlm-roberta-xl", "megatron-bert", "esm with absolute positions", "gte"),
 )

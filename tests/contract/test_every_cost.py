@@ -41,7 +41,8 @@ def count_flops(model: PreTrainedModel, length: int) -> int:
 
 def count_parameters(model: PreTrainedModel, _: int) -> int:
     """All weights but norms, which go with an attention that has no heads; what else is in no sublayer stays."""
-    norms = [module for name, module in model.named_modules() if name.endswith(("q_norm", "k_norm"))]
+    names = ("q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm")
+    norms = [module for name, module in model.named_modules() if name.endswith(names)]
     return parameter_count(model) - sum(map(parameter_count, norms))
 
 
@@ -102,7 +103,7 @@ def test_formula_equals_an_independent_count(name: str, cost: Cost, structure: S
             assert gone == dense[length] - count(small, length), (how, length)
 
 
-@every_architecture
+@pytest.mark.parametrize("architecture", default_names())
 def test_flops_of_the_kept_units_are_those_of_the_cut_blocks(structure: Structure) -> None:
     tables = plugins.load("costs", "flops").prices(structure, Workload(9)).tables
     empty = copy.deepcopy(structure.model)

@@ -23,6 +23,7 @@ from trimformer.pruning.budget import Budget
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.result import PruningResult
+from trimformer.pruning.sizes import Sizes
 
 pytestmark = pytest.mark.xdist_group("many_processes")  # its fixture is made once
 
@@ -46,6 +47,11 @@ CASES: dict[str, tuple[str, str, str, Budget, dict[str, Any]]] = {
     "dual_cp on neurons alone": ("gpt2", "language model", "dual_cp", Budget(params=0.6), {"lambda_": 1.0}),
 }
 """By name: architecture, head, method, budget, options."""
+SIZES = {
+    "surgeon on a decoder": Sizes(heads="1-3", sites={"1": {"neurons": {"keep": [2, 5]}}}),
+    "kprune by Fisher": Sizes(drop_sublayers=1),
+}
+"""Sizes asked for in some cases."""
 
 
 def batches(head: str) -> list[Batch]:
@@ -66,7 +72,7 @@ def cases(size: int) -> list[str]:
 def pruned(case: str, **changes: Any) -> PruningResult:
     architecture, head, method, budget, options = CASES[case]
     pruner = Pruner(tiny_model(architecture, head), batches(head), method=method, options=options, **changes)
-    return pruner.prune(budget)
+    return pruner.prune(budget, SIZES.get(case))
 
 
 def tensors(result: PruningResult) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import torch
 from tiny_models import random_masks
 from toy_model import ToyModel, known, toy_batch, toy_model
 from trimformer import plugins
+from trimformer.errors import InvalidOption
 from trimformer.model.masking import masked
 from trimformer.model.structure import Structure, parameter_count, read_structure
 from trimformer.model.surgery import cut
@@ -28,7 +30,9 @@ from trimformer.pruning.budget import Budget
 from trimformer.pruning.contract import Job
 from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.refit.walk import Walk
+from trimformer.pruning.sizes import Sizes
 
+TOWERS = [f"{tower}_blocks.{block}" for tower in ("text", "picture") for block in (0, 1)]
 BATCHES = [toy_batch(seed=seed) for seed in range(6)]
 HELD_OUT = toy_batch(rows=40, seed=99)
 METHODS = sorted(plugins.names("methods"))
@@ -152,6 +156,24 @@ def test_every_method_prunes_it(method: str, share: float) -> None:
     assert result.manifest["budget"]["reached"] <= share + 1e-9
     assert torch.isfinite(logits(result.model)).all()
     assert parameter_count(result.model) < parameter_count(model)
+
+
+def test_sizes_are_asked_for_by_layer_and_kind() -> None:
+    """Layers are numbered through both towers; units of a kind of its own go by the plural of their name."""
+    pruner = Pruner(toy_model(), BATCHES, method="surgeon")
+    asked = Sizes(
+        sites={"0-1": {"pairs": {"units": 3, "keep": [6]}}, "3": "all"}, heads=[3, 1, 2, 4], drop_blocks="2-2"
+    )
+    with pytest.raises(InvalidOption, match="`drop_blocks` and `heads` ask for 0 and 2 units of picture_blocks"):
+        pruner.prune(None, asked)
+    result = pruner.prune(Budget(params=0.7), replace(asked, heads=[3, 1, 0, 4]))
+    kept = {name: int(mask.sum()) for name, mask in result.masks.items()}
+    assert [kept[f"{tower}.attention"] for tower in TOWERS] == [3, 1, 0, 4]
+    assert [kept[f"text_blocks.{block}.pairs"] for block in (0, 1)] == [3, 3]
+    assert bool(result.masks["text_blocks.1.pairs"][6])
+    assert [kept[f"picture_blocks.{block}.ffn"] for block in (0, 1)] == [0, 12]
+    assert result.facts.budget.reached <= 0.7
+    assert torch.isfinite(logits(result.model)).all()
 
 
 def test_refitting_helps_and_surgeon_beats_chance() -> None:

@@ -454,6 +454,15 @@ def test_sizes_that_cannot_be(
     assert not out.exists()
 
 
+def test_uniform_sizes_are_asked_for_without_a_budget(run: Run, model: Path, data: Path, out: Path) -> None:
+    asked = prune(model, data, out, method="magnitude", flops=None, neurons="2-9")
+    assert_mistake(run(*asked, "--uniform", "--max-drop", "1"), "--uniform goes with --flops", "not with --max-drop")
+    assert run(*asked, "--uniform").code == 0
+    config = json.loads((out / "config.json").read_text())
+    assert config["intermediate_size"] == 9
+    assert "quantization_config" not in config
+
+
 def test_max_drop_excludes_a_budget(run: Run, model: Path, data: Path, out: Path) -> None:
     assert_mistake(run(*prune(model, data, out, max_drop=0.1)), "exactly one of", "--max-drop")
     assert not out.exists()

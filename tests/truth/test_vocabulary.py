@@ -232,7 +232,7 @@ def test_a_saved_folder_has_no_file_of_the_tokens_before(tokenizers, tmp_path):
 
 
 def test_where_most_parameters_are_words_pruning_says_so():
-    (said,) = mostly_words(read_structure(one_layer(5000)))
+    (said,) = mostly_words(read_structure(one_layer(5000, num_key_value_heads=4)))
     assert "word embeddings" in said
     assert "trimformer vocabulary" in said
-    assert mostly_words(read_structure(one_layer(50))) == []
+    assert mostly_words(read_structure(one_layer(50, num_key_value_heads=4))) == []

@@ -10,7 +10,15 @@ from pathlib import Path
 import accelerate
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    Cache,
+    GenerationConfig,
+    PreTrainedModel,
+)
+from transformers.cache_utils import QuantizedLayer
 
 from tiny_models import inputs, outputs, random_masks, tiny_model
 from trimformer.model.structure import read_structure
@@ -156,3 +164,66 @@ class TestBuiltFromItsConfig:
 
 def shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
     return {name: values.shape for name, values in model.state_dict().items()}
+
+
+class Unrounded(QuantizedLayer):
+    """A layer of a quantized cache whose numbers stay as they are: what it holds apart from them is the same."""
+
+    def _quantize(self, tensor: torch.Tensor, axis: int) -> torch.Tensor:
+        return tensor
+
+    def _dequantize(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+class TestCaches:
+    """Caches of every kind hold what uneven layers give them, or are refused with a sentence."""
+
+    def test_a_quantized_cache(self, architecture: str) -> None:
+        model, ids = pruned(architecture), torch.tensor([[5, 9, 21, 33, 7]])
+        settings = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
+        cache = Cache(layers=[Unrounded(residual_length=3) for _ in range(3)])
+        assert torch.equal(
+            model.generate(ids, past_key_values=cache, **settings), model.generate(ids, use_cache=False, **settings)
+        )
+        assert cache.get_seq_length() == 12
+
+    def test_continuous_batching_is_refused_where_layers_differ(self, architecture: str, tmp_path: Path) -> None:
+        for model in (
+            pruned(architecture),
+            copy.deepcopy(pruned(architecture)),
+            reloaded(pruned(architecture), tmp_path),
+        ):
+            with pytest.raises(ValueError, match="layers of a pruned model differ: use generate"):
+                model.generate_batch([[5, 9, 21], [8, 6]], max_new_tokens=3)
+
+    @pytest.mark.slow
+    def test_continuous_batching_works_where_attention_is_whole_or_gone(self, architecture: str) -> None:
+        model = tiny_model(architecture, "language model", num_hidden_layers=3, attn_implementation="sdpa")
+        structure = read_structure(model)
+        masks = structure.full_masks() | {site.name: torch.zeros(site.units).bool() for site in structure.sites[:2]}
+        cut(structure, masks)
+        settings = GenerationConfig(max_new_tokens=5, min_new_tokens=5, do_sample=False, eos_token_id=2, pad_token_id=0)
+        ids = [5, 9, 21]
+        found = model.generate_batch([ids], generation_config=settings)
+        expected = model.generate(torch.tensor([ids]), generation_config=settings)[0, 3:].tolist()
+        assert [result.generated_tokens for result in found.values()] == [expected]
+
+
+def test_a_class_that_builds_its_base_by_from_config(tmp_path: Path) -> None:
+    small = pruned("llama", "sequence classification")
+    small.save_pretrained(tmp_path)
+    loaded = type(small).from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(outputs(loaded, inputs(small)), outputs(small, inputs(small)))
+    assert shapes(AutoModelForSequenceClassification.from_config(loaded.config)) == shapes(small)
+
+
+@pytest.mark.parametrize("architecture", CASES)
+def test_every_weight_has_a_gradient_so_that_parallel_training_finds_it(architecture: str) -> None:
+    model = pruned(architecture)
+    sum(values.sum() for values in model(**inputs(model)).values() if torch.is_tensor(values)).backward()
+    used = {name for name, values in model.named_parameters() if values.grad is None}
+    dense = tiny_model(architecture, CASES[architecture])
+    sum(values.sum() for values in dense(**inputs(dense)).values() if torch.is_tensor(values)).backward()
+    assert used <= {name for name, values in dense.named_parameters() if values.grad is None}

@@ -131,6 +131,14 @@ def test_protected_units_are_not_exchanged() -> None:
         assert found[unit] == mask[unit]
 
 
+def test_protected_units_are_exchanged_for_the_last_kept() -> None:
+    protected = torch.tensor([False, True, False, True, False, False])
+    mask = torch.tensor([True, False, True, True, False, True])
+    found = Bounds(protected={"a": protected}).keeping_protected("a", mask)
+    assert found.tolist() == [True, True, True, True, False, False]
+    assert torch.equal(Bounds().keeping_protected("a", mask), mask)
+
+
 def test_what_is_dropped_loses_least_together() -> None:
     drop = Drop(2, (("a1", "a2"), ("b1", "b2"), ("c1", "c2"), ("d1",)))
     losses = {"a1": 1.0, "a2": 5.0, "b1": 2.0, "b2": 2.0, "c1": 0.5, "c2": 9.0, "d1": 5.0}

@@ -36,6 +36,8 @@ from trimformer.pruning.pruner import prune
 from trimformer.pruning.result import PruningResult
 
 METHODS = [name for name, kind in plugins.provided("methods").items() if not kind.needs_labels]
+WITHOUT_SIZES = ("bloom", "mpt", "lfm2")
+"""Tiny models whose class computes its number of neurons from something else."""
 LOAD = """
 import json, sys
 import torch, transformers
@@ -69,6 +71,10 @@ def sizes(structure: Structure) -> dict[str, set[int]]:
 @pytest.mark.parametrize("name", default_names())
 def test_every_layer_keeps_as_many_units(name: str) -> None:
     model = tiny_model(name, head_of(name))
+    if name in WITHOUT_SIZES:
+        with pytest.raises(UnsupportedModel, match="has no config entry for its number of neurons"):
+            uniform(model)
+        return
     result = uniform(model)
     structure = read_structure(result.model)
     assert all(len(found) == 1 for found in sizes(structure).values())
@@ -76,7 +82,7 @@ def test_every_layer_keeps_as_many_units(name: str) -> None:
     assert result.manifest["budget"]["reached"] <= 0.85
     assert result.manifest["budget"]["uniform"] is True
     fewer_heads = "head" in structure.architecture.stock.values()
-    assert fewer_heads or sizes(structure)["head"] == {HEADS_PER_BLOCK}
+    assert fewer_heads or sizes(structure)["head"] == sizes(read_structure(model))["head"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -89,7 +95,7 @@ def test_every_method_prunes_uniformly(name: str, method: str) -> None:
 
 def test_uniform_checkpoints_load_in_a_new_process_without_the_package(tmp_path: Path) -> None:
     expected = {}
-    for name in (name for name in CONFIGS if name not in SIBLINGS):
+    for name in (name for name in CONFIGS if name not in (*SIBLINGS, *WITHOUT_SIZES)):
         folder = tmp_path / name.replace(" ", "-")
         small = uniform(tiny_model(name, head_of(name))).model
         small.save_pretrained(folder)

@@ -8,8 +8,8 @@ from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, 
 def falcon(config: Any) -> Architecture:
     """Describe the layout that the config asks for; the newest keeps keys and values of every query head in caches."""
     grouped, shared = config.new_decoder_architecture, config.multi_query and not config.new_decoder_architecture
-    fused: dict[str, Any] = {"parts": 1, "shared": 2} if shared else {"parts": 3, "by_unit": True}
-    groups = {"num_heads": "query heads"} | ({"num_kv_heads": "heads"} if grouped or not shared else {})
+    parts = 1 if shared else 3
+    groups = {"num_heads": "query heads"} | ({} if shared else {"num_kv_heads": "heads"})
     return Architecture(
         description="pre-norm decoder with Falcon's fused query, key and value",
         chains=(
@@ -18,7 +18,9 @@ def falcon(config: Any) -> Architecture:
                 sublayers=(
                     Attention(
                         core="self_attention",
-                        producers=(Fused("self_attention.query_key_value", **fused),),
+                        producers=(
+                            Fused("self_attention.query_key_value", parts, by_unit=not shared, shared=3 - parts),
+                        ),
                         consumer="self_attention.dense",
                         multi_query=shared,
                         key_value_heads="num_kv_heads" if grouped else "num_attention_heads",

@@ -8,7 +8,7 @@ from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, 
 def gpt_bigcode(config: Any) -> Architecture:
     """Describe the layout: by query head, with key and value behind, or query, key and value head by head."""
     shared = {"embed_dim": "features", "num_key_value_groups": "heads"} if config.multi_query else {}
-    fused: dict[str, Any] = {"parts": 1, "shared": 2} if config.multi_query else {"parts": 3, "by_unit": True}
+    parts = 1 if config.multi_query else 3
     return Architecture(
         description="pre-norm decoder with GPTBigCode's fused query, key and value",
         chains=(
@@ -17,7 +17,7 @@ def gpt_bigcode(config: Any) -> Architecture:
                 sublayers=(
                     Attention(
                         core="attn",
-                        producers=(Fused("attn.c_attn", **fused),),
+                        producers=(Fused("attn.c_attn", parts, by_unit=not config.multi_query, shared=3 - parts),),
                         consumer="attn.c_proj",
                         multi_query=config.multi_query,
                         sizes={"num_heads": "heads"} | shared,

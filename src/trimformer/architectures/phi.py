@@ -19,7 +19,7 @@ PHI = Architecture(
             pre_norm=True,
         ),
     ),
-    stock={"num_key_value_heads": "head", "num_attention_heads": "query head", "intermediate_size": "neuron"},
+    stock={"intermediate_size": "neuron"},
 )
 
 PROVIDES = {"phi": PHI}

@@ -31,6 +31,7 @@ from trimformer.pruning.budget import Budget
 from trimformer.pruning.cache import MeasuredCache, default_folder
 from trimformer.pruning.constraints import constrain, suited
 from trimformer.pruning.contract import Method
+from trimformer.pruning.parameters import ROUND_TO
 from trimformer.pruning.sizes import Sizes, read_sizes
 from trimformer.report import page, saving, summary, terminal
 
@@ -84,6 +85,29 @@ def check_one_of(sizes: Mapping[str, float | None]) -> None:
     if sum(size is not None for size in sizes.values()) != 1:
         examples = ", ".join(f"`{name}={EXAMPLES[name]}`" for name in sizes)
         raise InvalidOption(f"say how small: exactly one of {examples}")
+
+
+def target(
+    shares: Mapping[str, float | None], max_drop: float | None, sizes: Sizes | None, *, round_to: int, uniform: bool
+) -> tuple[Budget | None, Sizes | None]:
+    """Read how small a model is to be: a budget or a largest loss, sizes, or one of the first two with sizes.
+
+    Returns:
+        The budget, None where there is none, and the sizes.
+
+    Raises:
+        InvalidOption: nothing says how small, several budgets do, or an option goes not with the others.
+    """
+    has_budget = any(share is not None for share in shares.values())
+    if has_budget or max_drop is not None or sizes is None:
+        check_one_of({**shares, "max_drop": max_drop})
+    if has_budget:
+        return one_budget(shares, round_to=round_to, uniform=uniform), sizes
+    if uniform and max_drop is not None:
+        raise InvalidOption("`uniform` goes with `flops`, `params`, `latency` or sizes, not with `max_drop`")
+    if round_to != ROUND_TO.default and max_drop is None:
+        raise InvalidOption("`round_to` goes with a budget: sizes that are asked for are what they are")
+    return None, replace(sizes, uniform=uniform) if sizes else None
 
 
 def asked_sizes(

@@ -42,7 +42,6 @@ from trimformer.cli.options import (
     VocabularyOption,
     assignments,
 )
-from trimformer.errors import InvalidOption
 from trimformer.model.parameters import DEVICE, DTYPE
 from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, ROUND_TO, SEED
 
@@ -101,14 +100,7 @@ def prune_command(
 
     shares = {"flops": flops, "params": params, "latency": latency}
     sizes = steps.asked_sizes((heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
-    has_budget = shares != dict.fromkeys(shares)
-    if has_budget or max_drop is not None or sizes is None:
-        steps.check_one_of(shares | {"max_drop": max_drop})
-    if uniform and not has_budget:
-        raise InvalidOption("`uniform` goes with `flops`, `params` or `latency`, not without a budget")
-    if round_to != ROUND_TO.default and not (has_budget or max_drop is not None):
-        raise InvalidOption("`round_to` goes with a budget: sizes that are asked for are what they are")
-    budget = steps.one_budget(shares, round_to=round_to, uniform=uniform) if has_budget else None
+    budget, sizes = steps.target(shares, max_drop, sizes, round_to=round_to, uniform=uniform)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     options = assignments(set_)
     made = make_method(method, options)
@@ -118,8 +110,7 @@ def prune_command(
     with console.progress_bars(console.error_console) as progress:
         project = steps.gather(origin, max_length, placement, progress)
         steps.check_sizes(sizes, project.model, method, made)
-        project = project if max_drop is None else project.with_guard(seed)
-        project = with_vocabulary(project, vocabulary) if vocabulary else project
+        project = with_vocabulary(project if max_drop is None else project.with_guard(seed), vocabulary)
         pruner = project.pruner(
             method=method,
             calibration_tokens=calibration_tokens,

@@ -11,16 +11,19 @@ from trimformer.vocabulary.facts import CALIBRATION
 from trimformer.vocabulary.trim import trim_vocabulary
 
 
-def with_vocabulary(project: Project, source: str) -> Project:
+def with_vocabulary(project: Project, source: str | None) -> Project:
     """Make the same project of a model with a trimmed vocabulary; the dense metrics stay those of the model as given.
 
     Args:
         project: of the model as given.
-        source: file of the texts whose tokens are kept, or `calibration`: the project's calibration rows.
+        source: file of the texts whose tokens are kept, or `calibration`: the project's calibration rows; None keeps
+            all tokens.
 
     Raises:
         TrimformerError: as `trim_vocabulary`, or the file cannot be read.
     """
+    if source is None:
+        return project
     is_calibration = source == CALIBRATION
     rows = project.calibration_rows if is_calibration else read_rows(source, "train")
     encoded = project.task.encode(rows, project.tokenizer, project.max_length) if is_calibration else []

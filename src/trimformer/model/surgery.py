@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from typing import Any
+
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
@@ -138,12 +143,31 @@ def describe_stock(structure: Structure, masks: Masks) -> Structure:
     if all(bool(mask.all()) for mask in masks.values()):
         return cut_structure
     head, neuron = (next(site for site in cut_structure if site.kind == kind) for kind in ("head", "neuron"))
-    sizes = {"neuron": neuron.units, "head": head.units, "query head": head.units * head.query_heads}
+    _set_stock(config, stock, head, head.units, neuron.units)
+    return cut_structure
+
+
+def class_accepts(structure: Structure, heads: int) -> bool:
+    """Tell whether the class of a model can have as many units of attention in every layer, by its config's own rules.
+
+    Llama's width must be a multiple of its number of heads, for example, though nothing is computed from that.
+    """
+    config = copy.deepcopy(structure.model.config)
+    head, neuron = (next(site for site in structure if site.kind == kind) for kind in ("head", "neuron"))
+    _set_stock(config, structure.architecture.stock, head, heads, neuron.units)
+    try:
+        getattr(config, "validate", bool)()
+    except (ValueError, StrictDataclassError):
+        return False
+    return True
+
+
+def _set_stock(config: Any, stock: Mapping[str, str], head: Site, heads: int, neurons: int) -> None:
+    sizes = {"neuron": neurons, "head": heads, "query head": heads * head.query_heads}
     if "head" in stock.values():  # or else it would follow from the number of heads
         config.head_dim = head.unit_width // head.query_heads
     for name, what in stock.items():
         setattr(config, name, sizes[what])
-    return cut_structure
 
 
 def pruning_config(structure: Structure) -> TrimformerConfig:
@@ -184,12 +208,12 @@ def _cached_heads(structure: Structure, site: Site) -> int:
     return 1 if sublayer.multi_query else heads
 
 
-def _owned_by_core(structure: Structure, site: Site) -> str | None:
-    """Name the consumer inside the attention module, and the norm of the sum if that is there; None where outside."""
+def _owned_by_core(structure: Structure, site: Site) -> list[str]:
+    """Name the consumer inside the attention module, and the norm of the sum if that is there; none where outside."""
     inside, norm = f"{site.core}.", structure.sublayer(site).core_norm
     if not site.consumer.startswith(inside):
-        return None
-    return " ".join([site.consumer.removeprefix(inside), *([norm] if norm else [])])
+        return []
+    return [site.consumer.removeprefix(inside), *([norm] if norm else [])]
 
 
 def _replace(parameter: Tensor, values: Tensor) -> None:

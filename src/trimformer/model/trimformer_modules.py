@@ -39,8 +39,11 @@ class BiasOnly(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Turn `(…, in_features)` into `(…, out_features)`."""
-        zeros = hidden_states.new_zeros(*hidden_states.shape[:-1], self.out_features)
-        return zeros if self.bias is None else zeros + self.bias
+        if self.out_features == 0:
+            return hidden_states[..., :0]
+        bias = hidden_states.new_zeros(self.out_features) if self.bias is None else self.bias
+        # The sum of no numbers, zero: what comes before has a gradient then, of zeros, as trainers of all kinds expect.
+        return hidden_states.sum(-1, keepdim=True) + bias
 
 
 class NoHeads(nn.Module):
@@ -51,18 +54,17 @@ class NoHeads(nn.Module):
 
     replaces: type[nn.Module]
 
-    def replace(self, replaced: nn.Module, output_name: str | None) -> None:
+    def replace(self, replaced: nn.Module, owned: list[str]) -> None:
         """Take the place of an attention module; keep the output projection if it owns one, and a norm behind it."""
         nn.Module.__init__(self)
         self.config: Any = getattr(replaced, "config", None)
         self.layer_idx: int | None = getattr(replaced, "layer_idx", getattr(replaced, "layer_id", None))
         self.arguments = list(signature(type(replaced).forward).parameters)[2:]
         self.head_dim: int = getattr(replaced, "head_dim", 1)
-        self.output_name, self.norm_name = (*(output_name or "").split(), None, None)[:2]
+        self.output_name, self.norm_name = (*owned, None, None)[:2]
         self._is_hf_initialized = True
-        for name in (self.output_name, self.norm_name):
-            if name is not None:
-                self.add_module(name, replaced.get_submodule(name))
+        for name in owned:
+            self.add_module(name, replaced.get_submodule(name))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the replaced class: the instance's own class is made when it is needed."""
@@ -147,11 +149,11 @@ def add_bias(projection: Any, dtype: torch.dtype, device: torch.device) -> None:
     projection.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype, device=device))
 
 
-def empty_attention(base: nn.Module, path: str, output_name: str | None) -> None:
-    """Replace an attention module by one without heads; it keeps the output projection if it owns one."""
+def empty_attention(base: nn.Module, path: str, owned: list[str]) -> None:
+    """Replace an attention module by one without heads, which keeps what it owns: see `NoHeads.replace`."""
     replaced = base.get_submodule(path)
     empty = _new_no_heads(type(replaced))
-    empty.replace(replaced, output_name)
+    empty.replace(replaced, owned)
     base.set_submodule(path, empty)
 
 

@@ -109,7 +109,7 @@ class Boundary:
             seen["entering"] = _first_input(args, kwargs)
 
         def keep_output(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-            seen["output"] = output
+            seen["output"] = output.clone()  # some blocks add to it in place
 
         def end(*_: object) -> None:
             if not site.last_in_block:

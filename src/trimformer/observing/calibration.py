@@ -214,9 +214,9 @@ def _adding(
         seen, mask = passes[site.name], masks[site.chain]
         seen.append((hidden, gradient))
         if gradients is not None and len(seen) == site.passes:
-            both = (parts[0] if site.passes == 1 else torch.cat(parts, dim=1) for parts in zip(*seen, strict=True))
-            every = mask if mask is None or site.passes == 1 else mask.repeat(1, site.passes)
-            gradients(found[site.name], SeenBackward(site, number, every, *both, rows))
+            inputs_there, gradients_there = (torch.cat(parts, dim=1) for parts in zip(*seen, strict=True))
+            every = None if mask is None else mask.repeat(1, site.passes)
+            gradients(found[site.name], SeenBackward(site, number, every, inputs_there, gradients_there, rows))
 
     watch = watching(
         structure,

@@ -52,6 +52,8 @@ class Sizes:
     """How many sublayers lose all units, chosen by cost; or which: `"3.attention,5.ffn"`."""
     only: str | None = None
     """Kind of the units that may go, `heads` or `neurons`; those of other kinds all stay."""
+    uniform: bool = False
+    """True for as many units in every layer: the smaller model is one of its own class, and loads as any other."""
 
     def __post_init__(self) -> None:
         for name in ("heads", "neurons"):
@@ -65,6 +67,8 @@ class Sizes:
                 numbers(value, name)
         if self.only not in (None, "heads", "neurons"):
             raise InvalidOption(f"`only={self.only}` must be heads or neurons: the units that may go")
+        if not isinstance(self.uniform, bool):
+            raise InvalidOption(f"`uniform={self.uniform!r}` must be true or false")
         if how_many(self.drop_blocks) == 0 or how_many(self.drop_sublayers) == 0:
             raise InvalidOption("`drop_blocks` and `drop_sublayers` must be at least 1: leave them out to drop none")
 
@@ -75,7 +79,7 @@ class Sizes:
         return {
             name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
             for name, value in given.items()
-            if value is not None and value != {}
+            if value is not None and value is not False and value != {}
         }
 
 

@@ -48,7 +48,7 @@ class Target:
     @property
     def uniform(self) -> bool:
         """True for the same sizes in every layer."""
-        return self.budget is not None and self.budget.uniform
+        return any(asked is not None and asked.uniform for asked in (self.budget, self.sizes))
 
     def limit(self, prices: Prices, costs: CostTables, share: float) -> float:
         """Compute what the kept units may cost together: a share of all or, without a budget, what sizes come to.

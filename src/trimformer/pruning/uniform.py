@@ -13,7 +13,7 @@ from dataclasses import replace
 from trimformer.errors import UnreachableTarget, UnsupportedModel
 from trimformer.model.sites import Masks, Site
 from trimformer.model.structure import Structure, read_structure
-from trimformer.model.surgery import pruning_config
+from trimformer.model.surgery import class_accepts, pruning_config
 from trimformer.pruning.choose.search import ROUNDING
 from trimformer.pruning.contract import Job
 
@@ -49,7 +49,8 @@ def uniform_job(job: Job, masks: Masks) -> Job:
     wanted = sum(int(masks[site.name].sum()) for site in heads) / len(heads)
     (fewest, most), (fewest_neurons, most_neurons) = _common(job, heads), _common(job, neurons)
     found: dict[int, int] = {}
-    for count in range(fewest if may_go else heads[0].units, most + 1):
+    possible = range(fewest if may_go else heads[0].units, most + 1)
+    for count in (each for each in possible if not may_go or class_accepts(job.dense, each)):
         left = job.limit * (1 + ROUNDING) - sum(float(job.costs[site.name][count]) for site in heads)
         fitting = int((sum(job.costs[site.name] for site in neurons) <= left).sum()) - 1  # type: ignore[union-attr]
         if fitting >= fewest_neurons:

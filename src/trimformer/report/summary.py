@@ -174,7 +174,9 @@ def asked_sizes(pruning: PruningFacts) -> list[Share]:
         "drop_blocks": _listed(row.block for row in rows if not any(each.kept for each in row.units.values())),
         "drop_sublayers": _listed(".".join(map(str, place(site))) for site in pruning.sizes.dropped),
     }
-    return [Share(SIZES[name], "", _as_typed(value), found.get(name, "")) for name, value in asked.items()]
+    return [
+        Share(SIZES[name], "", _as_typed(value), found.get(name, "")) for name, value in asked.items() if name in SIZES
+    ]
 
 
 def _as_typed(value: Any) -> str:

@@ -178,10 +178,15 @@ class Stop:
 
     @_in_memory
     def solve(self, sums: RegressionSums, *, ridge: float, intercept: bool) -> None:
-        """Write the solution of a regression into the student's consumer."""
+        """Write the solution of a regression into the student's consumer.
+
+        Where no unit is left, the solution is a mean. Behind a norm it is left out: the norm would make it as large as
+        all that the sublayer adds.
+        """
         refit = self.solution(sums, ridge=ridge, intercept=intercept)
         keeps_bias = not intercept or (self.job.stock and self.job.student.consumer_bias(self.site) is None)
-        write_consumer(self.job.student, self.site, refit.weight, None if keeps_bias else refit.bias)
+        bias = torch.zeros_like(refit.bias) if self.site.norm and not sums.features else refit.bias
+        write_consumer(self.job.student, self.site, refit.weight, None if keeps_bias else bias)
 
     def _crossing(self, index: int) -> Crossing:
         """Run the dense model through its sublayer; what leaves its block is kept for when the walk goes on."""
