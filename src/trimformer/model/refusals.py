@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,6 +33,23 @@ def _no_model(given: Any) -> str:
     inside = [name for name, each in given.named_modules() if name and isinstance(each, PreTrainedModel)]
     remedy = f": give the one in it, model.{inside[0]}" if inside else ", and there is none in it"
     return f"{kind} is no transformers model (PreTrainedModel){remedy}"
+
+
+def not_described(config: Any, known: Sequence[str]) -> str:
+    """Say of a model that no architecture describes what is different about it, as far as its config tells."""
+    fields = config.to_dict()
+    reasons = {
+        "it has an encoder and a decoder": fields.get("is_encoder_decoder"),
+        "its layers are mixtures of experts": any("expert" in name and value for name, value in fields.items()),
+        "it reads images or sound": fields.keys() & {"vision_config", "audio_config", "image_size", "num_mel_bins"},
+    }
+    why = "".join(f"{reason}, and " for reason, holds in reasons.items() if holds)
+    near = get_close_matches(config.model_type, known, n=1, cutoff=0.75)
+    like = f"; did you mean {near[0]}?" if near else ""
+    return (
+        f"models of type {config.model_type!r} cannot be pruned: {why}no architecture describes them{like}; "
+        f"`trimformer list` shows the {len(known)} types that can"
+    )
 
 
 def check_use(model: PreTrainedModel, architecture: Architecture) -> None:
