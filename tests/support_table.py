@@ -29,7 +29,6 @@ from transformers import AutoConfig, PreTrainedModel
 import trimformer
 from tiny_models import ALL_HEADS, CONFIGS, inputs, is_causal, main_head, outputs, random_masks, tiny_model
 from trimformer import Budget, plugins
-from trimformer.errors import TrimformerError
 from trimformer.model.masking import masked
 from trimformer.model.sites import Attention
 from trimformer.model.structure import find_architecture, read_structure
@@ -195,13 +194,9 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     names = sys.argv[1:] or list(CONFIGS)
     with tempfile.TemporaryDirectory() as scratch:
-        folder, rows = Path(scratch) / "models", []
+        folder = Path(scratch) / "models"
         folder.mkdir()
-        for name in names:
-            try:
-                rows.append(make(name, folder))
-            except TrimformerError as error:
-                sys.stderr.write(f"{name}: {error}\n")
+        rows = [make(name, folder) for name in names]
         for how in ("loaded", "alone"):
             load(folder, how)
         for row in rows:
