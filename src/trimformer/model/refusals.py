@@ -83,6 +83,12 @@ def _by_method(config: Any) -> str:
 
 def _is_plain(model: nn.Module) -> bool:
     """Tell whether all weights are ordinary floating-point tensors; those of a dequantized file, such as GGUF, are."""
-    kinds = {type(module).__module__ for module in model.modules()}
-    weights = all(type(each) in (Tensor, nn.Parameter) and each.is_floating_point() for each in model.parameters())
-    return weights and not any(kind.startswith("torch.ao.nn.quantized") for kind in kinds)
+    weights = all(_is_of_torch(each) and each.is_floating_point() for each in model.parameters())
+    return weights and not any(
+        type(module).__module__.startswith("torch.ao.nn.quantized") for module in model.modules()
+    )
+
+
+def _is_of_torch(weight: Tensor) -> bool:
+    """Tell whether a weight's class is one of PyTorch's own; quantizers have classes for weights."""
+    return type(weight).__module__.partition(".")[0] == "torch"
