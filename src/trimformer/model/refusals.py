@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from trimformer.errors import UnsupportedModel
@@ -81,14 +81,12 @@ def _by_method(config: Any) -> str:
     return f" with {getattr(method, 'value', method)}" if method else ""
 
 
+QUANTIZERS = ("torchao", "optimum", "bitsandbytes", "hqq", "gptqmodel", "awq", "eetq", "vptq", "aqlm", "torch.ao")
+"""Packages whose classes of weights and modules are quantized, whatever type of number they say that they hold."""
+
+
 def _is_plain(model: nn.Module) -> bool:
     """Tell whether all weights are ordinary floating-point tensors; those of a dequantized file, such as GGUF, are."""
-    weights = all(_is_of_torch(each) and each.is_floating_point() for each in model.parameters())
-    return weights and not any(
-        type(module).__module__.startswith("torch.ao.nn.quantized") for module in model.modules()
-    )
-
-
-def _is_of_torch(weight: Tensor) -> bool:
-    """Tell whether a weight's class is one of PyTorch's own; quantizers have classes for weights."""
-    return type(weight).__module__.partition(".")[0] == "torch"
+    homes = {type(each).__module__ for each in (*model.parameters(), *model.modules())}
+    quantized = any(home.startswith(f"{package}.") for home in homes for package in QUANTIZERS)
+    return not quantized and all(each.is_floating_point() for each in model.parameters())
