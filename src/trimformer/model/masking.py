@@ -27,8 +27,9 @@ def check_masks(structure: Structure, masks: Masks) -> None:
         mask = masks[site.name]
         if mask.dtype is not torch.bool or mask.shape != (site.units,):
             by_group = f", one entry for every {site.query_heads} query heads that share a key and value head"
+            grouped = by_group if site.query_heads > site.groups else ""
             raise InvalidOption(
-                f"mask of {site.name} must be bool of shape ({site.units},){by_group if site.query_heads > site.groups else ''}, "
+                f"mask of {site.name} must be bool of shape ({site.units},){grouped}, "
                 f"got {mask.dtype} {tuple(mask.shape)}"
             )
 

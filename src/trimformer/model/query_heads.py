@@ -11,7 +11,7 @@ from trimformer.model.trimformer_modules import OwnConfig
 
 
 def by_query_head(architecture: Architecture) -> Architecture:
-    """Describe the variant of an architecture whose query heads share one key and value head: a unit is a query head."""
+    """Describe the variant whose query heads all share one key and value head: a unit is a query head."""
     return _varied(architecture, lambda sublayer: replace(_of_queries(sublayer), multi_query=True))
 
 
@@ -21,8 +21,8 @@ def by_slot(architecture: Architecture) -> Architecture:
 
 
 def one_by_one(architecture: Architecture) -> Architecture:
-    """Describe an architecture with every query head as a unit, to be looked at: such units cannot be cut."""
-    return _varied(architecture, lambda sublayer: replace(_of_queries(sublayer), slots=True, multi_query=True))
+    """Describe an architecture by slot with single query heads as units, to be looked at: they cannot be cut."""
+    return _varied(architecture, lambda sublayer: replace(sublayer, multi_query=True))
 
 
 def _varied(architecture: Architecture, varied: Callable[[Attention], Attention]) -> Architecture:

@@ -117,7 +117,8 @@ class Site:
             return values
         place = axis % values.dim()
         pieces = values.unflatten(place, (self.groups, -1, self.unit_width // self.groups))
-        return pieces.transpose(place, place + 1).flatten(place, place + 2)
+        arranged: Tensor = pieces.transpose(place, place + 1).flatten(place, place + 2)
+        return arranged
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Layout:
     positions: int = 0
     """Embeddings of positions that every token is scored against, beside the other tokens."""
     groups: int = 1
-    """Pieces of the consumer's input and of each part in which every unit has an equal share; `parts` tell that share."""
+    """Pieces of the consumer's input and of each part, with an equal share of every unit; `parts` has that share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,7 +270,7 @@ class Attention(Sublayer):
 
     def head_width(self, config: Any) -> int:
         """Read the width of a head."""
-        return getattr(config, "head_dim", None) or getattr(config, self.width) // config.num_attention_heads
+        return int(getattr(config, "head_dim", None) or getattr(config, self.width) // config.num_attention_heads)
 
     def window(self, config: Any, block: int) -> int | None:
         """Read the window from the config's attribute, if the block is one of those that have it."""

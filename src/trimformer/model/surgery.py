@@ -122,7 +122,8 @@ def describe_cut(structure: Structure, masks: Masks) -> Structure:
             new.empty[now.core] = _owned_by_core(cut_structure, now)
         elif now.core:
             new.query_heads |= {now.name: query_heads} if query_heads else {}
-            new.attributes |= {path: size for path, size in before.attributes.items() if path.startswith(f"{now.core}.")}
+            inside = f"{now.core}."
+            new.attributes |= {path: size for path, size in before.attributes.items() if path.startswith(inside)}
             new.attributes |= _head_counts(structure, site, int(masks[site.name].sum()))
             new.attributes |= _head_counts(cut_structure, now, now.units)
             new.by_head |= head_selections(structure.base, now.core)

@@ -144,7 +144,7 @@ def _of_other_kinds(sizes: Sizes, structure: Structure) -> dict[str, Range]:
     if sizes.only is None:
         return {}
     for field in KINDS:
-        if field != sizes.only and getattr(sizes, field) is not None:
+        if KINDS[field] != KINDS[sizes.only] and getattr(sizes, field) is not None:
             raise InvalidOption(f"`only={sizes.only}` keeps all {field}, and `{field}` is a size of them: give one")
     if all(site.kind != KINDS[sizes.only] for site in structure):
         raise InvalidOption(f"`only={sizes.only}`: this model has no {sizes.only}")

@@ -1,4 +1,9 @@
-"""Query heads as units where sizes ask for them: which of each key/value head's go together, by their worth."""
+"""Query heads as units where sizes ask for it: slots, one of every key/value head, the worst in one slot.
+
+A key/value head is to keep as many query heads as every other of its layer. So the query heads are first judged one by
+one, by the method, and moved within their groups by falling worth, which changes nothing that the model computes; slots
+of these are then units like any other.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,34 @@ from trimformer import processes
 from trimformer.model.query_heads import one_by_one
 from trimformer.model.slots import are_grouped, order_query_heads, read_by_slot
 from trimformer.model.structure import Structure, read_structure
-from trimformer.observing.calibration import Calibration
-from trimformer.pruning.budget import CostTables
+from trimformer.observing.measurements import Measured
 from trimformer.pruning.contract import Job, JudgesUnits
 from trimformer.pruning.sizes import Sizes
+
+
+def with_asked_units(structure: Structure, sizes: Sizes | None) -> Structure:
+    """Give a model with the units that sizes ask for: as it was read, or by slot.
+
+    Raises:
+        UnsupportedModel: its query heads cannot go one by one; says why.
+    """
+    asked = sizes is not None and sizes.by_query_head and are_grouped(structure)
+    return read_by_slot(structure) if asked else structure
+
+
+def one_by_one_in(slots: Structure) -> Structure:
+    """Read the model of a structure by slot again, with every query head as a unit, to judge them."""
+    return read_structure(slots.model, one_by_one(slots.architecture))
+
+
+def order_by_worth(slots: Structure, method: JudgesUnits, job: Job, measured: Measured) -> None:
+    """Move the query heads of a model within their groups, in place, so that those that a method misses least go first.
+
+    Args:
+        slots: the model by slot.
+        method: that judges.
+        job: on the same model with every query head as a unit.
+        measured: by the method, of these units.
+    """
+    worth = {name: processes.agreed(each.double()) for name, each in method.worth(job, measured).items()}
+    order_query_heads(slots, worth)
