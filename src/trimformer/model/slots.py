@@ -39,7 +39,7 @@ def read_by_slot(structure: Structure) -> Structure:
 
 
 @torch.no_grad()
-def order_query_heads(structure: Structure, worth: Scores) -> None:
+def order_query_heads(structure: Structure, worth: Scores) -> dict[str, Tensor]:
     """Move query heads within their groups, in place, the worthiest first: slots are then of like worth.
 
     The model computes the same as before. Where each of its query heads was before is noted in its config.
@@ -47,7 +47,11 @@ def order_query_heads(structure: Structure, worth: Scores) -> None:
     Args:
         structure: with slots as units.
         worth: of every query head, `(query heads,)`, by site.
+
+    Returns:
+        By site, the place that each query head had before, `(query heads,)`.
     """
+    before: dict[str, Tensor] = {}
     config = sizes_of(structure.model.config) or TrimformerConfig()
     for site in structure.occupied:
         if not structure.has_slots(site):
@@ -63,7 +67,9 @@ def order_query_heads(structure: Structure, worth: Scores) -> None:
             select(structure.projection(site.consumer), features, outputs=False)
         known = config.query_heads.get(site.name, range(len(order)))
         config.query_heads[site.name] = torch.tensor(known)[order].tolist()
+        before[site.name] = order
     structure.model.config.quantization_config = config
+    return before
 
 
 def _widened(order: Tensor, width: int) -> Tensor:

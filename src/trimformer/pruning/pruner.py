@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins, processes
@@ -44,7 +45,7 @@ from trimformer.pruning.memory import pass_tokens
 from trimformer.pruning.method_options import asked_by, make_method
 from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
 from trimformer.pruning.probe import check_layout, check_result, shortest_row
-from trimformer.pruning.query_heads import one_by_one_in, order_by_worth, with_asked_units
+from trimformer.pruning.query_heads import by_place, one_by_one_in, order_by_worth, with_asked_units
 from trimformer.pruning.result import PruningResult
 from trimformer.pruning.sizes import Sizes
 from trimformer.pruning.target import COUNTED, Target, aimed, check_asked
@@ -163,6 +164,7 @@ class Pruner:
         self.ordering: Used | None = None
         self._prices: dict[str, Prices] = {}
         self._judging: Pruner | None = None
+        self._places: dict[str, Tensor] = {}
         for warning in self.warnings:
             caution(warning)
 
@@ -190,7 +192,7 @@ class Pruner:
         prices = judging.prices(COUNTED)
         with watching_resources(self.calibration.dense.device) as self.ordering:
             job = judging.job(judging.calibration.dense, prices.tables, prices.limit(1.0))
-            order_by_worth(self.calibration.dense, method, job, judging.measured)
+            self._places = order_by_worth(self.calibration.dense, method, job, judging.measured)
 
     def _asked(self, sizes: Sizes | None) -> Pruner:
         """Give the pruner of the units that sizes ask for: this one, or one by slot."""
@@ -283,7 +285,7 @@ class Pruner:
         facts = self._facts(job, masks, target, curves)
         facts = facts if self.ordering is None else facts.with_stage("ordering", self.ordering)
         facts = facts.with_stage("measuring", self.measuring).with_stage("pruning", pruning)
-        return PruningResult(job.student.model, masks, facts)
+        return PruningResult(job.student.model, by_place(masks, self._places), facts)
 
     def job(self, student: Structure, costs: CostTables, limit: float) -> Job:
         """Make a job of this calibration without bounds."""
@@ -320,7 +322,7 @@ class Pruner:
             model_class=type(small).__name__,
             dtype=str(small.dtype).removeprefix("torch."),
             units=units_by_block(job.dense, masks),
-            patterns=patterns(masks),
+            patterns=patterns(by_place(masks, self._places)),
             parameters=ParameterFacts(dense=parameter_count(job.dense.model), pruned=parameter_count(small)),
             already_pruned=bool(pruning_config(job.dense).kept),
             warnings=tuple(self.warnings),

@@ -7,8 +7,14 @@ of these are then units like any other.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
 from trimformer import processes
 from trimformer.model.query_heads import one_by_one
+from trimformer.model.sites import Masks
 from trimformer.model.slots import are_grouped, order_query_heads, read_by_slot
 from trimformer.model.structure import Structure, read_structure
 from trimformer.observing.measurements import Measured
@@ -31,7 +37,7 @@ def one_by_one_in(slots: Structure) -> Structure:
     return read_structure(slots.model, one_by_one(slots.architecture))
 
 
-def order_by_worth(slots: Structure, method: JudgesUnits, job: Job, measured: Measured) -> None:
+def order_by_worth(slots: Structure, method: JudgesUnits, job: Job, measured: Measured) -> dict[str, Tensor]:
     """Move the query heads of a model within their groups, in place, so that those that a method misses least go first.
 
     Args:
@@ -39,6 +45,23 @@ def order_by_worth(slots: Structure, method: JudgesUnits, job: Job, measured: Me
         method: that judges.
         job: on the same model with every query head as a unit.
         measured: by the method, of these units.
+
+    Returns:
+        By site, the place that each query head had before, `(query heads,)`.
     """
     worth = {name: processes.agreed(each.double()) for name, each in method.worth(job, measured).items()}
-    order_query_heads(slots, worth)
+    return order_query_heads(slots, worth)
+
+
+def by_place(masks: Masks, places: Mapping[str, Tensor]) -> Masks:
+    """Give masks with an entry for every query head, where it was before, for sites that have slots in order of worth.
+
+    Args:
+        masks: of all sites, by slot where query heads were moved.
+        places: as `order_by_worth` gave them.
+    """
+    found = dict(masks)
+    for name, before in places.items():
+        mask = masks[name].repeat(len(before) // len(masks[name]))
+        found[name] = torch.empty_like(mask).scatter(0, before, mask)
+    return found
