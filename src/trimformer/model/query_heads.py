@@ -12,7 +12,9 @@ from trimformer.model.trimformer_modules import OwnConfig
 
 def by_query_head(architecture: Architecture) -> Architecture:
     """Describe the variant whose query heads all share one key and value head: a unit is a query head."""
-    return _varied(architecture, lambda sublayer: replace(_of_queries(sublayer), multi_query=True))
+    found = _varied(architecture, lambda sublayer: replace(_of_queries(sublayer), multi_query=True))
+    stock = {name: "head" if what == "query head" else what for name, what in found.stock.items()}
+    return replace(found, stock=stock)
 
 
 def by_slot(architecture: Architecture) -> Architecture:
