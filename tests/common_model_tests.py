@@ -27,12 +27,13 @@ import transformers
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from tiny_models import config_of, heads_of, inputs, random_masks, tiny_model
-from trimformer.model.modeling_trimformer import reshape, sizes_of
+from trimformer.model.modeling_trimformer import initialize, reshape, sizes_of
 from trimformer.model.structure import read_structure
 from trimformer.model.surgery import cut
 
 LAYERS = 3
 ONE_SIZE_FOR_ALL = {
+    "test_model_outputs_equivalence": "takes the largest number of the first layer's attention, which has no head",
     "test_attention_outputs": "asserts that all layers have the config's number of heads",
     "test_retain_grad_hidden_states_attentions": "takes the gradient of the first layer's attention, which has no head",
 }
@@ -123,8 +124,7 @@ def built_pruned(kinds: list[type[PreTrainedModel]]) -> Iterator[None]:
             sizes = sizes_of(config)
             if sizes is not None and not inside:
                 reshape(self, sizes)
-                for path in sizes.linears:
-                    self._init_weights(self.base_model.get_submodule(path))
+                initialize(self, sizes)
 
         return build
 

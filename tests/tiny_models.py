@@ -179,7 +179,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "exaone4": {**_LLAMA, **_WINDOWS},
     "granite": {**_LLAMA, "residual_multiplier": 0.6, "attention_multiplier": 0.5, "embedding_multiplier": 3.0},
     "starcoder2": _LLAMA,
-    "nemotron": {**_LLAMA, "hidden_act": "gelu"},
+    "nemotron": {**_LLAMA, "hidden_act": "silu"},
     "arcee": _LLAMA,
     "apertus": _LLAMA,
     "jais2": {**_LLAMA, "head_dim": 4},

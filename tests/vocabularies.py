@@ -108,7 +108,7 @@ def tokenizer_of(kind: str, **options: Any) -> PreTrainedTokenizerBase:
     """A tokenizer of one kind, with a token added at its end."""
     backend = KINDS[kind]()
     backend.add_tokens([AddedToken("<added>", special=False)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **NAMED, **options)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_max_length=64, **(NAMED | options))
 
 
 def model_of(name: str, rows: int, *, seed: int = 0, **config: Any) -> PreTrainedModel:

@@ -154,7 +154,7 @@ def test_an_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     torch.manual_seed(0)
     model = MyEncoderModel(MyConfig()).eval()
     rows = [inputs(model, (11, 9, 12), seed=seed) for seed in range(6)]
-    with pytest.raises(UnsupportedModel, match="'my-encoder' is not supported"):
+    with pytest.raises(UnsupportedModel, match="models of type 'my-encoder' cannot be pruned"):
         trimformer.prune(model, rows, budget=Budget(flops=0.5))
     plugins.provided.cache_clear()
     put("architectures", "my_encoder.py", example("An architecture", "python"), tmp_path, monkeypatch)

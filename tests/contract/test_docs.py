@@ -105,3 +105,12 @@ def test_lines_are_short(page: Path) -> None:
     too_long = [number for number, line in enumerate(read(page).splitlines(), start=1) if len(line) > 140]
     tables = {number for number, line in enumerate(read(page).splitlines(), start=1) if line.startswith("|")}
     assert not set(too_long) - tables, f"{page.name}: lines {too_long} have more than 140 characters"
+
+
+def test_the_table_of_what_was_tried_has_every_type() -> None:
+    """`python tests/support_table.py` makes it; whoever adds an architecture runs that."""
+    page = read(ROOT / "docs" / "architectures.md")
+    tried = page.split("<!-- made by tests/support_table.py -->")[1].split("<!-- end of what is made -->")[0]
+    rows = re.findall(r"^\| `([^`]+)`(.*)\|$", tried, re.MULTILINE)[1:]
+    assert {name for name, _ in rows} == set(plugins.names("architectures"))
+    assert all(cells.count("| yes ") >= 3 for _, cells in rows), "what is not equal or does not load is no support"

@@ -91,3 +91,14 @@ def test_limits_of_a_device_map() -> None:
     placement = Placement(device_map="auto", max_memory="0=10GiB, cpu=1.5GB")
     assert placement.loading_arguments == {"device_map": "auto", "max_memory": {0: "10GiB", "cpu": "1.5GB"}}
     assert Placement().loading_arguments == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_frequencies_that_a_class_computes_are_read_back_in_full_precision(dtype: torch.dtype, tmp_path: Path) -> None:
+    tiny_model("esm").save_pretrained(tmp_path / "dense")
+    model = load_model(str(tmp_path / "dense"), dtype=str(dtype).removeprefix("torch."))
+    assert {values.dtype for values in model.buffers() if values.is_floating_point()} == {torch.float32}
+    saved = write(model, tmp_path / "written")
+    assert stored_dtype(str(saved)) is dtype
+    loaded = load_model(str(saved), dtype="auto")
+    assert torch.equal(outputs(loaded, inputs(model)), outputs(model, inputs(model)))

@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from trimformer import TrimformerError, trim_vocabulary
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
 from trimformer.model.structure import read_structure
 from trimformer.pruning.preflight import mostly_words
+from trimformer.vocabulary import tokenizer_file
+from trimformer.vocabulary.proof import largest_difference
+from trimformer.vocabulary.smaller_tokenizer import read_file
 from vocabularies import KINDS, made_up_texts, model_of, saved, tokenizer_of
 
 HEADS = (
@@ -60,7 +63,9 @@ def test_texts_split_into_the_same_tokens_whichever_they_are(kind, tokenizers):
     everything = made_up_texts(150, 1) + made_up_texts(60, 1, "greek") + made_up_texts(60, 5, "other") + UNSEEN
     for seed in range(4):
         texts = random.Random(seed).sample(everything, 5 + 40 * seed)  # noqa: S311  # chosen texts
-        small = trim_vocabulary(model, full, texts).tokenizer
+        trimmed = trim_vocabulary(model, full, texts)
+        small = trimmed.tokenizer
+        assert trimmed.facts.added_for_texts == 0
         assert len(small) < len(full)
         assert [pieces(small, text) for text in texts] == [pieces(full, text) for text in texts]
         kept = small.get_vocab()
@@ -113,6 +118,42 @@ def inputs(model: PreTrainedModel, batch: Any) -> dict[str, torch.Tensor]:
     """What a model reads; a decoder behind an encoder reads the same text."""
     found = {key: batch[key] for key in ("input_ids", "attention_mask")}
     return found | ({"decoder_input_ids": batch["input_ids"]} if model.config.is_encoder_decoder else {})
+
+
+def test_the_penalty_of_unknown_characters_stays():
+    """`x` alone is unknown, at ten below the lowest score: `pqx` is `p qx`, at -30, not `pq ?`, at -61."""
+    scores = {"<unk>": 0.0, "<pad>": 0.0, "p": -15.0, "q": -15.0, "qx": -15.0, "pq": -1.0, "zz": -50.0, "qq": -2.0}
+    backend = Tokenizer(models.Unigram(list(scores.items()), unk_id=0, byte_fallback=False))
+    full = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>")  # noqa: S106
+    trimmed = trim_vocabulary(one_layer(len(scores)), full, ["pqx", "pq"]).tokenizer
+    assert full.tokenize("pqx") == trimmed.tokenize("pqx") == ["p", "qx"]
+    assert trimmed.get_vocab().keys() == scores.keys() - {"qq"}
+
+
+def test_the_padding_token_keeps_its_id_where_positions_are_counted_from_it():
+    full = tokenizer_of("unigram", pad_token=KINDS["unigram"]().id_to_token(60))
+    dense = model_of("XLMRobertaForMaskedLM", len(full), pad_token_id=60, max_position_embeddings=160)
+    trimmed = trim_vocabulary(dense, full, TEXTS)
+    assert trimmed.tokenizer.pad_token_id == trimmed.model.config.pad_token_id == 60
+    assert trimmed.facts.largest_difference == 0
+
+
+@pytest.mark.parametrize("processor", [processors.TemplateProcessing, processors.RobertaProcessing])
+def test_the_template_around_a_text_follows(processor):
+    backend = KINDS["unigram"]()
+    first, last = ((backend.id_to_token(place), place) for place in (500, 600))
+    if processor is processors.TemplateProcessing:
+        around = processor(single=f"{first[0]} $A {last[0]}", special_tokens=[first, last])
+        backend.post_processor = processors.Sequence([around])
+    else:
+        backend.post_processor = processor(last, first)
+    backend.enable_padding(pad_id=500, pad_token=first[0])
+    full = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=first[0], unk_token="<unk>")  # noqa: S106
+    assert tokenizer_file.trimmed(read_file(full), [*range(4), 500, 600])["padding"]["pad_id"] == 4
+    small = trim_vocabulary(one_layer(len(full)), full, TEXTS).tokenizer
+    assert pieces(small, TEXTS[0]) == pieces(full, TEXTS[0])
+    assert small(TEXTS[0])["input_ids"][0] == small.convert_tokens_to_ids(first[0]) == small.pad_token_id != 500
+    assert small(["a", TEXTS[0]], padding=True)["input_ids"][0][-1] == small.pad_token_id
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -229,6 +270,15 @@ def test_a_saved_folder_has_no_file_of_the_tokens_before(tokenizers, tmp_path):
     content = json.loads(Path(out / "tokenizer.json").read_text(encoding="utf-8"))
     assert len(content["model"]["vocab"]) == len(trimmed.tokenizer) - 1  # one was added to the model's
     assert not (out / "vocab.txt").exists()
+
+
+def test_the_proof_sees_a_model_that_answers_otherwise(tokenizers):
+    full = tokenizers["unigram"]
+    ids = full(TEXTS[:3])["input_ids"]
+    dense, other = one_layer(len(full)), one_layer(len(full), seed=1)
+    assert largest_difference((dense, dense), (full, full), (ids, ids), range(len(full))) == 0
+    with pytest.raises(TrimformerError, match="answers otherwise"):
+        largest_difference((dense, other), (full, full), (ids, ids), range(len(full)))
 
 
 def test_where_most_parameters_are_words_pruning_says_so():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from conftest import MAX_LENGTH, TinyBert, build_tokenizer
-from tiny_models import CONFIGS, FAMILIES, inputs, is_causal, random_masks, tiny_model
+from tiny_models import CONFIGS, FAMILIES, heads_of, inputs, is_causal, random_masks, tiny_model
 from trimformer.data.encoding import encode_texts
 from trimformer.errors import CheckpointError, InvalidOption, NumericalError, UnsupportedModel
 from trimformer.export.folder import CHECK_TEXTS, FACTS, LIMIT, compare, evenly_chosen, export
@@ -41,10 +41,8 @@ INPUTS = ("input_ids", "attention_mask")
 
 def uneven_and_empty(structure: Structure) -> Masks:
     """No heads in block 0, no neurons in block 1, some of the others."""
-    heads_below, _, _, neurons_above = (site.name for site in structure)
-    return {
-        name: mask & (name not in (heads_below, neurons_above)) for name, mask in random_masks(structure, 0.4).items()
-    }
+    emptied = {site.name for site in structure if (site.kind, site.block) in (("head", 0), ("neuron", 1))}
+    return {name: mask & (name not in emptied) for name, mask in random_masks(structure, 0.4).items()}
 
 
 def nothing(structure: Structure) -> Masks:
@@ -54,7 +52,7 @@ def nothing(structure: Structure) -> Masks:
 def cut_model(
     architecture: str, head: str = "sequence classification", choose: Callable[[Structure], Masks] = uneven_and_empty
 ) -> PreTrainedModel:
-    structure = read_structure(tiny_model(architecture, head))
+    structure = read_structure(tiny_model(architecture, head if head in heads_of(architecture) else None))
     cut(structure, choose(structure))
     return structure.model
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.bert.modeling_bert import BertIntermediate, BertSelfAttention
 
 import trimformer
 from tiny_models import inputs, outputs, parameters_by_name, tiny_model
-from trimformer import Budget
+from trimformer import Budget, plugins
 from trimformer.errors import NumericalError, UnsupportedModel
+from trimformer.model.refusals import not_described
 from trimformer.model.structure import read_structure
 from trimformer.pruning.probe import check_layout, check_result, shortest_row
 
@@ -106,6 +107,23 @@ class TestNoTransformersModel:
         model = tiny_model("bert")
         model.config.return_dict = False
         assert re.search(r"BertForSequenceClassification returns a tuple: it must return", self.refused(model))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "said"),
+    [
+        ("t5", "it has an encoder and a decoder, and no architecture describes them"),
+        ("vit", "it reads images or sound, and no architecture describes them"),
+        ("mixtral", "its layers are mixtures of experts, and no architecture describes them"),
+        ("mamba", "cannot be pruned: no architecture describes them; `trimformer list` shows the "),
+        ("roberta2", "no architecture describes them; did you mean roberta?"),
+    ],
+)
+def test_what_is_different_about_an_unknown_model_is_said(model_type: str, said: str) -> None:
+    config = AutoConfig.for_model(model_type) if model_type != "roberta2" else PreTrainedConfig()
+    config.model_type = model_type
+    assert said in not_described(config, plugins.names("architectures"))
+    assert len(not_described(config, plugins.names("architectures"))) < 220
 
 
 class TestQuantized:

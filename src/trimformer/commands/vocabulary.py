@@ -44,6 +44,7 @@ def vocabulary_command(
     others = all_texts(read_rows(held_out, "train"), held_out) if held_out else []
     given = checkpoint.place_model(model, None, Placement(device=device, dtype=dtype))
     stored = checkpoint.dtype_to_store(given, model)
+    console.say(f"looking for the tokens of {len(to_keep)} texts …")
     trimmed = trim_vocabulary(
         given,
         checkpoint.load_tokenizer(model),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from trimformer.errors import UnsupportedModel
@@ -31,6 +33,23 @@ def _no_model(given: Any) -> str:
     inside = [name for name, each in given.named_modules() if name and isinstance(each, PreTrainedModel)]
     remedy = f": give the one in it, model.{inside[0]}" if inside else ", and there is none in it"
     return f"{kind} is no transformers model (PreTrainedModel){remedy}"
+
+
+def not_described(config: Any, known: Sequence[str]) -> str:
+    """Say of a model that no architecture describes what is different about it, as far as its config tells."""
+    fields = config.to_dict()
+    reasons = {
+        "it has an encoder and a decoder": fields.get("is_encoder_decoder"),
+        "its layers are mixtures of experts": any("expert" in name and value for name, value in fields.items()),
+        "it reads images or sound": fields.keys() & {"vision_config", "audio_config", "image_size", "num_mel_bins"},
+    }
+    why = "".join(f"{reason}, and " for reason, holds in reasons.items() if holds)
+    near = get_close_matches(config.model_type, known, n=1, cutoff=0.75)
+    like = f"; did you mean {near[0]}?" if near else ""
+    return (
+        f"models of type {config.model_type!r} cannot be pruned: {why}no architecture describes them{like}; "
+        f"`trimformer list` shows the {len(known)} types that can"
+    )
 
 
 def check_use(model: PreTrainedModel, architecture: Architecture) -> None:
@@ -62,8 +81,12 @@ def _by_method(config: Any) -> str:
     return f" with {getattr(method, 'value', method)}" if method else ""
 
 
+QUANTIZERS = ("torchao", "optimum", "bitsandbytes", "hqq", "gptqmodel", "awq", "eetq", "vptq", "aqlm", "torch.ao")
+"""Packages whose classes of weights and modules are quantized, whatever type of number they say that they hold."""
+
+
 def _is_plain(model: nn.Module) -> bool:
     """Tell whether all weights are ordinary floating-point tensors; those of a dequantized file, such as GGUF, are."""
-    kinds = {type(module).__module__ for module in model.modules()}
-    weights = all(type(each) in (Tensor, nn.Parameter) and each.is_floating_point() for each in model.parameters())
-    return weights and not any(kind.startswith("torch.ao.nn.quantized") for kind in kinds)
+    homes = {type(each).__module__ for each in (*model.parameters(), *model.modules())}
+    quantized = any(home.startswith(f"{package}.") for home in homes for package in QUANTIZERS)
+    return not quantized and all(each.is_floating_point() for each in model.parameters())

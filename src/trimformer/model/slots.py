@@ -8,7 +8,7 @@ from torch import Tensor
 from trimformer.errors import UnsupportedModel
 from trimformer.model.modeling_trimformer import TrimformerConfig, sizes_of
 from trimformer.model.query_heads import by_slot
-from trimformer.model.sites import Attention, Scores
+from trimformer.model.sites import Attention, Fused, Scores
 from trimformer.model.structure import Structure, read_structure
 from trimformer.model.surgery import select
 
@@ -29,7 +29,8 @@ def read_by_slot(structure: Structure) -> Structure:
         if not isinstance(sublayer, Attention) or sublayer.multi_query:
             continue
         core = structure.module(site.core) if site.core else None
-        if sublayer.tied or sublayer.by_head or not hasattr(core, sublayer.sharing):
+        mixed = any(isinstance(each, Fused) and each.by_unit for each in sublayer.producers)
+        if sublayer.tied or sublayer.by_head or mixed or not hasattr(core, sublayer.sharing):
             raise UnsupportedModel(
                 f"query heads of {site.name} cannot go one by one: its {type(core).__name__} "
                 + ("has norms over all heads" if sublayer.tied else "takes their number from elsewhere")

@@ -21,7 +21,7 @@ from trimformer.errors import UnsupportedModel
 from trimformer.model.modeling_trimformer import auto_class
 from trimformer.model.offload import device_of, in_memory, stored_weight
 from trimformer.model.query_heads import config_of_block
-from trimformer.model.refusals import check_kind, check_use
+from trimformer.model.refusals import check_kind, check_use, not_described
 from trimformer.model.sites import Architecture, Attention, Chain, Masks, Producer, Site, Sublayer
 from trimformer.model.trimformer_modules import BiasOnly, Projection, sizes_of_projection
 
@@ -248,8 +248,7 @@ def read_structure(model: PreTrainedModel, architecture: Architecture | None = N
     config = model.config
     architecture = architecture or find_architecture(config)
     if architecture is None:
-        known = ", ".join(plugins.provided("architectures"))
-        raise UnsupportedModel(f"architecture {config.model_type!r} is not supported. Supported: {known}")
+        raise UnsupportedModel(not_described(config, plugins.names("architectures")))
     check_use(model, architecture)
     structure = Structure(model, architecture, ())
     chains = range(len(architecture.chains))

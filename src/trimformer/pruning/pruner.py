@@ -171,7 +171,7 @@ class Pruner:
     @cached_property
     def measured(self) -> Measured:
         """Measurements of the method by site, made once, before a budget is known; from the cache where it has them."""
-        if self._judging is not None and isinstance(self.method, JudgesUnits):
+        if self._judging and not self._places and isinstance(self.method, JudgesUnits):
             self._order_by(self._judging, self.method)
         if self.cache is None:
             return self._measure()

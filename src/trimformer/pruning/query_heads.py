@@ -38,7 +38,7 @@ def one_by_one_in(slots: Structure) -> Structure:
 
 
 def order_by_worth(slots: Structure, method: JudgesUnits, job: Job, measured: Measured) -> dict[str, Tensor]:
-    """Move the query heads of a model within their groups, in place, so that those that a method misses least go first.
+    """Move query heads within their groups, in place, those that a method misses least into the last slots.
 
     Args:
         slots: the model by slot.
