@@ -16,14 +16,14 @@ from trimformer.data.rows import Batch
 from trimformer.errors import InvalidOption, TrimformerError, UnreachableTarget
 from trimformer.model.structure import read_structure
 from trimformer.pruning.choose.bounds import Bounds
-from trimformer.pruning.contract import Job, JudgesSublayers, Method
+from trimformer.pruning.contract import Job, JudgesUnits, Method
 from trimformer.pruning.method_options import make_method
 from trimformer.pruning.pruner import Pruner
 
 METHODS = plugins.names("methods")
 FREE = [name for name in METHODS if plugins.load("methods", name).removes is None]
 """Methods that remove units of any kind."""
-JUDGING = [name for name in FREE if isinstance(make_method(name, {}), JudgesSublayers)]
+JUDGING = [name for name in FREE if isinstance(make_method(name, {}), JudgesUnits)]
 BLOCKS = 3
 PROTECTED = {"heads": [3], "neurons": [0, 7, 23]}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from trimformer import processes
-from trimformer.model.sites import Masks, Site
+from trimformer.model.sites import Masks, Scores, Site
 from trimformer.model.structure import Structure
 from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured, Measurement
@@ -40,11 +40,11 @@ class Method(Protocol):
 
 
 @runtime_checkable
-class JudgesSublayers(Protocol):
-    """A method that can tell what whole sublayers are worth, so that some of them can be dropped by cost."""
+class JudgesUnits(Protocol):
+    """A method that can tell what units are worth: some sublayers can be dropped by it, and query heads be ordered."""
 
-    def losses(self, job: Job, measured: Measured) -> dict[str, float]:
-        """Estimate what is lost where a site is emptied, by name: numbers that are added up over a block's sites."""
+    def worth(self, job: Job, measured: Measured) -> Scores:
+        """Estimate what is lost with each unit, `(units,)` by site: added up, what is lost where a site is emptied."""
 
 
 @dataclass(frozen=True)
