@@ -283,7 +283,9 @@ SIBLINGS = (
     *("exaone4", "starcoder2", "nemotron", "arcee", "apertus", "jais2", "nanochat", "glm", "glm4", "persimmon", "gptj"),
     *("gpt_neo", "xglm", "biogpt", "ctrl", "modernbert-decoder"),
     *("data2vec-text", "ernie", "rembert", "layoutlm", "markuplm", "roc_bert", "splinter", "bert-generation"),
-    *("big_bird", "xlm-roberta-xl", "megatron-bert", "esm with absolute positions", "gte"),
+    *("big_bird", "xlm-roberta-xl", "megatron-bert", "esm with absolute positions", "gte", "xlm-roberta", "camembert"),
+    *("electra", "roformer", "xmod", "xmod with pre-norm", "esm", "nomic_bert", "eurobert", "jina_embeddings_v3"),
+    *("deberta-v2 with own projections", "mobilebert without bottlenecks", "llama without groups", "qwen2", "gemma"),
 )
 """Tiny models of a layout that another stands for, tested by `pytest -m slow` only."""
 

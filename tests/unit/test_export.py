@@ -92,7 +92,7 @@ def test_every_encoder_uneven_and_with_empty_sublayers(architecture: str, writte
     "head",
     [
         "encoder",
-        "token classification",
+        pytest.param("token classification", marks=pytest.mark.slow),
         pytest.param("question answering", marks=pytest.mark.slow),
         pytest.param("masked language model", marks=pytest.mark.slow),
     ],
@@ -104,7 +104,7 @@ def test_every_head(head: str, written: Callable[..., Path]) -> None:
     assert OnnxModel(file, model.config).outputs == list(model(**inputs(model)))
 
 
-@pytest.mark.parametrize("choose", [Structure.full_masks, nothing])
+@pytest.mark.parametrize("choose", [pytest.param(Structure.full_masks, marks=pytest.mark.slow), nothing])
 def test_dense_and_with_nothing_left(choose: Callable[[Structure], Masks], written: Callable[..., Path]) -> None:
     assert_same(cut_model("bert", choose=choose), written("bert", choose=choose))
 

@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from tiny_models import (
     CONFIGS,
     HEADS_PER_BLOCK,
-    SIBLINGS,
     default_names,
     inputs,
     is_causal,
@@ -93,9 +92,17 @@ def test_every_method_prunes_uniformly(name: str, method: str) -> None:
     assert all(len(found) == 1 for found in sizes(structure).values())
 
 
-def test_uniform_checkpoints_load_in_a_new_process_without_the_package(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("bert", "gpt2", "llama", "modernbert"),
+        pytest.param(tuple(name for name in CONFIGS if name not in WITHOUT_SIZES), marks=pytest.mark.slow),
+    ],
+    ids=["some", "all"],
+)
+def test_uniform_checkpoints_load_in_a_new_process_without_the_package(names: tuple[str, ...], tmp_path: Path) -> None:
     expected = {}
-    for name in (name for name in CONFIGS if name not in (*SIBLINGS, *WITHOUT_SIZES)):
+    for name in names:
         folder = tmp_path / name.replace(" ", "-")
         small = uniform(tiny_model(name, head_of(name))).model
         small.save_pretrained(folder)
