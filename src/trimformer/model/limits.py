@@ -68,7 +68,10 @@ def check_inputs(batches: Sequence[Batch], config: Any) -> None:
         DataError: a token id outside the vocabulary, or a row longer than the model's positions.
     """
     largest = max((int(batch[TOKENS].max()) for batch in batches if TOKENS in batch), default=0)
+    smallest = min((int(batch[TOKENS].min()) for batch in batches if TOKENS in batch), default=0)
     longest = max(shape(batch)[1] for batch in batches)
+    if smallest < 0:
+        raise DataError(f"token id {smallest} is no token: give numbers from 0 up; -100 is for labels only")
     if largest >= getattr(config, "vocab_size", math.inf):
         raise DataError(
             f"token id {largest} is outside the vocabulary of {config.vocab_size}: use the model's own tokenizer"

@@ -11,9 +11,10 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins, processes
-from trimformer.data.batches import only, split_batches, tokens_at_once
+from trimformer.data.batches import Padding, only, split_batches, tokens_at_once
 from trimformer.data.given import Data, calibration_batches
 from trimformer.data.rows import LABELS, Batch
+from trimformer.data.tables import Column
 from trimformer.errors import TrimformerError, caution
 from trimformer.model.limits import inputs_of
 from trimformer.model.manifest import versions
@@ -26,6 +27,7 @@ from trimformer.observing.predictions import of_next_tokens
 from trimformer.observing.resources import Used, watching_resources
 from trimformer.progress import Progress
 from trimformer.pruning import preflight
+from trimformer.pruning.arguments import check_arguments
 from trimformer.pruning.budget import Budget, MeasuredCost, Prices, rounded_tables, total_cost, workload_of
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.contract import Job
@@ -41,7 +43,7 @@ from trimformer.pruning.fingerprint import fingerprint, measured_key
 from trimformer.pruning.measured_budget import pruned_as_measured
 from trimformer.pruning.memory import pass_tokens
 from trimformer.pruning.method_options import asked_by, make_method
-from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
+from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD
 from trimformer.pruning.probe import check_result, shortest_row
 from trimformer.pruning.result import PruningResult
 from trimformer.pruning.sizes import Sizes
@@ -63,6 +65,7 @@ def prune(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    column: Column = None,
 ) -> PruningResult:
     """Make a model smaller; the model given stays as it is.
 
@@ -70,9 +73,10 @@ def prune(
 
     Args:
         model: a fine-tuned transformers model, dense or already pruned.
-        data: what to calibrate on: strings (with `tokenizer`), encoded rows (`input_ids`, …), a Dataset with these
-            columns or with a `text` column, or an iterable of padded batches such as a DataLoader. Labels (`labels`,
-            or `start_positions` and `end_positions`) are read only for methods that need them.
+        data: what to calibrate on: texts or pairs of texts (with `tokenizer`), encoded rows (`input_ids`, …), what has
+            columns of either (a Dataset, a frame of pandas or polars, a dictionary of lists), or padded batches such
+            as a DataLoader's. Labels (`labels`, or `start_positions` and `end_positions`) are read only for methods
+            that need them.
         budget: the share of the model's cost to keep, such as `Budget(flops=0.4)`.
         sizes: sizes of layers asked for by name, such as `Sizes(heads=8, keep_layers="0-3")`; without a budget, units
             that they do not speak of stay.
@@ -86,6 +90,8 @@ def prune(
         seed: of all sampling.
         options: of the method, by name.
         progress: wraps a sequence to show a bar.
+        column: name of the column with the text, or of two for pairs, where it is none of `text`, `sentence`,
+            `sentence1` and `sentence2`, `question` and `context`.
 
     Raises:
         TrimformerError: any of its kinds; the message names the value, the range and the next step.
@@ -105,6 +111,7 @@ def prune(
         seed=seed,
         options=options,
         progress=progress,
+        column=column,
     )
     return pruner.prune(budget, sizes)
 
@@ -136,16 +143,36 @@ class Pruner:
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
         progress: Progress | None = None,
+        column: Column = None,
     ) -> None:
         """Read and check model, data and method, as for `prune`; `cache` keeps what is measured for later runs."""
-        check_parameters(
-            calibration_tokens=calibration_tokens, sequence_length=sequence_length, batch_size=batch_size, seed=seed
+        check_arguments(
+            tokenizer=tokenizer,
+            options=options,
+            cache=cache,
+            progress=progress,
+            method=method,
+            calibration_tokens=calibration_tokens,
+            sequence_length=sequence_length,
+            batch_size=batch_size,
+            seed=seed,
         )
         self.name = method
         self.method = make_method(method, options or {})
         dense, needed = read_structure(model), self.method.needs_labels
+        left_out: list[str] = []
         with asked_by(method):
-            given = calibration_batches(data, tokenizer, calibration_tokens, seed, dense.device, labels=needed)
+            given = calibration_batches(
+                data,
+                tokenizer,
+                calibration_tokens,
+                seed,
+                dense.device,
+                labels=needed,
+                column=column,
+                padding=Padding.of(model.config),
+                warn=left_out.append,
+            )
         batches = split_batches(given, min(tokens_at_once(model), pass_tokens(dense)))
         self.calibration = Calibration(
             dense,
@@ -154,7 +181,7 @@ class Pruner:
             progress or (lambda items, _: items),
             labels=_labels(dense, batches) if needed else None,
         )
-        self.warnings = preflight.check(self.calibration, method, self.method)
+        self.warnings = left_out + preflight.check(self.calibration, method, self.method)
         self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
         self.cache = cache
         self.measuring = Used()
