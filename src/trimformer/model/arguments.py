@@ -76,5 +76,7 @@ def told(given: Any) -> str:
     """Write a value in one short line: a class or an object of somebody else's by the name of its class."""
     if isinstance(given, type):
         return f"{given.__name__} (a class)"
-    own = isinstance(given, (str, bytes, int, float, list, tuple, dict, set, PathLike, torch.dtype, type(None)))
+    if isinstance(given, torch.dtype):
+        return str(given)
+    own = isinstance(given, (str, bytes, int, float, list, tuple, dict, set, PathLike, type(None)))
     return " ".join(reprlib.repr(given).split()) if own else f"{type(given).__name__}(…)"

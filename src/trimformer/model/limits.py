@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.batches import shape, token_mask
+from trimformer.data.batches import only, shape, token_mask
 from trimformer.data.rows import LABELS, TOKENS, Batch
 from trimformer.errors import DataError
 from trimformer.model.structure import find_architecture
@@ -41,6 +41,23 @@ def check_padding(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
 def inputs_of(model: PreTrainedModel) -> list[str]:
     """List the names of what a model's forward pass takes; labels are left out."""
     return [name for name in signature(type(model).forward).parameters if name not in LABELS]
+
+
+def own_inputs(batches: Sequence[Batch], model: PreTrainedModel) -> list[Batch]:
+    """Leave out of every batch what a model does not read.
+
+    Raises:
+        DataError: nothing is left of one.
+    """
+    names = inputs_of(model)
+    found = only(batches, names)
+    for batch, left in zip(batches, found, strict=True):
+        if not left:
+            raise DataError(
+                f"a batch has {', '.join(batch)}, which {type(model).__name__} does not read: name its columns as the "
+                f"model's forward does, {', '.join(names[1:])}"
+            )
+    return found
 
 
 def most_tokens(config: Any) -> float:

@@ -58,12 +58,15 @@ def _is_of(kind: type, value: Any) -> bool:
     return isinstance(value, KINDS[kind][0]) and not isinstance(value, bool)
 
 
-DEVICE = Parameter(name="device", text="Where to compute: cpu, cuda, or auto: a GPU if there is one.", default="auto")
+DEVICE = Parameter(
+    name="device", text="Where to compute: cpu, cuda, or auto: a GPU if there is one.", default="auto", needed=True
+)
 DTYPE = Parameter(
     name="dtype",
     text="Precision of the weights: float32, bfloat16, float16, or auto: that of the checkpoint.",
     default="float32",
     choices=("auto", "float32", "bfloat16", "float16"),
+    needed=True,
 )
 DEVICE_MAP = Parameter(
     name="device_map", text="auto: spread the model over GPU, CPU memory and disk; pruned block by block."

@@ -15,8 +15,9 @@ from trimformer.data.batches import Padding, only, split_batches, tokens_at_once
 from trimformer.data.given import Data, calibration_batches
 from trimformer.data.rows import LABELS, Batch
 from trimformer.data.tables import Column
-from trimformer.errors import TrimformerError, caution
-from trimformer.model.limits import inputs_of
+from trimformer.errors import InvalidOption, TrimformerError, caution
+from trimformer.model.arguments import told
+from trimformer.model.limits import own_inputs
 from trimformer.model.manifest import versions
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure, parameter_count, read_structure
@@ -176,7 +177,7 @@ class Pruner:
         batches = split_batches(given, min(tokens_at_once(model), pass_tokens(dense)))
         self.calibration = Calibration(
             dense,
-            only(batches, inputs_of(model)),
+            own_inputs(batches, model),
             seed,
             progress or (lambda items, _: items),
             labels=_labels(dense, batches) if needed else None,
@@ -232,6 +233,8 @@ class Pruner:
         Raises:
             TrimformerError: as `prune`.
         """
+        if not isinstance(budgets, Sequence):
+            raise InvalidOption(f"`budgets={told(budgets)}` must be a list of Budgets")
         for budget in budgets:
             target, prices = self._target(budget, sizes), self.prices(budget.cost)
             target.limit(prices, rounded_tables(self.calibration.dense, prices.tables, target.round_to), target.share)
