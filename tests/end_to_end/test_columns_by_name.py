@@ -78,7 +78,9 @@ def test_an_export_knows_them_from_the_manifest(run: Run, model: Path, data: Pat
 
 
 def test_python_has_the_same(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, data: Path) -> None:
-    assert evaluate(tiny_bert(num_labels=2), tokenizer, "sst2", str(data), columns=COLUMNS)["accuracy"].sample_size == 16
+    assert (
+        evaluate(tiny_bert(num_labels=2), tokenizer, "sst2", str(data), columns=COLUMNS)["accuracy"].sample_size == 16
+    )
 
 
 @pytest.mark.parametrize(
