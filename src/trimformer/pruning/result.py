@@ -18,6 +18,7 @@ class PruningResult:
 
     model: PreTrainedModel
     masks: Masks
+    """By site, of its units; of single query heads where sizes of these were asked for."""
     facts: PruningFacts
 
     @property
