@@ -149,6 +149,7 @@ def test_a_column_takes_the_place_of_one_that_had_its_name(tmp_path: Path) -> No
     with naming_columns({"label": "Stars"}):
         rows = files.read_rows(str(tmp_path / "a.csv"), "train")
     assert rows[0] == {"text": "a", "label": 1}
+    assert rows.column_names == ["text", "label"]
     with naming_columns({"label": "text", "text": "label"}):
         assert files.read_rows(str(tmp_path / "a.csv"), "train")[0] == {"text": "x", "label": "a", "Stars": 1}
 
