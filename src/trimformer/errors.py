@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 MOST_LISTED = 40
 """Most names that an error lists; of more it gives the number."""
@@ -73,15 +74,29 @@ def require_range(
     """
     if math.isfinite(value) and (low <= value if low_included else low < value) and value <= high:
         return
-    floor = f"{'at least' if low_included else 'above'} {low:g}"
-    ceiling = "" if high == math.inf else f" and at most {high:g}"
-    raise InvalidOption(f"`{name}={value}` is out of range: it must be {floor}{ceiling}")
+    floor = f"{'at least' if low_included else 'above'} {as_given(low)}"
+    ceiling = "" if high == math.inf else f" and at most {as_given(high)}"
+    raise InvalidOption(f"`{name}={as_given(value)}` is out of range: it must be {floor}{ceiling}")
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> InvalidOption:
+WHOLE_BELOW = 1e15
+"""Floats below this hold whole numbers exactly, and are written as such."""
+
+
+def as_given(number: float) -> str:
+    """Write a number as people type it: whole ones without a point and never with an exponent.
+
+    >>> as_given(100000.0), as_given(2**32 - 1), as_given(0.25), as_given(1e-20)
+    ('100000', '4294967295', '0.25', '1e-20')
+    """
+    is_whole = math.isfinite(number) and abs(number) < WHOLE_BELOW and number == int(number)
+    return str(int(number)) if is_whole else str(number)
+
+
+def unknown_name(kind: str, name: Any, known: Iterable[str]) -> InvalidOption:
     """Make the error for a name that is not known, with the nearest known one, and all of them if they are few."""
     names = sorted(known)
-    nearest = get_close_matches(name.lower(), names, n=1)
+    nearest = get_close_matches(str(name).lower(), names, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     listed = ", ".join(names) if len(names) <= MOST_LISTED else f"{len(names)} names, see the documentation"
     return InvalidOption(f"unknown {kind} {name!r}.{hint} Known: {listed}")

@@ -139,9 +139,9 @@ def test_uniform_sizes_keep_to_what_was_asked() -> None:
 
 def test_neither_budget_nor_sizes_is_refused() -> None:
     model, data = tiny_model("bert"), [rows(0)]
-    with pytest.raises(InvalidOption, match="budget=None is no Budget"):
+    with pytest.raises(InvalidOption, match="`budget=None` is no Budget"):
         prune(model, data)
-    with pytest.raises(InvalidOption, match="sizes=8 are no Sizes: give some such as Sizes"):
+    with pytest.raises(InvalidOption, match="`sizes=8` are no Sizes: give some such as Sizes"):
         prune(model, data, sizes=8)  # type: ignore[arg-type]
     result = prune(model, data, sizes=Sizes(heads=2), method="magnitude")
     assert result.manifest["sizes"] == {"asked": {"heads": 2}, "dropped": [], "alone": True}

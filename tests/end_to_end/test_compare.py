@@ -173,6 +173,7 @@ def identities(plan: Path) -> set[str]:
         ("  magnitude:", "  largest: {method: magnitude}", 0),
         ("title: Tiny models", "title: Small models", 0),
         ("task: sst2, model: dense, data: one", "task: sst2, model: dense, data: one, max_length: 20", CELLS // 2),
+        ("model: dense, data: one", "model: dense, data: one, columns: {sentence: sentence}", CELLS // 2),
     ],
 )
 def test_what_decides_a_result_is_another_cell(plan: Path, old: str, new: str, count: int) -> None:
@@ -180,6 +181,16 @@ def test_what_decides_a_result_is_another_cell(plan: Path, old: str, new: str, c
     assert len(before) == CELLS
     plan.write_text(PLAN.replace(old, new))
     assert len(identities(plan) - before) == count
+
+
+def test_columns_have_the_names_that_the_file_gives_them(plan: Path, out: Path) -> None:
+    for each in ("train", "validation"):
+        other = plan.with_name("two") / f"{each}.jsonl"
+        other.write_text(other.read_text().replace('"sentence"', '"Review"'))
+    plan.write_text(PLAN.replace("data: two", "data: two, columns: {sentence: Review}"))
+    subject = read_plan(plan).subjects[1]
+    train, _ = bench.Bench(subject, "cpu", out)._rows
+    assert train.column_names == ["sentence", "label"]
 
 
 def test_other_rows_or_weights_are_another_cell(plan: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_model_is_cut_in_place_where_asked() -> None:
         ({HEADS: 3}, r"got a tensor of shape \(\)"),
         ({HEADS: "0,1"}, "layers.0.attention has 4 heads"),
         ({HEADS: {0, 1}}, "layers.0.attention has 4 heads"),
-        ([1, 2], r"kept=\[1, 2\] must be the units that stay, by name of a sublayer"),
+        ([1, 2], r"kept=\[1, 2\]` must be the units that stay, by name of a sublayer"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line_and_nothing_is_cut(kept: Any, said: str) -> None:

@@ -77,7 +77,7 @@ def test_validation_file_may_have_three_names(tmp_path: Path, stem: str) -> None
         ("rows.jsonl", b'{"a": 1}\n{"a": 2\n', "line 2 is damaged"),
         ("rows.jsonl", b'{"a": 1}\n[1]\n', "line 2 is damaged, not an object"),
         ("rows.jsonl", b'{"a": 1}\n{"a": "x"}\n', "changed from number to string in row 1"),
-        ("rows.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "line 2 is damaged"),
+        ("rows.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "line 2 is not UTF-8 .byte 0xff."),
         ("rows.jsonl", b"\n", "no rows"),
         ("rows.json", b'[{"a": 1},\n {"a": 2]', "line 2"),
         ("rows.json", b'[{"a": 1}, 3]', "neither a list of objects"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trimformer import plugins
+from trimformer.data.columns import naming_columns
 from trimformer.data.encoding import encode_texts
 from trimformer.errors import InvalidOption
 from trimformer.export.folder import CHECK_TEXTS, evenly_chosen, export
@@ -20,41 +22,39 @@ from trimformer.model.manifest import read_manifest
 from trimformer.progress import Progress
 
 
-def pruned_for(model: str, data: str | None) -> tuple[str | None, str | None]:
-    """Look up the task that a model was pruned for, with the rows given, else with those it was pruned on.
+def judged_on(model: str, task: str | None, data: str | None, columns: Mapping[str, str]) -> Origin:
+    """Say what a model's export is judged on: the task and rows given, else those that the model was pruned for.
 
-    Both are None where no rows are given, and the manifest names none that are still on this machine.
+    The task is empty where none is given, and the manifest names no rows that are still on this machine.
 
     Raises:
         InvalidOption: rows are given, but nothing says for which task.
     """
-    origin = Origin.from_json(read_manifest(model))
+    if task is not None:
+        return Origin(source=model, task=task, data=data or "", columns=columns)
+    known = Origin.from_json(read_manifest(model))
     if data is not None:
-        if not origin.task:
+        if not known.task:
             raise InvalidOption(f"`data` needs `task`: {model} does not say what it was pruned for")
-        return origin.task, data
-    return (origin.task or None, origin.data) if origin.data and Path(origin.data).exists() else (None, None)
+        return Origin(source=model, task=known.task, data=data, columns=columns)
+    if not known.data or not Path(known.data).exists():
+        return Origin(source=model)
+    return replace(known, source=model, columns=columns or known.columns)
 
 
 def export_for(
-    task: str | None,
-    data: str | None,
-    model: str,
-    target: Path,
-    *,
-    int8: bool,
-    max_length: int | None,
-    overwrite: bool,
-    progress: Progress,
+    origin: Origin, target: Path, *, int8: bool, max_length: int | None, overwrite: bool, progress: Progress
 ) -> Mapping[str, Any]:
-    """Write a model as ONNX, compared with PyTorch and judged on a task's rows, or compared on a few texts if None.
+    """Write a model as ONNX, compared with PyTorch: judged on a task's rows, or on a few texts where there is none.
 
     Raises:
         TrimformerError: rows or a model that do not fit, or ONNX gives other answers.
     """
+    model = origin.source
     pooling = read_pooling(model)
-    chosen: Task | None = plugins.load("tasks", task) if task else None
-    rows = chosen.rows(data, "validation") if chosen else None
+    chosen: Task | None = plugins.load("tasks", origin.task) if origin.task else None
+    with naming_columns(origin.columns):
+        rows = chosen.rows(origin.data or None, "validation") if chosen else None
     dense = checkpoint.load_model(model, chosen.auto_class if chosen else None)
     tokenizer = fitted(checkpoint.load_tokenizer(model), dense)
     if chosen and rows is not None:
@@ -73,7 +73,7 @@ def export_for(
         judge=judge,
         pooling=pooling,
         overwrite=overwrite,
-        facts={"source": model, "task": task, "data": data},
+        facts={"source": model, "task": origin.task or None, "data": origin.data or None},
         progress=progress,
         extra_files=checkpoint.sentence_transformers_files(model),
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
@@ -20,6 +20,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trimformer import plugins, processes
 from trimformer.cli import console, steps
 from trimformer.cli.options import assignments
+from trimformer.data.columns import naming_columns
+from trimformer.data.rows import Split
 from trimformer.errors import CheckpointError, InvalidOption
 from trimformer.judging import manifest
 from trimformer.judging.manifest import Manifest, Origin
@@ -65,6 +67,8 @@ class Run:
     """Folder or hub name of the dense model to compare with; None compares with none."""
     dense_too: bool = False
     """Whether that one is fine-tuned as well, and not only some of its steps timed."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What the columns of the rows are called, see `Origin`."""
     pruning: Mapping[str, Any] = field(default_factory=dict)
     """Options of the pruning that comes first; empty where there is none."""
     command: str | None = None
@@ -230,7 +234,8 @@ def _has_work(folder: Path) -> bool:
 
 def _project_to_train(run: Run, name: str, progress: Progress) -> tuple[Project, list[str]]:
     task: Task = plugins.load("tasks", run.task)
-    train, validation = task.rows(run.data, "train"), task.rows(run.data, "validation")
+    with naming_columns(run.columns):
+        train, validation = (task.rows(run.data, split) for split in get_args(Split))
     model, new = load_to_train(name, task, run.device, run.seed)
     project = Project(
         model,
@@ -241,7 +246,9 @@ def _project_to_train(run: Run, name: str, progress: Progress) -> tuple[Project,
         max_length=run.max_length,
         progress=progress,
         stored_dtype=checkpoint.stored_dtype(run.model),
-        origin=Origin(source=run.model, task=run.task, data=run.data or steps.HUB, command=run.command or ""),
+        origin=Origin(
+            source=run.model, task=run.task, data=run.data or steps.HUB, command=run.command or "", columns=run.columns
+        ),
     )
     return (project.with_guard(run.seed) if run.options.patience else project), new
 

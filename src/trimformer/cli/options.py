@@ -34,6 +34,10 @@ TaskOption = Annotated[str, typer.Option(help="What to calibrate and judge on; s
 DataOption = Annotated[
     str | None, typer.Option(help="Folder with train and validation files, or one file; else the hub.")
 ]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Name of a column in the rows, such as text='Review Text' or label=Stars; repeatable."),
+]
 LengthOption = Annotated[int | None, option_of(MAX_LENGTH)]
 SeedOption = Annotated[int, option_of(SEED)]
 FlopsOption = Annotated[float | None, typer.Option(help="Share of FLOPs to keep, in (0, 1].")]
@@ -102,3 +106,17 @@ def assignments(texts: Sequence[str] | None, option: str = "--set", example: str
         if not (name and equals):
             raise InvalidOption(f"{option} {name!r} must be name=value, such as {option} {example}")
     return {name: value for name, _, value in pairs}
+
+
+def columns_named(texts: Sequence[str] | None) -> dict[str, str]:
+    """Read the values of `--column name=column` by name.
+
+    Raises:
+        InvalidOption: one of them is no assignment, or a name is given twice.
+    """
+    found = assignments(texts, "--column", "text='Review Text'")
+    names = [text.partition("=")[0] for text in texts or ()]
+    for name in names:
+        if names.count(name) > 1 or not found[name]:
+            raise InvalidOption(f"--column {name} must be given once, and name a column: {name}='Review Text'")
+    return found

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,6 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer import plugins, processes
 from trimformer.cli import console
 from trimformer.cli.console import out_console
+from trimformer.data.columns import naming_columns
+from trimformer.data.rows import Split
 from trimformer.errors import InvalidOption
 from trimformer.export import upload
 from trimformer.judging.manifest import Origin
@@ -52,7 +54,8 @@ HUB = "hub"
 def gather(origin: Origin, max_length: int | None, placement: Placement, progress: Progress) -> Project:
     """Make a project of what the user named; rows are read before the model is."""
     chosen: Task = plugins.load("tasks", origin.task)
-    train, validation = chosen.rows(origin.data or None, "train"), chosen.rows(origin.data or None, "validation")
+    with naming_columns(origin.columns):
+        train, validation = (chosen.rows(origin.data or None, split) for split in get_args(Split))
     dense, tokenizer = load_with_tokenizer(origin.source, chosen, placement)
     return Project(
         dense,

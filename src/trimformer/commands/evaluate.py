@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from trimformer.cli.options import (
+    ColumnOption,
     DataOption,
     DeviceMapOption,
     DeviceOption,
@@ -16,6 +17,7 @@ from trimformer.cli.options import (
     MaxMemoryOption,
     ModelArgument,
     TaskOption,
+    columns_named,
 )
 from trimformer.model.parameters import DEVICE, DTYPE
 
@@ -27,6 +29,7 @@ def evaluate_command(
     model: ModelArgument,
     task: TaskOption,
     data: DataOption = None,
+    column: ColumnOption = None,
     dense: Annotated[str | None, typer.Option(help="Compare with this model, where the task can.")] = None,
     max_length: LengthOption = None,
     device: DeviceOption = DEVICE.default,
@@ -44,12 +47,14 @@ def evaluate_command(
     from trimformer.model.placement import Placement
     from trimformer.report import terminal
 
-    chosen = plugins.load("tasks", task)
+    chosen, columns = plugins.load("tasks", task), columns_named(column)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     judged, tokenizer = steps.load_with_tokenizer(model, chosen, placement)
     reference = place_model(dense, chosen.auto_class, placement) if dense else None
     with console.progress_bars(console.error_console) as progress:
-        metrics = evaluate(judged, tokenizer, task, data, dense=reference, max_length=max_length, progress=progress)
+        metrics = evaluate(
+            judged, tokenizer, task, data, columns=columns, dense=reference, max_length=max_length, progress=progress
+        )
     if as_json:
         steps.print_json({"model": model, "task": task, "metrics": plain(metrics)})
     else:

@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from trimformer.cli.options import DataOption, JsonOption, LengthOption, ModelArgument, OverwriteOption
+from trimformer.cli.options import (
+    ColumnOption,
+    DataOption,
+    JsonOption,
+    LengthOption,
+    ModelArgument,
+    OverwriteOption,
+    columns_named,
+)
 from trimformer.errors import InvalidOption
 
 HELP_PLACE = ("Take it along", 1)
@@ -20,6 +28,7 @@ def export_command(
     out: Annotated[Path | None, typer.Option(help="Folder to write; else MODEL-onnx.")] = None,
     task: Annotated[str | None, typer.Option(help="Compare and judge on this; else what MODEL was pruned for.")] = None,
     data: DataOption = None,
+    column: ColumnOption = None,
     max_length: LengthOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -35,12 +44,12 @@ def export_command(
     require_onnx()
     target = out or Path(f"{model.rstrip('/')}-onnx" if Path(model).is_dir() else f"{Path(model).name}-onnx")
     check_writable(target, overwrite=overwrite, source=model, weights="*.onnx")
-    task, data = (task, data) if task else export_run.pruned_for(model, data)
-    if int8 and task is None:
+    origin = export_run.judged_on(model, task, data, columns_named(column))
+    if int8 and not origin.task:
         raise InvalidOption("`int8` changes what the model answers: say how to measure that, with `task` and `data`")
     with console.progress_bars(console.error_console) as progress:
         facts = export_run.export_for(
-            task, data, model, target, int8=int8, max_length=max_length, overwrite=overwrite, progress=progress
+            origin, target, int8=int8, max_length=max_length, overwrite=overwrite, progress=progress
         )
     if as_json:
         steps.print_json({**facts, "out": str(target)})

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from trimformer.cli.options import (
+    ColumnOption,
     DataOption,
     DenseTooOption,
     DeviceOption,
@@ -18,6 +19,7 @@ from trimformer.cli.options import (
     ResumeOption,
     SeedOption,
     TrainOption,
+    columns_named,
 )
 from trimformer.model.parameters import DEVICE
 from trimformer.pruning.parameters import SEED
@@ -31,6 +33,7 @@ def finetune_command(
     task: Annotated[str, typer.Option(help="What to train and judge on; see `trimformer list`.")],
     out: Annotated[Path, typer.Option(help="Folder for the fine-tuned checkpoint.")],
     data: DataOption = None,
+    column: ColumnOption = None,
     train: TrainOption = None,
     dense: Annotated[str | None, typer.Option(help="Compare with fine-tuning this model.")] = None,
     dense_too: DenseTooOption = False,
@@ -50,6 +53,7 @@ def finetune_command(
         model=model,
         task=task,
         data=data,
+        columns=columns_named(column),
         out=out,
         options=finetune_run.tuning(train),
         max_length=max_length,

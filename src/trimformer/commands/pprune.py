@@ -9,6 +9,7 @@ import typer
 
 from trimformer.cli.options import (
     BatchOption,
+    ColumnOption,
     CountedLengthOption,
     DataOption,
     DenseTooOption,
@@ -28,6 +29,7 @@ from trimformer.cli.options import (
     TrainOption,
     UniformOption,
     assignments,
+    columns_named,
 )
 from trimformer.model.parameters import DEVICE
 from trimformer.pruning.parameters import CALIBRATION_TOKENS, DEFAULT_PRETRAINED_METHOD, ROUND_TO, SEED
@@ -41,6 +43,7 @@ def pprune_command(
     task: Annotated[str, typer.Option(help="What to prune for, train and judge on; see `trimformer list`.")],
     out: Annotated[Path, typer.Option(help="Folder for the smaller, fine-tuned checkpoint.")],
     data: DataOption = None,
+    column: ColumnOption = None,
     flops: FlopsOption = None,
     params: ParamsOption = None,
     latency: LatencyOption = None,
@@ -76,6 +79,7 @@ def pprune_command(
         model=model,
         task=task,
         data=data,
+        columns=columns_named(column),
         out=out,
         options=finetune_run.tuning(train),
         max_length=max_length,

@@ -10,6 +10,7 @@ import typer
 from trimformer.cli.options import (
     BatchOption,
     CacheOption,
+    ColumnOption,
     CountedLengthOption,
     DataOption,
     DeviceMapOption,
@@ -42,6 +43,7 @@ from trimformer.cli.options import (
     UniformOption,
     VocabularyOption,
     assignments,
+    columns_named,
 )
 from trimformer.model.parameters import DEVICE, DTYPE
 from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, ROUND_TO, SEED
@@ -56,6 +58,7 @@ def prune_command(
     task: TaskOption,
     out: Annotated[Path, typer.Option(help="Folder for the smaller checkpoint.")],
     data: DataOption = None,
+    column: ColumnOption = None,
     flops: FlopsOption = None,
     params: ParamsOption = None,
     latency: LatencyOption = None,
@@ -108,7 +111,7 @@ def prune_command(
     made = make_method(method, options)
     check_writable(out, overwrite=overwrite, source=model)
     steps.check_asked(report, push_to_hub, overwrite=overwrite)
-    origin = Origin(source=model, task=task, data=data or "", command=context.obj)
+    origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
     with console.progress_bars(console.error_console) as progress:
         project = steps.gather(origin, max_length, placement, progress)
         steps.check_sizes(sizes, project.model, method, made)

@@ -10,6 +10,7 @@ import typer
 from trimformer.cli.options import (
     BatchOption,
     CacheOption,
+    ColumnOption,
     CountedLengthOption,
     DataOption,
     DeviceMapOption,
@@ -36,6 +37,7 @@ from trimformer.cli.options import (
     TaskOption,
     TokensOption,
     assignments,
+    columns_named,
 )
 from trimformer.model.parameters import DEVICE, DTYPE
 from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, ROUND_TO, SEED
@@ -56,6 +58,7 @@ def sweep_command(
     params: Annotated[str | None, typer.Option(help="Shares of sublayer parameters to keep.")] = None,
     latency: Annotated[str | None, typer.Option(help="Shares of the measured time to keep.")] = None,
     data: DataOption = None,
+    column: ColumnOption = None,
     method: MethodOption = METHOD.default,
     calibration_tokens: TokensOption = CALIBRATION_TOKENS.default,
     sequence_length: CountedLengthOption = None,
@@ -103,7 +106,7 @@ def sweep_command(
         check_writable(target, overwrite=overwrite)
     frontier.check_no_sweep(out, overwrite=overwrite)
     steps.check_asked(report, overwrite=overwrite)
-    origin = Origin(source=model, task=task, data=data or "", command=context.obj)
+    origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
     results = []
     with console.progress_bars(console.error_console) as progress:
         project = steps.gather(origin, max_length, placement, progress)

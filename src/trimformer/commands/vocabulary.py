@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from trimformer.cli.options import DeviceOption, DtypeOption, JsonOption, ModelArgument, OverwriteOption, option_of
+from trimformer.cli.options import (
+    ColumnOption,
+    DeviceOption,
+    DtypeOption,
+    JsonOption,
+    ModelArgument,
+    OverwriteOption,
+    columns_named,
+    option_of,
+)
 from trimformer.model.parameters import DEVICE, DTYPE
 from trimformer.vocabulary.facts import CHARACTERS, MINIMUM_COUNT
 
@@ -22,6 +31,7 @@ def vocabulary_command(
     held_out: Annotated[
         str | None, typer.Option(help="File of other texts: tell what the trimmed tokenizer makes of them.")
     ] = None,
+    column: ColumnOption = None,
     minimum_count: Annotated[int, option_of(MINIMUM_COUNT)] = MINIMUM_COUNT.default,
     characters: Annotated[str, option_of(CHARACTERS)] = CHARACTERS.default,
     device: DeviceOption = DEVICE.default,
@@ -31,7 +41,7 @@ def vocabulary_command(
 ) -> None:
     """Keep only the tokens that your texts need, in tokenizer and embeddings; proved to read these texts as before."""
     from trimformer.cli import console, steps
-    from trimformer.data.columns import all_texts
+    from trimformer.data.columns import all_texts, naming_columns
     from trimformer.data.files import read_rows
     from trimformer.model import checkpoint
     from trimformer.model.placement import Placement
@@ -40,8 +50,10 @@ def vocabulary_command(
     from trimformer.vocabulary.trim import trim_vocabulary
 
     checkpoint.check_writable(out, overwrite=overwrite, source=model)
-    to_keep = all_texts(read_rows(texts, "train"), texts)
-    others = all_texts(read_rows(held_out, "train"), held_out) if held_out else []
+    named = columns_named(column)
+    with naming_columns(named):
+        to_keep = all_texts(read_rows(texts, "train"), texts, tuple(named))
+        others = all_texts(read_rows(held_out, "train"), held_out, tuple(named)) if held_out else []
     given = checkpoint.place_model(model, None, Placement(device=device, dtype=dtype))
     stored = checkpoint.dtype_to_store(given, model)
     console.say(f"looking for the tokens of {len(to_keep)} texts …")

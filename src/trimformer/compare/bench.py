@@ -20,6 +20,7 @@ from trimformer.compare.plan import Cell, Contender, Source, Subject
 from trimformer.compare.rows import Outcome, PackedMask, Row
 from trimformer.compare.sources import data_digest, model_digest
 from trimformer.data.batches import device_of_batch
+from trimformer.data.columns import naming_columns
 from trimformer.data.hub import hub_revision, model_folder
 from trimformer.errors import CheckpointError, TrimformerError
 from trimformer.judging.project import Project
@@ -200,7 +201,7 @@ class Bench:
     @cached_property
     def _rows(self) -> Any:
         source = self.subject.data.place if self.subject.data else None
-        with hub_revision(self.subject.data_revision):
+        with hub_revision(self.subject.data_revision), naming_columns(self.subject.columns):
             return self.task.rows(source, "train"), self.task.rows(source, "validation")
 
     def _tuned(self, project: Project, seed: int) -> FineTuned:
@@ -219,7 +220,8 @@ class Bench:
     def _content(self) -> dict[str, Any]:
         models = {"model": self.subject.model, "pretrained": self.subject.pretrained}
         digests: dict[str, Any] = {name: model_digest(source) if source else None for name, source in models.items()}
-        return digests | {"data": data_digest(self.subject.data, self.subject.data_revision)}
+        columns = {"columns": dict(self.subject.columns)} if self.subject.columns else {}
+        return digests | {"data": data_digest(self.subject.data, self.subject.data_revision)} | columns
 
     @property
     def _finetuning(self) -> dict[str, Any]:

@@ -28,6 +28,7 @@ TASK_KEYS = (
     "pretrained_revision",
     "data",
     "data_revision",
+    "columns",
     "max_length",
     "sequence_length",
     "finetune",
@@ -75,6 +76,8 @@ class Subject:
     data: Source | None
     """Folder or file of the rows; None for the task's rows on the hub, at `data_revision`."""
     data_revision: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What the columns of the rows are called, by the name that the task knows."""
     max_length: int | None = None
     sequence_length: float | None = None
     finetuning: FineTuning = field(default_factory=FineTuning)
@@ -165,10 +168,15 @@ def _subject(tasks: Section, label: str, top: Section, folder: Path) -> Subject:
         pretrained=_source(entry, "pretrained", "pretrained_revision", folder),
         data=_source(entry, "data", "data_revision", folder),
         data_revision=entry.text("data_revision"),
+        columns=_columns(entry.section("columns")),
         max_length=_parameter(entry, MAX_LENGTH),
         sequence_length=_parameter(entry, SEQUENCE_LENGTH),
         finetuning=_finetuning(top, entry),
     )
+
+
+def _columns(section: Section) -> dict[str, str]:
+    return {name: section.text(name) or name for name in section}
 
 
 def _parameter(entry: Section, parameter: Parameter, default: Any = None) -> Any:

@@ -6,11 +6,11 @@ import hashlib
 from pathlib import Path
 
 from trimformer.compare.plan import Source
-from trimformer.data.files import READERS
 from trimformer.data.hub import MODEL_FILES
+from trimformer.data.readers import PACKED, READERS
 from trimformer.model.manifest import MANIFEST
 
-DATA_FILES = tuple(f"*{ending}" for ending in READERS)
+DATA_FILES = tuple(f"*{ending}{packed}" for ending in READERS for packed in ("", PACKED))
 CHARACTERS = 16
 
 

@@ -146,6 +146,39 @@ def token_mask(batch: Batch, name: str = TOKEN_MASK) -> Tensor:
     return batch[name].bool().flatten(0, -2)
 
 
+@dataclass(frozen=True)
+class Padding:
+    """The id that rows are padded with."""
+
+    id: int
+    ends_texts: bool
+    """Whether a text may begin or end with that token as well, as GPT-2's do where people pad with it."""
+
+    @classmethod
+    def of(cls, known: Any) -> Padding | None:
+        """Read it off a tokenizer or a config; None where it is not known."""
+        own = getattr(known, "pad_token_id", None)
+        others = [getattr(known, f"{name}_token_id", None) for name in ("bos", "eos", "cls", "sep")]
+        ends = [index for other in others for index in (other if isinstance(other, list) else [other])]
+        return cls(own, own in ends) if isinstance(own, int) else None
+
+
+def real_by_id(ids: Tensor, padding: Padding) -> Tensor:
+    """Tell tokens from padding where no mask does, by runs of its id at both ends of a row: bool, True = real.
+
+    Where texts may end with that token as well, one of each run counts as theirs.
+
+    >>> real_by_id(torch.tensor([5, 0, 6, 0, 0]), Padding(0, ends_texts=False)).tolist()
+    [True, True, True, False, False]
+    """
+    same = (ids == padding.id).long()
+    left, right = same.cumprod(-1), same.flip(-1).cumprod(-1).flip(-1)
+    if padding.ends_texts:
+        left, right = left * left.roll(-1, -1), right * right.roll(1, -1)
+        left[..., -1], right[..., 0] = 0, 0
+    return (left + right) == 0
+
+
 def sequence_count(batch: Batch) -> int:
     """Count the sequences that a model reads of a batch: its rows, or their choices."""
     return batch[TOKEN_MASK].shape[:-1].numel() if TOKEN_MASK in batch else shape(batch)[0]

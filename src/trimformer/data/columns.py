@@ -1,16 +1,62 @@
-"""Columns of rows, checked: that they are there, and hold texts or numbers."""
+"""Columns of rows, checked: that they are there under the names that a task knows, and hold texts or numbers."""
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from trimformer.errors import DataError
+from trimformer.errors import DataError, as_given
+
+TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"), ("question", "context"))
+"""What columns of text are called where nobody says: one, or two of pairs."""
+_named: ContextVar[Mapping[str, str] | None] = ContextVar("named", default=None)
+
+
+@contextmanager
+def naming_columns(names: Mapping[str, str] | None) -> Iterator[None]:
+    """Within the context, rows that are read have some columns under other names.
+
+    Args:
+        names: by the name that a task knows, such as `text`, what the column is called in the rows; None changes none.
+    """
+    before = _named.set(names)
+    try:
+        yield
+    finally:
+        _named.reset(before)
+
+
+def renamed(rows: Dataset, source: str) -> Dataset:
+    """Call columns as `naming_columns` says; one that had such a name before is left out.
+
+    Raises:
+        DataError: rows do not have a column, or it is to have two names; names the nearest that they have.
+    """
+    names = _named.get() or {}
+    for name, own in names.items():
+        if own not in rows.column_names:
+            raise DataError(f"`column={name}={own}`: {source} has no column {own!r}{_nearest(own, rows.column_names)}")
+    own_names = list(names.values())
+    twice = [own for own in own_names if own_names.count(own) > 1]
+    if twice:
+        raise DataError(f"`column` gives {twice[0]!r} two names: give each column of {source} one")
+    replaced = [name for name in names if name in rows.column_names and name not in own_names]
+    new = {own: name for name, own in names.items() if own != name}
+    return rows.remove_columns(replaced).rename_columns(new) if new else rows
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    by_lower = {other.lower(): other for other in known}
+    near = [by_lower[found] for found in get_close_matches(name.lower(), by_lower, n=1)]
+    return f"; {f'did you mean {near[0]!r}? ' if near else ''}it has {', '.join(map(repr, known))}"
 
 
 def require_columns(rows: Dataset, columns: Sequence[str], source: str = "the data") -> None:
@@ -30,8 +76,12 @@ def choose_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]], sourc
     wanted = " or ".join(" + ".join(map(repr, columns)) for columns in alternatives)
     raise DataError(
         f"{source} has no column {wanted}; it has {', '.join(map(repr, rows.column_names))}: "
-        "rename one, or check that the data fits the task"
+        f"say which it is, such as `column={_missing(rows, alternatives[0])}=…`, or check that the data fits the task"
     )
+
+
+def _missing(rows: Dataset, columns: Sequence[str]) -> str:
+    return next(name for name in columns if name not in rows.column_names)
 
 
 def texts(rows: Dataset, column: str, source: str = "the data") -> list[str]:
@@ -47,13 +97,13 @@ def texts(rows: Dataset, column: str, source: str = "the data") -> list[str]:
     return values
 
 
-def all_texts(rows: Dataset, source: str = "the data") -> list[str]:
-    """Read every text of some rows, whatever their columns; blank ones and columns of other things are left out.
+def all_texts(rows: Dataset, source: str = "the data", chosen: Sequence[str] = ()) -> list[str]:
+    """Read every text of some rows, of all columns or those chosen; blank ones and other things are left out.
 
     Raises:
         DataError: no column holds text.
     """
-    columns = [name for name in rows.column_names if any(isinstance(value, str) for value in rows[name])]
+    columns = [name for name in chosen or rows.column_names if any(isinstance(value, str) for value in rows[name])]
     found = [value for name in columns for value in rows[name] if isinstance(value, str) and value.strip()]
     if not found:
         raise DataError(f"{source} has no column with text; it has {', '.join(map(repr, rows.column_names))}")
@@ -82,7 +132,7 @@ def numbers(
         elif not isinstance(value, kinds) or isinstance(value, bool):
             problem = f"not a {'whole ' if whole else ''}number; convert the column"
         elif not (np.isfinite(value) and low <= value <= high):
-            problem = f"outside {low:g} to {high:g}; mend the row, or check that the data fits the task"
+            problem = f"outside {as_given(low)} to {as_given(high)}; mend the row, or check that the data fits the task"
         if problem:
             raise DataError(f"{source}, row {number}: {column!r} is {reprlib.repr(value)}, {problem}")
     return np.asarray(rows[column], dtype=np.int64 if whole else np.float64)

@@ -1,48 +1,59 @@
-"""Rows from a file or a folder, checked on the way in.
+"""Rows from a file, a folder or a dataset, checked on the way in.
 
-A folder holds one file a split, named `train` and `validation` (or `valid`, `dev`). A single file, or a folder with
-only one of the two, serves both splits: then `read_split` cuts it so that no calibration row is an evaluation row.
-Files are parsed as plain data; nothing in them is executed, nothing is cached, and the network is not used.
+A folder holds one file a split, named `train` and `validation` (or `valid`, `dev`), or is a dataset that was saved by
+`save_to_disk`. A single file, or a folder with only one of the two, serves both splits: then `read_split` cuts it so
+that no calibration row is an evaluation row. Anything else that looks like one, `owner/name`, is a dataset on the hub.
 """
 
 from __future__ import annotations
 
-import codecs
-import io
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
+import datasets
 import numpy as np
-import pyarrow as pa  # type: ignore[import-untyped]  # pyarrow ships no types
-import pyarrow.csv  # type: ignore[import-untyped]
-import pyarrow.json  # type: ignore[import-untyped]
-import pyarrow.parquet  # type: ignore[import-untyped]
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
+from trimformer.data.columns import renamed
+from trimformer.data.hub import read_hub, splits_on_hub
+from trimformer.data.readers import ENDINGS, READERS, ending_of, read_table
 from trimformer.data.rows import Split
 from trimformer.errors import DataError, first_line
 
 FILE_STEMS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "valid", "dev")}
 VALIDATION_SHARE = 0.2
+ON_HUB = re.compile(r"[\w.-]+/[\w.-]+(?::[\w.-]+)?")
+"""A dataset on the hub: `owner/name`, or `owner/name:config`."""
+
+
+class _Place(NamedTuple):
+    """A place where the rows of a split are: its name for messages, and what reads them."""
+
+    name: str
+    read: Callable[[], Dataset]
 
 
 def read_rows(source: str, split: Split) -> Dataset:
-    """Read all rows of the file that serves a split: `source` itself if it is a file, whichever split is asked.
+    """Read all rows of what serves a split: `source` itself if it is a file, whichever split is asked.
+
+    Columns are called as `naming_columns` says.
 
     Raises:
-        DataError: no such file, an unknown ending, several files for one split, a damaged file, or no rows.
+        DataError: no such file, an unknown ending, several files for one split, a damaged file, no rows, or a column
+            that is to be called otherwise is not there.
     """
-    file = _file_of_split(Path(source), split)
-    try:
-        table = READERS[file.suffix.lower()](file)
-    except (ValueError, OSError) as error:
-        raise DataError(f"cannot read {file}: {first_line(error)}; mend or re-create the file") from error
-    if table.num_rows == 0:
-        raise DataError(f"no rows in {file}: give a file with at least one row")
-    return Dataset(table)
+    return _rows_at(_place(source, split))
+
+
+def _rows_at(place: _Place) -> Dataset:
+    rows = place.read()
+    if len(rows) == 0:
+        raise DataError(f"no rows in {place.name}: give a file with at least one row")
+    return renamed(rows, place.name)
 
 
 def read_split(source: str, split: Split, seed: int = 0) -> Dataset:
@@ -54,8 +65,9 @@ def read_split(source: str, split: Split, seed: int = 0) -> Dataset:
     Raises:
         DataError: as `read_rows` and `split_rows`.
     """
-    rows = read_rows(source, split)
-    if len({_file_of_split(Path(source), name) for name in get_args(Split)}) > 1:
+    places = {name: _place(source, name) for name in get_args(Split)}
+    rows = _rows_at(places[split])
+    if len({place.name for place in places.values()}) > 1:
         return rows
     try:
         return split_rows(rows, seed)[split]
@@ -85,82 +97,67 @@ def split_rows(rows: Dataset, seed: int = 0) -> dict[Split, Dataset]:
     return {"train": rows.select(sorted(train)), "validation": rows.select(sorted(validation))}
 
 
-def _read_json_lines(file: Path) -> pa.Table:
-    content = file.read_bytes().removeprefix(codecs.BOM_UTF8)
-    try:
-        return _parse_json_lines(content)
-    except ValueError as error:
-        for number, line in enumerate(content.splitlines(), start=1):
-            if problem := _line_problem(line):
-                raise ValueError(f"line {number} is damaged, {problem}") from error
-        raise ValueError(f"{error} (the first row is row 0)") from error
-
-
-def _line_problem(line: bytes) -> str | None:
-    if not line.strip():
-        return None
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        return str(error)
-    return None if isinstance(row, dict) else "not an object like {…}"
-
-
-def _read_json(file: Path) -> pa.Table:
-    try:
-        content = json.loads(file.read_bytes())
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise
-        return _read_json_lines(file)
-    rows = content.get("data", [content]) if isinstance(content, dict) else content
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("neither a list of objects nor an object whose 'data' is one")
-    return _parse_json_lines("\n".join(map(json.dumps, rows)).encode())
-
-
-def _parse_json_lines(content: bytes) -> pa.Table:
-    if not content.strip():
-        return pa.table({})
-    one_block = pa.json.ReadOptions(use_threads=False, block_size=min(len(content) + 1, 2**31 - 1))
-    return pa.json.read_json(io.BytesIO(content), read_options=one_block)
-
-
-def _read_text(file: Path) -> pa.Table:
-    return pa.table({"text": [line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]})
-
-
-READERS: Mapping[str, Callable[[Path], pa.Table]] = {
-    ".jsonl": _read_json_lines,
-    ".json": _read_json,
-    ".csv": partial(
-        pa.csv.read_csv,
-        read_options=pa.csv.ReadOptions(use_threads=False),
-        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-    ),
-    ".parquet": pa.parquet.read_table,
-    ".txt": _read_text,
-}
-"""Parsers of files, by ending. A `.txt` file has one row a line in column `text`; blank lines are left out."""
-
-
-def _file_of_split(source: Path, split: Split) -> Path:
-    """Find the file that serves a split; in a folder without one, the file of the other split.
+def _place(source: str, split: Split) -> _Place:
+    """Find where the rows of a split are; where there are none of their own, those of the other split.
 
     Raises:
-        DataError: no such file, an unknown ending, or several files for one split.
+        DataError: no such file or dataset, an unknown ending, or several files for one split.
     """
-    if not source.exists():
+    path = Path(source)
+    if path.is_file():
+        return _of_file(path)
+    if path.is_dir():
+        return _of_saved(path, split) or _of_folder(path, split)
+    if not ON_HUB.fullmatch(source) or ending_of(path) in READERS:
         raise DataError(f"no file or folder {source}: check the path")
-    if source.is_file():
-        if source.suffix.lower() not in READERS:
-            raise DataError(f"unknown ending of {source}: use {', '.join(READERS)}")
-        return source
-    other: Split = "train" if split == "validation" else "validation"
-    for stem in FILE_STEMS[split] + FILE_STEMS[other]:
-        files = sorted(file for file in source.glob(f"{stem}.*") if file.suffix.lower() in READERS)
+    name, _, config = source.partition(":")
+    own = _own_or_other(splits_on_hub(name, config or None), split, source)
+    return _Place(f"split {own!r} of {source}", partial(read_hub, name, config or None, own))
+
+
+def _of_file(file: Path) -> _Place:
+    if ending_of(file) not in READERS:
+        raise DataError(f"unknown ending of {file}: use {ENDINGS}")
+    return _Place(str(file), lambda: Dataset(read_table(file)))
+
+
+def _of_folder(folder: Path, split: Split) -> _Place:
+    for stem in _stems(split):
+        files = sorted(file for file in folder.glob(f"{stem}.*") if ending_of(file) in READERS)
         if len(files) > 1:
-            raise DataError(f"{source} has {', '.join(file.name for file in files)}: leave one file for each split")
+            raise DataError(f"{folder} has {', '.join(file.name for file in files)}: leave one file for each split")
         if files:
-            return files[0]
-    raise DataError(f"{source} has no train or validation file ending in {', '.join(READERS)}: add one, or name a file")
+            return _of_file(files[0])
+    raise DataError(f"{folder} has no train or validation file ending in {ENDINGS}: add one, or name a file")
+
+
+def _of_saved(folder: Path, split: Split) -> _Place | None:
+    """Find the rows of a split in a folder that `save_to_disk` wrote; None where it is no such folder."""
+    if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        return None
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"cannot read {folder}: {first_line(error)}; save the dataset again") from error
+    if not isinstance(saved, DatasetDict):
+        return _Place(str(folder), lambda: saved)
+    own = _own_or_other(saved, split, str(folder))
+    return _Place(f"split {own!r} of {folder}", lambda: saved[own])
+
+
+def _own_or_other(names: Iterable[str], split: Split, source: str) -> str:
+    """Choose, of the splits of a dataset, the one that serves a split.
+
+    Raises:
+        DataError: there is neither of both; names those that there are.
+    """
+    known = list(names)
+    for stem in _stems(split):
+        if stem in known:
+            return stem
+    raise DataError(f"{source} has no train or validation split, but {', '.join(known)}: save one of these as a file")
+
+
+def _stems(split: Split) -> tuple[str, ...]:
+    other: Split = "train" if split == "validation" else "validation"
+    return FILE_STEMS[split] + FILE_STEMS[other]

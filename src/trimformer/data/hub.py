@@ -35,6 +35,22 @@ def read_hub(name: str, config: str | None, split: str) -> Dataset:
         ) from error
 
 
+def splits_on_hub(name: str, config: str | None) -> list[str]:
+    """List the splits of a dataset on the hub.
+
+    Raises:
+        DataError: no file, folder or dataset has that name, or the hub cannot be reached.
+    """
+    try:
+        with _silent_datasets():
+            return list(datasets.get_dataset_split_names(name, config, revision=_revision.get()))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"no file or folder {name}, and no dataset of that name can be had from the hub ({first_line(error)}): "
+            "check the path, or the connection"
+        ) from error
+
+
 @contextmanager
 def hub_revision(revision: str | None) -> Iterator[None]:
     """Within the context, `read_hub` reads datasets as they were at that commit; None is the newest."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, get_type_hints
 
 from trimformer.errors import DataError
 from trimformer.judging.metrics import Metrics
@@ -35,8 +35,10 @@ class Origin:
     """Folder or file of the rows, or a word for where they come from, such as `hub`."""
     command: str = ""
     """Command line that can be typed again, without tokens and passwords."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What the columns of the rows are called, by the name that the task knows; empty where they are called so."""
 
-    def as_json(self) -> dict[str, str]:
+    def as_json(self) -> dict[str, Any]:
         """Write the fields that somebody named, by name."""
         return {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name)}
 
@@ -47,8 +49,10 @@ class Origin:
         Raises:
             DataError: a field is something else than a text; names it.
         """
-        content, names = checked(dict, value, where), [each.name for each in fields(cls)]
-        return cls(**{name: checked(str, content[name], name) for name in names if content.get(name) is not None})
+        content, types = checked(dict, value, where), get_type_hints(cls)
+        return cls(
+            **{name: read(kind, content[name], name) for name, kind in types.items() if content.get(name) is not None}
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins
 from trimformer.data.batches import sample_rows
+from trimformer.data.columns import naming_columns
 from trimformer.data.labels import in_model_order
 from trimformer.data.rows import Features, content, token_count
 from trimformer.errors import DataError, LabelError, caution
@@ -275,6 +276,7 @@ def evaluate(
     task: str,
     data: str | None = None,
     *,
+    columns: Mapping[str, str] | None = None,
     dense: PreTrainedModel | None = None,
     max_length: int | None = None,
     progress: Progress | None = None,
@@ -286,6 +288,7 @@ def evaluate(
         tokenizer: of the model.
         task: one of `trimformer list`.
         data: a folder or file; None takes the task's rows from the hub.
+        columns: what columns of the rows are called, by the name that the task knows: `{"text": "Review Text"}`.
         dense: compare with this model, where the task has a metric that does.
         max_length: cut rows at this many tokens; else at the task's own length.
         progress: wraps a sequence to show a bar.
@@ -294,7 +297,8 @@ def evaluate(
         TrimformerError: there is no such task, its rows cannot be read, or the model does not fit it.
     """
     chosen: Task = plugins.load("tasks", task)
-    rows = chosen.rows(data, "validation")
+    with naming_columns(columns):
+        rows = chosen.rows(data, "validation")
     return chosen.evaluate(model, fitted(tokenizer, model), rows, dense=dense, max_length=max_length, progress=progress)
 
 

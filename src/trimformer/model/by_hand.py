@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.errors import InvalidOption, unknown_name
+from trimformer.model.arguments import check_flag, told
 from trimformer.model.sites import Site
 from trimformer.model.structure import read_structure
 from trimformer.model.surgery import cut as cut_by_masks
@@ -35,12 +36,13 @@ def cut(model: PreTrainedModel, kept: Mapping[str, Any], *, in_place: bool = Fal
         InvalidOption: a sublayer or a unit that the model does not have; nothing is cut then.
         UnsupportedModel: a model whose sublayers are not known.
     """
+    check_flag("in_place", in_place)
     sites = {site.name: site for site in read_structure(model)}
     if not isinstance(kept, Mapping):
-        raise InvalidOption(f"kept={kept!r:.60} must be the units that stay, by name of a sublayer")
+        raise InvalidOption(f"`kept={told(kept)}` must be the units that stay, by name of a sublayer")
     for name in kept:
         if name not in sites:
-            raise unknown_name("sublayer", str(name), sites)
+            raise unknown_name("sublayer", name, sites)
     masks = {
         name: as_mask(site, kept[name]) if name in kept else torch.ones(site.units, dtype=torch.bool)
         for name, site in sites.items()

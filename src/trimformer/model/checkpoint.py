@@ -15,7 +15,8 @@ import transformers
 from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.errors import CheckpointError
+from trimformer.errors import CheckpointError, InvalidOption
+from trimformer.model.arguments import check_path, told
 from trimformer.model.folders import whole_folder
 from trimformer.model.manifest import MANIFEST, as_text
 from trimformer.model.offload import is_offloaded, like_offloaded, stored
@@ -35,10 +36,13 @@ def load_model(
         dtype: precision of its weights: `float32`, `bfloat16`, `float16`, or `auto`, that of the checkpoint.
 
     Raises:
-        InvalidOption: there is no such device or precision.
+        InvalidOption: there is no such device or precision, or an argument is of another kind.
         CheckpointError: not a checkpoint, damaged, or without the weights of its task head.
     """
-    return place_model(name, auto_class, Placement(device=device, dtype=dtype))
+    check_path("name", name)
+    if auto_class is not None and not isinstance(auto_class, str):
+        raise InvalidOption(f"`auto_class={told(auto_class)}` must be text, such as 'AutoModel'")
+    return place_model(str(name), auto_class, Placement(device=device, dtype=dtype))
 
 
 def place_model(name: str, auto_class: str | None, placement: Placement) -> PreTrainedModel:
@@ -94,8 +98,10 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Load the tokenizer that belongs to a checkpoint.
 
     Raises:
+        InvalidOption: no name at all.
         CheckpointError: there is none, or it is damaged.
     """
+    check_path("name", name)
     if Path(name).is_dir() and not any(file for kind in _TOKENIZER_FILES for file in Path(name).glob(kind)):
         raise CheckpointError(f"{name} has no tokenizer: copy that of the model it was made from into it")
     tokenizer: PreTrainedTokenizerBase = read_tokenizer(name)

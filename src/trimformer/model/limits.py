@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.batches import shape, token_mask
+from trimformer.data.batches import only, shape, token_mask
 from trimformer.data.rows import LABELS, TOKENS, Batch
 from trimformer.errors import DataError
 from trimformer.model.structure import find_architecture
@@ -43,6 +43,23 @@ def inputs_of(model: PreTrainedModel) -> list[str]:
     return [name for name in signature(type(model).forward).parameters if name not in LABELS]
 
 
+def own_inputs(batches: Sequence[Batch], model: PreTrainedModel) -> list[Batch]:
+    """Leave out of every batch what a model does not read.
+
+    Raises:
+        DataError: nothing is left of one.
+    """
+    names = inputs_of(model)
+    found = only(batches, names)
+    for batch, left in zip(batches, found, strict=True):
+        if not left:
+            raise DataError(
+                f"a batch has {', '.join(batch)}, which {type(model).__name__} does not read: name its columns as the "
+                f"model's forward does, {', '.join(names[1:])}"
+            )
+    return found
+
+
 def most_tokens(config: Any) -> float:
     """Give the most tokens that a row may have; infinity where the config names no limit."""
     positions: float = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", math.inf))
@@ -68,7 +85,10 @@ def check_inputs(batches: Sequence[Batch], config: Any) -> None:
         DataError: a token id outside the vocabulary, or a row longer than the model's positions.
     """
     largest = max((int(batch[TOKENS].max()) for batch in batches if TOKENS in batch), default=0)
+    smallest = min((int(batch[TOKENS].min()) for batch in batches if TOKENS in batch), default=0)
     longest = max(shape(batch)[1] for batch in batches)
+    if smallest < 0:
+        raise DataError(f"token id {smallest} is no token: give numbers from 0 up; -100 is for labels only")
     if largest >= getattr(config, "vocab_size", math.inf):
         raise DataError(
             f"token id {largest} is outside the vocabulary of {config.vocab_size}: use the model's own tokenizer"

@@ -34,19 +34,21 @@ class Parameter:
     high: float = math.inf
     choices: tuple[str, ...] = ()
     """All values that it may have; empty for any."""
+    needed: bool = False
+    """Whether None is no value of it; of other parameters None means that nobody said."""
 
     def check(self, value: Any) -> Any:
-        """Give a value back if the parameter may have it; None always may be, and means that nobody said.
+        """Give a value back if the parameter may have it; None, which means that nobody said, unless it is needed.
 
         Raises:
             InvalidOption: names the parameter, its value, and what it must be.
         """
-        if value is None:
+        if value is None and not self.needed:
             return value
-        if self.choices and value not in self.choices:
+        if self.choices and not (isinstance(value, str) and value in self.choices):
             raise InvalidOption(f"`{self.name}={value}` must be one of {', '.join(self.choices)}")
         if not _is_of(self.kind, value):
-            raise InvalidOption(f"`{self.name}={value!r}` must be {KINDS[self.kind][1]}")
+            raise InvalidOption(f"`{self.name}={value!r:.60}` must be {KINDS[self.kind][1]}")
         if self.kind is not str:
             require_range(self.name, value, low=self.low, high=self.high)
         return value
@@ -56,12 +58,15 @@ def _is_of(kind: type, value: Any) -> bool:
     return isinstance(value, KINDS[kind][0]) and not isinstance(value, bool)
 
 
-DEVICE = Parameter(name="device", text="Where to compute: cpu, cuda, or auto: a GPU if there is one.", default="auto")
+DEVICE = Parameter(
+    name="device", text="Where to compute: cpu, cuda, or auto: a GPU if there is one.", default="auto", needed=True
+)
 DTYPE = Parameter(
     name="dtype",
     text="Precision of the weights: float32, bfloat16, float16, or auto: that of the checkpoint.",
     default="float32",
     choices=("auto", "float32", "bfloat16", "float16"),
+    needed=True,
 )
 DEVICE_MAP = Parameter(
     name="device_map", text="auto: spread the model over GPU, CPU memory and disk; pruned block by block."

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from trimformer.errors import InvalidOption
-from trimformer.model.parameters import DTYPE
+from trimformer.model.parameters import DEVICE, DTYPE
 
 _SIZE = re.compile(r"\d+(\.\d+)?[KMGT]i?B")
 
@@ -33,6 +33,7 @@ class Placement:
     """Memory that a device map may fill, such as `0=10GiB,cpu=20GiB`; None is all that is free."""
 
     def __post_init__(self) -> None:
+        DEVICE.check(self.device)
         DTYPE.check(self.dtype)
         if self.device_map not in (None, "auto"):
             raise InvalidOption(f"`device_map={self.device_map}` must be auto; in Python, load the model with any map")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from os import PathLike
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
 from trimformer.errors import UnsupportedModel
+from trimformer.model.arguments import told
 from trimformer.model.sites import Architecture
 
 
@@ -26,13 +28,22 @@ def check_kind(given: Any) -> None:
 def _no_model(given: Any) -> str:
     """Say of something that is no transformers model what to give in its place."""
     kind = type(given).__name__
+    if isinstance(given, (str, PathLike)):
+        return f"{str(given)!r} is no transformers model: load it first, with from_pretrained or trimformer.load_model"
+    if isinstance(getattr(given, "model", None), PreTrainedModel):
+        return f"{kind} is no transformers model, but has one: give its .model"
     if not isinstance(given, nn.Module):
-        return f"{given!r:.60} is no transformers model: load it first, with from_pretrained"
+        return f"{told(given)} is no transformers model: load it first, with from_pretrained or load_model"
     if callable(getattr(given, "merge_and_unload", None)):
         return f"{kind} is a model with adapters: give what its merge_and_unload() returns"
     inside = [name for name, each in given.named_modules() if name and isinstance(each, PreTrainedModel)]
-    remedy = f": give the one in it, model.{inside[0]}" if inside else ", and there is none in it"
+    remedy = f": give the one in it, model{_path(inside[0])}" if inside else ", and there is none in it"
     return f"{kind} is no transformers model (PreTrainedModel){remedy}"
+
+
+def _path(name: str) -> str:
+    """Write the path of a module as Python reads it: `0.auto_model` is `[0].auto_model`."""
+    return "".join(f"[{part}]" if part.isdecimal() else f".{part}" for part in name.split("."))
 
 
 def not_described(config: Any, known: Sequence[str]) -> str:
@@ -67,6 +78,14 @@ def check_use(model: PreTrainedModel, architecture: Architecture) -> None:
         raise UnsupportedModel("the model has cross-attention: only encoders, and decoders without it, can be pruned")
     if getattr(config, "chunk_size_feed_forward", 0):
         raise UnsupportedModel("chunk_size_feed_forward is set: load the model with chunk_size_feed_forward=0")
+    if any(type(each).__module__.startswith("peft.") for each in model.modules()):
+        raise UnsupportedModel("the model has adapters in it: give what PeftModel.merge_and_unload() returns")
+    if any(each.is_inference() for each in model.parameters()):
+        raise UnsupportedModel(
+            "the model was made within torch.inference_mode(), so that its weights cannot be changed: load it outside"
+        )
+    if any(each.is_meta for each in model.parameters()) and not hasattr(model, "hf_device_map"):
+        raise UnsupportedModel("the model is on the device meta, without weights: load it, with from_pretrained")
     if not _is_plain(model):
         raise UnsupportedModel(
             f"the model is quantized{_by_method(config)}: load or make it in float, prune it, then quantize the result"

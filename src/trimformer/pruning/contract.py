@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from trimformer import processes
+from trimformer.errors import TrimformerError
 from trimformer.model.sites import Masks, Scores, Site
 from trimformer.model.structure import Structure
 from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured, Measurement
-from trimformer.pruning.budget import CostTables
+from trimformer.pruning.budget import CostTables, total_cost
 from trimformer.pruning.choose.bounds import FREE, Bounds
 
 Backward = Literal["none", "by block", "whole model"]
@@ -67,6 +68,19 @@ class Job(Calibration):
     def unit_cost(self, site: Site) -> float:
         """Compute the mean cost of a unit of the site; 1 where there is none, so that scores can be divided by it."""
         return float(self.costs[site.name][-1]) / site.units if site.units else 1.0
+
+    def check(self, masks: Masks) -> None:
+        """Refuse masks that keep more than this allows.
+
+        Raises:
+            TrimformerError: they do, which is a bug of the method.
+        """
+        self.bounds.check(masks)
+        cost = total_cost(masks, self.costs)
+        if cost > self.limit * (1 + 1e-9):
+            raise TrimformerError(
+                f"the method kept {cost:.4g} of at most {self.limit:.4g}: this is a bug of the method"
+            )
 
     def first_decides(self, masks: Masks) -> Masks:
         """Give the masks that the first process has: rounding may decide otherwise elsewhere."""

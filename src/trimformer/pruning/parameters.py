@@ -14,7 +14,7 @@ DEFAULT_PRETRAINED_METHOD = "dual_cp"
 """Default method of P-pruning, where no label is looked at."""
 DEFAULT_CALIBRATION_TOKENS = 20_000
 
-METHOD = Parameter(name="method", text="Pruning method; see `trimformer list`.", default=DEFAULT_METHOD)
+METHOD = Parameter(name="method", text="Pruning method; see `trimformer list`.", default=DEFAULT_METHOD, needed=True)
 CALIBRATION_TOKENS = Parameter(
     name="calibration_tokens",
     text="Draw calibration rows until they hold this many tokens.",
@@ -35,12 +35,12 @@ BATCH_SIZE = Parameter(
     low=1,
 )
 ROUND_TO = Parameter(
-    name="round_to", text="Keep neurons of each layer in multiples of this.", kind=int, default=1, low=1
+    name="round_to", text="Keep neurons of each layer in multiples of this.", kind=int, default=1, low=1, needed=True
 )
 MAX_LENGTH = Parameter(
     name="max_length", text="Cut rows at this many tokens; else at the task's own length.", kind=int, low=1
 )
-SEED = Parameter(name="seed", text="Of all sampling.", kind=int, default=0, low=0, high=2**32 - 1)
+SEED = Parameter(name="seed", text="Of all sampling.", kind=int, default=0, low=0, high=2**32 - 1, needed=True)
 
 PARAMETERS = {
     parameter.name: parameter

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import torch
+from transformers import PreTrainedModel
 
 from trimformer import processes
 from trimformer.data.rows import Batch
-from trimformer.errors import DataError, NumericalError, UnsupportedModel
+from trimformer.errors import DataError, NumericalError, UnsupportedModel, first_line
 from trimformer.model.limits import check_inputs, check_padding
 from trimformer.model.offload import stored
 from trimformer.model.sites import Site
@@ -20,7 +22,7 @@ from trimformer.observing.watching import check_finite, frozen, watching
 from trimformer.pruning.contract import Method
 from trimformer.pruning.fingerprint import measured_key
 from trimformer.pruning.memory import check_memory
-from trimformer.pruning.probe import check_layout, shortest_row
+from trimformer.pruning.probe import FROM_MODELS, check_layout, shortest_row
 
 
 def check(calibration: Calibration, name: str, method: Method) -> list[str]:
@@ -77,17 +79,37 @@ def check_together(calibration: Calibration, name: str, method: Method) -> None:
 
 
 def check_activations(structure: Structure, batch: Batch) -> None:
-    """Run one batch and refuse a model that computes NaN or infinity.
+    """Run one batch and refuse a model that does not run, computes NaN or infinity, or gives no named outputs.
 
     Raises:
         NumericalError: names the lowest site where it does.
+        UnsupportedModel: it does not run, or what it returns has no names.
     """
+    model = structure.model
     with (
-        frozen(structure.model),
+        frozen(model),
         torch.no_grad(),
         watching(structure, structure.sites, inputs=lambda site, hidden: check_finite(hidden, site.name)),
     ):
-        structure.model(**batch)
+        try:
+            output = model(**batch)
+        except torch.OutOfMemoryError:
+            raise
+        except FROM_MODELS as error:
+            raise UnsupportedModel(_does_not_run(model, error)) from error
+    if not isinstance(output, Mapping):
+        raise UnsupportedModel(
+            f"{type(model).__name__} returns a {type(output).__name__}: it must return named outputs, as transformers' "
+            "models do where config.return_dict is true"
+        )
+
+
+def _does_not_run(model: PreTrainedModel, error: Exception) -> str:
+    """Say that a model does not run on its rows; where its weights are of several types, that this may be why."""
+    types = sorted({str(each.dtype).removeprefix("torch.") for each in model.parameters()})
+    if len(types) > 1:
+        return f"the model does not run, and its weights are {' and '.join(types)}: make them one type, model.float()"
+    return f"{type(model).__name__} does not run on the rows given ({first_line(error)}): try model(**batch) yourself"
 
 
 def check_weights(structure: Structure) -> None:

@@ -12,22 +12,20 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins, processes
-from trimformer.data.batches import only, split_batches, tokens_at_once
-from trimformer.data.given import Data, calibration_batches
-from trimformer.data.rows import LABELS, Batch
-from trimformer.errors import TrimformerError, caution
-from trimformer.model.limits import inputs_of
+from trimformer.data.given import Data
+from trimformer.data.tables import Column
+from trimformer.errors import InvalidOption, caution
+from trimformer.model.arguments import told
 from trimformer.model.manifest import versions
 from trimformer.model.sites import Masks
 from trimformer.model.slots import read_by_slot
 from trimformer.model.structure import Structure, parameter_count, read_structure
 from trimformer.model.surgery import describe_cut, describe_stock, pruning_config
-from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured, from_tensors, to_tensors
-from trimformer.observing.predictions import of_next_tokens
 from trimformer.observing.resources import Used, watching_resources
 from trimformer.progress import Progress
 from trimformer.pruning import preflight
+from trimformer.pruning.arguments import check_arguments
 from trimformer.pruning.budget import Budget, CostTables, MeasuredCost, Prices, rounded_tables, total_cost, workload_of
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.contract import Job, JudgesUnits
@@ -41,9 +39,9 @@ from trimformer.pruning.facts import (
 )
 from trimformer.pruning.fingerprint import fingerprint, measured_key
 from trimformer.pruning.measured_budget import pruned_as_measured
-from trimformer.pruning.memory import pass_tokens
 from trimformer.pruning.method_options import asked_by, make_method
-from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
+from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD
+from trimformer.pruning.preparation import Source, calibration_on
 from trimformer.pruning.probe import check_layout, check_result, shortest_row
 from trimformer.pruning.query_heads import by_place, one_by_one_in, order_by_worth, with_asked_units
 from trimformer.pruning.result import PruningResult
@@ -66,6 +64,7 @@ def prune(
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
+    column: Column = None,
 ) -> PruningResult:
     """Make a model smaller; the model given stays as it is.
 
@@ -73,9 +72,10 @@ def prune(
 
     Args:
         model: a fine-tuned transformers model, dense or already pruned.
-        data: what to calibrate on: strings (with `tokenizer`), encoded rows (`input_ids`, …), a Dataset with these
-            columns or with a `text` column, or an iterable of padded batches such as a DataLoader. Labels (`labels`,
-            or `start_positions` and `end_positions`) are read only for methods that need them.
+        data: what to calibrate on: texts or pairs of texts (with `tokenizer`), encoded rows (`input_ids`, …), what has
+            columns of either (a Dataset, a frame of pandas or polars, a dictionary of lists), or padded batches such
+            as a DataLoader's. Labels (`labels`, or `start_positions` and `end_positions`) are read only for methods
+            that need them.
         budget: the share of the model's cost to keep, such as `Budget(flops=0.4)`.
         sizes: sizes of layers asked for by name, such as `Sizes(heads=8, keep_layers="0-3")`; without a budget, units
             that they do not speak of stay.
@@ -89,6 +89,8 @@ def prune(
         seed: of all sampling.
         options: of the method, by name.
         progress: wraps a sequence to show a bar.
+        column: name of the column with the text, or of two for pairs, where it is none of `text`, `sentence`,
+            `sentence1` and `sentence2`, `question` and `context`.
 
     Raises:
         TrimformerError: any of its kinds; the message names the value, the range and the next step.
@@ -108,14 +110,9 @@ def prune(
         seed=seed,
         options=options,
         progress=progress,
+        column=column,
     )
     return pruner.prune(budget, sizes)
-
-
-def _labels(dense: Structure, batches: Sequence[Batch]) -> list[Batch]:
-    """Collect the labels of some batches, each beside the prediction of it."""
-    labels = only(batches, LABELS)
-    return of_next_tokens(labels) if dense.predicts_next_tokens else labels
 
 
 class Pruner:
@@ -139,25 +136,29 @@ class Pruner:
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
         progress: Progress | None = None,
+        column: Column = None,
     ) -> None:
         """Read and check model, data and method, as for `prune`; `cache` keeps what is measured for later runs."""
-        check_parameters(
-            calibration_tokens=calibration_tokens, sequence_length=sequence_length, batch_size=batch_size, seed=seed
+        check_arguments(
+            tokenizer=tokenizer,
+            options=options,
+            cache=cache,
+            progress=progress,
+            method=method,
+            calibration_tokens=calibration_tokens,
+            sequence_length=sequence_length,
+            batch_size=batch_size,
+            seed=seed,
         )
         self.name = method
         self.method = make_method(method, options or {})
-        dense, needed = read_structure(model), self.method.needs_labels
+        dense, left_out = read_structure(model), list[str]()
+        source = Source(data=data, tokenizer=tokenizer, calibration_tokens=calibration_tokens, seed=seed, column=column)
         with asked_by(method):
-            given = calibration_batches(data, tokenizer, calibration_tokens, seed, dense.device, labels=needed)
-        batches = split_batches(given, min(tokens_at_once(model), pass_tokens(dense)))
-        self.calibration = Calibration(
-            dense,
-            only(batches, inputs_of(model)),
-            seed,
-            progress or (lambda items, _: items),
-            labels=_labels(dense, batches) if needed else None,
-        )
-        self.warnings = preflight.check(self.calibration, method, self.method)
+            self.calibration = calibration_on(
+                dense, source, progress, labels=self.method.needs_labels, warn=left_out.append
+            )
+        self.warnings = left_out + preflight.check(self.calibration, method, self.method)
         self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
         self.cache = cache
         self.measuring = Used()
@@ -242,6 +243,8 @@ class Pruner:
         Raises:
             TrimformerError: as `prune`.
         """
+        if not isinstance(budgets, Sequence):
+            raise InvalidOption(f"`budgets={told(budgets)}` must be a list of Budgets")
         asked = self._asked(sizes)
         if asked is not self:
             asked.check(budgets, sizes)
@@ -280,7 +283,7 @@ class Pruner:
                 masks = processes.agreed_masks(self.method.prune(job, measured))
         small = (describe_stock if target.uniform else describe_cut)(job.student, masks)
         check_result(small, shortest_row(job.batches))
-        _verify(job, masks)
+        job.check(masks)
         curves = compact_curves({site: found.removal_cost for site, found in measured.items()})
         facts = self._facts(job, masks, target, curves)
         facts = facts if self.ordering is None else facts.with_stage("ordering", self.ordering)
@@ -341,10 +344,3 @@ class Pruner:
             seconds={},
             curves=curves,
         )
-
-
-def _verify(job: Job, masks: Masks) -> None:
-    job.bounds.check(masks)
-    cost = total_cost(masks, job.costs)
-    if cost > job.limit * (1 + 1e-9):
-        raise TrimformerError(f"the method kept {cost:.4g} of at most {job.limit:.4g}: this is a bug of the method")

@@ -61,7 +61,8 @@ class Sizes:
 
     def __post_init__(self) -> None:
         for name in UNIT_FIELDS:
-            for entry in entries(getattr(self, name)):
+            given = getattr(self, name)
+            for entry in entries(given) or ([] if given is None else [given]):
                 span(entry, name)
         if not isinstance(self.sites, Mapping):
             raise InvalidOption(f"`sites={self.sites!r}` must be sizes by layer or sublayer, such as {EXAMPLE}")

@@ -9,6 +9,7 @@ import torch
 
 from trimformer import processes
 from trimformer.errors import InvalidOption
+from trimformer.model.arguments import told
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure
 from trimformer.observing.measurements import Measured
@@ -126,8 +127,8 @@ def check_asked(budget: Any, sizes: Any) -> None:
         InvalidOption: says what to give.
     """
     if sizes is not None and not isinstance(sizes, Sizes):
-        raise InvalidOption(f"sizes={sizes!r} are no Sizes: give some such as Sizes(heads=8)")
+        raise InvalidOption(f"`sizes={told(sizes)}` are no Sizes: give some such as Sizes(heads=8)")
     if budget is None and sizes is not None:
         return
     if not isinstance(budget, Budget):
-        raise InvalidOption(f"budget={budget!r} is no Budget: give one such as Budget(flops=0.4)")
+        raise InvalidOption(f"`budget={told(budget)}` is no Budget: give one such as Budget(flops=0.4)")

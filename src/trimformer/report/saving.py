@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trimformer.errors import InvalidOption
 from trimformer.judging.manifest import DenseFacts, Manifest, Origin
 from trimformer.model import checkpoint
+from trimformer.model.arguments import check_flag, check_mapping, check_path, check_tokenizer, check_torch_dtype, told
 from trimformer.model.manifest import read_manifest
-from trimformer.pruning.facts import ParameterFacts
+from trimformer.model.refusals import check_kind
+from trimformer.pruning.facts import ParameterFacts, PruningFacts
+from trimformer.pruning.result import PruningResult
 from trimformer.report.model_card import README, model_card
-from trimformer.vocabulary.facts import BeforeAfter
+from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
 from trimformer.vocabulary.trim import Trimmed
 
 
@@ -45,9 +50,17 @@ def save(
         extra_files: files to copy along, by their path below `out`.
 
     Raises:
+        InvalidOption: an argument of another kind; says what to give.
         CheckpointError: the folder exists and `overwrite` is not set, or it cannot be written.
         DataError: a manifest with a budget that is not one of this package; names what is missing or wrong.
     """
+    check_kind(model)
+    check_path("out", out)
+    check_tokenizer(tokenizer)
+    check_manifest(manifest)
+    check_flag("overwrite", overwrite)
+    check_torch_dtype(dtype)
+    check_files(extra_files)
     return checkpoint.write(
         model,
         out,
@@ -60,6 +73,42 @@ def save(
         dtype=dtype,
         extra_files=extra_files,
     )
+
+
+def check_manifest(given: Any) -> None:
+    """Refuse what cannot be written as `trimformer.json`; None writes none.
+
+    Raises:
+        InvalidOption: it is no dictionary, or something in it is not of JSON; says what to give.
+    """
+    if isinstance(given, (PruningResult, PruningFacts, VocabularyFacts, Trimmed)):
+        raise InvalidOption(f"`manifest={told(given)}` must be a dictionary: give result.manifest")
+    check_mapping("manifest", given, "result.manifest")
+    strange = next((name for name, value in (given or {}).items() if not _is_json(value)), None)
+    if strange is not None:
+        raise InvalidOption(f"`manifest` has {strange!r}, which cannot be written as JSON: give numbers, texts, lists")
+
+
+def _is_json(value: Any) -> bool:
+    """Tell whether a value can be written as JSON."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def check_files(given: Any) -> None:
+    """Refuse files to copy that are not there; None copies none.
+
+    Raises:
+        InvalidOption: it is no dictionary of paths, or names one that is not there.
+    """
+    check_mapping("extra_files", given, '{"modules.json": Path("model/modules.json")}')
+    for name, file in (given or {}).items():
+        check_path("extra_files", file)
+        if not Path(file).is_file():
+            raise InvalidOption(f"`extra_files` has {name!r}, and there is no file {file}: check the path")
 
 
 def trimmed_manifest(trimmed: Trimmed, source: str, command: str) -> dict[str, Any]:

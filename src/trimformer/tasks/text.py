@@ -16,7 +16,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import choose_columns, texts
+from trimformer.data.columns import TEXT_COLUMNS, choose_columns, texts
 from trimformer.data.encoding import encode_texts
 from trimformer.data.files import read_split
 from trimformer.data.rows import Batch, Features, Split
@@ -28,7 +28,6 @@ from trimformer.model.offload import device_of
 from trimformer.observing.predictions import agreement, divergence, predictions
 from trimformer.progress import Progress
 
-TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"), ("question", "context"))
 MAX_PADDED_TOKENS = 1024
 """Most tokens in a batch: a language model's logits, once per model, are a whole vocabulary for each."""
 

@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from trimformer.model.parameters import Parameter
 
 MINIMUM_COUNT = Parameter(
-    name="minimum_count", text="Keep tokens that the texts have at least this often.", kind=int, default=1, low=1
+    name="minimum_count",
+    text="Keep tokens that the texts have at least this often.",
+    kind=int,
+    default=1,
+    low=1,
+    needed=True,
 )
 CHARACTERS = Parameter(
     name="characters",

@@ -9,8 +9,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.errors import DataError, UnsupportedModel
+from trimformer.model.arguments import check_tokenizer, check_torch_dtype
+from trimformer.model.refusals import check_kind
 from trimformer.model.structure import parameter_count
 from trimformer.model.weights import weight_bytes
+from trimformer.vocabulary.arguments import check_texts, checked_rows
 from trimformer.vocabulary.embeddings import embedding_rows, with_rows
 from trimformer.vocabulary.facts import CHARACTERS, MINIMUM_COUNT, BeforeAfter, HeldOutFacts, VocabularyFacts
 from trimformer.vocabulary.named_tokens import named
@@ -83,18 +86,24 @@ def trim_vocabulary(
         dtype: precision in which the weights will be stored, for their size in the facts; None is their own.
 
     Raises:
-        InvalidOption: a wrong `minimum_count` or `characters`.
+        InvalidOption: a wrong `minimum_count` or `characters`, or an argument of another kind.
         DataError: no text, or a text that cannot be kept as it is.
         UnsupportedModel: a tokenizer or a model whose vocabulary cannot be trimmed.
         TrimformerError: the trimmed model answers otherwise, which would be a bug.
     """
     MINIMUM_COUNT.check(minimum_count)
     CHARACTERS.check(characters)
-    if not texts:
+    check_kind(model)
+    check_tokenizer(tokenizer, needed=True)
+    check_torch_dtype(dtype)
+    check_texts("texts", texts)
+    check_texts("held_out", held_out)
+    if not len(texts):
         raise DataError("no texts to keep the tokens of: give at least one")
+    ids = checked_rows(encoded_rows)
     given = _Given(model, tokenizer, read_file(tokenizer), texts, encoded(tokenizer, texts))
     named_ids, tokens = _named(given), given.file.tokens.keys()
-    wanted = frequent([*given.rows, *encoded_rows], minimum_count)
+    wanted = frequent([*given.rows, *ids], minimum_count)
     fixed = always_kept(given.file, None if characters == "all" else wanted)
     kept = _keep(given, wanted | fixed | (named_ids & tokens), named_ids - tokens)
     small = with_rows(model, kept.order)
