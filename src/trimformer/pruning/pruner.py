@@ -24,7 +24,7 @@ from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured, from_tensors, to_tensors
 from trimformer.observing.predictions import of_next_tokens
 from trimformer.observing.resources import Used, watching_resources
-from trimformer.progress import Progress
+from trimformer.progress import Progress, staged
 from trimformer.pruning import preflight
 from trimformer.pruning.budget import Budget, MeasuredCost, Prices, rounded_tables, total_cost, workload_of
 from trimformer.pruning.cache import MeasuredCache
@@ -48,6 +48,9 @@ from trimformer.pruning.sizes import Sizes
 from trimformer.pruning.target import Target, aimed, check_asked
 from trimformer.pruning.uniform import check_uniform, uniform_job
 
+STAGES = 2
+"""Stages of pruning once: measuring, then choosing, cutting and refitting."""
+
 
 def prune(
     model: PreTrainedModel,
@@ -62,7 +65,7 @@ def prune(
     batch_size: int | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> PruningResult:
     """Make a model smaller; the model given stays as it is.
 
@@ -85,7 +88,8 @@ def prune(
             of a language model is large.
         seed: of all sampling.
         options: of the method, by name.
-        progress: wraps a sequence to show a bar.
+        progress: False shows no bars, True always does, None on a terminal and in a notebook; or a function that wraps
+            a sequence to show a bar: `progress(items, text)`.
 
     Raises:
         TrimformerError: any of its kinds; the message names the value, the range and the next step.
@@ -135,12 +139,14 @@ class Pruner:
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> None:
         """Read and check model, data and method, as for `prune`; `cache` keeps what is measured for later runs."""
         check_parameters(
             calibration_tokens=calibration_tokens, sequence_length=sequence_length, batch_size=batch_size, seed=seed
         )
+        self.stages = staged(progress, STAGES)
+        self.tokenizer = tokenizer
         self.name = method
         self.method = make_method(method, options or {})
         dense, needed = read_structure(model), self.method.needs_labels
@@ -151,7 +157,7 @@ class Pruner:
             dense,
             only(batches, inputs_of(model)),
             seed,
-            progress or (lambda items, _: items),
+            self.stages,
             labels=_labels(dense, batches) if needed else None,
         )
         self.warnings = preflight.check(self.calibration, method, self.method)
@@ -165,6 +171,7 @@ class Pruner:
     @cached_property
     def measured(self) -> Measured:
         """Measurements of the method by site, made once, before a budget is known; from the cache where it has them."""
+        self.stages.enter("measuring")
         if self.cache is None:
             return self._measure()
         key = measured_key(self.calibration, self.name, self.method)
@@ -228,6 +235,7 @@ class Pruner:
         costs = rounded_tables(dense, prices.tables, target.round_to)
         limit = target.limit(prices, costs, share)
         measured = self.measured  # before the student takes its memory
+        self.stages.enter("pruning")
         student = read_structure(copy.deepcopy(dense.model))
         job = Job(
             dense,
@@ -252,11 +260,12 @@ class Pruner:
         curves = compact_curves({site: found.removal_cost for site, found in measured.items()})
         facts = self._facts(job, masks, target, curves)
         facts = facts.with_stage("measuring", self.measuring).with_stage("pruning", pruning)
-        return PruningResult(job.student.model, masks, facts)
+        return PruningResult(job.student.model, masks, facts, self.tokenizer)
 
     def prices(self, cost: str) -> Prices:
         """Price the dense model's units in the cost of that name; measured or counted once."""
         if cost not in self._prices:
+            self.stages.enter("measuring")
             self._prices[cost] = plugins.load("costs", cost).prices(
                 self.calibration.dense, self.workload, cache=self.cache, progress=self.calibration.progress
             )

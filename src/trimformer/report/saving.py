@@ -14,6 +14,7 @@ from trimformer.judging.manifest import DenseFacts, Manifest, Origin
 from trimformer.model import checkpoint
 from trimformer.model.manifest import read_manifest
 from trimformer.pruning.facts import ParameterFacts
+from trimformer.report.loading import SENTENCE_TRANSFORMERS
 from trimformer.report.model_card import README, model_card
 from trimformer.vocabulary.facts import BeforeAfter
 from trimformer.vocabulary.trim import Trimmed
@@ -53,13 +54,18 @@ def save(
         out,
         tokenizer=tokenizer,
         manifest=manifest,
-        texts={README: model_card(Manifest.from_json(dict(manifest)))}
-        if manifest is not None and "budget" in manifest
-        else {},
+        texts=_card(manifest, extra_files or {}),
         overwrite=overwrite,
         dtype=dtype,
         extra_files=extra_files,
     )
+
+
+def _card(manifest: Mapping[str, Any] | None, extra_files: Mapping[str, Path]) -> dict[str, str]:
+    """Make the model card of a pruned model; nothing of another one."""
+    if manifest is None or "budget" not in manifest:
+        return {}
+    return {README: model_card(Manifest.from_json(dict(manifest)), sentences=SENTENCE_TRANSFORMERS in extra_files)}
 
 
 def trimmed_manifest(trimmed: Trimmed, source: str, command: str) -> dict[str, Any]:
