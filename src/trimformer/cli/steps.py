@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins, processes
@@ -208,8 +207,7 @@ def report_pruned(result: TaskResult, out: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(result.manifest | {"out": str(out)})
         return
-    out_console.print(Text(headline(result.facts), style="bold"), soft_wrap=True)
-    out_console.print(Text(kept(result.facts)), "", soft_wrap=True)
+    console.headline(headline(result.facts), kept(result.facts))
     out_console.print(terminal.result_table(result.facts))
     out_console.print(terminal.units_table(result.pruning.facts.units))
     lines = loading(result.facts, str(out), sentences=is_of_sentence_transformers(out))

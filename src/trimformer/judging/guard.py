@@ -57,6 +57,7 @@ def smallest_within(
         raise InvalidOption("the sizes asked for leave nothing to decide: leave out `max_drop`, or give ranges")
     project = _comparable(project, rows)
     before = project.evaluate(project.model, rows)
+    _ = pruner.measured  # once, before a search whose every step would seem to do it
     lost = 0.0
     best: PruningResult | None = None
     with project.stages.searching() as tell:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 DISTANCES = ("kl", "squared_distance")
 """Metrics that are distances from the dense model, which itself is at 0."""
+RELATIVE = (*DISTANCES, "agreement", "cosine_to_dense")
+"""Metrics that compare a model's answers with the dense model's."""
 PERPLEXITY = "perplexity"
 LOWER_IS_BETTER = (*DISTANCES, PERPLEXITY)
 COUNTED = {PERPLEXITY: "tokens"}

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from trimformer.judging.manifest import Manifest, speedup
 from trimformer.judging.metrics import COUNTED, FOUR_DECIMALS, TWO_DECIMALS, Metric
@@ -23,6 +25,19 @@ def headline(facts: Manifest) -> str:
     """Say in one line what was gained and lost."""
     said = [gained(facts), *(megabytes(size) for size in [summary.file_size(facts)] if size is not None)]
     return ", ".join([*said, *map(changed, summary.metrics(facts)[:1])])
+
+
+def exported(facts: Mapping[str, Any]) -> str:
+    """Say in one line what the smallest file of an export gained and lost in all, against the original; or nothing."""
+    original = facts.get("original")
+    if original is None:
+        return ""
+    file, about = list(facts["files"].items())[-1]
+    sizes = BeforeAfter(before=round(1e6 * original["megabytes"]), after=round(1e6 * about["megabytes"]))
+    found = about.get("metrics", {})
+    rows = [MetricRow(name, Metric(**original["metrics"][name]), Metric(**found[name])) for name in original["metrics"]]
+    said = [megabytes(sizes)] if sizes.before else []
+    return f"{', '.join([*said, *map(changed, rows[:1])])}: {file} against {original['source'] or 'the original'}"
 
 
 def kept(facts: Manifest) -> str:

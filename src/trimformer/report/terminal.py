@@ -189,10 +189,14 @@ def export_table(facts: Mapping[str, Any]) -> Table:
     files = facts["files"]
     names = list(next(iter(files.values())).get("metrics", {}))
     table = _table("file", "MB", "largest difference", *names)
-    for file, about in files.items():
-        metrics = [about["metrics"][name] for name in names]
-        values = (f"{shown(each['value'])} [{shown(each['low'])}, {shown(each['high'])}]" for each in metrics)
-        table.add_row(file, f"{about['megabytes']:.1f}", f"{about['max_difference']:.1e}", *values)
+    original = {"original": facts["original"]} if facts.get("original") else {}
+    for file, about in (original | files).items():
+        metrics = [about["metrics"].get(name) for name in names]
+        values = (
+            f"{shown(each['value'])} [{shown(each['low'])}, {shown(each['high'])}]" if each else "" for each in metrics
+        )
+        difference = f"{about['max_difference']:.1e}" if "max_difference" in about else ""
+        table.add_row(file, f"{about['megabytes']:.1f}", difference, *values)
     first = next(iter(files.values()))
     judged = f"; {names[0]} on {first['metrics'][names[0]]['sample_size']} rows" if names else ""
     table.caption = f"difference to PyTorch on {first['compared_rows']} rows, {first['compared_tokens']} tokens{judged}"
