@@ -88,9 +88,13 @@ def look(model: PreTrainedModel, layout: Layout) -> list[Block]:
 
 def _look(block: nn.Module, layout: Layout) -> Block:
     weights = dict(block.named_parameters())
-    mixed, neurons = (weights[f"{path}.weight"].shape[1] for path in (layout.output, layout.down))
-    inputs = [path for path in (*layout.inputs, *layout.up) if f"{path}.weight" in weights]  # none without a head
-    matrices = [weights[f"{path}.weight"] for path in (*inputs, layout.output, layout.down)]
+    mixed, neurons = (  # no weight is left of a sublayer without units
+        weights[f"{path}.weight"].shape[1] if f"{path}.weight" in weights else 0
+        for path in (layout.output, layout.down)
+    )
+    inputs = [path for path in (*layout.inputs, *layout.up) if f"{path}.weight" in weights]
+    paths = (*inputs, layout.output, layout.down)
+    matrices = [weights[f"{path}.weight"] for path in paths if f"{path}.weight" in weights]
     biases = [weights[f"{path}.bias"] for path in inputs if f"{path}.bias" in weights]
     numbers = sum(matrix.numel() for matrix in matrices)
     heads = mixed / (layout.head_width * layout.queries)

@@ -41,6 +41,7 @@ CASES: dict[str, tuple[str, str, str, Budget, dict[str, Any]]] = {
     "magnitude, refitted": ("bert", "regression", "magnitude", Budget(flops=0.5), {"tune": True}),
     "surgeon by energy": ("roberta", "token classification", "surgeon", Budget(params=0.4), {"focus": 1.0}),
     "surgeon on a decoder": ("llama", "language model", "surgeon", Budget(flops=0.5), {}),
+    "surgeon on query heads": ("llama", "language model", "surgeon", Budget(flops=0.7), {}),
     "uniform surgeon": ("llama", "sequence classification", "surgeon", Budget(flops=0.5, uniform=True), {}),
     "kprune by Fisher": ("opt", "language model", "kprune", Budget(flops=0.5), {"predictive": "fisher"}),
     "mask_tuning cut": ("distilbert", "question answering", "mask_tuning", Budget(flops=0.6), {"tune": False}),
@@ -49,6 +50,7 @@ CASES: dict[str, tuple[str, str, str, Budget, dict[str, Any]]] = {
 """By name: architecture, head, method, budget, options."""
 SIZES = {
     "surgeon on a decoder": Sizes(heads="1-3", sites={"1": {"neurons": {"keep": [2, 5]}}}),
+    "surgeon on query heads": Sizes(query_heads="4-8"),
     "kprune by Fisher": Sizes(drop_sublayers=1),
 }
 """Sizes asked for in some cases."""

@@ -16,14 +16,14 @@ from trimformer.data.rows import Batch
 from trimformer.errors import InvalidOption, TrimformerError, UnreachableTarget
 from trimformer.model.structure import read_structure
 from trimformer.pruning.choose.bounds import Bounds
-from trimformer.pruning.contract import Job, JudgesSublayers, Method
+from trimformer.pruning.contract import Job, JudgesUnits, Method
 from trimformer.pruning.method_options import make_method
 from trimformer.pruning.pruner import Pruner
 
 METHODS = plugins.names("methods")
 FREE = [name for name in METHODS if plugins.load("methods", name).removes is None]
 """Methods that remove units of any kind."""
-JUDGING = [name for name in FREE if isinstance(make_method(name, {}), JudgesSublayers)]
+JUDGING = [name for name in FREE if isinstance(make_method(name, {}), JudgesUnits)]
 BLOCKS = 3
 PROTECTED = {"heads": [3], "neurons": [0, 7, 23]}
 
@@ -128,8 +128,8 @@ def test_a_budget_out_of_reach_says_what_is_before_anything_is_measured(method: 
 
 def test_uniform_sizes_keep_to_what_was_asked() -> None:
     by = pruner("magnitude", "llama")
-    kept = sizes(by, Budget(flops=0.7, uniform=True), heads=3, sites={"1": {"neurons": {"keep": [20]}}})
-    assert all(block == kept[0] and block["head"] == 3 for block in kept)
+    kept = sizes(by, Budget(flops=0.7, uniform=True), heads=2, sites={"1": {"neurons": {"keep": [20]}}})
+    assert all(block == kept[0] and block["head"] == 2 for block in kept)
     alone = by.prune(None, Sizes(heads=2, neurons=9, uniform=True))
     assert (alone.model.config.num_key_value_heads, alone.model.config.intermediate_size) == (2, 9)
     assert not hasattr(alone.model.config, "quantization_config")

@@ -47,6 +47,9 @@ HeadsOption = Annotated[
     str | None,
     typer.Option(help="Heads that every layer keeps (key/value heads), a range, or one entry a layer: 12,8."),
 ]
+QueryHeadsOption = Annotated[
+    str | None, typer.Option(help="Query heads that every layer keeps while key/value heads stay: a multiple of these.")
+]
 NeuronsOption = Annotated[str | None, typer.Option(help="Neurons that every layer keeps, a range, or a list.")]
 SitesOption = Annotated[Path | None, typer.Option(help="JSON file of sizes by layer or sublayer.")]
 KeepLayersOption = Annotated[str | None, typer.Option(help="Layers that stay as they are, such as 0-3,30-31.")]

@@ -31,6 +31,7 @@ from trimformer.pruning.cache import MeasuredCache, default_folder
 from trimformer.pruning.constraints import constrain, suited
 from trimformer.pruning.contract import Method
 from trimformer.pruning.parameters import ROUND_TO
+from trimformer.pruning.query_heads import with_asked_units
 from trimformer.pruning.sizes import Sizes, read_sizes
 from trimformer.report import page, saving, terminal
 from trimformer.report.headline import headline, kept
@@ -112,7 +113,7 @@ def target(
 
 
 def asked_sizes(
-    units: tuple[str | None, str | None],
+    units: tuple[str | None, str | None, str | None],
     sites: Path | None,
     keep_layers: str | None,
     drop: tuple[str | None, str | None],
@@ -121,7 +122,7 @@ def asked_sizes(
     """Read the sizes that were asked for by name; None where there are none.
 
     Args:
-        units: heads and neurons.
+        units: heads, query heads and neurons.
         sites: a file, see `read_sizes`.
         keep_layers: numbers of layers.
         drop: blocks and sublayers, how many or which.
@@ -130,12 +131,13 @@ def asked_sizes(
     Raises:
         InvalidOption: something that is no size, or a file that cannot be read.
     """
-    (heads, neurons), (blocks, sublayers) = units, drop
-    texts = (heads, neurons, sites, keep_layers, blocks, sublayers, only)
+    (heads, query_heads, neurons), (blocks, sublayers) = units, drop
+    texts = (heads, query_heads, neurons, sites, keep_layers, blocks, sublayers, only)
     if all(text is None for text in texts):
         return None
     return Sizes(
         heads=heads,
+        query_heads=query_heads,
         neurons=neurons,
         sites={} if sites is None else read_sizes(sites),
         keep_layers=keep_layers,
@@ -152,7 +154,7 @@ def check_sizes(sizes: Sizes | None, model: PreTrainedModel, name: str, method: 
         InvalidOption: says what does not fit.
     """
     if sizes is not None:
-        structure = read_structure(model)
+        structure = with_asked_units(read_structure(model), sizes)
         suited(constrain(sizes, structure), structure, name, method)
 
 

@@ -31,6 +31,7 @@ from trimformer.cli.options import (
     OverwriteOption,
     ParamsOption,
     PushOption,
+    QueryHeadsOption,
     ReportOption,
     RoundOption,
     SeedOption,
@@ -68,6 +69,7 @@ def prune_command(
     round_to: RoundOption = ROUND_TO.default,
     uniform: UniformOption = False,
     heads: HeadsOption = None,
+    query_heads: QueryHeadsOption = None,
     neurons: NeuronsOption = None,
     sites: SitesOption = None,
     keep_layers: KeepLayersOption = None,
@@ -99,7 +101,7 @@ def prune_command(
     from trimformer.report.page import checkpoint_page
 
     shares = {"flops": flops, "params": params, "latency": latency}
-    sizes = steps.asked_sizes((heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
+    sizes = steps.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
     budget, sizes = steps.target(shares, max_drop, sizes, round_to=round_to, uniform=uniform)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     options = assignments(set_)

@@ -27,6 +27,7 @@ from trimformer.cli.options import (
     NeuronsOption,
     OnlyOption,
     OverwriteOption,
+    QueryHeadsOption,
     ReportOption,
     RoundOption,
     SeedOption,
@@ -61,6 +62,7 @@ def sweep_command(
     batch_size: BatchOption = None,
     round_to: RoundOption = ROUND_TO.default,
     heads: HeadsOption = None,
+    query_heads: QueryHeadsOption = None,
     neurons: NeuronsOption = None,
     sites: SitesOption = None,
     keep_layers: KeepLayersOption = None,
@@ -92,7 +94,7 @@ def sweep_command(
 
     texts = {"flops": flops, "params": params, "latency": latency}
     asked = steps.budgets(texts if any(texts.values()) else {"flops": DEFAULT_SHARES}, round_to)
-    sizes = steps.asked_sizes((heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
+    sizes = steps.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     options = assignments(set_)
     made = make_method(method, options)

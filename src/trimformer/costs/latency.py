@@ -125,7 +125,7 @@ def _one_block(structure: Structure, site: Site, units: int) -> PreTrainedModel:
     """Make the base model with the block of a site alone, of whose units only the first stay; all else is shared."""
     shared = _shared(structure, [site])
     with only_blocks(structure, site.block, site.block + 1, site.chain):
-        small = read_structure(copy.deepcopy(structure.base, shared))
+        small = read_structure(copy.deepcopy(structure.base, shared), structure.architecture)
     target = next(each for each in small.of_block(site.chain, 0) if each.order == site.order)
     cut_site(small, target, torch.arange(target.units) < units)
     return small.model
@@ -135,7 +135,8 @@ def _with_share(structure: Structure, share: float) -> PreTrainedModel:
     """Make the whole model with a share of the units of every site, all else shared; for 1 it is the model itself."""
     if share == 1:
         return structure.model
-    small = read_structure(copy.deepcopy(structure.model, _shared(structure, structure.sites)))
+    model = copy.deepcopy(structure.model, _shared(structure, structure.sites))
+    small = read_structure(model, structure.architecture)
     for site in small:
         cut_site(small, site, torch.arange(site.units) < _kept(site, share))
     return small.model

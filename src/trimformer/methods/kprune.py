@@ -83,12 +83,12 @@ class KPrune:
         """Measure nothing ahead: knowledge is measured on the student as pruned so far."""
         return {}
 
-    def losses(self, job: Job, measured: Measured) -> dict[str, float]:
-        """Add up the knowledge of each site's units, as measured on the dense model; it is per cost."""
+    def worth(self, job: Job, measured: Measured) -> Scores:
+        """Give every unit its knowledge, as measured on the dense model, not per cost."""
         with frozen(job.dense.model), frozen(job.student.model):
             walk = Walk(job, "measuring knowledge")
             knowledge = self.knowledge(job, walk.student, _Teacher(walk), job.student.sites)
-        return {site.name: float(knowledge[site.name].sum()) * job.unit_cost(site) for site in job.dense}
+        return {site.name: knowledge[site.name] * job.unit_cost(site) for site in job.dense}
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Measure, search, cut and tune, sublayer by sublayer from the bottom up."""

@@ -96,9 +96,9 @@ class MaskTuning:
         )
         return {name: MaskGradients(gradients=sums["gradients"] / sizes) for name, sums in found.items()}
 
-    def losses(self, job: Job, measured: Measured) -> dict[str, float]:
-        """Add up the squared mask gradients of each site's units."""
-        return {name: float(scores.sum()) for name, scores in _scores(job, measured).items()}
+    def worth(self, job: Job, measured: Measured) -> Scores:
+        """Give every unit its squared mask gradients."""
+        return _scores(job, measured)
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Search the masks, exchange units within sublayers, cut, and rescale."""

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from trimformer.errors import InvalidOption, require_range
 from trimformer.model.masking import feature_mask
-from trimformer.model.sites import Masks, Site
+from trimformer.model.sites import Masks, Scores, Site
 from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured, Measurement
 from trimformer.observing.moments import Group, moments
@@ -107,9 +107,10 @@ class Surgeon:
                 measured |= self._curves(calibration, group)
         return measured
 
-    def losses(self, job: Job, measured: Measured) -> dict[str, float]:
-        """Add up each site's curve: what the removal of all its units costs."""
-        return {site.name: float(measured[site.name].cost.sum()) for site in job.dense.occupied}
+    def worth(self, job: Job, measured: Measured) -> Scores:
+        """Give every unit what its removal costs, in its place of the curve."""
+        found = {site.name: measured[site.name] for site in job.dense.occupied}
+        return {name: torch.empty_like(each.cost).scatter(0, each.order, each.cost) for name, each in found.items()}
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Allocate the budget over the curves; from the bottom up cut, choose the last units anew, and refit."""
@@ -191,9 +192,9 @@ class Surgeon:
         check_finite(gram, site.name)
         check_finite(output, site.name)
         return removal_curve(
-            damped(gram, self.curve_ridge),
+            damped(site.by_unit(site.by_unit(gram, 0), 1), self.curve_ridge),
             damped(output.to(gram.device), self.damping),
-            weight,
+            site.by_unit(weight, 0),
             gram.shape[0] // site.unit_width,
             site=site.name,
             removals=removals,

@@ -27,8 +27,9 @@ def check_masks(structure: Structure, masks: Masks) -> None:
         mask = masks[site.name]
         if mask.dtype is not torch.bool or mask.shape != (site.units,):
             by_group = f", one entry for every {site.query_heads} query heads that share a key and value head"
+            grouped = by_group if site.query_heads > site.groups else ""
             raise InvalidOption(
-                f"mask of {site.name} must be bool of shape ({site.units},){by_group if site.query_heads > 1 else ''}, "
+                f"mask of {site.name} must be bool of shape ({site.units},){grouped}, "
                 f"got {mask.dtype} {tuple(mask.shape)}"
             )
 
@@ -48,8 +49,8 @@ def masked(structure: Structure, masks: Masks) -> Iterator[None]:
 
 
 def feature_mask(site: Site, mask: Tensor) -> Tensor:
-    """Repeat a mask for the consumer's input: `(units,)` -> `(features,)`."""
-    return mask.repeat_interleave(site.unit_width)
+    """Repeat a mask, or another number of each unit, for the consumer's input: `(units,)` -> `(features,)`."""
+    return mask.repeat_interleave(site.unit_width // site.groups).repeat(site.groups)
 
 
 def _multiply_input(consumer: Projection | BiasOnly, site: Site, mask: Tensor) -> RemovableHandle:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -93,6 +93,8 @@ class Site:
     """Embeddings of positions that every token is scored against, beside the other tokens."""
     passes: int = 1
     """How often the model runs the sublayer on a batch."""
+    groups: int = 1
+    """Pieces of the consumer's input, one after the other, in each of which all units have equal parts, in order."""
 
     @property
     def features(self) -> int:
@@ -108,6 +110,15 @@ class Site:
     def unit_weights(self) -> int:
         """Weights that belong to one unit, biases left out: outputs of the producers, and inputs of the consumer."""
         return sum(each.inputs * each.width for each in self.producers) + self.width * self.unit_width
+
+    def by_unit(self, values: Tensor, axis: int = -1) -> Tensor:
+        """Arrange an axis of features so that those of one unit stand together, unit by unit."""
+        if self.groups == 1 or not values.shape[axis]:
+            return values
+        place = axis % values.dim()
+        pieces = values.unflatten(place, (self.groups, -1, self.unit_width // self.groups))
+        arranged: Tensor = pieces.transpose(place, place + 1).flatten(place, place + 2)
+        return arranged
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,8 @@ class Layout:
     """Numbers in each part that belongs to all units, in the producers' order."""
     positions: int = 0
     """Embeddings of positions that every token is scored against, beside the other tokens."""
+    groups: int = 1
+    """Pieces of the consumer's input and of each part, with an equal share of every unit; `parts` has that share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +208,7 @@ class Sublayer(ABC):
         parts, shared = iter(layout.parts), iter(layout.shared)
         for each in self.producers:
             fused = each if isinstance(each, Fused) else Fused(each, parts=1)
-            widths = tuple(islice(parts, fused.parts))
+            widths = tuple(width for part in islice(parts, fused.parts) for width in (part,) * layout.groups)
             yield Producer(
                 fused.path,
                 (sum(widths),) if fused.by_unit else widths,
@@ -221,6 +234,13 @@ class Attention(Sublayer):
     name: str = "attention"
     kind: str = "head"
     multi_query: bool = False
+    slots: bool = False
+    """True for units that are a query head of every key and value head, which all stay. Part: queries.
+
+    With `multi_query`, a unit is a single query head all the same, to be looked at: it cannot be cut by itself.
+    """
+    sharing: str = "num_key_value_groups"
+    """Attribute of the core, if it has that, with the number of query heads that share each key and value head."""
     width: str = "hidden_size"
     """Config attribute with the width of all heads together; one with `head_dim`, that of a head, goes before."""
     tied: bool = False
@@ -238,15 +258,19 @@ class Attention(Sublayer):
 
     def layout(self, config: Any) -> Layout:
         """Read the width of a head and the sharing of key and value heads from the config."""
-        heads = config.num_attention_heads
-        width = getattr(config, "head_dim", None) or getattr(config, self.width) // heads
-        if self.multi_query:
-            return Layout(width, (width,), query_heads=1, shared=(width, width))
+        heads, width = config.num_attention_heads, self.head_width(config)
         shared_by = heads // (getattr(config, self.key_value_heads, None) or heads)
+        if self.multi_query or self.slots:
+            every, own = heads // shared_by if self.slots else 1, 1 if self.multi_query else heads // shared_by
+            return Layout(own * width, (width,), query_heads=own, shared=(every * width,) * 2, groups=own)
         groups = heads // shared_by if self.tied else 1
         queries, values = groups * shared_by * width, groups * width
         parts = (queries, values, values, *(queries,) * (self.parts - 3))
         return Layout(queries, parts, query_heads=groups * shared_by, positions=self.positions)
+
+    def head_width(self, config: Any) -> int:
+        """Read the width of a head."""
+        return int(getattr(config, "head_dim", None) or getattr(config, self.width) // config.num_attention_heads)
 
     def window(self, config: Any, block: int) -> int | None:
         """Read the window from the config's attribute, if the block is one of those that have it."""
@@ -311,25 +335,6 @@ class Architecture:
     def causal(self) -> bool:
         """True if any chain is a decoder."""
         return any(chain.causal for chain in self.chains)
-
-
-def by_query_head(architecture: Architecture) -> Architecture:
-    """Describe the variant of an architecture whose query heads share one key and value head: a unit is a query head.
-
-    For attention with separate projections, which repeats keys and values `num_key_value_groups` times.
-    """
-
-    def varied(sublayer: Sublayer) -> Sublayer:
-        if not isinstance(sublayer, Attention):
-            return sublayer
-        queries, *shared = sublayer.paths()
-        sizes = {"num_key_value_groups": "heads"}
-        return replace(sublayer, multi_query=True, producers=(queries,), shared=tuple(shared), sizes=sizes)
-
-    chains = (replace(each, sublayers=tuple(map(varied, each.sublayers))) for each in architecture.chains)
-    stock = {name: what for name, what in architecture.stock.items() if what != "head"}
-    stock = {name: "head" if what == "query head" else what for name, what in stock.items()}
-    return replace(architecture, chains=tuple(chains), stock=stock)
 
 
 def place(site: str) -> tuple[int, str]:

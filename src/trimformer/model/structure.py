@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,8 +20,9 @@ from trimformer.data.rows import Batch
 from trimformer.errors import UnsupportedModel
 from trimformer.model.modeling_trimformer import auto_class
 from trimformer.model.offload import device_of, in_memory, stored_weight
+from trimformer.model.query_heads import config_of_block
 from trimformer.model.refusals import check_kind, check_use, not_described
-from trimformer.model.sites import Architecture, Chain, Masks, Producer, Site, Sublayer
+from trimformer.model.sites import Architecture, Attention, Chain, Masks, Producer, Site, Sublayer
 from trimformer.model.trimformer_modules import BiasOnly, Projection, sizes_of_projection
 
 
@@ -36,6 +38,10 @@ class Structure:
     def base(self) -> PreTrainedModel:
         """The model without its task head; the paths of sites are relative to it."""
         return self.model.base_model  # type: ignore[return-value]  # typed as any module
+
+    def copied(self) -> Structure:
+        """Copy the model, and read the copy by the same description."""
+        return read_structure(copy.deepcopy(self.model), self.architecture)
 
     def blocks(self, chain: int = 0) -> nn.ModuleList:
         """Find the Transformer blocks of a chain.
@@ -135,6 +141,11 @@ class Structure:
         """Find the architecture's description that a site was read by."""
         return self.architecture.chains[site.chain].sublayers[site.order]
 
+    def has_slots(self, site: Site) -> bool:
+        """Tell whether a unit of a site is a query head of every key and value head."""
+        sublayer = self.sublayer(site)
+        return isinstance(sublayer, Attention) and sublayer.slots
+
     def consumer(self, site: Site) -> Projection | BiasOnly:
         """Find the module of a site's consumer, the output projection, or what is left of it."""
         return self.what_is_left(site.consumer)
@@ -190,7 +201,8 @@ class Structure:
 
     def unit_weights(self, site: Site) -> Tensor:
         """Give the consumer's weight by unit: `(units, unit_width, width)`."""
-        return self.consumer_weight(site).reshape(site.units, site.unit_width, site.width)
+        by_unit = site.by_unit(self.consumer_weight(site), axis=0)
+        return by_unit.reshape(site.units, site.unit_width, site.width)
 
     def of_block(self, chain: int, block: int) -> list[Site]:
         """List the sites of a block of a chain, in order."""
@@ -221,8 +233,12 @@ def features_first(projection: Projection) -> Tensor:
 _FOR_ANOTHER_LAYOUT = "describe this layout in a file of trimformer/architectures"
 
 
-def read_structure(model: PreTrainedModel) -> Structure:
+def read_structure(model: PreTrainedModel, architecture: Architecture | None = None) -> Structure:
     """Find the sites of a model, dense or already pruned.
+
+    Args:
+        model: any transformers model.
+        architecture: its description; None takes that of its family.
 
     Raises:
         UnsupportedModel: no architecture is known for `config.model_type`, the model has cross-attention, or a
@@ -230,7 +246,7 @@ def read_structure(model: PreTrainedModel) -> Structure:
     """
     check_kind(model)
     config = model.config
-    architecture = find_architecture(config)
+    architecture = architecture or find_architecture(config)
     if architecture is None:
         raise UnsupportedModel(not_described(config, plugins.names("architectures")))
     check_use(model, architecture)
@@ -267,13 +283,14 @@ def _site(structure: Structure, chain: Chain, position: tuple[int, int, int], *,
     """Read the site of a sublayer at a position: chain, block, and order in the block."""
     number, index, order = position
     sublayer, block, config = chain.sublayers[order], f"{chain.blocks}.{index}", structure.config(number)
-    layout, path = sublayer.layout(config), f"{block}.{sublayer.consumer}"
+    path, core = f"{block}.{sublayer.consumer}", f"{block}.{sublayer.core}" if sublayer.core else None
     consumer = structure.what_is_left(path)
     features, width = sizes_of_projection(consumer)
+    module = structure.module(core) if core else None
+    layout = sublayer.layout(config_of_block(sublayer, config, module, features))
     units, rest = divmod(features, layout.unit_width)
     if rest:
         raise UnsupportedModel(f"{path}: input is not a whole number of {layout.unit_width} ({sublayer.kind}s' width)")
-    core = f"{block}.{sublayer.core}" if sublayer.core else None
     is_empty = core is not None and isinstance(consumer, BiasOnly)
     residual = sublayer.residual
     return Site(
@@ -298,6 +315,7 @@ def _site(structure: Structure, chain: Chain, position: tuple[int, int, int], *,
         window=sublayer.window(config, index),
         positions=layout.positions,
         passes=structure.passes(number),
+        groups=layout.groups,
     )
 
 

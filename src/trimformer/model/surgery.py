@@ -66,7 +66,12 @@ def producer_mask(producer: Producer, mask: Tensor) -> Tensor:
 
 def keep(projection: Projection, mask: Tensor, *, outputs: bool) -> None:
     """Keep some outputs, or some inputs, of a projection, in place; its parameters stay the same objects."""
-    index = mask.nonzero()[:, 0].to(projection.weight.device)
+    select(projection, mask.nonzero()[:, 0], outputs=outputs)
+
+
+def select(projection: Projection, numbers: Tensor, *, outputs: bool) -> None:
+    """Give a projection some of its outputs, or of its inputs, by their numbers and in that order, in place."""
+    index = numbers.to(projection.weight.device)
     outputs_first = not isinstance(projection, Conv1D)
     _replace(projection.weight, projection.weight.index_select(0 if outputs == outputs_first else 1, index))
     if outputs and projection.bias is not None:
@@ -105,22 +110,44 @@ def describe_cut(structure: Structure, masks: Masks) -> Structure:
     for site, now in zip(structure, cut_structure, strict=True):
         if now.consumer_bias and not site.consumer_bias:
             new.biases.append(now.consumer)
-        original = torch.tensor(before.kept.get(site.name, range(site.units)), dtype=torch.long)
-        units = before.units.get(site.name, site.units)
-        if now.units == units:
+        stays = _heads_that_stay(structure, site, masks[site.name])
+        original = torch.tensor(before.kept.get(site.name, range(len(stays))), dtype=torch.long)
+        units, query_heads = before.units.get(site.name, len(stays)), _query_heads(structure, site, masks[site.name])
+        if now.units == units and not query_heads:
             continue
-        new.kept[site.name] = original[masks[site.name]].tolist()
+        new.kept[site.name] = original[stays].tolist()
         new.units[site.name] = units
         new.linears |= _cut_sizes(cut_structure, now)
         if now.core and now.units == 0:
             new.empty[now.core] = _owned_by_core(cut_structure, now)
         elif now.core:
-            new.attributes |= _head_counts(structure, now, now.units)
+            new.query_heads |= {now.name: query_heads} if query_heads else {}
+            inside = f"{now.core}."
+            new.attributes |= {path: size for path, size in before.attributes.items() if path.startswith(inside)}
+            new.attributes |= _head_counts(structure, site, int(masks[site.name].sum()))
+            new.attributes |= _head_counts(cut_structure, now, now.units)
             new.by_head |= head_selections(structure.base, now.core)
-            if now.attends and _cached_heads(structure, now) != now.units:
-                new.cached[now.name] = _cached_heads(structure, now)
+            if now.attends and _cached_heads(cut_structure, now) != now.units:
+                new.cached[now.name] = _cached_heads(cut_structure, now)
     _write_config(structure, new)
     return cut_structure
+
+
+def _heads_that_stay(structure: Structure, site: Site, mask: Tensor) -> Tensor:
+    """Give the mask of a site in units of a model's own description: of slots, key and value heads all stay or none."""
+    return mask.any().repeat(site.groups) if structure.has_slots(site) else mask
+
+
+def _query_heads(structure: Structure, site: Site, mask: Tensor) -> list[int]:
+    """List the query heads that stay, by their numbers in the original; empty where no group has lost or moved any."""
+    known, slots = pruning_config(structure).query_heads.get(site.name), structure.has_slots(site)
+    if known is None and not (slots and not bool(mask.all())):
+        return []
+    numbers = torch.tensor(known or range(site.units * site.query_heads))
+    by_head = numbers.reshape(site.groups, site.units).T if slots else numbers.reshape(site.units, site.query_heads)
+    kept = by_head[mask]
+    found: list[int] = (kept.T if slots else kept).flatten().tolist()
+    return found
 
 
 def _cut_sizes(structure: Structure, site: Site) -> dict[str, list[int]]:
@@ -136,8 +163,8 @@ def describe_stock(structure: Structure, masks: Masks) -> Structure:
         structure: the model's structure before the cut, its weights already cut, to as many units in every layer.
         masks: what was kept.
     """
-    stock, config = structure.architecture.stock, structure.model.config
-    cut_structure = read_structure(structure.model)
+    config, cut_structure = structure.model.config, read_structure(structure.model)
+    stock = cut_structure.architecture.stock
     vars(config).pop("quantization_config", None)
     remove_marks(structure.model)
     if all(bool(mask.all()) for mask in masks.values()):
@@ -164,7 +191,7 @@ def class_accepts(structure: Structure, heads: int) -> bool:
 
 def _set_stock(config: Any, stock: Mapping[str, str], head: Site, heads: int, neurons: int) -> None:
     sizes = {"neuron": neurons, "head": heads, "query head": heads * head.query_heads}
-    if "head" in stock.values():  # or else it would follow from the number of heads
+    if {"head", "query head"} & set(stock.values()):  # or else it would follow from the number of heads
         config.head_dim = head.unit_width // head.query_heads
     for name, what in stock.items():
         setattr(config, name, sizes[what])
@@ -177,7 +204,7 @@ def pruning_config(structure: Structure) -> TrimformerConfig:
 
 def _write_config(structure: Structure, new: TrimformerConfig) -> None:
     remove_marks(structure.model)
-    if new.kept or new.biases:
+    if new.kept or new.biases or new.query_heads:
         structure.model.config.quantization_config = new
         guard_cache(structure.model)
 
@@ -191,7 +218,7 @@ def _resize_attention(structure: Structure, site: Site, core: str, mask: Tensor)
         set_size(structure.base, path, value)
     arguments = structure.sublayer(site).by_head
     if arguments:
-        kept = mask.repeat_interleave(site.query_heads)
+        kept = mask.repeat_interleave(site.query_heads // site.groups).repeat(site.groups)
         select_heads(structure.module(core), HeadSelection(kept.nonzero()[:, 0].tolist(), len(kept), dict(arguments)))
 
 

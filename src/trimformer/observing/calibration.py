@@ -36,7 +36,7 @@ class Seen:
     mask: Tensor | None
     """Real tokens of the batch, bool `(batch, length)`; None where all are."""
     inputs: Tensor
-    """The consumer's input, `(batch, length, features)`."""
+    """The consumer's input, `(batch, length, features)`, the features of each unit together."""
 
     @property
     def rows(self) -> Tensor:
@@ -208,11 +208,11 @@ def _adding(
 
     def see_input(site: Site, hidden: Tensor) -> None:
         if inputs is not None:
-            inputs(found[site.name], Seen(site, number, masks[site.chain], hidden))
+            inputs(found[site.name], Seen(site, number, masks[site.chain], site.by_unit(hidden)))
 
     def see_gradient(site: Site, hidden: Tensor, gradient: Tensor) -> None:
         seen, mask = passes[site.name], masks[site.chain]
-        seen.append((hidden, gradient))
+        seen.append((site.by_unit(hidden), site.by_unit(gradient)))
         if gradients is not None and len(seen) == site.passes:
             inputs_there, gradients_there = (torch.cat(parts, dim=1) for parts in zip(*seen, strict=True))
             every = None if mask is None else mask.repeat(1, site.passes)

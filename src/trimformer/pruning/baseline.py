@@ -44,10 +44,10 @@ class Baseline(ABC):
         """Measure nothing before a budget is known."""
         return {}
 
-    def losses(self, job: Job, measured: Measured) -> dict[str, float]:
-        """Add up the scores of each site's units, which are per cost."""
+    def worth(self, job: Job, measured: Measured) -> Scores:
+        """Give the scores, not per cost."""
         scores = self.scores(job)
-        return {site.name: float(scores[site.name].sum()) * job.unit_cost(site) for site in job.dense}
+        return {site.name: scores[site.name] * job.unit_cost(site) for site in job.dense}
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Score all units, keep the best within the limit, cut the student and, with `tune`, refit it."""

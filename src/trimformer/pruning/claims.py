@@ -14,7 +14,7 @@ from trimformer.model.structure import Structure
 from trimformer.pruning.choose.bounds import FREE, Bounds
 from trimformer.pruning.sizes import KEEP, UNITS, entries, numbers, read_range, span
 
-KINDS = {"heads": "head", "neurons": "neuron"}
+KINDS = {"heads": "head", "query_heads": "head", "neurons": "neuron"}
 """Kinds of units, by the fields of `Sizes` that are sizes of them."""
 NONE = (0, 0)
 Range = tuple[int, int]
@@ -87,6 +87,8 @@ class Claims:
                     self._protect(site, about[KEEP])
 
     def _protect(self, site: Site, wanted: Any) -> None:
+        if site.groups > 1:
+            raise InvalidOption(f"`sites`: which query heads of {site.name} stay is decided by group, leave out `keep`")
         stays = numbers(wanted, KEEP)
         if stays and stays[-1] >= site.units:
             raise InvalidOption(f"`sites`: unit {stays[-1]} of {site.name} is to stay: {_ranges([site])}")
@@ -128,9 +130,13 @@ def in_site(sites: Sequence[Site], site: Site, entry: Any, option: str) -> Range
     pair = span(entry, option)
     if pair is None:
         return site.units, site.units
-    if pair[1] > site.units:
+    if pair[1] > site.units * site.groups:
         raise InvalidOption(f"`{option}={entry}` is more than {site.name} has: {_ranges(sites)}")
-    return pair
+    if any(size % site.groups for size in pair):
+        raise InvalidOption(
+            f"`{option}={entry}` is no multiple of the {site.groups} key/value heads of {site.name}: {_ranges(sites)}"
+        )
+    return pair[0] // site.groups, pair[1] // site.groups
 
 
 def by_layer(structure: Structure) -> list[list[Site]]:
@@ -172,20 +178,21 @@ def _entries_of(structure: Structure, key: str, entry: Any) -> list[tuple[Site, 
     return [(site, own) for name, own in entry.items() for site in sites if name in _called(site)]
 
 
-def _called(site: Site) -> tuple[str, str]:
+def _called(site: Site) -> list[str]:
     """Give the words for a site in its layer's entry: the plural of its kind of unit, and the sublayer's name."""
-    return f"{site.kind}s", place(site.name)[1]
+    by_query_head = ["query_heads"] if site.attends and site.query_heads == site.groups else []
+    return [*([f"{site.kind}s"] if site.groups == 1 else []), *by_query_head, place(site.name)[1]]
 
 
 def _ranges(sites: Sequence[Site]) -> str:
     """Tell which sizes there are: layers of as many units together."""
     told = []
-    for units, group in groupby(sites, key=lambda site: site.units):
+    for (units, step), group in groupby(sites, key=lambda site: (site.units, site.groups)):
         layers = [site.block for site in group]
         which = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"
-        told.append(f"{which} can have 0 to {units}")
+        told.append(f"{which} can have 0 to {units * step}{f' in steps of {step}' if step > 1 else ''}")
     shared = sites[0].query_heads
-    by_group = f" (key/value heads, each with the {shared} query heads that share it)" if shared > 1 else ""
+    by_group = f" (key/value heads, each with the {shared} query heads that share it)" if shared > step else ""
     return f"{', '.join(told)}{by_group}"
 
 

@@ -16,7 +16,7 @@ from trimformer.pruning.budget import CostTables
 from trimformer.pruning.choose.bounds import FREE, Bounds
 from trimformer.pruning.choose.search import ROUNDING
 from trimformer.pruning.claims import KINDS, NONE, Claims, Range, by_layer, of_layers
-from trimformer.pruning.contract import JudgesSublayers, Method
+from trimformer.pruning.contract import JudgesUnits, Method
 from trimformer.pruning.sizes import Sizes, entries, how_many, numbers
 
 STEP = 1e-4
@@ -117,10 +117,15 @@ def suited(constraints: Constraints, structure: Structure, name: str, method: Me
     Raises:
         InvalidOption: sizes that the method cannot keep to; says why.
     """
-    if constraints.drops and not isinstance(method, JudgesSublayers):
+    if constraints.drops and not isinstance(method, JudgesUnits):
         raise InvalidOption(
             f"{name} does not tell what whole sublayers are worth, so it cannot choose what is dropped: name them, "
             'such as `drop_blocks="3,5"`, or use another method'
+        )
+    if any(map(structure.has_slots, structure)) and not isinstance(method, JudgesUnits):
+        raise InvalidOption(
+            f"{name} does not tell what single query heads are worth, so it cannot choose among those of a key/value "
+            "head: use another method, or `heads`"
         )
     whole: dict[str, Range] = {}
     for site in structure:
@@ -139,7 +144,7 @@ def _of_other_kinds(sizes: Sizes, structure: Structure) -> dict[str, Range]:
     if sizes.only is None:
         return {}
     for field in KINDS:
-        if field != sizes.only and getattr(sizes, field) is not None:
+        if KINDS[field] != KINDS[sizes.only] and getattr(sizes, field) is not None:
             raise InvalidOption(f"`only={sizes.only}` keeps all {field}, and `{field}` is a size of them: give one")
     if all(site.kind != KINDS[sizes.only] for site in structure):
         raise InvalidOption(f"`only={sizes.only}`: this model has no {sizes.only}")

@@ -6,14 +6,17 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from trimformer import processes
-from trimformer.model.sites import Masks, Site
+from trimformer.errors import TrimformerError
+from trimformer.model.sites import Masks, Scores, Site
 from trimformer.model.structure import Structure
 from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured, Measurement
-from trimformer.pruning.budget import CostTables
+from trimformer.pruning.budget import CostTables, total_cost
 from trimformer.pruning.choose.bounds import FREE, Bounds
 
 Backward = Literal["none", "by block", "whole model"]
+STAGES = 2
+"""Stages of a method, `measure` and `prune`, as progress numbers them."""
 
 
 class Method(Protocol):
@@ -40,11 +43,11 @@ class Method(Protocol):
 
 
 @runtime_checkable
-class JudgesSublayers(Protocol):
-    """A method that can tell what whole sublayers are worth, so that some of them can be dropped by cost."""
+class JudgesUnits(Protocol):
+    """A method that can tell what units are worth: some sublayers can be dropped by it, and query heads be ordered."""
 
-    def losses(self, job: Job, measured: Measured) -> dict[str, float]:
-        """Estimate what is lost where a site is emptied, by name: numbers that are added up over a block's sites."""
+    def worth(self, job: Job, measured: Measured) -> Scores:
+        """Estimate what is lost with each unit, `(units,)` by site: added up, what is lost where a site is emptied."""
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,16 @@ class Job(Calibration):
     def first_decides(self, masks: Masks) -> Masks:
         """Give the masks that the first process has: rounding may decide otherwise elsewhere."""
         return processes.agreed_masks(masks)
+
+    def check(self, masks: Masks) -> None:
+        """Refuse masks outside the bounds or above the limit.
+
+        Raises:
+            TrimformerError: says what the method did.
+        """
+        self.bounds.check(masks)
+        cost = total_cost(masks, self.costs)
+        if cost > self.limit * (1 + 1e-9):
+            raise TrimformerError(
+                f"the method kept {cost:.4g} of at most {self.limit:.4g}: this is a bug of the method"
+            )

@@ -157,13 +157,13 @@ class PruningFacts:
 
 
 def units_by_block(structure: Structure, masks: Masks) -> tuple[BlockFacts, ...]:
-    """Count kept units by block; those of several sites of one kind in a block together."""
+    """Count kept units by block, of slots their query heads; those of several sites of one kind in a block together."""
     blocks: dict[tuple[int, int], dict[str, KeptUnits]] = {}
     for site in structure:
         units = blocks.setdefault((site.chain, site.block), {})
         before = units.get(site.kind, KeptUnits(kept=0, of=0))
-        kept = before.kept + int(masks[site.name].sum())
-        units[site.kind] = KeptUnits(kept=kept, of=before.of + site.units)
+        kept = before.kept + int(masks[site.name].sum()) * site.groups
+        units[site.kind] = KeptUnits(kept=kept, of=before.of + site.units * site.groups)
     return tuple(BlockFacts(block=block, units=units) for (_, block), units in blocks.items())
 
 

@@ -23,6 +23,7 @@ FORMAT = 1
 def measured_key(calibration: Calibration, name: str, method: Any) -> dict[str, Any]:
     """Collect everything that a measurement depends on, as its key in the cache."""
     weights = hashlib.sha256(calibration.dense.model.config.to_json_string().encode())
+    weights.update(str([(site.name, site.units, site.groups) for site in calibration.dense]).encode())
     for path, values in stored(calibration.dense.model, calibration.dense.model.state_dict().items()):
         weights.update(path.encode())
         weights.update(values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)

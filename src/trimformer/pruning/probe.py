@@ -6,7 +6,6 @@ is cut by no description that does not name it. So half of the units are cut fro
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +16,7 @@ from trimformer.data.rows import Batch
 from trimformer.errors import NumericalError, UnsupportedModel, first_line
 from trimformer.model.masking import masked
 from trimformer.model.sites import Masks, Site
-from trimformer.model.structure import Structure, read_structure
+from trimformer.model.structure import Structure
 from trimformer.model.surgery import cut
 from trimformer.observing.predictions import PADDED_LOGIT, predictions
 from trimformer.observing.watching import frozen
@@ -80,7 +79,7 @@ def _problem(dense: Structure, batch: Batch, whole: Tensor, sites: Sequence[Site
     masks = _halves(dense, sites)
     with masked(dense, masks):
         expected = _numbers(dense, batch)
-    small = read_structure(copy.deepcopy(dense.model))
+    small = dense.copied()
     try:
         found = _numbers(cut(small, masks), batch)
     except FROM_MODELS as error:

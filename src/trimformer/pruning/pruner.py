@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins, processes
 from trimformer.data.batches import only, split_batches, tokens_at_once
 from trimformer.data.given import Data, calibration_batches
 from trimformer.data.rows import LABELS, Batch
-from trimformer.errors import TrimformerError, caution
+from trimformer.errors import caution
 from trimformer.model.limits import inputs_of
 from trimformer.model.manifest import versions
 from trimformer.model.sites import Masks
+from trimformer.model.slots import read_by_slot
 from trimformer.model.structure import Structure, parameter_count, read_structure
 from trimformer.model.surgery import describe_cut, describe_stock, pruning_config
 from trimformer.observing.calibration import Calibration
@@ -26,9 +28,9 @@ from trimformer.observing.predictions import of_next_tokens
 from trimformer.observing.resources import Used, watching_resources
 from trimformer.progress import Progress, staged
 from trimformer.pruning import preflight
-from trimformer.pruning.budget import Budget, MeasuredCost, Prices, rounded_tables, total_cost, workload_of
+from trimformer.pruning.budget import Budget, CostTables, MeasuredCost, Prices, rounded_tables, total_cost, workload_of
 from trimformer.pruning.cache import MeasuredCache
-from trimformer.pruning.contract import Job
+from trimformer.pruning.contract import STAGES, Job, JudgesUnits
 from trimformer.pruning.facts import (
     CalibrationFacts,
     ParameterFacts,
@@ -42,14 +44,12 @@ from trimformer.pruning.measured_budget import pruned_as_measured
 from trimformer.pruning.memory import pass_tokens
 from trimformer.pruning.method_options import asked_by, make_method
 from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
-from trimformer.pruning.probe import check_result, shortest_row
+from trimformer.pruning.probe import check_layout, check_result, shortest_row
+from trimformer.pruning.query_heads import by_place, one_by_one_in, order_by_worth, with_asked_units
 from trimformer.pruning.result import PruningResult
 from trimformer.pruning.sizes import Sizes
-from trimformer.pruning.target import Target, aimed, check_asked
+from trimformer.pruning.target import COUNTED, Target, aimed, check_asked
 from trimformer.pruning.uniform import check_uniform, uniform_job
-
-STAGES = 2
-"""Stages of pruning once: measuring, then choosing, cutting and refitting."""
 
 
 def prune(
@@ -164,7 +164,10 @@ class Pruner:
         self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
         self.cache = cache
         self.measuring = Used()
+        self.ordering: Used | None = None
         self._prices: dict[str, Prices] = {}
+        self._judging: Pruner | None = None
+        self._places: dict[str, Tensor] = {}
         for warning in self.warnings:
             caution(warning)
 
@@ -172,6 +175,8 @@ class Pruner:
     def measured(self) -> Measured:
         """Measurements of the method by site, made once, before a budget is known; from the cache where it has them."""
         self.stages.enter("measuring")
+        if self._judging and not self._places and isinstance(self.method, JudgesUnits):
+            self._order_by(self._judging, self.method)
         if self.cache is None:
             return self._measure()
         key = measured_key(self.calibration, self.name, self.method)
@@ -186,6 +191,32 @@ class Pruner:
         with watching_resources(self.calibration.dense.device) as self.measuring:
             return self.method.measure(self.calibration)
 
+    def _order_by(self, judging: Pruner, method: JudgesUnits) -> None:
+        """Order the query heads of this one's own copy of the model by what another finds them worth."""
+        prices = judging.prices(COUNTED)
+        with watching_resources(self.calibration.dense.device) as self.ordering:
+            job = judging.job(judging.calibration.dense, prices.tables, prices.limit(1.0))
+            self._places = order_by_worth(self.calibration.dense, method, job, judging.measured)
+
+    def _asked(self, sizes: Sizes | None) -> Pruner:
+        """Give the pruner of the units that sizes ask for: this one, or one by slot."""
+        dense = self.calibration.dense
+        return self if with_asked_units(dense, sizes) is dense else self._by_slot
+
+    @cached_property
+    def _by_slot(self) -> Pruner:
+        """The same on a copy of the model, with slots of query heads as units, to be ordered before it is measured."""
+        slots = read_by_slot(self.calibration.dense).copied()
+        check_layout(slots, shortest_row(self.calibration.batches))
+        return self._on(slots, judging=self._on(one_by_one_in(slots)))
+
+    def _on(self, structure: Structure, judging: Pruner | None = None) -> Pruner:
+        """Make the same pruner of the model as another structure has it; nothing is measured yet."""
+        found = copy.copy(self)
+        vars(found).pop("measured", None)
+        vars(found).update(calibration=self.calibration.on(structure), _prices={}, _judging=judging)
+        return found
+
     def prune(self, budget: Budget | None = None, sizes: Sizes | None = None) -> PruningResult:
         """Make a pruned copy of the model within a budget, with sizes asked for by name, or both.
 
@@ -194,6 +225,9 @@ class Pruner:
         Raises:
             TrimformerError: as `prune`.
         """
+        asked = self._asked(sizes)
+        if asked is not self:
+            return asked.prune(budget, sizes)
         target = self._target(budget, sizes)
         cost = plugins.load("costs", target.cost)
         if budget is None or not isinstance(cost, MeasuredCost):
@@ -212,12 +246,19 @@ class Pruner:
         Raises:
             TrimformerError: as `prune`.
         """
+        asked = self._asked(sizes)
+        if asked is not self:
+            asked.check(budgets, sizes)
+            return
         for budget in budgets:
             target, prices = self._target(budget, sizes), self.prices(budget.cost)
             target.limit(prices, rounded_tables(self.calibration.dense, prices.tables, target.round_to), target.share)
 
     def reachable(self, cost: str, sizes: Sizes | None = None) -> tuple[float, float]:
         """Compute the least and the largest share of the dense model's cost that sizes asked for by name allow."""
+        asked = self._asked(sizes)
+        if asked is not self:
+            return asked.reachable(cost, sizes)
         prices = self.prices(cost)
         least, most = self._target(Budget.of(cost, 1.0), sizes).constraints.cost(prices.tables)
         return prices.share_of(least), prices.share_of(most)
@@ -230,24 +271,12 @@ class Pruner:
 
     def _prune(self, target: Target, share: float) -> PruningResult:
         """Make a pruned copy that keeps at most a share of the target's cost, by formulas or tables."""
-        calibration, dense = self.calibration, self.calibration.dense
-        prices = self.prices(target.cost)
+        dense, prices = self.calibration.dense, self.prices(target.cost)
         costs = rounded_tables(dense, prices.tables, target.round_to)
         limit = target.limit(prices, costs, share)
         measured = self.measured  # before the student takes its memory
         self.stages.enter("pruning")
-        student = read_structure(copy.deepcopy(dense.model))
-        job = Job(
-            dense,
-            calibration.batches,
-            calibration.seed,
-            calibration.progress,
-            labels=calibration.labels,
-            student=student,
-            limit=limit,
-            costs=costs,
-            bounds=target.constraints.bounds,
-        )
+        job = replace(self.job(dense.copied(), costs, limit), bounds=target.constraints.bounds)
         with watching_resources(dense.device) as pruning:
             job = target.dropping(job, self.method, measured, prices)
             masks = processes.agreed_masks(self.method.prune(job, measured))
@@ -256,11 +285,19 @@ class Pruner:
                 masks = processes.agreed_masks(self.method.prune(job, measured))
         small = (describe_stock if target.uniform else describe_cut)(job.student, masks)
         check_result(small, shortest_row(job.batches))
-        _verify(job, masks)
+        job.check(masks)
         curves = compact_curves({site: found.removal_cost for site, found in measured.items()})
         facts = self._facts(job, masks, target, curves)
+        facts = facts if self.ordering is None else facts.with_stage("ordering", self.ordering)
         facts = facts.with_stage("measuring", self.measuring).with_stage("pruning", pruning)
-        return PruningResult(job.student.model, masks, facts, self.tokenizer)
+        return PruningResult(job.student.model, by_place(masks, self._places), facts, self.tokenizer)
+
+    def job(self, student: Structure, costs: CostTables, limit: float) -> Job:
+        """Make a job of this calibration without bounds."""
+        of = self.calibration
+        return Job(
+            of.dense, of.batches, of.seed, of.progress, labels=of.labels, student=student, limit=limit, costs=costs
+        )
 
     def prices(self, cost: str) -> Prices:
         """Price the dense model's units in the cost of that name; measured or counted once."""
@@ -291,7 +328,7 @@ class Pruner:
             model_class=type(small).__name__,
             dtype=str(small.dtype).removeprefix("torch."),
             units=units_by_block(job.dense, masks),
-            patterns=patterns(masks),
+            patterns=patterns(by_place(masks, self._places)),
             parameters=ParameterFacts(dense=parameter_count(job.dense.model), pruned=parameter_count(small)),
             already_pruned=bool(pruning_config(job.dense).kept),
             warnings=tuple(self.warnings),
@@ -310,10 +347,3 @@ class Pruner:
             seconds={},
             curves=curves,
         )
-
-
-def _verify(job: Job, masks: Masks) -> None:
-    job.bounds.check(masks)
-    cost = total_cost(masks, job.costs)
-    if cost > job.limit * (1 + 1e-9):
-        raise TrimformerError(f"the method kept {cost:.4g} of at most {job.limit:.4g}: this is a bug of the method")

@@ -53,6 +53,7 @@ class PruningResult(Shown):
 
     model: PreTrainedModel
     masks: Masks
+    """By site, of its units; of single query heads where sizes of these were asked for."""
     facts: PruningFacts
     tokenizer: PreTrainedTokenizerBase | None = None
     """The tokenizer that was given, if one was."""

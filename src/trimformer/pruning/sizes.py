@@ -20,6 +20,8 @@ ALL = "all"
 """The size that keeps every unit."""
 UNITS, KEEP = "units", "keep"
 """Keys of a sublayer in `sites`: how many units it keeps, and the numbers of some that stay."""
+UNIT_FIELDS = ("heads", "query_heads", "neurons")
+"""Fields of `Sizes` that count units by layer."""
 Count = int | str
 """A number of units: 8, `4-8` for a range, or `all`."""
 
@@ -40,6 +42,8 @@ class Sizes:
 
     heads: Count | Sequence[Count] | None = None
     """Attention heads of every layer, or one entry a layer; key/value heads, with the query heads that share each."""
+    query_heads: Count | Sequence[Count] | None = None
+    """Query heads of every layer, or one entry a layer, where key/value heads stay, each with as many query heads."""
     neurons: Count | Sequence[Count] | None = None
     """Feed-forward neurons of every layer, or one entry a layer."""
     sites: Mapping[str, Any] = field(default_factory=dict)
@@ -56,7 +60,7 @@ class Sizes:
     """True for as many units in every layer: the smaller model is one of its own class, and loads as any other."""
 
     def __post_init__(self) -> None:
-        for name in ("heads", "neurons"):
+        for name in UNIT_FIELDS:
             for entry in entries(getattr(self, name)):
                 span(entry, name)
         if not isinstance(self.sites, Mapping):
@@ -69,8 +73,16 @@ class Sizes:
             raise InvalidOption(f"`only={self.only}` must be heads or neurons: the units that may go")
         if not isinstance(self.uniform, bool):
             raise InvalidOption(f"`uniform={self.uniform!r}` must be true or false")
+        if self.heads is not None and self.by_query_head:
+            raise InvalidOption("`heads` and `query_heads` are sizes of the same layers: give one of them")
         if how_many(self.drop_blocks) == 0 or how_many(self.drop_sublayers) == 0:
             raise InvalidOption("`drop_blocks` and `drop_sublayers` must be at least 1: leave them out to drop none")
+
+    @property
+    def by_query_head(self) -> bool:
+        """True where query heads are asked for, so that they go one by one, not by key/value head."""
+        by_layer = (entry for entry in self.sites.values() if isinstance(entry, Mapping))
+        return self.query_heads is not None or any("query_heads" in entry for entry in by_layer)
 
     @property
     def asked(self) -> dict[str, Any]:

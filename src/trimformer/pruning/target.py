@@ -14,7 +14,7 @@ from trimformer.model.structure import Structure
 from trimformer.observing.measurements import Measured
 from trimformer.pruning.budget import Budget, CostTables, Prices
 from trimformer.pruning.constraints import Constraints, constrain, suited
-from trimformer.pruning.contract import Job, JudgesSublayers, Method
+from trimformer.pruning.contract import Job, JudgesUnits, Method
 from trimformer.pruning.facts import BudgetFacts, SizesFacts
 from trimformer.pruning.sizes import Sizes
 
@@ -68,9 +68,9 @@ class Target:
         Raises:
             UnreachableTarget: what is left may cost more than the limit at least.
         """
-        if not (self.constraints.drops and isinstance(method, JudgesSublayers)):
+        if not (self.constraints.drops and isinstance(method, JudgesUnits)):
             return job
-        losses = method.losses(job, measured)
+        losses = {name: float(each.sum()) for name, each in method.worth(job, measured).items()}
         agreed = processes.agreed(torch.tensor(list(losses.values()), dtype=torch.float64)).tolist()
         chosen = self.constraints.dropping(dict(zip(losses, agreed, strict=True)))
         limit = job.limit if self.budget else chosen.cost(job.costs)[1]

@@ -6,13 +6,12 @@ number of units for each layer that it keeps to. Which units stay is its own cho
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
 from trimformer.errors import UnreachableTarget, UnsupportedModel
 from trimformer.model.sites import Masks, Site
-from trimformer.model.structure import Structure, read_structure
+from trimformer.model.structure import Structure
 from trimformer.model.surgery import class_accepts, pruning_config
 from trimformer.pruning.choose.search import ROUNDING
 from trimformer.pruning.contract import Job
@@ -45,7 +44,7 @@ def uniform_job(job: Job, masks: Masks) -> Job:
     """
     heads = [site for site in job.dense if site.kind == "head"]
     neurons = [site for site in job.dense if site.kind == "neuron"]
-    may_go = "head" in job.dense.architecture.stock.values()
+    may_go = {"head", "query head"} & set(job.dense.architecture.stock.values())
     wanted = sum(int(masks[site.name].sum()) for site in heads) / len(heads)
     (fewest, most), (fewest_neurons, most_neurons) = _common(job, heads), _common(job, neurons)
     found: dict[int, int] = {}
@@ -64,7 +63,7 @@ def uniform_job(job: Job, masks: Masks) -> Job:
     sizes = {site.name: count for site in heads} | {site.name: found[count] for site in neurons}
     return replace(
         job,
-        student=read_structure(copy.deepcopy(job.dense.model)),
+        student=job.dense.copied(),
         bounds=job.bounds.with_range({name: (size, size) for name, size in sizes.items()}),
         stock=True,
     )

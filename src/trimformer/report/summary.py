@@ -25,11 +25,13 @@ COSTS = {
 }
 STAGES = {
     "measuring": "measuring, on the calibration rows",
+    "ordering": "judging query heads one by one",
     "pruning": "choosing, cutting and refitting",
     "judging": "judging the pruned model, and timing both",
 }
 SIZES = {
     "heads": "heads in every layer",
+    "query_heads": "query heads in every layer",
     "neurons": "neurons in every layer",
     "sites": "sizes by layer or sublayer",
     "keep_layers": "layers that keep all units",
@@ -149,8 +151,10 @@ def asked_sizes(pruning: PruningFacts) -> list[Share]:
     if pruning.sizes is None:
         return []
     asked, rows = pruning.sizes.asked, pruning.units
+    heads = _in_runs([row.units["head"].kept for row in rows if "head" in row.units])
     found = {
-        "heads": _in_runs([row.units["head"].kept for row in rows if "head" in row.units]),
+        "heads": heads,
+        "query_heads": heads,
         "neurons": _in_runs([row.units["neuron"].kept for row in rows if "neuron" in row.units]),
         "keep_layers": _listed(row.block for row in rows if all(each.kept == each.of for each in row.units.values())),
         "drop_blocks": _listed(row.block for row in rows if not any(each.kept for each in row.units.values())),

@@ -111,9 +111,9 @@ def _add_latency(table: Table, facts: Manifest) -> None:
 
 
 def _making_seconds(facts: Manifest) -> float:
-    """Add up the seconds of measuring and pruning; 0 of a model that was not pruned."""
+    """Add up the seconds of all that pruning took; 0 of a model that was not pruned."""
     seconds = facts.model.seconds if isinstance(facts.model, PruningFacts) else {}
-    return sum(seconds.get(stage, 0.0) for stage in ("measuring", "pruning"))
+    return sum(seconds.get(stage, 0.0) for stage in ("ordering", "measuring", "pruning"))
 
 
 def sweep_table(results: Sequence[Manifest]) -> Table:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trimformer import processes
 from trimformer.data.rows import Batch
-from trimformer.model.masking import masked
+from trimformer.model.masking import feature_mask, masked
 from trimformer.model.sites import Masks, Site
 from trimformer.model.structure import Structure
 from trimformer.observing.predictions import predictions
@@ -146,8 +146,10 @@ def _last(mask: Tensor) -> Tensor:
 @torch.no_grad()
 def _scale(student: Structure, site: Site, sums: RegressionSums, units: int, damping: float) -> None:
     weight, bias = student.consumer_weight(site), student.consumer_bias(site)
-    system = unit_system(sums, weight, weight.new_zeros(weight.shape[1]) if bias is None else bias, units)
+    order = site.by_unit(torch.arange(sums.features, device=weight.device))
+    fixed = weight.new_zeros(weight.shape[1]) if bias is None else bias
+    system = unit_system(sums.select(order), weight[order], fixed, units)
     check_finite(system.right, site.name)
     scales = unit_scales(system, damping, site.name)
     agreed = processes.agreed(torch.ones_like(system.right) if scales is None else scales)
-    weight.mul_(agreed.repeat_interleave(site.unit_width)[:, None].to(weight))
+    weight.mul_(feature_mask(site, agreed)[:, None].to(weight))
