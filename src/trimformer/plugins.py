@@ -47,6 +47,11 @@ def load(folder: Folder, name: str) -> Any:
         raise unknown_name(folder.removesuffix("s"), name, provided(folder)) from None
 
 
+def presentation() -> Any:
+    """Import what shows, saves and reports results: it stands above those who make them."""
+    return import_module("trimformer.report.results")
+
+
 def descriptions(folder: Folder) -> dict[str, str]:
     """Describe every plug-in of a folder in one line: its `description`, or the first line of its module's text."""
     return {name: _describe(thing) for name, thing in provided(folder).items()}

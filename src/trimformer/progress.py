@@ -1,9 +1,99 @@
-"""The type of a progress bar; whoever calls the package says how one is shown."""
+"""Progress: who shows a bar, and the number of the stage that it belongs to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+from trimformer.errors import InvalidOption
 
 Progress = Callable[[Sequence[Any], str], Any]
 """Function that wraps a sequence to show a bar: `for batch in progress(batches, "calibrating")`."""
+Asked = Progress | bool | None
+"""Whatever Python users give as `progress`: a function, True, False, or None for what suits the place."""
+NOTEBOOK = "ipykernel"
+"""Package that is there where code runs in a notebook."""
+
+
+class Stages:
+    """A progress that says at which stage of a story it is: `2 of 4: removal curves`.
+
+    Bars of more stages than were counted have no number, nor have those before the first one.
+
+    >>> stages = Stages(lambda items, description: print(description), 2)
+    >>> stages.enter("measuring")
+    >>> stages([], "removal curves")
+    1 of 2: removal curves
+    """
+
+    def __init__(self, show: Progress, count: int) -> None:
+        """Number the bars of `show`, in a story of `count` stages."""
+        self.show = show
+        self.count = count
+        self.number = 0
+        self._stage = self._detail = ""
+        self._searching = False
+
+    def __call__(self, items: Sequence[Any], description: str) -> Any:
+        """Wrap a sequence to show a bar."""
+        number = f"{self.number} of {self.count}" if 0 < self.number <= self.count else ""
+        place = ", ".join(filter(None, (number, self._detail)))
+        return self.show(items, f"{place}: {description}" if place else description)
+
+    def enter(self, stage: str) -> None:
+        """Go on to a stage; the one that the story is at is not counted again."""
+        if stage != self._stage and not self._searching:
+            self._stage = stage
+            self.number += 1
+
+    @contextmanager
+    def searching(self) -> Iterator[Callable[[str], None]]:
+        """Within the context, all is one stage; the function that it gives says where the search is."""
+        self.enter("searching")
+        self._searching = True
+        try:
+            yield self._tell
+        finally:
+            self._searching, self._detail = False, ""
+
+    def _tell(self, detail: str) -> None:
+        self._detail = detail
+
+
+def staged(asked: Asked, count: int) -> Stages:
+    """Make a progress with numbered stages of what a Python user gave as `progress`.
+
+    Args:
+        asked: a function shows it; True shows bars, False nothing; None shows bars on a terminal and in a notebook.
+        count: stages of the story. What has stages already keeps its own.
+
+    Raises:
+        InvalidOption: something else.
+    """
+    if isinstance(asked, Stages):
+        return asked
+    if callable(asked):
+        return Stages(asked, count)
+    if not (asked is None or isinstance(asked, bool)):
+        raise InvalidOption(
+            f"`progress` is a {type(asked).__name__}: give True, False, or a function of a sequence and a text, "
+            "such as `lambda items, text: tqdm(items, desc=text)`"
+        )
+    return Stages(_bar if asked or (asked is None and _is_watched()) else _nothing, count)
+
+
+def _is_watched() -> bool:
+    """Tell whether somebody looks on: standard error is a terminal, or the code runs in a notebook."""
+    return (sys.stderr is not None and sys.stderr.isatty()) or NOTEBOOK in sys.modules
+
+
+def _bar(items: Sequence[Any], description: str) -> Any:
+    from tqdm.auto import tqdm  # noqa: PLC0415  # `trimformer --help` does not wait for it
+
+    return tqdm(items, desc=description, leave=False)
+
+
+def _nothing(items: Sequence[Any], _: str) -> Sequence[Any]:
+    return items

@@ -68,6 +68,25 @@ def test_export_of_a_pruned_model(run: Run, pruned: Path, tokenizer: PreTrainedT
     assert [each["runtime"] for each in json.loads(out)["measured"]] == ["onnx", "int8"]
 
 
+def test_int8_tells_the_loss_against_the_original(
+    run: Run, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, data: Path
+) -> None:
+    dense = checkpoint.write(tiny_bert(num_labels=2), tmp_path / "original", tokenizer=tokenizer)
+    smaller, rest = tmp_path / "smaller", ("--calibration-tokens", 60, "--method", "magnitude")
+    assert run("prune", dense, "--task", "sst2", "--data", data, "--flops", 0.5, "--out", smaller, *rest)[0] == 0
+    code, out, err = run("export", smaller, "--onnx", "--int8")
+    assert code == 0, err
+    assert f"model.int8.onnx against {dense}" in out.splitlines()[0]
+    assert " → " in out.splitlines()[0]
+    assert "(n=12)" in out.splitlines()[0]
+    known = json.loads((smaller.with_name("smaller-onnx") / "export.json").read_text())["original"]
+    assert known["metrics"] == json.loads((smaller / "trimformer.json").read_text())["metrics"]["dense"]
+    (dense / "config.json").rename(tmp_path / "config.json")
+    dense.rename(tmp_path / "elsewhere")
+    stored = json.loads(run("export", smaller, "--onnx", "--overwrite", "--json").out)["original"]
+    assert stored["metrics"] == known["metrics"]
+
+
 def test_export_of_a_sentence_transformers_model(
     run: Run, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:

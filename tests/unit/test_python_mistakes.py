@@ -179,8 +179,8 @@ MISTAKES: dict[str, tuple[Callable[[Given], Any], str]] = {
     "length too long": (lambda g: g.prune(sequence_length=100_000.0), "`sequence_length=100000` .* at most 64$"),
     "batch 0": (lambda g: g.prune(batch_size=0), "`batch_size=0` is out of range"),
     "batch 2.5": (lambda g: g.prune(batch_size=2.5), r"`batch_size=2\.5` must be a whole number"),
-    "progress True": (lambda g: g.prune(progress=True), "`progress=True` must be a function"),
-    "progress text": (lambda g: g.prune(progress="bar"), "`progress='bar'` must be a function"),
+    "progress number": (lambda g: g.prune(progress=3), "`progress` is a int: give True, False, or a function"),
+    "progress text": (lambda g: g.prune(progress="bar"), "`progress` is a str: give True, False, or a function"),
     # prune: the data; the rest of them is in test_rows_from_anywhere.py
     "data a file": (lambda g: g.prune("rows.csv"), "data is 'rows.csv', not a list"),
     "data None": (lambda g: g.prune(None), "data is None: give a list of texts"),

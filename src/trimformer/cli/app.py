@@ -22,7 +22,7 @@ from rich.text import Text
 
 from trimformer import plugins
 from trimformer.cli import dialect
-from trimformer.cli.console import error_console
+from trimformer.cli.console import error_console, replace_missing_characters
 from trimformer.cli.launch import Launch, launched, process_count
 from trimformer.cli.options import HELP_GROUPS
 from trimformer.errors import InvalidOption, ProcessLost, TrimformerError, TrimformerWarning, first_line
@@ -96,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     one line too, exit code 1 and a file with Python's traceback.
     """
     typed = sys.argv[1:] if arguments is None else arguments
+    replace_missing_characters()
     try:
         with launched() as launch:
             _run(typed, launch)

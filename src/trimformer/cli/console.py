@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +12,25 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 from rich.text import Text
 
 from trimformer.cli.dialect import spoken
-from trimformer.progress import Progress
+from trimformer.progress import Stages
+from trimformer.report.characters import ERRORS
+
+BAR_WIDTH = 16
+"""Characters of a bar: where a console is narrow, the text beside it goes on in a second line."""
 
 out_console = Console()
 error_console = Console(stderr=True)
+
+
+def replace_missing_characters() -> None:
+    """Let standard output and error write plain characters in place of those that their encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=ERRORS)
 
 
 def say(message: str) -> None:
@@ -35,21 +49,38 @@ def warn(warnings: Iterable[str]) -> None:
         error_console.print(Text.assemble(("Warning: ", "bold yellow"), spoken(warning)), soft_wrap=True)
 
 
+def headline(text: str, about: str = "") -> None:
+    """Print the first line of a result on stdout, in one piece, with a second one about it and a free line below."""
+    if text:
+        out_console.print(Text(text, style="bold"), soft_wrap=True, highlight=False)
+        out_console.print(Text(f"{about}\n" if about else ""), soft_wrap=True)
+
+
+def written_code(what: str, code: str) -> None:
+    """Print a line of code on stdout, in one piece, so that it can be copied."""
+    out_console.print(Text.assemble(f"{what}: ", (code, "bold")), soft_wrap=True, highlight=False)
+
+
 @contextmanager
-def progress_bars(console: Console) -> Iterator[Progress]:
-    """Within the context, `progress(items, description)` shows a bar; a line where there is no terminal."""
+def progress_bars(console: Console, stages: int = 0) -> Iterator[Stages]:
+    """Within the context, `progress(items, description)` shows a bar; a line where there is no terminal.
+
+    Args:
+        console: where to.
+        stages: how many the command has; with 0 they are not numbered.
+    """
     columns = (
-        TextColumn("{task.description:<22}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=False)),
+        BarColumn(bar_width=BAR_WIDTH, table_column=Column(no_wrap=True)),
+        MofNCompleteColumn(table_column=Column(no_wrap=True)),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
     )
     if not console.is_terminal:
-        yield _announced
+        yield Stages(_announced, stages)
         return
     with RichProgress(*columns, console=console) as bars:
-        yield lambda items, description: bars.track(items, description=description)
+        yield Stages(lambda items, description: bars.track(items, description=description), stages)
 
 
 def _announced(items: Sequence[Any], description: str) -> Sequence[Any]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from trimformer import plugins
+from trimformer.cli.steps import HUB
 from trimformer.data.columns import naming_columns
 from trimformer.data.encoding import encode_texts
 from trimformer.errors import InvalidOption
 from trimformer.export.folder import CHECK_TEXTS, evenly_chosen, export
 from trimformer.export.onnx.pooling import read_pooling
-from trimformer.judging.manifest import Origin
+from trimformer.judging.manifest import DENSE, Origin
+from trimformer.judging.metrics import RELATIVE, Metrics
 from trimformer.judging.task import Task
 from trimformer.model import checkpoint
 from trimformer.model.limits import fitted
-from trimformer.model.manifest import read_manifest
+from trimformer.model.manifest import plain, read_manifest
+from trimformer.model.weights import weight_bytes
 from trimformer.progress import Progress
 
 
@@ -57,11 +62,19 @@ def export_for(
         rows = chosen.rows(origin.data or None, "validation") if chosen else None
     dense = checkpoint.load_model(model, chosen.auto_class if chosen else None)
     tokenizer = fitted(checkpoint.load_tokenizer(model), dense)
+    facts: dict[str, Any] = {"source": model, "task": origin.task or None, "data": origin.data or None}
     if chosen and rows is not None:
         features = evenly_chosen(chosen.encode(rows, tokenizer, max_length))
+        original = _original(model, chosen)
         judge = partial(
-            chosen.evaluate, tokenizer=tokenizer, rows=rows, dense=dense, max_length=max_length, progress=progress
+            chosen.evaluate,
+            tokenizer=tokenizer,
+            rows=rows,
+            dense=original or dense,
+            max_length=max_length,
+            progress=progress,
         )
+        facts["original"] = _known_of(model, facts) if original is None else _judged(original, model, judge)
     else:
         features, judge = encode_texts([CHECK_TEXTS], tokenizer, max_length), None
     return export(
@@ -73,7 +86,38 @@ def export_for(
         judge=judge,
         pooling=pooling,
         overwrite=overwrite,
-        facts={"source": model, "task": origin.task or None, "data": origin.data or None},
+        facts={name: value for name, value in facts.items() if name != "original" or value},
         progress=progress,
         extra_files=checkpoint.sentence_transformers_files(model),
     )
+
+
+def _original(model: str, task: Task) -> PreTrainedModel | None:
+    """Load the model that a checkpoint was pruned from, where its folder is still there and has the same tokens."""
+    manifest = read_manifest(model)
+    source = Origin.from_json(manifest).source
+    if not source or "vocabulary" in manifest or not Path(source).is_dir():
+        return None
+    return checkpoint.load_model(source, task.auto_class)
+
+
+def _judged(original: PreTrainedModel, model: str, judge: Callable[[Any], Metrics]) -> dict[str, Any]:
+    """Judge the original on the same rows."""
+    source = Origin.from_json(read_manifest(model)).source
+    size = weight_bytes(original, checkpoint.stored_dtype(source))
+    return {"source": source, "megabytes": round(size / 1e6, 1), "metrics": plain(judge(original))}
+
+
+def _known_of(model: str, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Look up what the manifest knows of the original on the same rows; None where it was judged on others."""
+    manifest = read_manifest(model)
+    origin = Origin.from_json(manifest)
+    metrics = manifest.get("metrics", {}).get(DENSE, {})
+    absolute = {name: metric for name, metric in metrics.items() if name not in RELATIVE}
+    if not absolute or (origin.task, origin.data) != (asked["task"], asked["data"] or HUB):
+        return None
+    return {
+        "source": origin.source,
+        "megabytes": round(manifest.get("bytes", {}).get("before", 0) / 1e6, 1),
+        "metrics": absolute,
+    }

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins, processes
@@ -36,7 +35,9 @@ from trimformer.pruning.contract import Method
 from trimformer.pruning.parameters import ROUND_TO
 from trimformer.pruning.query_heads import with_asked_units
 from trimformer.pruning.sizes import Sizes, read_sizes
-from trimformer.report import page, saving, summary, terminal
+from trimformer.report import page, saving, terminal
+from trimformer.report.headline import headline, kept
+from trimformer.report.loading import in_one_line, is_of_sentence_transformers, loading
 
 EXAMPLES = {"flops": 0.4, "params": 0.4, "latency": 0.5, "max_drop": 0.01}
 """Examples for messages of how small a model may be asked to be."""
@@ -211,12 +212,12 @@ def report_pruned(result: TaskResult, out: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(result.manifest | {"out": str(out)})
         return
-    out_console.print(Text(summary.verdict(result.facts), style="bold"), "")
+    console.headline(headline(result.facts), kept(result.facts))
     out_console.print(terminal.result_table(result.facts))
     out_console.print(terminal.units_table(result.pruning.facts.units))
-    name = type(result.pruning.model).__name__
-    how = f"load it: import trimformer, transformers; model = transformers.{name}.from_pretrained({str(out)!r})"
-    console.written("checkpoint", out, how)
+    lines = loading(result.facts, str(out), sentences=is_of_sentence_transformers(out))
+    console.written("checkpoint", out)
+    console.written_code("load it", in_one_line(lines))
 
 
 def check_asked(report: Path | None, push_to_hub: str | None = None, *, overwrite: bool) -> None:

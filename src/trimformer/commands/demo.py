@@ -54,7 +54,7 @@ def demo_command(
     task = plugins.load("tasks", "embedding")
     name = demo_model()
     dense, tokenizer = steps.load_with_tokenizer(name, task, Placement(device=device))
-    with console.progress_bars(console.error_console) as progress:
+    with console.progress_bars(console.error_console, stages=4) as progress:
         calibration_rows, evaluation_rows = docstring_pairs(progress)
         project = Project(
             dense,

@@ -38,6 +38,7 @@ def export_command(
     from trimformer.export.onnx.model import require_onnx
     from trimformer.model.checkpoint import check_writable
     from trimformer.report import terminal
+    from trimformer.report.headline import exported
 
     if not onnx:
         raise InvalidOption("say what to write: `onnx`, and `int8` as well where that is wanted")
@@ -54,6 +55,7 @@ def export_command(
     if as_json:
         steps.print_json({**facts, "out": str(target)})
         return
+    console.headline(exported(facts))
     console.out_console.print(terminal.export_table(facts))
     console.written("export", target, f"opset {facts['opset']}, outputs {', '.join(facts['outputs'])}")
 

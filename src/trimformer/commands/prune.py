@@ -112,7 +112,7 @@ def prune_command(
     check_writable(out, overwrite=overwrite, source=model)
     steps.check_asked(report, push_to_hub, overwrite=overwrite)
     origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
-    with console.progress_bars(console.error_console) as progress:
+    with console.progress_bars(console.error_console, stages=4) as progress:
         project = steps.gather(origin, max_length, placement, progress)
         steps.check_sizes(sizes, project.model, method, made)
         project = with_vocabulary(project if max_drop is None else project.with_guard(seed), vocabulary)

@@ -108,7 +108,7 @@ def sweep_command(
     steps.check_asked(report, overwrite=overwrite)
     origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
     results = []
-    with console.progress_bars(console.error_console) as progress:
+    with console.progress_bars(console.error_console, stages=2 + 2 * len(asked)) as progress:
         project = steps.gather(origin, max_length, placement, progress)
         steps.check_sizes(sizes, project.model, method, made)
         pruner = project.pruner(

@@ -29,7 +29,7 @@ from trimformer.model import checkpoint, placement
 from trimformer.model.manifest import read_manifest, versions
 from trimformer.model.sites import Masks
 from trimformer.observing.resources import watching_resources
-from trimformer.progress import Progress
+from trimformer.progress import Progress, Stages
 from trimformer.pruning.method_options import asked_by
 from trimformer.pruning.pruner import Pruner
 from trimformer.training.finetune import FineTuned, finetune
@@ -123,7 +123,7 @@ class Bench:
             calibration_tokens=None,
             sequence_length=self.subject.sequence_length,
             seed=seed,
-            progress=self.progress,
+            progress=Stages(self.progress, 0),
         )
         return whole, pruner
 
@@ -195,7 +195,7 @@ class Bench:
             validation,
             max_length=self.subject.max_length,
             stored_dtype=checkpoint.stored_dtype(folder),
-            progress=self.progress,
+            progress=Stages(self.progress, 0),
         )
 
     @cached_property

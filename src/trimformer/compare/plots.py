@@ -14,9 +14,14 @@ from matplotlib.figure import Figure
 from trimformer.compare.findings import best_speedup, over_seeds, pairs_in_common, select, small_loss, succeeded, unique
 from trimformer.compare.plan import Plan
 from trimformer.compare.rows import Row
+from trimformer.judging.metrics import LOWER_IS_BETTER
 from trimformer.report.pictures import metric_scale
 
 PANEL = (4.2, 3.4)
+NEAR = 0.02
+"""Distance from the dense model's value within which an axis of a metric is about linear; beyond, logarithmic."""
+TICKS_APART = 0.09
+"""Least distance of two ticks there, as a share of the axis."""
 COLUMNS = 3
 
 
@@ -57,7 +62,9 @@ def accuracy(plan: Plan, rows: Sequence[Row]) -> Figure | None:
             for published in plan.published:
                 known = {share: published.metrics.get((task, method, share)) for share in _shares(rows)}
                 crosses = [(100 * share, value) for share, value in known.items() if value is not None]
-                axes.plot(*zip(*crosses, strict=True), "x", color=colour, label="published") if crosses else None
+                axes.plot(*zip(*crosses, strict=True), "x", color=colour) if crosses else None
+        if plan.published:
+            axes.plot([], [], "x", color="black", label="published")
         axes.set_xlabel("kept, %")
 
     return _panels(rows, draw)
@@ -167,6 +174,8 @@ def _panels(rows: Sequence[Row], draw: Callable[[Axes, str], None]) -> Figure | 
         draw(axes, task)
         axes.set_title(f"{task}, n={row.dense.sample_size}")
         metric_scale(axes, row.metric)
+        if row.metric not in LOWER_IS_BETTER:
+            _stretch(axes, row.dense.value)
         axes.grid(alpha=0.3)
     for axes in places[len(tasks) :]:
         axes.set_axis_off()
@@ -180,6 +189,23 @@ def _coloured(plan: Plan, rows: Sequence[Row]) -> list[tuple[str, str]]:
     varied = {contender.label for contender in plan.contenders if contender.varied}
     methods = unique(row.method for row in succeeded(rows) if row.method not in varied)
     return [(f"C{number}", method) for number, method in enumerate(methods)]
+
+
+def _stretch(axes: Axes, dense: float) -> None:
+    """Give what is near the dense model's value more room: lines that lie on each other there come apart."""
+
+    def forward(values: Any) -> Any:
+        return np.arcsinh((np.asarray(values) - dense) / NEAR)
+
+    axes.set_yscale("function", functions=(forward, lambda values: dense + NEAR * np.sinh(values)))
+    low, high = axes.get_ylim()
+    apart, ticks = TICKS_APART * float(forward(high) - forward(low)), list[float]()
+    for step in (0.1, 0.05, 0.02, 0.01):
+        for tick in np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step:
+            if all(abs(forward(tick) - forward(other)) >= apart for other in ticks):
+                ticks.append(round(float(tick), 2) + 0.0)
+    axes.set_yticks(ticks, [f"{tick:.2f}" for tick in ticks])
+    axes.set_ylabel(f"{axes.get_ylabel()}\n(wider near the dense model)")
 
 
 def _by_share(rows: Sequence[Row], task: str, method: str) -> Iterator[list[Row]]:

@@ -57,16 +57,19 @@ def smallest_within(
         raise InvalidOption("the sizes asked for leave nothing to decide: leave out `max_drop`, or give ranges")
     project = _comparable(project, rows)
     before = project.evaluate(project.model, rows)
+    _ = pruner.measured  # once, before a search whose every step would seem to do it
     lost = 0.0
     best: PruningResult | None = None
-    for _ in range(STEPS):
-        share = (low + high) / 2
-        result = pruner.prune(Budget.of(cost, share, round_to=round_to), sizes)
-        lost = processes.agreed_number(degradation(before, project.evaluate(result.model, rows)))
-        if lost <= max_drop:
-            best, high = result.telling(guard=GuardFacts(max_drop=max_drop, drop=lost, rows=len(rows))), share
-        else:
-            low = share
+    with project.stages.searching() as tell:
+        for step in range(STEPS):
+            share = (low + high) / 2
+            tell(f"search {step + 1} of {STEPS}, {share:.0%} kept" + (f", last lost {lost:.2g}" if step else ""))
+            result = pruner.prune(Budget.of(cost, share, round_to=round_to), sizes)
+            lost = processes.agreed_number(degradation(before, project.evaluate(result.model, rows)))
+            if lost <= max_drop:
+                best, high = result.telling(guard=GuardFacts(max_drop=max_drop, drop=lost, rows=len(rows))), share
+            else:
+                low = share
     if best is None:
         raise UnreachableTarget(
             f"no model that loses at most {max_drop} was found: keeping {low:.1%} of {cost} loses {lost:.4f} "

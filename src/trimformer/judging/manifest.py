@@ -93,6 +93,11 @@ class Manifest:
         raise DataError("budget is missing: nothing was pruned")
 
     @property
+    def is_pruned(self) -> bool:
+        """Whether the model was pruned."""
+        return isinstance(self.model, PruningFacts)
+
+    @property
     def latency_share(self) -> float | None:
         """Measured time of the pruned model as a share of the dense one's; None where nothing was timed."""
         return latency_share(self.latency)

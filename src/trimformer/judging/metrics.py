@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 DISTANCES = ("kl", "squared_distance")
 """Metrics that are distances from the dense model, which itself is at 0."""
+RELATIVE = (*DISTANCES, "agreement", "cosine_to_dense")
+"""Metrics that compare a model's answers with the dense model's."""
 PERPLEXITY = "perplexity"
 LOWER_IS_BETTER = (*DISTANCES, PERPLEXITY)
+COUNTED = {PERPLEXITY: "tokens"}
+"""What the sample of a metric consists of, by metric; rows, where it is not named."""
 FOUR_DECIMALS, TWO_DECIMALS = 10, 100_000
 """Sizes below which a value is written with so many decimals; from the second on, as two digits and a power of ten."""
 
@@ -54,6 +58,15 @@ def interval(metric: Metric, form: str = BRACKETS) -> str:
     ('[0.2500, 0.7500]', '0.2500 to 0.7500')
     """
     return form.format(shown(metric.low), shown(metric.high))
+
+
+def sample(name: str, metric: Metric) -> str:
+    """Write the size of a metric's sample with its unit.
+
+    >>> sample("accuracy", Metric(0.5, 872, 0.4, 0.6)), sample("perplexity", Metric(14.7, 46454, 14.2, 15.1))
+    ('872 rows', '46,454 tokens')
+    """
+    return f"{metric.sample_size:,} {COUNTED.get(name, 'rows')}"
 
 
 def degradation(before: Metrics, after: Metrics, name: str | None = None) -> float:

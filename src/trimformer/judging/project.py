@@ -28,13 +28,13 @@ from trimformer.model.weights import weight_bytes
 from trimformer.observing import latency
 from trimformer.observing.latency import Latency
 from trimformer.observing.resources import watching_resources
-from trimformer.progress import Progress
+from trimformer.progress import Progress, Stages, staged
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.facts import BudgetFacts, ParameterFacts, SizesFacts
 from trimformer.pruning.method_options import asked_by
 from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
 from trimformer.pruning.pruner import Pruner
-from trimformer.pruning.result import PruningResult
+from trimformer.pruning.result import PruningResult, Shown
 from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
 
 ENCODE_ROWS = 2048
@@ -44,14 +44,24 @@ COLLAPSE = 0.1
 """Relative fall of the judging metric above which a warning says so loudly."""
 DOUBLED = 1.0
 """Relative rise above which a warning does, where lower is better."""
+STAGES = 4
+"""Stages of a project's one result: judging the dense model, measuring, pruning, judging the pruned model."""
 
 
-@dataclass(frozen=True)
-class TaskResult:
+@dataclass(frozen=True, repr=False)
+class TaskResult(Shown):
     """A pruning result with its judgement: metrics and times of both models."""
 
     pruning: PruningResult
     facts: Manifest
+    tokenizer: PreTrainedTokenizerBase | None = None
+    stored_dtype: torch.dtype | None = None
+    """Precision in which the model is saved."""
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The pruned model."""
+        return self.pruning.model
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -111,7 +121,8 @@ class Project:
         max_length: cut rows at this many tokens; else at the task's own length.
         guard_rows: rows to choose a size by (`with_guard`), apart from both others.
         stored_dtype: precision in which the pruned model will be saved.
-        progress: wraps a sequence to show a bar.
+        progress: False shows no bars, True always does, None on a terminal and in a notebook; or a function that wraps
+            a sequence to show a bar.
         origin: names of the model, task and data, to be told with every result.
         vocabulary: what was trimmed of it, see `vocabulary.with_vocabulary`; None where nothing was.
         given: metrics of the model before its vocabulary was trimmed; None measures those of the model.
@@ -125,13 +136,19 @@ class Project:
     max_length: int | None = None
     guard_rows: Dataset | None = None
     stored_dtype: torch.dtype = torch.float32
-    progress: Progress | None = None
+    progress: Progress | bool | None = None
     origin: Origin = field(default_factory=Origin)
     vocabulary: VocabularyFacts | None = None
     given: Metrics | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokenizer", fitted(self.tokenizer, self.model))
+        object.__setattr__(self, "progress", staged(self.progress, STAGES))
+
+    @property
+    def stages(self) -> Stages:
+        """Shows progress, with the number of the stage."""
+        return staged(self.progress, STAGES)
 
     def pruner(
         self,
@@ -162,7 +179,7 @@ class Project:
             seed=seed,
             options=options,
             cache=cache,
-            progress=self.progress,
+            progress=self.stages,
         )
         _ = self.before  # a model that does not fit the task fails here, not after minutes of pruning
         return pruner
@@ -172,11 +189,12 @@ class Project:
 
         The pruned weights are first rounded to `stored_dtype`: what is judged is what is saved.
         """
+        self.stages.enter("judging")
         round_weights(result.model, self.stored_dtype)
         with watching_resources(device_of(self.model)) as judging:
             after = self.evaluate(result.model, self.evaluation_rows)
             models = {DENSE: self.model, PRUNED: result.model}
-            times = latency.measure_at(result.facts.workload, models, progress=self.progress)
+            times = latency.measure_at(result.facts.workload, models, progress=self.stages)
         collapsed = collapse(self.before, after, result.facts.budget, result.facts.sizes)
         warnings = [*filter(None, [collapsed, few_rows(after)])]
         for warning in warnings:
@@ -194,7 +212,7 @@ class Project:
                 after=weight_bytes(result.model, self.stored_dtype),
             ),
         )
-        return TaskResult(result, facts)
+        return TaskResult(result, facts, self.tokenizer, self.stored_dtype)
 
     def _beside_the_given(self, result: PruningResult) -> PruningResult:
         """Count the parameters of the dense model as it was given, where its vocabulary was trimmed before."""
@@ -221,13 +239,16 @@ class Project:
     def evaluate(self, model: PreTrainedModel, rows: Dataset) -> Metrics:
         """Judge a model by the task's metrics on some rows; what compares with a dense model takes the project's."""
         return self.task.evaluate(
-            model, self.tokenizer, rows, dense=self.model, max_length=self.max_length, progress=self.progress
+            model, self.tokenizer, rows, dense=self.model, max_length=self.max_length, progress=self.stages
         )
 
     @cached_property
     def before(self) -> Metrics:
         """Metrics of the dense model on the evaluation rows, computed once."""
-        return self.given or self.evaluate(self.model, self.evaluation_rows)
+        if self.given:
+            return self.given
+        self.stages.enter("judging the dense model")
+        return self.evaluate(self.model, self.evaluation_rows)
 
     def drawn(self, tokens: int, seed: int, *, labels: bool = False) -> list[Features]:
         """Draw calibration rows at random until they hold that many tokens; only as many as needed are encoded.
@@ -279,7 +300,7 @@ def evaluate(
     columns: Mapping[str, str] | None = None,
     dense: PreTrainedModel | None = None,
     max_length: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Metrics:
     """Judge a model by a task's metrics on its validation rows.
 
@@ -291,15 +312,16 @@ def evaluate(
         columns: what columns of the rows are called, by the name that the task knows: `{"text": "Review Text"}`.
         dense: compare with this model, where the task has a metric that does.
         max_length: cut rows at this many tokens; else at the task's own length.
-        progress: wraps a sequence to show a bar.
+        progress: as for `prune`.
 
     Raises:
         TrimformerError: there is no such task, its rows cannot be read, or the model does not fit it.
     """
     chosen: Task = plugins.load("tasks", task)
+    shown = staged(progress, 0)
     with naming_columns(columns):
         rows = chosen.rows(data, "validation")
-    return chosen.evaluate(model, fitted(tokenizer, model), rows, dense=dense, max_length=max_length, progress=progress)
+    return chosen.evaluate(model, fitted(tokenizer, model), rows, dense=dense, max_length=max_length, progress=shown)
 
 
 def without(features: Sequence[Features], held_out: Sequence[Features]) -> list[Features]:

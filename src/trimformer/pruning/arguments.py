@@ -12,14 +12,13 @@ from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.parameters import check_parameters
 
 
-def check_arguments(*, tokenizer: Any, options: Any, cache: Any, progress: Any, **parameters: Any) -> None:
+def check_arguments(*, tokenizer: Any, options: Any, cache: Any, **parameters: Any) -> None:
     """Check all arguments but the model and its data, which are read with checks of their own.
 
     Args:
         tokenizer: must be one of transformers, or None.
         options: must be a dictionary, or None.
         cache: must be a `MeasuredCache`, or None.
-        progress: must be callable, or None.
         parameters: those of `pruning.parameters`, by name.
 
     Raises:
@@ -34,8 +33,3 @@ def check_arguments(*, tokenizer: Any, options: Any, cache: Any, progress: Any, 
     check_mapping("options", options, '{"damping": 0.3}; see the method\'s own')
     if cache is not None and not isinstance(cache, MeasuredCache):
         raise InvalidOption(f"`cache={told(cache)}` must be a MeasuredCache, or left out")
-    if progress is not None and not callable(progress):
-        raise InvalidOption(
-            f"`progress={told(progress)}` must be a function of a sequence and a text that gives the sequence back, "
-            "such as lambda items, text: tqdm(items, desc=text)"
-        )

@@ -15,6 +15,8 @@ from trimformer.pruning.budget import CostTables, total_cost
 from trimformer.pruning.choose.bounds import FREE, Bounds
 
 Backward = Literal["none", "by block", "whole model"]
+STAGES = 2
+"""Stages of a method, `measure` and `prune`, as progress numbers them."""
 
 
 class Method(Protocol):
@@ -69,11 +71,15 @@ class Job(Calibration):
         """Compute the mean cost of a unit of the site; 1 where there is none, so that scores can be divided by it."""
         return float(self.costs[site.name][-1]) / site.units if site.units else 1.0
 
+    def first_decides(self, masks: Masks) -> Masks:
+        """Give the masks that the first process has: rounding may decide otherwise elsewhere."""
+        return processes.agreed_masks(masks)
+
     def check(self, masks: Masks) -> None:
-        """Refuse masks that keep more than this allows.
+        """Refuse masks outside the bounds or above the limit.
 
         Raises:
-            TrimformerError: they do, which is a bug of the method.
+            TrimformerError: says what the method did.
         """
         self.bounds.check(masks)
         cost = total_cost(masks, self.costs)
@@ -81,7 +87,3 @@ class Job(Calibration):
             raise TrimformerError(
                 f"the method kept {cost:.4g} of at most {self.limit:.4g}: this is a bug of the method"
             )
-
-    def first_decides(self, masks: Masks) -> Masks:
-        """Give the masks that the first process has: rounding may decide otherwise elsewhere."""
-        return processes.agreed_masks(masks)

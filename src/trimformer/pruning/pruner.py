@@ -23,12 +23,12 @@ from trimformer.model.structure import Structure, parameter_count, read_structur
 from trimformer.model.surgery import describe_cut, describe_stock, pruning_config
 from trimformer.observing.measurements import Measured, from_tensors, to_tensors
 from trimformer.observing.resources import Used, watching_resources
-from trimformer.progress import Progress
+from trimformer.progress import Progress, staged
 from trimformer.pruning import preflight
 from trimformer.pruning.arguments import check_arguments
 from trimformer.pruning.budget import Budget, CostTables, MeasuredCost, Prices, rounded_tables, total_cost, workload_of
 from trimformer.pruning.cache import MeasuredCache
-from trimformer.pruning.contract import Job, JudgesUnits
+from trimformer.pruning.contract import STAGES, Job, JudgesUnits
 from trimformer.pruning.facts import (
     CalibrationFacts,
     ParameterFacts,
@@ -63,7 +63,7 @@ def prune(
     batch_size: int | None = None,
     seed: int = 0,
     options: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     column: Column = None,
 ) -> PruningResult:
     """Make a model smaller; the model given stays as it is.
@@ -88,7 +88,8 @@ def prune(
             of a language model is large.
         seed: of all sampling.
         options: of the method, by name.
-        progress: wraps a sequence to show a bar.
+        progress: False shows no bars, True always does, None on a terminal and in a notebook; or a function that wraps
+            a sequence to show a bar: `progress(items, text)`.
         column: name of the column with the text, or of two for pairs, where it is none of `text`, `sentence`,
             `sentence1` and `sentence2`, `question` and `context`.
 
@@ -135,7 +136,7 @@ class Pruner:
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
         column: Column = None,
     ) -> None:
         """Read and check model, data and method, as for `prune`; `cache` keeps what is measured for later runs."""
@@ -143,20 +144,20 @@ class Pruner:
             tokenizer=tokenizer,
             options=options,
             cache=cache,
-            progress=progress,
             method=method,
             calibration_tokens=calibration_tokens,
             sequence_length=sequence_length,
             batch_size=batch_size,
             seed=seed,
         )
-        self.name = method
-        self.method = make_method(method, options or {})
+        self.stages = staged(progress, STAGES)
+        self.tokenizer = tokenizer
+        self.name, self.method = method, make_method(method, options or {})
         dense, left_out = read_structure(model), list[str]()
         source = Source(data=data, tokenizer=tokenizer, calibration_tokens=calibration_tokens, seed=seed, column=column)
         with asked_by(method):
             self.calibration = calibration_on(
-                dense, source, progress, labels=self.method.needs_labels, warn=left_out.append
+                dense, source, self.stages, labels=self.method.needs_labels, warn=left_out.append
             )
         self.warnings = left_out + preflight.check(self.calibration, method, self.method)
         self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
@@ -172,6 +173,7 @@ class Pruner:
     @cached_property
     def measured(self) -> Measured:
         """Measurements of the method by site, made once, before a budget is known; from the cache where it has them."""
+        self.stages.enter("measuring")
         if self._judging and not self._places and isinstance(self.method, JudgesUnits):
             self._order_by(self._judging, self.method)
         if self.cache is None:
@@ -274,6 +276,7 @@ class Pruner:
         costs = rounded_tables(dense, prices.tables, target.round_to)
         limit = target.limit(prices, costs, share)
         measured = self.measured  # before the student takes its memory
+        self.stages.enter("pruning")
         job = replace(self.job(dense.copied(), costs, limit), bounds=target.constraints.bounds)
         with watching_resources(dense.device) as pruning:
             job = target.dropping(job, self.method, measured, prices)
@@ -288,7 +291,7 @@ class Pruner:
         facts = self._facts(job, masks, target, curves)
         facts = facts if self.ordering is None else facts.with_stage("ordering", self.ordering)
         facts = facts.with_stage("measuring", self.measuring).with_stage("pruning", pruning)
-        return PruningResult(job.student.model, by_place(masks, self._places), facts)
+        return PruningResult(job.student.model, by_place(masks, self._places), facts, self.tokenizer)
 
     def job(self, student: Structure, costs: CostTables, limit: float) -> Job:
         """Make a job of this calibration without bounds."""
@@ -300,6 +303,7 @@ class Pruner:
     def prices(self, cost: str) -> Prices:
         """Price the dense model's units in the cost of that name; measured or counted once."""
         if cost not in self._prices:
+            self.stages.enter("measuring")
             self._prices[cost] = plugins.load("costs", cost).prices(
                 self.calibration.dense, self.workload, cache=self.cache, progress=self.calibration.progress
             )

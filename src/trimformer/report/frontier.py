@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from trimformer.errors import CheckpointError
 from trimformer.judging.manifest import Manifest
+from trimformer.judging.metrics import sample
 from trimformer.model.manifest import as_text, plain
 from trimformer.report.pictures import draw_frontier
 from trimformer.report.side_by_side import frontiers
@@ -49,6 +50,6 @@ def plot(results: Sequence[Manifest]) -> Figure:
     pruning, dense = results[0].pruning, drawn[0].dense
     figure.suptitle(
         f"{pruning.method}, {pruning.calibration.tokens} calibration tokens; "
-        f"{drawn[0].metric} on {dense.sample_size} rows with its 95 % interval"
+        f"{drawn[0].metric} on {sample(drawn[0].metric, dense)} with its 95 % interval"
     )
     return figure

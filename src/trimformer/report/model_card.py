@@ -9,32 +9,25 @@ from huggingface_hub import ModelCardData
 
 from trimformer.judging.manifest import Manifest
 from trimformer.report import summary
+from trimformer.report.headline import headline, kept
+from trimformer.report.loading import FEATURES, kind_of, loading
 from trimformer.report.render import render
 
 README = "README.md"
 HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-PIPELINES = {
-    "ForSequenceClassification": "text-classification",
-    "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForMaskedLM": "fill-mask",
-    "ForCausalLM": "text-generation",
-    "LMHeadModel": "text-generation",
-}
-"""The hub's name of what a model does, by the end of its class's name; any other class gives features."""
 
 
-def model_card(facts: Manifest) -> str:
-    """Write the text of a checkpoint's README.md.
+def model_card(facts: Manifest, *, sentences: bool = False) -> str:
+    """Write the text of a checkpoint's README.md; with `sentences`, of one of sentence-transformers.
 
     Raises:
         DataError: the model was not pruned.
     """
     pruning, rows = facts.pruning, summary.metrics(facts)
     header = ModelCardData(
-        library_name="transformers",
+        library_name="sentence-transformers" if sentences else "transformers",
         base_model=_base_model(facts.origin.source),
-        pipeline_tag=_pipeline(pruning.model_class),
+        pipeline_tag=_task(pruning.model_class, sentences=sentences),
         tags=["trimformer", "pruning", "structured-pruning", pruning.method],
         metrics=[row.name for row in rows] or None,
     )
@@ -42,13 +35,14 @@ def model_card(facts: Manifest) -> str:
         "card.md",
         title=f"{summary.name(facts)}, pruned by {pruning.method}",
         model=facts.origin.source or "a model",
-        verdict=summary.verdict(facts),
+        verdict=headline(facts),
+        kept=kept(facts),
         warnings=summary.each_once([pruning.warnings]),
         shares=summary.shares(facts),
         remarks=summary.remarks(facts),
         metrics=rows,
         blocks=summary.blocks(facts),
-        loading=summary.loading(facts, "this/folder"),
+        loading=loading(facts, "this/folder", sentences=sentences),
         command=facts.origin.command,
         settings=summary.settings(facts),
     )
@@ -60,5 +54,7 @@ def _base_model(source: str) -> str | None:
     return source if HUB_NAME.fullmatch(source) and not Path(source).exists() else None
 
 
-def _pipeline(model_class: str) -> str:
-    return next((name for ending, name in PIPELINES.items() if model_class.endswith(ending)), "feature-extraction")
+def _task(model_class: str, *, sentences: bool) -> str:
+    """Give the hub's name of what a model does."""
+    task = kind_of(model_class).task
+    return "sentence-similarity" if sentences and task == FEATURES.task else task

@@ -15,6 +15,8 @@ from trimformer.model.manifest import MANIFEST, checked
 from trimformer.model.sites import place
 from trimformer.pruning.facts import PruningFacts
 from trimformer.report import pictures, side_by_side, summary
+from trimformer.report.headline import headline, kept
+from trimformer.report.loading import is_of_sentence_transformers, loading
 from trimformer.report.render import render
 
 SWEEP = "frontier.json"
@@ -67,7 +69,8 @@ def checkpoint_page(facts: Manifest, folder: str = CHECKPOINT) -> str:
         "checkpoint.html",
         model=summary.name(facts),
         method=pruning.method,
-        verdict=summary.verdict(facts),
+        verdict=headline(facts),
+        kept=kept(facts),
         warnings=summary.each_once([pruning.warnings]),
         shares=summary.shares(facts),
         remarks=summary.remarks(facts),
@@ -77,7 +80,7 @@ def checkpoint_page(facts: Manifest, folder: str = CHECKPOINT) -> str:
         curve_pictures=_curves(pruning, summary.removed(facts)),
         stages=summary.stages(facts),
         cached=_cached(pruning),
-        loading=summary.loading(facts, folder),
+        loading=loading(facts, folder, sentences=is_of_sentence_transformers(folder)),
         command=facts.origin.command,
         settings=summary.settings(facts),
         versions=pruning.versions,

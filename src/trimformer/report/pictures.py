@@ -18,6 +18,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 from trimformer.judging.metrics import PERPLEXITY, Metric, interval, shown
 from trimformer.model.sites import place
 from trimformer.report.side_by_side import Frontier, TaskTable
+from trimformer.report.summary import UNIT_NAMES, Units
 
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
 """Placeholders that no other colour of a picture equals; each becomes the CSS variable of its name."""
@@ -27,6 +28,8 @@ VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line", ACCENT: "--accent"}
 }
 MARKERS = "os^DvPX"
 """Markers that tell lines apart beside their colours; there is one more of them than there are colours."""
+DASHES = ("-", (0, (4, 1.5)))
+"""Kinds of lines for as many curves as are labelled, each in all colours before the next one."""
 FONT = "system-ui, sans-serif"
 WIDTH = 4.6
 """Width of every picture, in inches: readable on a phone, where it is shown a little smaller."""
@@ -132,18 +135,38 @@ def removal(sublayer: str, curves: Mapping[str, Sequence[float]], removed: Mappi
     """
     shown = {site: curve for site, curve in curves.items() if place(site)[1] == sublayer and curve[-1] > 0}
     said = f"Estimated loss against the share of {UNITS.get(sublayer, sublayer)} removed, a line a block"
-    with _picture(f"removal-{sublayer}", said, 3.1) as drawn:
+    with _picture(f"removal-{sublayer}", said, 3.4) as drawn:
         axes = drawn.axes
-        deepest = max(place(site)[0] for site in shown)
-        for site, curve in shown.items():
-            depth = place(site)[0] / max(deepest, 1)
+        ends, every = {}, -(-len(shown) // MOST_LABELS)
+        for number, (site, curve) in enumerate(shown.items()):
+            style, beside = divmod(number, every)
+            colour, dashes = SERIES[style % len(SERIES)], DASHES[style // len(SERIES)]
             shares = [100 * step / (len(curve) - 1) for step in range(len(curve))]
-            axes.plot(shares[1:], curve[1:], color=ACCENT, alpha=0.7 + 0.3 * depth, linewidth=0.6 + 1.2 * depth)
-            _mark(axes, curve, removed.get(site, 0.0))
+            axes.plot(shares[1:], curve[1:], color=colour, linestyle=dashes, linewidth=0.6 if beside else 1.5)
+            _mark(axes, curve, removed.get(site, 0.0), colour)
+            if not beside:
+                ends[place(site)[0]] = (curve[-1], colour)
         axes.set_yscale("log")
         _limit_decades(axes, shown.values())
-        _label_ends(axes, {place(site)[0]: curve[-1] for site, curve in shown.items()})
-        axes.set(xlabel=f"{UNITS.get(sublayer, sublayer)} removed, %", ylabel="estimated loss", xlim=(0, 110))
+        axes.set(xlabel=f"{UNITS.get(sublayer, sublayer)} removed, %", ylabel="estimated loss", xlim=(0, 125))
+        axes.set_xticks(range(0, 101, 25))
+        _label_ends(axes, ends)
+    return drawn.svg
+
+
+def kept(blocks: Sequence[tuple[int, Sequence[Units]]]) -> str:
+    """Draw the share of its units that every block keeps, a line a kind."""
+    kinds = dict.fromkeys(unit.kind for _, units in blocks for unit in units)
+    names = [UNIT_NAMES.get(kind, kind) for kind in kinds]
+    with _picture("kept", f"Share of {' and '.join(names)} kept, by block", 2.6) as drawn:
+        axes = drawn.axes
+        for number, (kind, name) in enumerate(zip(kinds, names, strict=True)):
+            found = [(block, unit.percent) for block, units in blocks for unit in units if unit.kind == kind]
+            colour, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+            axes.plot(*zip(*found, strict=True), color=colour, marker=marker, label=name)
+        axes.set(xlabel="block", ylabel="kept, %", ylim=(-4, 104))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.figure.legend(loc="outside upper left", ncols=2, handlelength=1.5, columnspacing=1.2)
     return drawn.svg
 
 
@@ -164,13 +187,13 @@ def _dense_line(axes: Axes, dense: Metric, colour: str = MUTED) -> None:
     )
 
 
-def _mark(axes: Axes, curve: Sequence[float], share: float) -> None:
+def _mark(axes: Axes, curve: Sequence[float], share: float, colour: str) -> None:
     """Draw a dot on a curve at the share that was removed; none where nothing was."""
     place_on_curve = share * (len(curve) - 1)
     below = min(int(place_on_curve), len(curve) - 2)
     height = curve[below] + (place_on_curve - below) * (curve[below + 1] - curve[below])
     if share > 0 and height > 0:
-        axes.plot(100 * share, height, "o", color=INK, markersize=4)
+        axes.plot(100 * share, height, "o", color=colour, markersize=5)
 
 
 def _limit_decades(axes: Axes, curves: Collection[Sequence[float]], decades: float = 1e-6) -> None:
@@ -180,18 +203,23 @@ def _limit_decades(axes: Axes, curves: Collection[Sequence[float]], decades: flo
     axes.set_ylim(max(lowest, decades * highest) / 1.5, 1.5 * highest)
 
 
-def _label_ends(axes: Axes, ends: Mapping[int, float]) -> None:
-    """Write blocks' numbers beside where their curves end, apart from each other; of many blocks only some."""
-    every = -(-len(ends) // MOST_LABELS)
-    heights = {block: math.log(ends[block]) for block in list(ends)[::every]}
+def _label_ends(axes: Axes, ends: Mapping[int, tuple[float, str]]) -> None:
+    """Write blocks' numbers beside where their curves end, each in its colour and with a line to it, apart.
+
+    Args:
+        axes: of the curves.
+        ends: loss at the end of a curve and its colour, by block.
+    """
+    heights = {block: math.log(loss) for block, (loss, _) in ends.items()}
     bottom, top = (math.log(limit) for limit in axes.get_ylim())
     free = 0.0
     for left, block in zip(
         range(len(heights) - 1, -1, -1), sorted(heights, key=lambda block: heights[block]), strict=True
     ):
-        height = (heights[block] - bottom) / (top - bottom)
+        height, colour = (heights[block] - bottom) / (top - bottom), ends[block][1]
         at = max(free, min(height, 1 - left * LABEL_HEIGHT))
-        axes.annotate(f"{block}", (102, at), color=MUTED, va="center", xycoords=("data", "axes fraction"))
+        axes.plot([100, 111], [height, at], color=colour, linewidth=0.7, transform=axes.get_xaxis_transform())
+        axes.annotate(f"{block}", (113, at), color=colour, va="center", xycoords=("data", "axes fraction"))
         free = at + LABEL_HEIGHT
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from trimformer.judging.metrics import WORDS, interval, shown
+from trimformer.judging.metrics import WORDS, interval, sample, shown
 from trimformer.report import summary
 
 
@@ -31,6 +31,7 @@ def _environment() -> Environment:
         "names": summary.UNIT_NAMES,
         "interval": partial(interval, form=WORDS),
         "percent": summary.percent,
+        "sample": sample,
         "shown": shown,
     }
     return environment

@@ -19,6 +19,7 @@ from trimformer.model.manifest import read_manifest
 from trimformer.model.refusals import check_kind
 from trimformer.pruning.facts import ParameterFacts, PruningFacts
 from trimformer.pruning.result import PruningResult
+from trimformer.report.loading import SENTENCE_TRANSFORMERS
 from trimformer.report.model_card import README, model_card
 from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
 from trimformer.vocabulary.trim import Trimmed
@@ -66,9 +67,7 @@ def save(
         out,
         tokenizer=tokenizer,
         manifest=manifest,
-        texts={README: model_card(Manifest.from_json(dict(manifest)))}
-        if manifest is not None and "budget" in manifest
-        else {},
+        texts=_card(manifest, extra_files or {}),
         overwrite=overwrite,
         dtype=dtype,
         extra_files=extra_files,
@@ -109,6 +108,13 @@ def check_files(given: Any) -> None:
         check_path("extra_files", file)
         if not Path(file).is_file():
             raise InvalidOption(f"`extra_files` has {name!r}, and there is no file {file}: check the path")
+
+
+def _card(manifest: Mapping[str, Any] | None, extra_files: Mapping[str, Path]) -> dict[str, str]:
+    """Make the model card of a pruned model; nothing of another one."""
+    if manifest is None or "budget" not in manifest:
+        return {}
+    return {README: model_card(Manifest.from_json(dict(manifest)), sentences=SENTENCE_TRANSFORMERS in extra_files)}
 
 
 def trimmed_manifest(trimmed: Trimmed, source: str, command: str) -> dict[str, Any]:

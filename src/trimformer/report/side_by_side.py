@@ -11,6 +11,7 @@ from trimformer.judging.metrics import LOWER_IS_BETTER, WORDS, Metric, Metrics, 
 from trimformer.observing.latency import Latency
 from trimformer.pruning.facts import BudgetFacts
 from trimformer.report import summary
+from trimformer.report.headline import headline
 from trimformer.report.summary import Stage
 
 
@@ -20,12 +21,7 @@ def sweep_verdict(results: Sequence[Manifest]) -> str:
     smallest = min(results, key=lambda facts: facts.pruning.kept[cost])
     ends = {summary.percent(end(facts.pruning.kept[cost] for facts in results)): None for end in (max, min)}
     said = f"{len(results)} sizes keep {' to '.join(ends)} of the {summary.cost_name(cost)}"
-    speed = summary.speed(smallest)
-    if speed:
-        said += f"; the smallest is {speed}"
-    for row in summary.metrics(smallest)[:1]:
-        said += f"{', with' if speed else '; the smallest has'} {summary.change(row)}"
-    return f"{said}."
+    return f"{said}. The smallest: {headline(smallest)}."
 
 
 def common_cost(results: Sequence[Manifest]) -> str:
@@ -65,18 +61,25 @@ def _holds(facts: Manifest) -> bool:
 def sweep_rows(results: Sequence[Manifest]) -> list[dict[str, str]]:
     """List one row a size, the dense model first: asked, reached and measured, as text."""
     whole, judged = summary.percent(1.0), summary.metrics(results[0])[:1]
+    sizes = [summary.file_size(facts) for facts in results]
     first = {"asked": "dense", "reached": "", "parameters": whole, "time": whole if results[0].latency else ""}
+    first["file"] = _megabytes(sizes[0].before if sizes[0] else None)
     rows = [first | _shown([row.dense for row in judged])]
-    for facts in results:
+    for facts, size in zip(results, sizes, strict=True):
         pruning, share = facts.pruning, facts.latency_share
         row = {
             "asked": asked(pruning.budget),
             "reached": summary.percent(pruning.budget.reached),
             "parameters": summary.percent(pruning.parameters.share),
             "time": "" if share is None else summary.percent(share),
+            "file": _megabytes(size.after if size else None),
         }
         rows.append(row | _shown([row.pruned for row in summary.metrics(facts)[:1]]))
     return rows
+
+
+def _megabytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 1e6:.1f}\N{NO-BREAK SPACE}MB"
 
 
 def _shown(judged: Sequence[Metric]) -> dict[str, str]:

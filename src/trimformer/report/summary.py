@@ -5,18 +5,18 @@ Counts (FLOPs, parameters) and measurements (time, metrics) stay apart: a count 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePath
 from typing import Any
 
-from trimformer.judging.manifest import DENSE, PRUNED, Manifest, speedup
-from trimformer.judging.metrics import WORDS, Metric, interval, shown
+from trimformer.judging.manifest import DENSE, PRUNED, Manifest
+from trimformer.judging.metrics import Metric, sample
 from trimformer.model.sites import place
 from trimformer.observing.latency import Latency
 from trimformer.pruning.facts import KeptUnits, PruningFacts
+from trimformer.vocabulary.facts import BeforeAfter
 
 COSTS = {
     "flops": "FLOPs of attention and FFN",
@@ -42,6 +42,8 @@ SIZES = {
 """What sizes are of, by field of `Sizes`."""
 UNIT_NAMES = {"head": "heads", "neuron": "neurons"}
 MOST_CELLS = 32
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+"""Bytes of a number, by precision."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class MetricRow:
     def change(self) -> float:
         """Value of the pruned model minus that of the dense one."""
         return self.pruned.value - self.dense.value
+
+    @property
+    def sample(self) -> str:
+        """Size of the sample with its unit: `872 rows`."""
+        return sample(self.name, self.pruned)
 
 
 @dataclass(frozen=True)
@@ -107,22 +114,6 @@ def name(facts: Manifest) -> str:
     return PurePath(source).name or source
 
 
-def verdict(facts: Manifest) -> str:
-    """Sum up the result in one sentence: what was gained first, as people feel it."""
-    budget, gained = facts.pruning.budget, speed(facts)
-    said = f"{gained}; keeps" if gained else "Keeps"
-    said += f" {percent(budget.reached)} of the {cost_name(budget.cost)}"
-    for row in metrics(facts)[:1]:
-        said += f"; {change(row)}"
-    return f"{said}."
-
-
-def speed(facts: Manifest) -> str:
-    """Say how fast the pruned model is, as measured; empty where nothing was timed."""
-    times = speedup(facts.latency)
-    return f"{times:.2f}\N{NO-BREAK SPACE}× as fast as the dense model, measured" if times is not None else ""
-
-
 def cost_name(cost: str) -> str:
     """Say in words what a budget is of."""
     return COSTS.get(cost, cost)
@@ -131,15 +122,6 @@ def cost_name(cost: str) -> str:
 def short_cost(cost: str) -> str:
     """Name a cost in one word, for axes and column heads."""
     return cost_name(cost).partition(" of ")[0]
-
-
-def change(row: MetricRow) -> str:
-    """Write a metric before and after in a few words, with rows and interval."""
-    return (
-        f"{row.name} {shown(row.dense.value)}\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}{shown(row.pruned.value)} "
-        f"(n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{row.pruned.sample_size}, "
-        f"95\N{NO-BREAK SPACE}% interval {interval(row.pruned, WORDS)})"
-    )
 
 
 def shares(facts: Manifest) -> list[Share]:
@@ -204,15 +186,24 @@ def _in_runs(counts: Sequence[int]) -> str:
     )
 
 
+def file_size(facts: Manifest) -> BeforeAfter | None:
+    """Give the bytes of the file of the weights, by the number of parameters where nobody added them up; or None."""
+    width = BYTES.get(facts.pruning.dtype)
+    if facts.bytes is not None or width is None:
+        return facts.bytes
+    parameters = facts.pruning.parameters
+    return BeforeAfter(before=width * parameters.dense, after=width * parameters.pruned)
+
+
 def sizes(facts: Manifest) -> list[Share]:
     """List what became of the file of the weights, and of the vocabulary where it was trimmed."""
-    rows, size, vocabulary = [], facts.bytes, facts.vocabulary
+    rows, size, vocabulary = [], file_size(facts), facts.vocabulary
     if size is not None:
         detail = f"{size.before / 1e6:.1f} MB → {size.after / 1e6:.1f} MB"
         rows.append(Share("file of the weights", detail, "", percent(size.share)))
     if vocabulary is not None:
         tokens = vocabulary.tokens
-        rows.append(Share("tokens known", f"{tokens.before} → {tokens.after}", "", percent(tokens.share)))
+        rows.append(Share("tokens known", f"{tokens.before:,} → {tokens.after:,}", "", percent(tokens.share)))
     return rows
 
 
@@ -296,7 +287,7 @@ def stages(facts: Manifest) -> list[Stage]:
 def settings(facts: Manifest) -> list[tuple[str, str]]:
     """List what the result depends on, in the order in which a person asks."""
     pruning, origin, calibration = facts.pruning, facts.origin, facts.pruning.calibration
-    tokens = f"{calibration.tokens} tokens in {calibration.sequences} rows, fingerprint {calibration.fingerprint}"
+    tokens = f"{calibration.tokens:,} tokens in {calibration.sequences:,} rows, fingerprint {calibration.fingerprint}"
     options = ", ".join(f"{name}={value}" for name, value in pruning.options.items())
     rows = [
         ("model", origin.source),
@@ -319,12 +310,3 @@ def versions_text(versions: Mapping[str, str]) -> str:
 def each_once(warnings: Iterable[Sequence[str]]) -> list[str]:
     """List every warning of several results, once."""
     return list(dict.fromkeys(warning for result in warnings for warning in result))
-
-
-def loading(facts: Manifest, folder: str) -> str:
-    """Write the Python lines that load the checkpoint."""
-    kind = facts.model.model_class
-    return (
-        f"import trimformer  # registers the checkpoint format\nfrom transformers import {kind}\n\n"
-        f"model = {kind}.from_pretrained({json.dumps(folder)})"
-    )

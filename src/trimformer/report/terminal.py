@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from trimformer.judging.manifest import DENSE, FINETUNED, PRUNED, Manifest
-from trimformer.judging.metrics import Metric, Metrics, interval, shown
+from trimformer.judging.metrics import Metric, Metrics, interval, sample, shown
 from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.pruning.facts import BlockFacts, GuardFacts, PruningFacts
 from trimformer.report import summary
@@ -18,9 +18,9 @@ from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
 
 def metrics_table(metrics: Metrics) -> Table:
     """Show metrics, one row each: value, interval and sample size."""
-    table = _table("metric", "value", "95 % interval", "rows")
+    table = _table("metric", "value", "95 % interval", "of")
     for name, metric in metrics.items():
-        table.add_row(name, shown(metric.value), interval(metric), str(metric.sample_size))
+        table.add_row(name, shown(metric.value), interval(metric), sample(name, metric))
     return table
 
 
@@ -29,7 +29,7 @@ def result_table(facts: Manifest) -> Table:
     pruning, table = facts.pruning, _table("", "dense", "pruned", "")
     for row in summary.metrics(facts):
         change = shown(row.change, "+", beside=row.dense.value)
-        name = f"{row.name}, {row.pruned.sample_size} rows"
+        name = f"{row.name}, {row.sample}"
         table.add_row(name, shown(row.dense.value), shown(row.pruned.value), change)
         table.add_row("  95 % interval", interval(row.dense), interval(row.pruned), "")
     table.add_section()
@@ -65,9 +65,10 @@ def _add_costs(table: Table, pruning: PruningFacts) -> None:
 
 
 def _add_sizes(table: Table, facts: Manifest) -> None:
-    if facts.bytes is not None:
-        sizes = (f"{size / 1e6:.1f} MB" for size in (facts.bytes.before, facts.bytes.after))
-        table.add_row("file of the weights", *sizes, f"{facts.bytes.share:.1%} kept")
+    size = summary.file_size(facts)
+    if size is not None:
+        sizes = (f"{each / 1e6:.1f} MB" for each in (size.before, size.after))
+        table.add_row("file of the weights", *sizes, f"{size.share:.1%} kept")
     if facts.vocabulary is not None:
         tokens = facts.vocabulary.tokens
         table.add_row("tokens known", str(tokens.before), str(tokens.after), f"{tokens.share:.1%} kept")
@@ -119,21 +120,27 @@ def sweep_table(results: Sequence[Manifest]) -> Table:
     """Show a sweep, one row a budget: asked, reached and measured; fits 80 columns."""
     judged = [summary.metrics(facts)[0] for facts in results]
     name, dense = judged[0].name, judged[0].dense
-    table = _table("asked", "reached", "parameters", "latency", name, "95 % interval")
-    table.add_row("dense", "", "100.0%", "100.0%", shown(dense.value), interval(dense))
-    for facts, row in zip(results, judged, strict=True):
+    sizes = [summary.file_size(facts) for facts in results]
+    table = _table("asked", "latency", "MB", name, "95 % interval", "reached", "parameters")
+    table.add_row(
+        "dense", "100.0%", _megabytes(sizes[0].before if sizes[0] else None), shown(dense.value), interval(dense)
+    )
+    for facts, row, size in zip(results, judged, sizes, strict=True):
         budget, share = facts.pruning.budget, facts.latency_share
         table.add_row(
             f"{budget.cost} {budget.asked:.1%}",
-            f"{budget.reached:.1%}",
-            f"{facts.pruning.parameters.share:.1%}",
             "" if share is None else f"{share:.1%}",
+            _megabytes(size.after if size else None),
             shown(row.pruned.value),
             interval(row.pruned),
+            f"{budget.reached:.1%}",
+            f"{facts.pruning.parameters.share:.1%}",
         )
     seconds = results[0].pruning.seconds["measuring"]
     measuring = f"measured once, in {seconds:.0f} s" if seconds else "measured by an earlier run"
-    table.caption = f"{dense.sample_size} rows; parameters of the whole model; latency as measured; {measuring}"
+    table.caption = (
+        f"{sample(name, dense)}; MB of the weights; parameters of the whole model; latency as measured; {measuring}"
+    )
     return table
 
 
@@ -156,7 +163,7 @@ def finetuning_table(facts: Manifest, tuning: FineTuningFacts) -> Table:
         other = dense.get(name)
         change = shown(own.value - other.value, "+", beside=own.value) if other else ""
         values, intervals = ([write(each) if each else "" for each in (own, other)] for write in (_value, interval))
-        table.add_row(f"{name}, {own.sample_size} rows", *values, change)
+        table.add_row(f"{name}, {sample(name, own)}", *values, change)
         table.add_row("  95 % interval", *intervals, "")
     table.add_section()
     if tuning.step is not None:
@@ -182,10 +189,14 @@ def export_table(facts: Mapping[str, Any]) -> Table:
     files = facts["files"]
     names = list(next(iter(files.values())).get("metrics", {}))
     table = _table("file", "MB", "largest difference", *names)
-    for file, about in files.items():
-        metrics = [about["metrics"][name] for name in names]
-        values = (f"{shown(each['value'])} [{shown(each['low'])}, {shown(each['high'])}]" for each in metrics)
-        table.add_row(file, f"{about['megabytes']:.1f}", f"{about['max_difference']:.1e}", *values)
+    original = {"original": facts["original"]} if facts.get("original") else {}
+    for file, about in (original | files).items():
+        metrics = [about["metrics"].get(name) for name in names]
+        values = (
+            f"{shown(each['value'])} [{shown(each['low'])}, {shown(each['high'])}]" if each else "" for each in metrics
+        )
+        difference = f"{about['max_difference']:.1e}" if "max_difference" in about else ""
+        table.add_row(file, f"{about['megabytes']:.1f}", difference, *values)
     first = next(iter(files.values()))
     judged = f"; {names[0]} on {first['metrics'][names[0]]['sample_size']} rows" if names else ""
     table.caption = f"difference to PyTorch on {first['compared_rows']} rows, {first['compared_tokens']} tokens{judged}"
@@ -230,6 +241,10 @@ def _table(*columns: str) -> Table:
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 or not column else "right", overflow="fold")
     return table
+
+
+def _megabytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 1e6:.1f}"
 
 
 def _value(metric: Metric) -> str:

@@ -182,9 +182,7 @@ def judge(project: Project, model: PreTrainedModel, rows: Dataset) -> Metrics:
     if is_masked(model) and not isinstance(project.task, OwnLoss):
         features = project.task.encode(rows, project.tokenizer, project.max_length)
         return {MASKED_LOSS: masked_loss(model, project.tokenizer, features)}
-    return project.task.evaluate(
-        model, project.tokenizer, rows, max_length=project.max_length, progress=project.progress
-    )
+    return project.task.evaluate(model, project.tokenizer, rows, max_length=project.max_length, progress=project.stages)
 
 
 class _GuardJudge:
@@ -195,7 +193,7 @@ class _GuardJudge:
             raise DataError(
                 "no rows are set aside to choose the best checkpoint by: use project.with_guard(), or `patience=0`"
             )
-        self.project, self.guard_rows, self.seconds = replace(project, progress=None), project.guard_rows, 0.0
+        self.project, self.guard_rows, self.seconds = replace(project, progress=False), project.guard_rows, 0.0
         self.name, first = next(iter(judge(self.project, project.model, self.guard_rows).items()))
         self.first = first.value
 
@@ -207,7 +205,7 @@ class _GuardJudge:
 
 
 def _callbacks(project: Project, options: FineTuning) -> list[TrainerCallback]:
-    shown: list[TrainerCallback] = [Bar(project.progress)] if project.progress else []
+    shown: list[TrainerCallback] = [Bar(project.stages)]
     return [*shown, EarlyStoppingCallback(options.patience)] if options.patience else shown
 
 

@@ -73,12 +73,12 @@ def prune_pretrained(
         tokenizer=project.tokenizer,
         calibration_tokens=None,
         seed=seed,
-        progress=project.progress,
+        progress=project.stages,
         **options,
     )
     result = pruner.prune(budget)
     models = {DENSE: dense, PRUNED: result.model}
-    times = latency.measure_at(pruner.workload, models, progress=project.progress)
+    times = latency.measure_at(pruner.workload, models, progress=project.stages)
     facts = Manifest(model=result.facts, new_head=tuple(new_head), latency=times, origin=project.origin)
     whole = put_on(model, result.model) if new_head else result.model
     return PrunedPretrained(whole, result.masks, facts)

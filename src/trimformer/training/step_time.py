@@ -47,7 +47,7 @@ def step_times(
     clocks = {name: _Clock() for name in models}
     with TemporaryDirectory() as scratch:
         trainers = [_trainer(project, model, clocks[name], scratch, seed) for name, model in models.items()]
-        for turn in project.progress(turns, "timing steps") if project.progress else turns:
+        for turn in project.stages(turns, "timing steps"):
             for trainer in trainers:
                 trainer.train_dataset, trainer.args.max_steps = turn, len(turn)
                 trainer.train()

@@ -1,0 +1,71 @@
+"""How a checkpoint is loaded: the lines for the kind of model that it is, which run without this package too."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimformer.judging.manifest import Manifest
+
+SENTENCE_TRANSFORMERS = "modules.json"
+"""File that makes a folder one of sentence-transformers."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a model is for: its name on the hub, the auto class that loads it, and whether a pipeline does as well."""
+
+    task: str
+    auto_class: str
+    has_pipeline: bool = False
+
+
+KINDS = {
+    "ForSequenceClassification": Kind("text-classification", "AutoModelForSequenceClassification", has_pipeline=True),
+    "ForTokenClassification": Kind("token-classification", "AutoModelForTokenClassification", has_pipeline=True),
+    "ForQuestionAnswering": Kind("question-answering", "AutoModelForQuestionAnswering"),
+    "ForMultipleChoice": Kind("multiple-choice", "AutoModelForMultipleChoice"),
+    "ForMaskedLM": Kind("fill-mask", "AutoModelForMaskedLM", has_pipeline=True),
+    "ForPreTraining": Kind("feature-extraction", "AutoModelForPreTraining"),
+    "ForCausalLM": Kind("text-generation", "AutoModelForCausalLM"),
+    "LMHeadModel": Kind("text-generation", "AutoModelForCausalLM"),
+}
+"""Kinds by the end of a class's name; transformers 5 has no pipeline that answers questions."""
+FEATURES = Kind("feature-extraction", "AutoModel")
+"""The kind of any other class."""
+
+
+def kind_of(model_class: str) -> Kind:
+    """Tell what a model of a class is for."""
+    return next((kind for ending, kind in KINDS.items() if model_class.endswith(ending)), FEATURES)
+
+
+def is_of_sentence_transformers(folder: str | Path) -> bool:
+    """Tell whether a folder is a model of sentence-transformers."""
+    return (Path(folder) / SENTENCE_TRANSFORMERS).is_file()
+
+
+def loading(facts: Manifest, folder: str, *, sentences: bool = False) -> str:
+    """Write the Python lines that load a checkpoint, where this package is installed and where it is not.
+
+    Args:
+        facts: of the checkpoint.
+        folder: where it is.
+        sentences: the folder is one of sentence-transformers.
+    """
+    kind, where = kind_of(facts.model.model_class), json.dumps(folder, ensure_ascii=False)
+    stock = facts.is_pruned and facts.pruning.budget.uniform
+    trusted = "" if stock else ", trust_remote_code=True"
+    if sentences:
+        loader = "CrossEncoder" if kind.task == "text-classification" else "SentenceTransformer"
+        return f"from sentence_transformers import {loader}\n\nmodel = {loader}({where}{trusted})"
+    if kind.has_pipeline:
+        return f'from transformers import pipeline\n\nmodel = pipeline("{kind.task}", {where}{trusted})'
+    loader = kind.auto_class
+    return f"from transformers import {loader}\n\nmodel = {loader}.from_pretrained({where}{trusted})"
+
+
+def in_one_line(lines: str) -> str:
+    """Write Python lines as one, to be copied from a terminal."""
+    return "; ".join(line for line in lines.splitlines() if line)

@@ -1,0 +1,65 @@
+"""The terminal: everything fits 80 columns, and consoles without Unicode show plain characters."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+
+import pytest
+from rich.console import Console
+
+from commands import execute
+from example_facts import facts
+from trimformer.cli import console
+from trimformer.report import terminal
+from trimformer.report.characters import ERRORS
+from trimformer.report.headline import headline
+
+HARD = {"warnings": ["fell"], "guard": {"max_drop": 0.01, "drop": 0.0083, "rows": 1000}}
+
+
+def drawn(width: int, encoding: str) -> str:
+    """All tables of a result, as a console of that width and encoding has them."""
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, errors=ERRORS)
+    screen = Console(file=file, width=width)
+    for table in (
+        terminal.result_table(facts(**HARD)),
+        terminal.units_table(facts().pruning.units),
+        terminal.sweep_table([facts(0.8), facts(0.2)]),
+    ):
+        screen.print(table)
+    screen.print(headline(facts()), soft_wrap=True)
+    bars = console.progress_bars(Console(file=file, width=width, force_terminal=True), stages=4)
+    with bars as progress, progress.searching() as tell:
+        tell("search 2 of 6, 55% kept, last lost 0.0031")
+        list(progress(range(3000), "cutting and refitting"))
+    file.flush()
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", raw.getvalue().decode(encoding)).replace("\r", "\n")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_everything_fits(width: int) -> None:
+    text = drawn(width, "utf-8")
+    assert max(map(len, text.splitlines())) <= width
+    for part in ("1.85× faster, 91 → 68 MB", "accuracy, 872 rows", "file of the weights", "3000/3000", "█"):
+        assert part in text
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "cp437"])
+def test_consoles_without_unicode_show_plain_characters(encoding: str) -> None:
+    text = drawn(80, encoding)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "faster, 91 -> 68 MB, accuracy 0.874 -> 0.861 " in text
+    assert "\\u" not in text
+    assert "?" not in text
+
+
+def test_the_program_sets_its_streams_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert execute("--version") == 0
+    console.out_console.print("91 → 69 MB")
+    screen.seek(0)
+    assert screen.read().endswith("91 -> 69 MB\n")
