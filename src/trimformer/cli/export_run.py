@@ -11,12 +11,12 @@ from trimformer import plugins
 from trimformer.data.encoding import encode_texts
 from trimformer.errors import InvalidOption
 from trimformer.export.folder import CHECK_TEXTS, evenly_chosen, export
-from trimformer.export.onnx.pooling import read_pooling
 from trimformer.judging.manifest import Origin
 from trimformer.judging.task import Task
 from trimformer.model import checkpoint
 from trimformer.model.limits import fitted
 from trimformer.model.manifest import read_manifest
+from trimformer.model.pooling import read_pooling
 from trimformer.progress import Progress
 
 

@@ -25,6 +25,7 @@ from trimformer.judging.task import Task
 from trimformer.model import checkpoint
 from trimformer.model.manifest import as_text
 from trimformer.model.placement import Placement
+from trimformer.model.pooling import MODULES, pooling_of
 from trimformer.model.structure import read_structure
 from trimformer.progress import Progress
 from trimformer.pruning.budget import Budget
@@ -40,8 +41,13 @@ EXAMPLES = {"flops": 0.4, "params": 0.4, "latency": 0.5, "max_drop": 0.01}
 
 
 def load_with_tokenizer(name: str, task: Task, placement: Placement) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model with the head that the task needs, and its tokenizer."""
-    return checkpoint.place_model(name, task.auto_class, placement), checkpoint.load_tokenizer(name)
+    """Load a model with the head that the task needs, and its tokenizer; say so where its pooling is assumed."""
+    model, tokenizer = checkpoint.place_model(name, task.auto_class, placement), checkpoint.load_tokenizer(name)
+    if task.auto_class == "AutoModel" and pooling_of(model).is_default:
+        console.say(
+            f"{name} does not say how it pools (no {MODULES}): its embedding is taken as the mean of its tokens"
+        )
+    return model, tokenizer
 
 
 HUB = "hub"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from trimformer.judging.evaluation import outputs_by_row
 from trimformer.judging.losses import contrastive_loss, ranking_loss
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.statistics import Array, mean, metric, spearman
+from trimformer.model.pooling import Pooling, pooling_of, read_prompts, with_prompt
 from trimformer.observing.predictions import embed
 from trimformer.progress import Progress
 
@@ -68,7 +70,7 @@ class Embedding:
         """
         if labels:
             raise LabelError("the embedding task has no labels for single texts: choose a task that has")
-        first, second = _pairs(rows)
+        first, second = _pairs(rows, tokenizer)
         return encode_texts([list(dict.fromkeys([*first, *second]))], tokenizer, max_length)
 
     def training_rows(
@@ -79,7 +81,7 @@ class Embedding:
         Raises:
             DataError: a column is missing or holds something else than text, or a score is no finite number.
         """
-        features = [encode_texts([list(side)], tokenizer, max_length) for side in _pairs(rows)]
+        features = [encode_texts([list(side)], tokenizer, max_length) for side in _pairs(rows, tokenizer)]
         scores = _scores(rows)
         pairs: list[Features] = [{**first, "second": second} for first, second in zip(*features, strict=True)]
         if scores is None:
@@ -98,7 +100,7 @@ class Embedding:
             UnsupportedModel: a model that does not return hidden states.
         """
         inputs = {name: values for name, values in batch.items() if name not in LABELS}
-        first, second = _read(model(**inputs), inputs)["embedding"].chunk(2)
+        first, second = _read(pooling_of(model), model(**inputs), inputs)["embedding"].chunk(2)
         if "labels" in batch:
             return ranking_loss(first, second, batch["labels"])
         return contrastive_loss(first, second)
@@ -121,7 +123,7 @@ class Embedding:
             UnsupportedModel: a model that does not return hidden states.
             DataError: as `encode`, or a score that is no finite number.
         """
-        first, second = _pairs(rows)
+        first, second = _pairs(rows, tokenizer)
         position = {text: index for index, text in enumerate(dict.fromkeys([*first, *second]))}
         scores = _scores(rows)
         features = self.encode(rows, tokenizer, max_length)
@@ -156,9 +158,16 @@ def target_ranks(embeddings: Tensor, queries: Tensor, targets: Tensor) -> Array:
     return np.asarray(torch.cat(ranks))
 
 
-def _pairs(rows: Dataset) -> tuple[Sequence[str], Sequence[str]]:
-    first, second = choose_columns(rows, PAIR_COLUMNS)
-    return texts(rows, first), texts(rows, second)
+def _pairs(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[Sequence[str], Sequence[str]]:
+    """Read both sides of the pairs, with the prompts that the model's files ask for.
+
+    Without scores the first side searches the second one; with them both are alike.
+    """
+    first, second = (texts(rows, column) for column in choose_columns(rows, PAIR_COLUMNS))
+    prompts = read_prompts(tokenizer.name_or_path)
+    if any(name in rows.column_names for name in SCORE_COLUMNS):
+        return with_prompt(first, prompts.other), with_prompt(second, prompts.other)
+    return with_prompt(first, prompts.query), with_prompt(second, prompts.document)
 
 
 def _scores(rows: Dataset) -> Array | None:
@@ -175,13 +184,14 @@ def _cosines(first: Tensor, second: Tensor) -> Array:
 def _embed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, features: list[Features], progress: Progress | None
 ) -> Tensor:
-    return torch.stack(outputs_by_row(model, tokenizer, features, _read, progress=progress)["embedding"])
+    read = partial(_read, pooling_of(model))
+    return torch.stack(outputs_by_row(model, tokenizer, features, read, progress=progress)["embedding"])
 
 
-def _read(output: Any, batch: Batch) -> Mapping[str, Tensor]:
+def _read(pooling: Pooling, output: Any, batch: Batch) -> Mapping[str, Tensor]:
     if "last_hidden_state" not in output:
         raise UnsupportedModel("the model returns no hidden states: load it with AutoModel, without a task head")
-    return {"embedding": embed(output["last_hidden_state"], batch["attention_mask"])}
+    return {"embedding": embed(output["last_hidden_state"], batch["attention_mask"], pooling)}
 
 
 PROVIDES = {"embedding": Embedding()}
