@@ -21,7 +21,7 @@ from trimformer.errors import InvalidOption
 from trimformer.export import upload
 from trimformer.judging.manifest import Origin
 from trimformer.judging.project import Project, TaskResult
-from trimformer.judging.task import Task
+from trimformer.judging.task import Task, chosen_task, fitted_to
 from trimformer.model import checkpoint
 from trimformer.model.manifest import as_text
 from trimformer.model.placement import Placement
@@ -50,13 +50,22 @@ def load_with_tokenizer(name: str, task: Task, placement: Placement) -> tuple[Pr
     return model, tokenizer
 
 
+def named_task(name: str, model: str, data: str | None) -> str:
+    """Give the name of the task, and say so where it was left to be chosen."""
+    chosen = chosen_task(name, model, data)
+    if name != chosen:
+        console.say(f"task: {chosen}, by the model's head and the rows …")
+    return chosen
+
+
 HUB = "hub"
 """Word for where rows come from that nobody named."""
 
 
 def gather(origin: Origin, max_length: int | None, placement: Placement, progress: Progress) -> Project:
     """Make a project of what the user named; rows are read before the model is."""
-    chosen: Task = plugins.load("tasks", origin.task)
+    origin = replace(origin, task=named_task(origin.task, origin.source, origin.data or None))
+    chosen = fitted_to(plugins.load("tasks", origin.task), checkpoint.load_config(origin.source))
     train, validation = chosen.rows(origin.data or None, "train"), chosen.rows(origin.data or None, "validation")
     dense, tokenizer = load_with_tokenizer(origin.source, chosen, placement)
     return Project(

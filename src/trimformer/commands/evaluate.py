@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from trimformer.cli.options import (
+    AUTO,
     DataOption,
     DeviceMapOption,
     DeviceOption,
@@ -25,7 +26,7 @@ MANY_PROCESSES = True
 
 def evaluate_command(
     model: ModelArgument,
-    task: TaskOption,
+    task: TaskOption = AUTO,
     data: DataOption = None,
     dense: Annotated[str | None, typer.Option(help="Compare with this model, where the task can.")] = None,
     max_length: LengthOption = None,
@@ -44,6 +45,7 @@ def evaluate_command(
     from trimformer.model.placement import Placement
     from trimformer.report import terminal
 
+    task = steps.named_task(task, model, data)
     chosen = plugins.load("tasks", task)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     judged, tokenizer = steps.load_with_tokenizer(model, chosen, placement)

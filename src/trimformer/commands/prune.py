@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from trimformer.cli.options import (
+    AUTO,
     BatchOption,
     CacheOption,
     CountedLengthOption,
@@ -52,8 +53,8 @@ MANY_PROCESSES = True
 def prune_command(
     context: typer.Context,
     model: ModelArgument,
-    task: TaskOption,
     out: Annotated[Path, typer.Option(help="Folder for the smaller checkpoint.")],
+    task: TaskOption = AUTO,
     data: DataOption = None,
     flops: FlopsOption = None,
     params: ParamsOption = None,

@@ -34,6 +34,11 @@ def choose_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]], sourc
     )
 
 
+def has_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]]) -> bool:
+    """Tell whether all columns of one of the alternatives exist."""
+    return any(set(columns) <= set(rows.column_names) for columns in alternatives)
+
+
 def texts(rows: Dataset, column: str, source: str = "the data") -> list[str]:
     """Read a column of strings.
 
