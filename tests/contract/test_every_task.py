@@ -41,11 +41,13 @@ COLUMNS = {
     "hypothesis": OTHERS,
     "question": OTHERS,
     "context": SENTENCES,
+    "tokens": [sentence.split() for sentence in SENTENCES],
 }
 """The columns of every task at once; a task takes what it knows."""
 UNLABELLED = [plugins.load("tasks", name) for name in ("text", "embedding")]
 LABELS = {
     "label": [0, 1, 1, 0, 1, 0, 1],
+    "ner_tags": [[number % 2 for number in range(len(row.split()))] for row in SENTENCES],
     "answers": [{"text": [row.split()[-1]], "answer_start": [0]} for row in SENTENCES],
 }
 
@@ -99,7 +101,7 @@ def test_labels_come_only_where_asked_for(task: Task, tokenizer: PreTrainedToken
     if reads_one_text(task):
         assert all(row["labels"] == row["input_ids"] for row in task.encode(labelled, tokenizer, labels=True))
         return
-    unlabelled = Dataset.from_dict({**COLUMNS, "label": [-1] * 7, "answers": [None] * 7})
+    unlabelled = Dataset.from_dict({**COLUMNS, "label": [-1] * 7, "answers": [None] * 7, "ner_tags": [None] * 7})
     for rows in (Dataset.from_dict(COLUMNS), unlabelled):
         with pytest.raises(LabelError):
             task.encode(rows, tokenizer, labels=True)

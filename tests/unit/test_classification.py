@@ -169,7 +169,9 @@ class TestCommands:
         data = table(tmp_path / "my.csv", [["refund", "chargeback"][number % 2] for number in range(60)])
         out = tmp_path / "small"
         result = run("prune", own, "--data", data, "--flops", 0.5, "--out", out, "--calibration-tokens", 200)
-        assert_mistake(result, "my.csv, row", "'chargeback', none of the model's classes, refund, Shipping, card lost, other (4)")
+        assert_mistake(
+            result, "my.csv, row", "'chargeback', none of the model's classes, refund, Shipping, card lost, other (4)"
+        )
         assert not out.exists()
 
     def test_without_labels_it_is_the_text_task(self, own: str, tmp_path: Path) -> None:

@@ -193,3 +193,14 @@ def labels_of(rows: Dataset, column: str) -> tuple[Literal["classes", "label set
     if all(isinstance(value, (int, float)) for value in values):
         return "number", ()
     return "classes", tuple(sorted(set(map(str, values))))
+
+
+def tags_of(rows: Dataset, column: str) -> tuple[str, ...]:
+    """List the tags that occur in some rows, a list or a text with blanks each; rows without any are passed over."""
+    feature = getattr(rows.features[column], "feature", None)
+    if isinstance(feature, ClassLabel):
+        return tuple(feature.names)
+    found = {tag for given in rows[column] if given for tag in (given.split() if isinstance(given, str) else given)}
+    if all(isinstance(tag, int) for tag in found):
+        return tuple(map(str, range(max(found, default=0) + 1)))
+    return tuple(sorted(map(str, found)))
