@@ -41,10 +41,13 @@ COLUMNS = {
     "hypothesis": OTHERS,
     "question": OTHERS,
     "context": SENTENCES,
+    "query": OTHERS,
+    "positives": [[sentence] for sentence in SENTENCES],
+    "negatives": [[sentence] for sentence in OTHERS[1:] + OTHERS[:1]],
     "tokens": [sentence.split() for sentence in SENTENCES],
 }
 """The columns of every task at once; a task takes what it knows."""
-UNLABELLED = [plugins.load("tasks", name) for name in ("text", "embedding")]
+UNLABELLED = [plugins.load("tasks", name) for name in ("text", "embedding", "reranking")]
 LABELS = {
     "label": [0, 1, 1, 0, 1, 0, 1],
     "ner_tags": [[number % 2 for number in range(len(row.split()))] for row in SENTENCES],

@@ -201,6 +201,7 @@ def tags_of(rows: Dataset, column: str) -> tuple[str, ...]:
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
     found = {tag for given in rows[column] if given for tag in (given.split() if isinstance(given, str) else given)}
-    if all(isinstance(tag, int) for tag in found):
-        return tuple(map(str, range(max(found, default=0) + 1)))
+    numbers = [tag for tag in found if isinstance(tag, int)]
+    if len(numbers) == len(found):
+        return tuple(map(str, range(max(numbers, default=0) + 1)))
     return tuple(sorted(map(str, found)))

@@ -95,8 +95,8 @@ class Classification:
         """Give the task with the classes of a model; a benchmark's has its own."""
         if self.benchmark is not None:
             return self
-        problem = getattr(config, "problem_type", None)
-        kind = _PROBLEMS.get(problem, "number" if problem is None and config.num_labels == 1 else "classes")
+        problem = getattr(config, "problem_type", None) or ""
+        kind = _PROBLEMS.get(problem, "classes" if problem or config.num_labels > 1 else "number")
         return replace(self, kind=kind, classes=() if kind == "number" else class_names(config.id2label))
 
     def for_rows(self, rows: Dataset) -> Classification:

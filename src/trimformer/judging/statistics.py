@@ -107,7 +107,7 @@ def macro_f1(*columns: Array, axis: int = -1) -> Array:
     either = counted(predicted) + counted(actual)
     both = counted(actual, predicted == actual)
     found = (2.0 * both / np.maximum(either, 1)).sum(1) / (either > 0).sum(1)
-    return found.reshape(columns[0].shape[:-1])
+    return np.asarray(found.reshape(columns[0].shape[:-1]))
 
 
 def f1_of_counts(*columns: Array, axis: int = -1) -> Array:

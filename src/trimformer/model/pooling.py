@@ -202,8 +202,7 @@ def read_prompts(name: str) -> Prompts:
         raise damaged(name, f"{PROMPTS} must have prompts as an object of texts")
     other = prompts.get(str(config.get("default_prompt_name")), "")
     documents = [prompts[kind] for kind in ("document", "passage", "corpus") if kind in prompts]
-    query: str = prompts.get("query", other)
-    return Prompts(query=query, document=documents[0] if documents else other, other=other)
+    return Prompts(query=str(prompts.get("query", other)), document=documents[0] if documents else other, other=other)
 
 
 def checkpoint_file(name: str, path: str) -> Path | None:

@@ -110,7 +110,7 @@ class TokenClassification:
         column = choose_columns(rows, TAGS, source)[0]
         feature = getattr(rows.features[column], "feature", None)
         find = class_finder(self.classes_of_tags, source, column) if self.classes_of_tags else None
-        found = []
+        found: list[list[int]] = []
         for number, (given, words) in enumerate(zip(rows[column], words_of(rows, source), strict=True), start=1):
             tags = given.split() if isinstance(given, str) else given
             if not isinstance(tags, list) or len(tags) != len(words):
@@ -118,7 +118,7 @@ class TokenClassification:
                 raise DataError(f"{source}, row {number} is {counted}: give one tag a word in {column!r}")
             if find is None and not all(isinstance(tag, int) and tag >= 0 for tag in tags):
                 raise DataError(f"{source}, row {number}: {column!r} has names, whose numbers only a model tells")
-            found.append([find(tag, number, feature) for tag in tags] if find else tags)
+            found.append([find(tag, number, feature) if find else int(tag) for tag in tags])
         return found
 
     def evaluate(
