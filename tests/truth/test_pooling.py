@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub import constants
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -189,6 +190,20 @@ class TestReading:
     )
     def test_prompts(self, config: Any, expected: Prompts, tmp_path: Path) -> None:
         assert read_prompts(describe(tmp_path, {"pooling_mode": "mean"}, prompts=config)) == expected
+
+    def test_a_name_on_the_hub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        kept = tmp_path / "models--someone--encoder"
+        (kept / "refs").mkdir(parents=True)
+        (kept / "refs" / "main").write_text("abc")
+        (kept / "snapshots").mkdir()
+        describe(kept / "snapshots" / "abc", {"pooling_mode": "lasttoken"}, prompts={"prompts": {"query": "q: "}})
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert read_pooling("someone/encoder") == Pooling(("lasttoken",))
+        assert read_prompts("someone/encoder").query == "q: "
+        assert read_pooling("someone/other") is None
+        found = checkpoint.sentence_transformers_files("someone/encoder")
+        assert set(found) == {"modules.json", "config_sentence_transformers.json", "1_Pooling/config.json"}
 
 
 @pytest.fixture

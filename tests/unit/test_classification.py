@@ -174,6 +174,18 @@ class TestCommands:
         )
         assert not out.exists()
 
+    def test_an_encoder_learns_the_classes_of_the_rows(
+        self, run: Run, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    ) -> None:
+        encoder = checkpoint.write(tiny_bert(None), tmp_path / "encoder", tokenizer=tokenizer)
+        data = table(tmp_path / "my.csv", [CLASSES[number % 4] for number in range(60)])
+        asked = ("--train", "max_steps=2", "--train", "patience=0", "--out", tmp_path / "tuned")
+        result = run("finetune", encoder, "--task", "classification", "--data", data, *asked)
+        assert result.code == 0, result.err
+        config = checkpoint.load_config(str(tmp_path / "tuned"))
+        assert config.id2label == dict(enumerate(sorted(CLASSES)))
+        assert run("evaluate", tmp_path / "tuned", "--data", data).code == 0
+
     def test_without_labels_it_is_the_text_task(self, own: str, tmp_path: Path) -> None:
         labelled, unlabelled = (table(tmp_path / f"{name}.csv", ["x"] * 9, f"text,{name}") for name in ("label", "id"))
         assert chosen_task("auto", own, str(labelled)) == "classification"
