@@ -22,7 +22,7 @@ from trimformer.errors import CheckpointError, InvalidOption, NumericalError, Un
 from trimformer.export.folder import CHECK_TEXTS, FACTS, LIMIT, compare, evenly_chosen, export
 from trimformer.export.onnx.graph import OPSET, to_onnx
 from trimformer.export.onnx.model import FLOAT, INT8, OnnxModel, require_onnx
-from trimformer.export.onnx.pooling import Pooling, read_pooling
+from trimformer.model.pooling import Dense, Normalize, Pooling
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure, read_structure
 from trimformer.model.surgery import cut
@@ -247,79 +247,21 @@ class TestExport:
             export(model, tokenizer, tmp_path / "checkpoint", features, overwrite=True)
 
 
-class TestPooling:
-    def folder(self, at: Path, *modules: str, **pooling: object) -> Path:
-        (at / "1_Pooling").mkdir()
-        entries = [{"type": f"sentence_transformers.models.{name}", "path": f"1_{name}"} for name in modules]
-        (at / "modules.json").write_text(json.dumps(entries))
-        (at / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-        return at
-
-    @pytest.mark.parametrize(
-        ("modules", "config", "expected"),
-        [
-            (["Transformer", "Pooling", "Normalize"], {"pooling_mode_mean_tokens": True}, Pooling()),
-            (["Transformer", "Pooling"], {"pooling_mode_cls_token": True}, Pooling("cls", normalize=False)),
-            (["Transformer", "Pooling"], {"pooling_mode": "mean"}, Pooling("mean", normalize=False)),
-            (["Transformer", "Pooling"], {"pooling_mode": ["cls"]}, Pooling("cls", normalize=False)),
-        ],
-    )
-    def test_read(self, modules: list[str], config: dict[str, object], expected: Pooling, tmp_path: Path) -> None:
-        assert read_pooling(str(self.folder(tmp_path, *modules, **config))) == expected
-
-    @pytest.mark.parametrize(
-        ("modules", "config", "said"),
-        [
-            (["Transformer", "Pooling", "Dense"], {"pooling_mode": "mean"}, "the module Dense"),
-            (["Transformer"], {"pooling_mode": "mean"}, "no module Pooling"),
-            (["Transformer", "Pooling"], {"pooling_mode": "max"}, "pools by max"),
-            (["Transformer", "Pooling"], {"pooling_mode": ["cls", "mean"]}, "pools by cls and mean"),
-            (["Transformer", "Pooling"], {"pooling_mode_mean_sqrt_len_tokens": True}, "mean_sqrt_len_tokens"),
-        ],
-    )
-    def test_refused(self, modules: list[str], config: dict[str, object], said: str, tmp_path: Path) -> None:
-        with pytest.raises(UnsupportedModel, match=said):
-            read_pooling(str(self.folder(tmp_path, *modules, **config)))
-
-    @pytest.mark.parametrize(
-        ("modules", "config", "said"),
-        [
-            ("{", "{}", r"modules\.json cannot be read"),
-            ("[{}]", "{}", r"modules\.json must be a list of modules"),
-            ('{"type": "x.Pooling", "path": "1"}', "{}", r"modules\.json must be a list of modules"),
-            ('[{"type": "x.Pooling", "path": 1}]', "{}", r"modules\.json must be a list of modules"),
-            ('[{"type": "x.Pooling", "path": "1"}]', "[]", r"config\.json must be an object"),
-            (
-                '[{"type": "x.Pooling", "path": "1"}]',
-                '{"pooling_mode": [1]}',
-                r"config\.json must have names as pooling_mode, not \[1\]",
-            ),
-            ('[{"type": "x.Pooling", "path": "2"}]', "{}", r"config\.json cannot be read"),
-        ],
-    )
-    def test_damaged(self, modules: str, config: str, said: str, tmp_path: Path) -> None:
-        (tmp_path / "modules.json").write_text(modules)
-        (tmp_path / "1").mkdir()
-        (tmp_path / "1" / "config.json").write_text(config)
-        with pytest.raises(CheckpointError, match=said):
-            read_pooling(str(tmp_path))
-
-    def test_no_sentence_transformers_folder(self, tmp_path: Path) -> None:
-        assert read_pooling(str(tmp_path)) is None
-
-    @pytest.mark.parametrize("pooling", [Pooling(), Pooling("cls", normalize=False)])
-    def test_in_the_graph(self, pooling: Pooling, written: Callable[..., Path]) -> None:
-        model = cut_model("bert", "encoder")
-        file = written("bert", "encoder", pooling=pooling)
-        assert_same(model, file, pooling)
-        batch = inputs(model)
-        exported = OnnxModel(file, model.config)(**batch)
-        assert list(exported) == ["last_hidden_state", "embedding"]
-        alone = {name: values[1:2, :4] for name, values in batch.items()}
-        with torch.no_grad():
-            hidden = model(**alone).last_hidden_state[0]
-        expected = hidden.mean(0) / hidden.mean(0).norm() if pooling.normalize else hidden[0]
-        torch.testing.assert_close(exported["embedding"][1], expected, atol=1e-5, rtol=0)
+@pytest.mark.parametrize("modes", [("mean",), ("cls",), ("lasttoken",), ("max", "weightedmean")])
+def test_pooling_in_the_graph(modes: tuple[str, ...], written: Callable[..., Path]) -> None:
+    model = cut_model("bert", "encoder")
+    width = model.config.hidden_size * len(modes)
+    weight = torch.randn(6, width, generator=torch.Generator().manual_seed(0))
+    pooling = Pooling(modes, (Dense(weight, torch.ones(6), torch.nn.Tanh()), Normalize()))
+    file = written("bert", "encoder", pooling=pooling)
+    assert_same(model, file, pooling)
+    batch = inputs(model)
+    exported = OnnxModel(file, model.config)(**batch)
+    assert list(exported) == ["last_hidden_state", "embedding"]
+    alone = {name: values[1:2, :4] for name, values in batch.items()}
+    with torch.no_grad():
+        expected = pooling(model(**alone).last_hidden_state, alone["attention_mask"])[0]
+    torch.testing.assert_close(exported["embedding"][1], expected, atol=1e-5, rtol=0)
 
 
 def test_spread_takes_rows_from_everywhere() -> None:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from conftest import TinyBert
 from trimformer import plugins
 from trimformer.errors import DataError, InvalidOption, LabelError, UnsupportedModel
-from trimformer.tasks import squad
+from trimformer.tasks import question_answering as squad
 
 SHARED = Path(__file__).parents[3] / "shared"
 QUESTIONS = ["who saw the cat?", "where was the dog?"]
@@ -118,7 +118,7 @@ def test_wrong_rows_models_and_lengths_are_refused(tiny_bert: TinyBert, tokenize
     with pytest.raises(UnsupportedModel, match="does not answer questions"):
         task.evaluate(tiny_bert(), tokenizer, Dataset.from_dict(good))
     with pytest.raises(DataError, match="row 1: 'answers' is not"):
-        task.accepted_answers(Dataset.from_dict({**good, "answers": ["tree", "house"]}))
+        task.accepted_answers(Dataset.from_dict({**good, "answers": [3, 4]}))
     with pytest.raises(DataError, match=r"row 2 has an empty context"):
         task.encode(Dataset.from_dict({**good, "context": [CONTEXTS[0], " "]}), tokenizer)
     with pytest.raises(InvalidOption, match="no room for a context"):
@@ -191,3 +191,39 @@ class TestLabels:
         rows[1]["answers"]["answer_start"] = [start]
         with pytest.raises(LabelError, match=f"row 2: the answer 'the house' does not begin at {start}"):
             self.TASK.encode(Dataset.from_list(rows), tokenizer, labels=True)
+
+
+class TestOnesOwn:
+    TASK = plugins.load("tasks", "question_answering")
+    FORMS = ({"text": ["dog"], "answer_start": [2]}, [{"text": "dog", "answer_start": 2}], ["dog"], "dog")
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_answers_in_every_form(self, form: object, tokenizer: PreTrainedTokenizerBase, tiny_bert: TinyBert) -> None:
+        columns = {"question": QUESTIONS[1:], "context": CONTEXTS[1:]}
+        expected = Dataset.from_dict({**columns, "answers": [self.FORMS[0]]})
+        rows = Dataset.from_dict({**columns, "answer" if form == "dog" else "answers": [form]})
+        assert self.TASK.encode(rows, tokenizer, labels=True) == self.TASK.encode(expected, tokenizer, labels=True)
+        model = tiny_bert("QuestionAnswering")
+        assert self.TASK.evaluate(model, tokenizer, rows) == self.TASK.evaluate(model, tokenizer, expected)
+
+    def test_no_answer_is_right_where_a_row_has_none(
+        self, tokenizer: PreTrainedTokenizerBase, tiny_bert: TinyBert
+    ) -> None:
+        model = tiny_bert("QuestionAnswering")
+        rows = Dataset.from_dict({"question": QUESTIONS, "context": CONTEXTS, "answer": ["tree", ""]})
+        accepted = self.TASK.accepted_answers(rows)
+        assert accepted == [["tree"], []]
+        with pytest.raises(DataError, match="row 2 has no answer"):
+            plugins.load("tasks", "squad").accepted_answers(rows)
+        start, end = model.qa_outputs.weight.data
+        end.copy_(start)
+        model.qa_outputs.bias.data.zero_()
+        found = self.TASK.evaluate(model, tokenizer, rows)
+        assert found == plugins.load("tasks", "squad_v2").evaluate(model, tokenizer, rows)
+
+    def test_an_answer_that_is_not_there(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        rows = Dataset.from_dict({"question": QUESTIONS[1:], "context": CONTEXTS[1:], "answer": ["river"]})
+        with pytest.raises(LabelError, match="the answer 'river' is not in its context"):
+            self.TASK.encode(rows, tokenizer, labels=True)
+        with pytest.raises(DataError, match="nor a text or a list of texts"):
+            self.TASK.accepted_answers(Dataset.from_dict({"answers": [3]}))

@@ -22,6 +22,7 @@ from transformers import (
 from conftest import TinyBert, build_tokenizer
 from trimformer import plugins
 from trimformer.errors import DataError, UnsupportedModel
+from trimformer.judging import classification
 from trimformer.tasks import embedding, glue, text
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -119,7 +120,7 @@ class TestGlue:
             asked.append(name)
             return Dataset.from_dict({"premise": ["a"], "hypothesis": ["b"], "label": [2]})
 
-        monkeypatch.setattr(glue, "read_hub", read_hub)
+        monkeypatch.setattr(classification, "read_hub", read_hub)
         glue.PROVIDES["mnli"].rows(None, "validation")
         glue.PROVIDES["mnli_mismatched"].rows(None, "validation")
         glue.PROVIDES["mnli_mismatched"].rows(None, "train")

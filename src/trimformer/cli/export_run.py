@@ -16,13 +16,13 @@ from trimformer.data.columns import naming_columns
 from trimformer.data.encoding import encode_texts
 from trimformer.errors import InvalidOption
 from trimformer.export.folder import CHECK_TEXTS, evenly_chosen, export
-from trimformer.export.onnx.pooling import read_pooling
 from trimformer.judging.manifest import DENSE, Origin
 from trimformer.judging.metrics import RELATIVE, Metrics
 from trimformer.judging.task import Task
 from trimformer.model import checkpoint
 from trimformer.model.limits import fitted
 from trimformer.model.manifest import plain, read_manifest
+from trimformer.model.pooling import read_pooling
 from trimformer.model.weights import weight_bytes
 from trimformer.progress import Progress
 

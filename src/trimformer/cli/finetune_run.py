@@ -27,10 +27,11 @@ from trimformer.judging import manifest
 from trimformer.judging.manifest import Manifest, Origin
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.project import Project
-from trimformer.judging.task import Task
+from trimformer.judging.task import FitsRows, Task
 from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.model import checkpoint
 from trimformer.model.manifest import plain, read, read_manifest
+from trimformer.model.modeling_trimformer import auto_class
 from trimformer.progress import Progress
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.facts import PruningFacts
@@ -236,6 +237,8 @@ def _project_to_train(run: Run, name: str, progress: Progress) -> tuple[Project,
     task: Task = plugins.load("tasks", run.task)
     with naming_columns(run.columns):
         train, validation = (task.rows(run.data, split) for split in get_args(Split))
+    if isinstance(task, FitsRows) and not _has_head(name, task):
+        task = task.for_rows(train)
     model, new = load_to_train(name, task, run.device, run.seed)
     project = Project(
         model,
@@ -251,6 +254,11 @@ def _project_to_train(run: Run, name: str, progress: Progress) -> tuple[Project,
         ),
     )
     return (project.with_guard(run.seed) if run.options.patience else project), new
+
+
+def _has_head(name: str, task: Task) -> bool:
+    """Tell whether a checkpoint has the head of a task, trained for whatever classes."""
+    return auto_class((checkpoint.load_config(name).architectures or [""])[0]) == task.auto_class
 
 
 def _prune_once(run: Run, project: Project, new: list[str], folder: Path) -> None:

@@ -30,7 +30,10 @@ def option_of(parameter: Parameter) -> Any:
 
 
 ModelArgument = Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")]
-TaskOption = Annotated[str, typer.Option(help="What to calibrate and judge on; see `trimformer list`.")]
+AUTO = "auto"
+TaskOption = Annotated[
+    str, typer.Option(help="What to calibrate and judge on, see `trimformer list`; auto: by the model's head.")
+]
 DataOption = Annotated[
     str | None, typer.Option(help="Folder with train and validation files, or one file; else the hub.")
 ]

@@ -22,10 +22,11 @@ from trimformer.errors import InvalidOption
 from trimformer.export import upload
 from trimformer.judging.manifest import Origin
 from trimformer.judging.project import Project, TaskResult
-from trimformer.judging.task import Task
+from trimformer.judging.task import Task, chosen_task, fitted_to
 from trimformer.model import checkpoint
 from trimformer.model.manifest import as_text
 from trimformer.model.placement import Placement
+from trimformer.model.pooling import MODULES, pooling_of
 from trimformer.model.structure import read_structure
 from trimformer.progress import Progress
 from trimformer.pruning.budget import Budget
@@ -44,8 +45,21 @@ EXAMPLES = {"flops": 0.4, "params": 0.4, "latency": 0.5, "max_drop": 0.01}
 
 
 def load_with_tokenizer(name: str, task: Task, placement: Placement) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model with the head that the task needs, and its tokenizer."""
-    return checkpoint.place_model(name, task.auto_class, placement), checkpoint.load_tokenizer(name)
+    """Load a model with the head that the task needs, and its tokenizer; say so where its pooling is assumed."""
+    model, tokenizer = checkpoint.place_model(name, task.auto_class, placement), checkpoint.load_tokenizer(name)
+    if task.auto_class == "AutoModel" and pooling_of(model).is_default:
+        console.say(
+            f"{name} does not say how it pools (no {MODULES}): its embedding is taken as the mean of its tokens"
+        )
+    return model, tokenizer
+
+
+def named_task(name: str, model: str, data: str | None) -> str:
+    """Give the name of the task, and say so where it was left to be chosen."""
+    chosen = chosen_task(name, model, data)
+    if name != chosen:
+        console.say(f"task: {chosen}, by the model's head and the rows …")
+    return chosen
 
 
 HUB = "hub"
@@ -54,8 +68,9 @@ HUB = "hub"
 
 def gather(origin: Origin, max_length: int | None, placement: Placement, progress: Progress) -> Project:
     """Make a project of what the user named; rows are read before the model is."""
-    chosen: Task = plugins.load("tasks", origin.task)
     with naming_columns(origin.columns):
+        origin = replace(origin, task=named_task(origin.task, origin.source, origin.data or None))
+        chosen = fitted_to(plugins.load("tasks", origin.task), checkpoint.load_config(origin.source))
         train, validation = (chosen.rows(origin.data or None, split) for split in get_args(Split))
     dense, tokenizer = load_with_tokenizer(origin.source, chosen, placement)
     return Project(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from trimformer.cli.options import (
+    AUTO,
     ColumnOption,
     DataOption,
     DeviceMapOption,
@@ -27,7 +28,7 @@ MANY_PROCESSES = True
 
 def evaluate_command(
     model: ModelArgument,
-    task: TaskOption,
+    task: TaskOption = AUTO,
     data: DataOption = None,
     column: ColumnOption = None,
     dense: Annotated[str | None, typer.Option(help="Compare with this model, where the task can.")] = None,
@@ -41,13 +42,17 @@ def evaluate_command(
     """Judge a model, dense or pruned, on the validation rows of a task."""
     from trimformer import plugins
     from trimformer.cli import console, steps
+    from trimformer.data.columns import naming_columns
     from trimformer.judging.project import evaluate
     from trimformer.model.checkpoint import place_model
     from trimformer.model.manifest import plain
     from trimformer.model.placement import Placement
     from trimformer.report import terminal
 
-    chosen, columns = plugins.load("tasks", task), columns_named(column)
+    columns = columns_named(column)
+    with naming_columns(columns):
+        task = steps.named_task(task, model, data)
+    chosen = plugins.load("tasks", task)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     judged, tokenizer = steps.load_with_tokenizer(model, chosen, placement)
     reference = place_model(dense, chosen.auto_class, placement) if dense else None

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from trimformer.cli.options import (
+    AUTO,
     BatchOption,
     CacheOption,
     ColumnOption,
@@ -55,8 +56,8 @@ MANY_PROCESSES = True
 def prune_command(
     context: typer.Context,
     model: ModelArgument,
-    task: TaskOption,
     out: Annotated[Path, typer.Option(help="Folder for the smaller checkpoint.")],
+    task: TaskOption = AUTO,
     data: DataOption = None,
     column: ColumnOption = None,
     flops: FlopsOption = None,

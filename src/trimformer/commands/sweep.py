@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from trimformer.cli.options import (
+    AUTO,
     BatchOption,
     CacheOption,
     ColumnOption,
@@ -50,8 +51,8 @@ DEFAULT_SHARES = "0.8,0.6,0.4,0.2"
 def sweep_command(
     context: typer.Context,
     model: ModelArgument,
-    task: TaskOption,
     out: Annotated[Path, typer.Option(help="Folder for a checkpoint per budget, the figures and the plot.")],
+    task: TaskOption = AUTO,
     flops: Annotated[
         str | None, typer.Option(help="Shares of FLOPs to keep, such as 0.8,0.6; 0.8,0.6,0.4,0.2 where none are named.")
     ] = None,

@@ -84,6 +84,11 @@ def _missing(rows: Dataset, columns: Sequence[str]) -> str:
     return next(name for name in columns if name not in rows.column_names)
 
 
+def has_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]]) -> bool:
+    """Tell whether all columns of one of the alternatives exist."""
+    return any(set(columns) <= set(rows.column_names) for columns in alternatives)
+
+
 def texts(rows: Dataset, column: str, source: str = "the data") -> list[str]:
     """Read a column of strings.
 

@@ -10,7 +10,7 @@ from typing import cast
 
 import datasets
 from datasets import Dataset
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 
 from trimformer.errors import CheckpointError, DataError, first_line
 
@@ -76,6 +76,16 @@ def model_folder(name: str, revision: str | None = None) -> str:
         raise CheckpointError(
             f"{name}{at} is no local folder and cannot be had from the hub: {first_line(error)}"
         ) from error
+
+
+def hub_file(name: str, path: str) -> Path | None:
+    """Find one file of a checkpoint on the hub, or in its local cache; None where it is in neither."""
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        return None
+    try:
+        return Path(hf_hub_download(name, path))
+    except (OSError, ValueError):
+        return None
 
 
 @contextmanager

@@ -6,11 +6,16 @@ number, or one of either per token), or `start_positions` and `end_positions` (q
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from datasets import ClassLabel, Dataset
+from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
 from trimformer.data.rows import LABELS, Batch, Features
@@ -66,4 +71,137 @@ def class_order(classes: Sequence[str], id2label: Mapping[Any, str] | None) -> l
 def in_model_order(features: Sequence[Features], classes: Sequence[str], config: Any) -> list[Features]:
     """Number the class of every row as the model numbers its classes; without classes, rows stay as they are."""
     order = class_order(classes, config.id2label)
-    return [{**row, "labels": order[row["labels"]]} for row in features] if classes else list(features)
+    return [
+        {**row, "labels": order[row["labels"]]} if classes and isinstance(row["labels"], int) else row
+        for row in features
+    ]
+
+
+MOST_LISTED = 12
+
+
+def listed(names: Sequence[str]) -> str:
+    """List some names, the first ones if they are many, with their number.
+
+    >>> listed(["no", "yes"])
+    'no, yes (2)'
+    """
+    return f"{', '.join(names[:MOST_LISTED])}{', …' if len(names) > MOST_LISTED else ''} ({len(names)})"
+
+
+def class_names(id2label: Mapping[Any, str] | None) -> tuple[str, ...]:
+    """Give the names of a model's classes in the order of their numbers."""
+    return tuple(str(name) for _, name in sorted((id2label or {}).items(), key=lambda entry: int(entry[0])))
+
+
+def class_finder(classes: Sequence[str], source: str, column: str) -> Callable[[Any, int, Any], int]:
+    """Make a function of a label, the number of its row and the column's feature, that finds the label's class.
+
+    A label is a class's name, in whatever case, or its number; where all classes have numbers as names, it is a name.
+    A feature that names its classes, as those of datasets do, has numbers of its own.
+
+    Raises:
+        DataError: raised by the function where the model has no such class; names both.
+    """
+    names = {name.strip().lower(): number for number, name in enumerate(classes)}
+    exact = dict(zip(classes, range(len(classes)), strict=True))
+    by_number = {} if all(name.lstrip("-").isdigit() for name in classes) else {str(n): n for n in range(len(classes))}
+    known = by_number | names
+
+    def find(value: Any, row: int, feature: Any = None) -> int:
+        if value is None or (isinstance(value, int) and value == -1 and "-1" not in known):
+            raise DataError(f"{source}, row {row}: {column!r} is {value!r}, the row is unlabelled; give labelled rows")
+        named = _named(value, feature, names)
+        found = exact.get(named, known.get(named.strip().lower()))
+        if found is None:
+            raise DataError(f"{source}, row {row}: {column!r} is {reprlib.repr(value)}, {_none_of(named, classes)}")
+        return found
+
+    return find
+
+
+def _named(value: Any, feature: Any, names: Mapping[str, int]) -> str:
+    if isinstance(feature, ClassLabel) and isinstance(value, int) and {n.lower() for n in feature.names} <= set(names):
+        return str(feature.names[value])
+    if isinstance(value, (bool, float)) and value == int(value):
+        return str(int(value))
+    return str(value)
+
+
+def _none_of(named: str, classes: Sequence[str]) -> str:
+    nearest = get_close_matches(named, classes, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "mend the row, or check that the data fits the model"
+    if all(name.upper().startswith("LABEL_") for name in classes):
+        hint = "give the numbers of the classes, or name them as `id2label` in the model's config.json"
+    if named.startswith("["):
+        hint = 'set "problem_type": "multi_label_classification" in the model\'s config.json if it was trained so'
+    return f"none of the model's classes, {listed(classes)}: {hint}"
+
+
+def class_numbers(rows: Dataset, column: str, classes: Sequence[str], source: str = "the data") -> NDArray[Any]:
+    """Find the number of every row's class in a model, `(rows,)`; see `class_finder`.
+
+    Raises:
+        DataError: an unlabelled row, or a label that the model does not have.
+    """
+    find, feature = class_finder(classes, source, column), rows.features[column]
+    return np.asarray([find(value, row, feature) for row, value in enumerate(rows[column], start=1)], dtype=np.int64)
+
+
+def label_sets(rows: Dataset, column: str, classes: Sequence[str], source: str = "the data") -> NDArray[Any]:
+    """Read which classes every row has, 0 or 1 each: `(rows, classes)`.
+
+    A row has a list of names or numbers, the same as one text with `,`, `;` or `|` between them, or 0 or 1 by class.
+
+    Raises:
+        DataError: an unlabelled row, or a label that the model does not have.
+    """
+    find = class_finder(classes, source, column)
+    found = np.zeros((len(rows), len(classes)))
+    for row, given in enumerate(rows[column]):
+        value = _split(given) if isinstance(given, str) else given
+        if not isinstance(value, list):
+            raise DataError(f"{source}, row {row + 1}: {column!r} is {reprlib.repr(given)}, not a list of classes")
+        if len(value) == len(classes) and all(each in (0, 1) for each in value):
+            found[row] = value
+        else:
+            found[row, [find(each, row + 1, None) for each in value]] = 1
+    return found
+
+
+def _split(text: str) -> list[str]:
+    mark = next((mark for mark in "|;," if mark in text), ",")
+    return [part.strip() for part in text.split(mark) if part.strip()]
+
+
+def labels_of(rows: Dataset, column: str) -> tuple[Literal["classes", "label sets", "number"], tuple[str, ...]]:
+    """Tell what some rows' labels are, and which classes there are; none for numbers.
+
+    Raises:
+        DataError: an unlabelled row.
+    """
+    values, feature = list(rows[column]), rows.features[column]
+    if any(value is None for value in values):
+        row = values.index(None) + 1
+        raise DataError(f"row {row}: {column!r} is null, the row is unlabelled; give labelled rows")
+    if isinstance(feature, ClassLabel):
+        return "classes", tuple(feature.names)
+    if any(isinstance(value, list) for value in values):
+        return "label sets", tuple(sorted({str(each) for value in values for each in value}))
+    if all(isinstance(value, int) for value in values):
+        return "classes", tuple(map(str, range(max(values) + 1)))
+    if all(isinstance(value, (int, float)) for value in values):
+        return "number", ()
+    return "classes", tuple(sorted(set(map(str, values))))
+
+
+def tags_of(rows: Dataset, column: str) -> tuple[str, ...]:
+    """List the tags that occur in some rows, a list or a text with blanks each; rows without any are passed over."""
+    feature = getattr(rows.features[column], "feature", None)
+    if isinstance(feature, ClassLabel):
+        return tuple(feature.names)
+    found = {tag for given in rows[column] if given for tag in (given.split() if isinstance(given, str) else given)}
+    numbers = [tag for tag in found if isinstance(tag, int)]
+    if len(numbers) == len(found):
+        return tuple(map(str, range(max(numbers, default=0) + 1)))
+    return tuple(sorted(map(str, found)))

@@ -19,11 +19,11 @@ from trimformer.errors import NumericalError
 from trimformer.export.onnx.graph import OPSET, outputs_of, to_onnx
 from trimformer.export.onnx.int8 import quantize
 from trimformer.export.onnx.model import FLOAT, INT8, PACKAGES, OnnxModel, require_onnx
-from trimformer.export.onnx.pooling import Pooling
 from trimformer.judging.metrics import Metrics
 from trimformer.model.checkpoint import check_writable
 from trimformer.model.folders import whole_folder
 from trimformer.model.manifest import as_text, plain, versions
+from trimformer.model.pooling import Pooling
 from trimformer.observing.watching import frozen
 from trimformer.progress import Progress
 

@@ -20,7 +20,7 @@ from trimformer.data.rows import Features, content, token_count
 from trimformer.errors import DataError, LabelError, caution
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest, Origin
 from trimformer.judging.metrics import DISTANCES, LOWER_IS_BETTER, Metrics, shown
-from trimformer.judging.task import Task
+from trimformer.judging.task import Task, fitted_to
 from trimformer.model.checkpoint import round_weights
 from trimformer.model.limits import fitted
 from trimformer.model.offload import device_of
@@ -143,6 +143,7 @@ class Project:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokenizer", fitted(self.tokenizer, self.model))
+        object.__setattr__(self, "task", fitted_to(self.task, self.model.config))
         object.__setattr__(self, "progress", staged(self.progress, STAGES))
 
     @property
@@ -317,7 +318,7 @@ def evaluate(
     Raises:
         TrimformerError: there is no such task, its rows cannot be read, or the model does not fit it.
     """
-    chosen: Task = plugins.load("tasks", task)
+    chosen: Task = fitted_to(plugins.load("tasks", task), model.config)
     shown = staged(progress, 0)
     with naming_columns(columns):
         rows = chosen.rows(data, "validation")

@@ -90,6 +90,38 @@ def f1(*columns: Array, axis: int = -1) -> Array:
     return np.asarray(both / np.maximum(either, 1))
 
 
+def macro_f1(*columns: Array, axis: int = -1) -> Array:
+    """Average the F1 of all classes that `predicted` or `actual` names, class numbers from 0 each; along the last axis.
+
+    It is scikit-learn's `f1_score(average="macro")`.
+    """
+    predicted, actual = (np.atleast_2d(np.moveaxis(column, axis, -1)) for column in columns)
+    samples, classes = len(predicted), int(max(predicted.max(), actual.max())) + 1
+    offset = classes * np.arange(samples)[:, None]
+
+    def counted(values: Array, chosen: Array | None = None) -> Array:
+        places = values + offset
+        found = np.bincount(places.ravel() if chosen is None else places[chosen], minlength=samples * classes)
+        return found.reshape(samples, classes)
+
+    either = counted(predicted) + counted(actual)
+    both = counted(actual, predicted == actual)
+    found = (2.0 * both / np.maximum(either, 1)).sum(1) / (either > 0).sum(1)
+    return np.asarray(found.reshape(columns[0].shape[:-1]))
+
+
+def f1_of_counts(*columns: Array, axis: int = -1) -> Array:
+    """Compute F1 over all rows from their counts: what `both` name, `predicted`, `actual`; 0 if there is none."""
+    both, predicted, actual = (np.sum(column, axis=axis) for column in columns)
+    return np.asarray(2.0 * both / np.maximum(predicted + actual, 1))
+
+
+def ratio(*columns: Array, axis: int = -1) -> Array:
+    """Divide the sum of one column by that of the other, counts each; 0 where the second is 0."""
+    part, whole = (np.sum(column, axis=axis) for column in columns)
+    return np.asarray(part / np.maximum(whole, 1))
+
+
 def matthews(*columns: Array, axis: int = -1) -> Array:
     """Compute Matthews' correlation of two 0/1 columns, which is their Pearson correlation; 0 if one is constant."""
     return pearson(*columns, axis=axis)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trimformer import plugins
 from trimformer.data.rows import Batch, Features, Split
 from trimformer.judging.metrics import Metrics
+from trimformer.model.checkpoint import load_config
+from trimformer.model.modeling_trimformer import auto_class
 from trimformer.progress import Progress
 
 
 class Task(Protocol):
     """A task: its rows, how they become model inputs, and how a model is judged on them.
 
-    A task file provides one object per public task name: `PROVIDES = {"sst2": Glue(…), …}`.
+    A task file provides one object per public task name: `PROVIDES = {"sst2": …, …}`.
     """
 
     @property
@@ -66,3 +69,72 @@ class OwnLoss(Protocol):
 
     def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
         """Compute the loss of a batch, a scalar with a gradient."""
+
+
+@runtime_checkable
+class FitsModels(Protocol):
+    """A further method of a task whose labels are named by the model."""
+
+    def for_model(self, config: Any) -> Task:
+        """Give the task as it is for a model of this config."""
+
+
+@runtime_checkable
+class FitsRows(Protocol):
+    """A further method of a task whose new heads have the classes that occur in the rows."""
+
+    def for_rows(self, rows: Dataset) -> Task:
+        """Give the task as it is for these rows, before a model is trained on them."""
+
+
+@runtime_checkable
+class ChosenByRows(Protocol):
+    """A further method of a task that a model's head alone does not choose."""
+
+    def fits(self, source: str) -> bool:
+        """Tell whether a folder or file has what this task judges by."""
+
+
+def fitted_to(task: Task, config: Any) -> Task:
+    """Give a task as it is for a model of this config."""
+    return task.for_model(config) if isinstance(task, FitsModels) else task
+
+
+AUTO = "auto"
+"""The name of a task that stands for the one that the checkpoint's head tells."""
+UNLABELLED = "text"
+BY_HEAD = {
+    "AutoModelForSequenceClassification": ("reranking", "classification"),
+    "AutoModelForTokenClassification": ("token_classification",),
+    "AutoModelForQuestionAnswering": ("question_answering",),
+    "AutoModelForMultipleChoice": ("multiple_choice",),
+    "AutoModelForMaskedLM": ("fill_mask",),
+    "AutoModelForCausalLM": ("language_modeling",),
+    "AutoModel": ("embedding",),
+}
+"""Tasks by the auto class that loads the checkpoint's model; the first that the rows fit is taken, else `text`."""
+
+
+def chosen_task(name: str, model: str, data: str | None) -> str:
+    """Give the name of a task: the one named, or for `auto` the one that the model's head and the rows tell.
+
+    Args:
+        name: of a task, or `auto`.
+        model: a checkpoint folder or hub name.
+        data: where rows come from; None if they are not the user's.
+
+    Raises:
+        CheckpointError: no checkpoint.
+        DataError: rows that cannot be read.
+    """
+    if name != AUTO:
+        return name
+    head = auto_class((load_config(model).architectures or [""])[0])
+    tasks = [task for task in BY_HEAD.get(head, ()) if task in plugins.names("tasks")]
+    if data is None:
+        return tasks[-1] if tasks else UNLABELLED
+    return next((task for task in tasks if _fits(plugins.load("tasks", task), data)), UNLABELLED)
+
+
+def _fits(task: Task, data: str) -> bool:
+    return not isinstance(task, ChosenByRows) or task.fits(data)

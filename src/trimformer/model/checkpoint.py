@@ -15,17 +15,19 @@ import transformers
 from safetensors import safe_open
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trimformer.data.hub import model_folder
 from trimformer.errors import CheckpointError, InvalidOption
 from trimformer.model.arguments import check_path, told
 from trimformer.model.folders import whole_folder
 from trimformer.model.manifest import MANIFEST, as_text
 from trimformer.model.offload import is_offloaded, like_offloaded, stored
 from trimformer.model.placement import Placement, find_device
+from trimformer.model.pooling import MODULES, PROMPTS, checkpoint_file, choose_pooling
 from trimformer.model.soundness import model_class, naming, read_config, read_tokenizer
 
 
 def load_model(
-    name: str, auto_class: str | None = None, device: str = "cpu", dtype: str = "float32"
+    name: str, auto_class: str | None = None, device: str = "cpu", dtype: str = "float32", pooling: str | None = None
 ) -> PreTrainedModel:
     """Load a model from a folder or (any other name) the hub.
 
@@ -34,15 +36,20 @@ def load_model(
         auto_class: transformers' auto class; None takes the class that the checkpoint names.
         device: where to put it, such as `cpu` or `cuda`.
         dtype: precision of its weights: `float32`, `bfloat16`, `float16`, or `auto`, that of the checkpoint.
+        pooling: how a sentence encoder's hidden states become one embedding, such as `mean`, `cls` or `lasttoken`;
+            None takes what its sentence-transformers files say, or the mean where there are none.
 
     Raises:
-        InvalidOption: there is no such device or precision, or an argument is of another kind.
+        InvalidOption: there is no such device, precision or pooling, or an argument is of another kind.
         CheckpointError: not a checkpoint, damaged, or without the weights of its task head.
     """
     check_path("name", name)
     if auto_class is not None and not isinstance(auto_class, str):
         raise InvalidOption(f"`auto_class={told(auto_class)}` must be text, such as 'AutoModel'")
-    return place_model(str(name), auto_class, Placement(device=device, dtype=dtype))
+    model = place_model(str(name), auto_class, Placement(device=device, dtype=dtype))
+    if pooling is not None:
+        choose_pooling(model, pooling)
+    return model
 
 
 def place_model(name: str, auto_class: str | None, placement: Placement) -> PreTrainedModel:
@@ -221,10 +228,11 @@ def check_writable(
 
 def sentence_transformers_files(name: str) -> dict[str, Path]:
     """Find the files beside the weights that make a folder a sentence-transformers model, by relative path; or none."""
-    folder = Path(name)
-    if not (folder / "modules.json").exists():
+    found = checkpoint_file(name, MODULES)
+    if found is None:
         return {}
-    names = ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json")
+    folder = Path(name) if Path(name).is_dir() else Path(model_folder(name))
+    names = (MODULES, "sentence_bert_config.json", PROMPTS)
     files = [folder / name for name in names] + [
         file for file in folder.glob("*_*/*") if file.suffix in (".json", ".safetensors")
     ]

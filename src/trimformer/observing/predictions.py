@@ -20,6 +20,7 @@ from trimformer.data.batches import row_seeds, token_mask
 from trimformer.data.labels import IGNORED
 from trimformer.data.rows import LABELS, Batch
 from trimformer.errors import DataError, UnsupportedModel
+from trimformer.model.pooling import Pooling, pooling_of
 
 _BINARY = 2
 PADDED_LOGIT = -1e4
@@ -52,10 +53,10 @@ def predictions(output: Any, batch: Batch, model: PreTrainedModel) -> Prediction
     Args:
         output: what the model returned (a transformers `ModelOutput`).
         batch: its inputs; the token mask says which tokens count.
-        model: its class, and its config's `problem_type`, say what it predicts.
+        model: its class, and its config's `problem_type`, say what it predicts, its `pooling_of` how it embeds.
 
     Raises:
-        UnsupportedModel: an output with neither logits nor hidden states.
+        UnsupportedModel: an output with neither logits nor hidden states, or a pooling that is not known.
     """
     if not isinstance(output, Mapping):
         raise UnsupportedModel(
@@ -71,7 +72,7 @@ def predictions(output: Any, batch: Batch, model: PreTrainedModel) -> Prediction
     if "logits" not in output:
         if "last_hidden_state" not in output:
             raise UnsupportedModel(f"cannot compare outputs with {list(output.keys())}: logits or hidden states needed")
-        return _gaussian(embed(output["last_hidden_state"], mask)[:, None])
+        return _gaussian(embed(output["last_hidden_state"], mask, pooling_of(model))[:, None])
     logits = output["logits"].float()
     if type(model).__name__.endswith(ONE_LOGIT_EACH) and logits.shape == mask.shape:
         logits = _yes_or_no(logits)
@@ -106,10 +107,12 @@ def _yes_or_no(logits: Tensor) -> Tensor:
     return torch.stack([torch.zeros_like(logits), logits], dim=-1)
 
 
-def embed(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Average over each sequence's real tokens, scale to length 1: `(batch, tokens, width)` -> `(batch, width)`."""
-    weights = mask.to(torch.float32)[..., None]
-    return F.normalize((hidden.float() * weights).sum(1) / weights.sum(1), dim=-1)
+def embed(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """Pool each sequence's real tokens, scale to length 1: `(batch, tokens, width)` -> `(batch, width)`.
+
+    Embeddings are compared by their cosine, whether or not the model itself scales them.
+    """
+    return F.normalize(pooling(hidden, mask), dim=-1)
 
 
 def divergence(teacher: Predictions, student: Predictions, temperature: float = 1.0) -> Tensor:

@@ -10,9 +10,12 @@ from typing import Any
 
 import torch
 import transformers
+from transformers import PreTrainedModel
 
 from trimformer.data.rows import Batch
+from trimformer.model.modeling_trimformer import auto_class
 from trimformer.model.offload import stored
+from trimformer.model.pooling import pooling_of
 from trimformer.observing.calibration import Calibration
 from trimformer.pruning.cache import DIGEST_CHARACTERS
 
@@ -33,9 +36,15 @@ def measured_key(calibration: Calibration, name: str, method: Any) -> dict[str, 
         "data": fingerprint([*calibration.batches, *(calibration.labels or [])]),
         "options": {name: value for name, value in asdict(method).items() if name in method.measured_by},
         "seed": calibration.seed,
+        "pooling": _pooling(calibration.dense.model),
         "version": f"{version('trimformer')}, format {FORMAT}",
         "computed_by": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
+
+
+def _pooling(model: PreTrainedModel) -> list[str]:
+    """Describe how a model without a head embeds, which is what it predicts; nothing for others."""
+    return pooling_of(model).described() if auto_class(type(model).__name__) == "AutoModel" else []
 
 
 def fingerprint(batches: Sequence[Batch]) -> str:

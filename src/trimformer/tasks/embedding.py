@@ -1,5 +1,6 @@
-"""Sentence embeddings, judged on pairs of texts that belong together.
+"""Sentence embeddings, judged by retrieval, or on pairs of texts that belong together.
 
+Queries with lists of relevant documents: each is searched among all documents of the rows; nDCG, recall, MRR.
 Pairs with a `score` (or `label`): Spearman's correlation of cosine similarity with it. Pairs without: find each
 pair's `second` among all distinct ones from its `first`; recall at 1 and mean reciprocal rank. With the dense model
 given, also the cosine between both models' embeddings of the same text.
@@ -8,7 +9,8 @@ given, also the cosine between both models' embeddings of the same text.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,21 +20,24 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.batches import pad
-from trimformer.data.columns import choose_columns, numbers, texts
+from trimformer.data.columns import choose_columns, has_columns, numbers, texts
 from trimformer.data.encoding import encode_texts
-from trimformer.data.files import read_split
+from trimformer.data.files import read_rows, read_split
 from trimformer.data.labels import pad_labels
 from trimformer.data.rows import LABELS, Batch, Features, Split
 from trimformer.errors import DataError, LabelError, UnsupportedModel
 from trimformer.judging.evaluation import outputs_by_row
 from trimformer.judging.losses import contrastive_loss, ranking_loss
-from trimformer.judging.metrics import Metrics
+from trimformer.judging.metrics import Metric, Metrics
+from trimformer.judging.ranking import LISTS, Ranking, is_collection, ranked, ranks, read_collection, read_rankings
 from trimformer.judging.statistics import Array, mean, metric, spearman
+from trimformer.model.pooling import Pooling, pooling_of, read_prompts, with_prompt
 from trimformer.observing.predictions import embed
 from trimformer.progress import Progress
 
 PAIR_COLUMNS = (("first", "second"), ("sentence1", "sentence2"))
 SCORE_COLUMNS = ("score", "label")
+RECALL_AT = (1, 10)
 SIMILARITIES_AT_ONCE = 4_000_000
 TIE = 1e-6
 """Largest difference of cosines that count as equal: float32 rounding must not decide a rank."""
@@ -42,8 +47,15 @@ TIE = 1e-6
 class Embedding:
     """The task of sentence embeddings: texts that belong together shall have embeddings that are close."""
 
-    description: str = "sentence embeddings on pairs: recall@1 and MRR, or Spearman's correlation with a score"
+    description: str = "sentence embeddings: retrieval by nDCG, recall and MRR, or Spearman's correlation with a score"
     auto_class: str = "AutoModel"
+
+    def fits(self, source: str) -> bool:
+        """Tell whether a source has pairs, or queries with documents."""
+        if is_collection(source):
+            return True
+        rows = read_rows(source, "validation")
+        return has_columns(rows, PAIR_COLUMNS) or _is_retrieval(rows)
 
     def rows(self, source: str | None, split: Split) -> Dataset:
         """Read the pairs of one split from a folder or one file.
@@ -53,14 +65,19 @@ class Embedding:
         """
         if source is None:
             raise DataError("the embedding task has no rows of its own: give a file or folder of pairs as `data`")
+        if is_collection(source):
+            return read_collection(source, split)
         rows = read_split(source, split)
-        choose_columns(rows, PAIR_COLUMNS, source)
+        if _is_retrieval(rows):
+            read_rankings(rows, source)
+        else:
+            choose_columns(rows, PAIR_COLUMNS, source)
         return rows
 
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
     ) -> list[Features]:
-        """Encode every distinct text of the pairs once, truncated to 128 tokens unless said.
+        """Encode every distinct text of the pairs or queries once, truncated to 128 tokens unless said.
 
         Raises:
             DataError: a column is missing, or holds something else than text.
@@ -68,8 +85,7 @@ class Embedding:
         """
         if labels:
             raise LabelError("the embedding task has no labels for single texts: choose a task that has")
-        first, second = _pairs(rows)
-        return encode_texts([list(dict.fromkeys([*first, *second]))], tokenizer, max_length)
+        return encode_texts([_texts(rows, tokenizer)], tokenizer, max_length)
 
     def training_rows(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
@@ -79,7 +95,7 @@ class Embedding:
         Raises:
             DataError: a column is missing or holds something else than text, or a score is no finite number.
         """
-        features = [encode_texts([list(side)], tokenizer, max_length) for side in _pairs(rows)]
+        features = [encode_texts([list(side)], tokenizer, max_length) for side in _pairs(rows, tokenizer)]
         scores = _scores(rows)
         pairs: list[Features] = [{**first, "second": second} for first, second in zip(*features, strict=True)]
         if scores is None:
@@ -98,7 +114,7 @@ class Embedding:
             UnsupportedModel: a model that does not return hidden states.
         """
         inputs = {name: values for name, values in batch.items() if name not in LABELS}
-        first, second = _read(model(**inputs), inputs)["embedding"].chunk(2)
+        first, second = _read(pooling_of(model), model(**inputs), inputs)["embedding"].chunk(2)
         if "labels" in batch:
             return ranking_loss(first, second, batch["labels"])
         return contrastive_loss(first, second)
@@ -115,24 +131,22 @@ class Embedding:
     ) -> Metrics:
         """Judge a model by pairs: `spearman` where they have scores, else `recall_at_1` and `mrr`.
 
-        Where `dense` is given, also by `cosine_to_dense`, over distinct texts.
+        By queries with their documents: `ndcg_at_10`, `recall_at_1`, `recall_at_10`, `mrr`. Where `dense` is given,
+        also by `cosine_to_dense`, over distinct texts.
 
         Raises:
             UnsupportedModel: a model that does not return hidden states.
             DataError: as `encode`, or a score that is no finite number.
         """
-        first, second = _pairs(rows)
-        position = {text: index for index, text in enumerate(dict.fromkeys([*first, *second]))}
-        scores = _scores(rows)
-        features = self.encode(rows, tokenizer, max_length)
+        known = _texts(rows, tokenizer)
+        position = {text: index for index, text in enumerate(known)}
+        features = encode_texts([known], tokenizer, max_length)
         embeddings = _embed(model, tokenizer, features, progress)
-        queries = torch.tensor([position[text] for text in first])
-        targets = torch.tensor([position[text] for text in second])
-        if scores is None:
-            ranks = target_ranks(embeddings, queries, targets)
-            found = {"recall_at_1": metric(mean, ranks == 1), "mrr": metric(mean, 1 / ranks)}
+        if _is_retrieval(rows):
+            found = _retrieved(_prompted(read_rankings(rows), tokenizer), position, embeddings)
         else:
-            found = {"spearman": metric(spearman, _cosines(embeddings[queries], embeddings[targets]), scores)}
+            first, second = (torch.tensor([position[text] for text in side]) for side in _pairs(rows, tokenizer))
+            found = _of_pairs(embeddings, first, second, _scores(rows))
         if dense is not None:
             same_text = _cosines(embeddings, _embed(dense, tokenizer, features, progress))
             found["cosine_to_dense"] = metric(mean, same_text)
@@ -148,17 +162,81 @@ def target_ranks(embeddings: Tensor, queries: Tensor, targets: Tensor) -> Array:
         targets: `(pairs,)`, indices of texts.
     """
     candidates, column = targets.unique(return_inverse=True)
-    ranks = []
+    found = []
     rows_at_once = max(1, SIMILARITIES_AT_ONCE // len(candidates))
     for chosen, own in zip(queries.split(rows_at_once), column.split(rows_at_once), strict=True):
         similarity = embeddings[chosen] @ embeddings[candidates].T
-        ranks.append((similarity >= similarity.gather(1, own[:, None]) - TIE).sum(1))
-    return np.asarray(torch.cat(ranks))
+        found.append((similarity >= similarity.gather(1, own[:, None]) - TIE).sum(1))
+    return np.asarray(torch.cat(found))
 
 
-def _pairs(rows: Dataset) -> tuple[Sequence[str], Sequence[str]]:
-    first, second = choose_columns(rows, PAIR_COLUMNS)
-    return texts(rows, first), texts(rows, second)
+def _pairs(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> tuple[Sequence[str], Sequence[str]]:
+    """Read both sides of the pairs, with the prompts that the model's files ask for.
+
+    Without scores the first side searches the second one; with them both are alike. Of queries with their documents,
+    every relevant one is a pair with its query.
+    """
+    if _is_retrieval(rows):
+        asked = [each for each in _prompted(read_rankings(rows), tokenizer) if each.query]
+        pairs = [(each.query, text) for each in asked for text in each.relevant]
+        return [query for query, _ in pairs], [document for _, document in pairs]
+    first, second = (texts(rows, column) for column in choose_columns(rows, PAIR_COLUMNS))
+    prompts = read_prompts(tokenizer.name_or_path)
+    if any(name in rows.column_names for name in SCORE_COLUMNS):
+        return with_prompt(first, prompts.other), with_prompt(second, prompts.other)
+    return with_prompt(first, prompts.query), with_prompt(second, prompts.document)
+
+
+def _prompted(asked: Sequence[Ranking], tokenizer: PreTrainedTokenizerBase) -> list[Ranking]:
+    """Put the prompts that the model's files ask for before queries and documents."""
+    prompts = read_prompts(tokenizer.name_or_path)
+    return [
+        replace(
+            each,
+            query=each.query and prompts.query + each.query,
+            documents=tuple(with_prompt(each.documents, prompts.document)),
+        )
+        for each in asked
+    ]
+
+
+def _texts(rows: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """List every distinct text of some rows once, with its prompt."""
+    if not _is_retrieval(rows):
+        return list(dict.fromkeys(text for side in _pairs(rows, tokenizer) for text in side))
+    asked = _prompted(read_rankings(rows), tokenizer)
+    queries = [each.query for each in asked if each.query]
+    return list(dict.fromkeys([*queries, *(document for each in asked for document in each.documents)]))
+
+
+def _is_retrieval(rows: Dataset) -> bool:
+    return has_columns(rows, LISTS) and not has_columns(rows, PAIR_COLUMNS)
+
+
+def _of_pairs(embeddings: Tensor, queries: Tensor, targets: Tensor, scores: Array | None) -> dict[str, Metric]:
+    if scores is not None:
+        return {"spearman": metric(spearman, _cosines(embeddings[queries], embeddings[targets]), scores)}
+    places = target_ranks(embeddings, queries, targets)
+    return {"recall_at_1": metric(mean, places == 1), "mrr": metric(mean, 1 / places)}
+
+
+def _retrieved(asked: Sequence[Ranking], position: Mapping[str, int], embeddings: Tensor) -> dict[str, Metric]:
+    """Search every query that has a relevant document among the documents of all."""
+    corpus = {
+        document: place for place, document in enumerate(dict.fromkeys(d for each in asked for d in each.documents))
+    }
+    candidates = embeddings[[position[document] for document in corpus]]
+    counted = [each for each in asked if each.query and each.relevant]
+    if not counted:
+        raise DataError("no row has both a query and a relevant document: give some that do")
+    found: list[tuple[Array, list[float]]] = []
+    rows_at_once = max(1, SIMILARITIES_AT_ONCE // len(corpus))
+    for start in range(0, len(counted), rows_at_once):
+        chosen = counted[start : start + rows_at_once]
+        similarities = np.asarray(embeddings[[position[each.query] for each in chosen]] @ candidates.T)
+        for each, scores in zip(chosen, similarities, strict=True):
+            found.append((ranks(scores, [corpus[d] for d in each.relevant], TIE), [*each.relevant.values()]))
+    return ranked(found, RECALL_AT)
 
 
 def _scores(rows: Dataset) -> Array | None:
@@ -175,13 +253,14 @@ def _cosines(first: Tensor, second: Tensor) -> Array:
 def _embed(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, features: list[Features], progress: Progress | None
 ) -> Tensor:
-    return torch.stack(outputs_by_row(model, tokenizer, features, _read, progress=progress)["embedding"])
+    read = partial(_read, pooling_of(model))
+    return torch.stack(outputs_by_row(model, tokenizer, features, read, progress=progress)["embedding"])
 
 
-def _read(output: Any, batch: Batch) -> Mapping[str, Tensor]:
+def _read(pooling: Pooling, output: Any, batch: Batch) -> Mapping[str, Tensor]:
     if "last_hidden_state" not in output:
         raise UnsupportedModel("the model returns no hidden states: load it with AutoModel, without a task head")
-    return {"embedding": embed(output["last_hidden_state"], batch["attention_mask"])}
+    return {"embedding": embed(output["last_hidden_state"], batch["attention_mask"], pooling)}
 
 
 PROVIDES = {"embedding": Embedding()}

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from trimformer.data.rows import Batch
 from trimformer.errors import UnsupportedModel, first_line
-from trimformer.export.onnx.pooling import Pooling
+from trimformer.model.pooling import Pooling
 from trimformer.model.structure import Structure, read_structure
 from trimformer.observing.watching import frozen
 

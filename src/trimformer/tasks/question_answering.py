@@ -1,7 +1,7 @@
-"""SQuAD: find the answer to a question in a context, judged by the benchmark's F1 and exact match.
+"""Question answering: find the answer to a question in a context, judged by SQuAD's F1 and exact match.
 
 A long context is cut into windows that overlap, each with the whole question; the best answer over a question's
-windows is its answer. In version 2 a question may have none: then the first token's logits say so.
+windows is its answer. A question may have none, as in SQuAD 2.0: then the first token's logits say so.
 
 Source: Rajpurkar et al. (arXiv 1606.05250, 1806.03822); windows after Devlin et al. (arXiv 1810.04805).
 """
@@ -18,9 +18,10 @@ from torch import Tensor
 from torchmetrics.functional.text import squad as squad_scores
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import require_columns, texts
+from trimformer.data.answers import flatten, read_answers
+from trimformer.data.columns import choose_columns, has_columns, require_columns, texts
 from trimformer.data.encoding import length_limit
-from trimformer.data.files import read_split
+from trimformer.data.files import read_rows, read_split
 from trimformer.data.hub import read_hub
 from trimformer.data.labels import about_labels
 from trimformer.data.rows import MODEL_INPUTS, Batch, Features, Split
@@ -30,6 +31,7 @@ from trimformer.judging.metrics import Metrics
 from trimformer.judging.statistics import mean, metric
 from trimformer.progress import Progress
 
+ANSWERS = (("answers",), ("answer",))
 MAX_LENGTH = 384
 SHORTEST_MAX_LENGTH = 16
 STRIDE = 128
@@ -80,13 +82,18 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Squad:
-    """The task of one version of SQuAD."""
+class QuestionAnswering:
+    """The task of rows of one's own, or of one version of SQuAD."""
 
     description: str
-    hub_name: str
-    may_lack_answer: bool = False
+    hub_name: str | None = None
+    may_lack_answer: bool | None = None
+    """Whether a question may have no answer; None: where one of the rows has none."""
     auto_class: str = field(default="AutoModelForQuestionAnswering")
+
+    def fits(self, source: str) -> bool:
+        """Tell whether the rows of a source have answers."""
+        return has_columns(read_rows(source, "validation"), [*ANSWERS, ("paragraphs",)])
 
     def rows(self, source: str | None, split: Split) -> Dataset:
         """Read one row a question, from a folder, one file (flat or in the official nested form), or (None) the hub.
@@ -94,8 +101,10 @@ class Squad:
         Raises:
             DataError: rows that cannot be read, lack a column, or lack an answer where the version demands one.
         """
-        name = source or self.hub_name
-        read = read_hub(self.hub_name, None, split) if source is None else read_split(source, split)
+        if source is None and self.hub_name is None:
+            raise DataError("the question_answering task has no rows of its own: give a file or folder as `data`")
+        name = source or str(self.hub_name)
+        read = read_hub(name, None, split) if source is None else read_split(source, split)
         rows = flatten(read) if "paragraphs" in read.column_names else read
         require_columns(rows, ["question", "context"], name)
         if split == "validation":
@@ -121,30 +130,36 @@ class Squad:
     @about_labels()
     def _answer_places(self, rows: Dataset) -> list[tuple[int, int] | None]:
         """Find where each row's first answer begins and ends in its context, in characters; None where it has none."""
+        self.accepted_answers(rows)
         places: list[tuple[int, int] | None] = []
-        for number, (accepted, row) in enumerate(zip(self.accepted_answers(rows), rows, strict=True), start=1):
-            start = (row["answers"].get("answer_start") or [-1])[0]
-            end = start + len(accepted[0]) if accepted else start
-            if accepted and not 0 <= start < end <= len(row["context"]):
-                raise DataError(f"row {number}: the answer {accepted[0]!r:.40} does not begin at {start}")
-            places.append((start, end) if accepted else None)
+        for number, (given, context) in enumerate(zip(_column(rows), rows["context"], strict=True), start=1):
+            accepted, starts = read_answers(given) or ([], [])
+            if not accepted:
+                places.append(None)
+                continue
+            start = starts[0] if starts else context.find(accepted[0])
+            end = start + len(accepted[0])
+            if not 0 <= start < end <= len(context):
+                where = f"does not begin at {start}" if starts else "is not in its context"
+                raise DataError(f"row {number}: the answer {accepted[0]!r:.40} {where}")
+            places.append((start, end))
         return places
 
     def accepted_answers(self, rows: Dataset, source: str = "the data") -> list[list[str]]:
         """Read the texts that count as right, by row; none where the question has no answer.
 
         Raises:
-            DataError: answers that are not `{"text": [...], …}`, or none where the version demands one.
+            DataError: answers in another form than those of `read_answers`, or none where the version demands one.
         """
-        require_columns(rows, ["answers"], source)
         accepted = []
-        for number, answers in enumerate(rows["answers"], start=1):
-            found = answers.get("text") if isinstance(answers, dict) else None
-            if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
-                raise DataError(f'{source}, row {number}: \'answers\' is not {{"text": […], "answer_start": […]}}')
-            if not found and not self.may_lack_answer:
+        for number, answers in enumerate(_column(rows, source), start=1):
+            found = read_answers(answers)
+            if found is None:
+                said = '{"text": […], "answer_start": […]}, nor a text or a list of texts'
+                raise DataError(f"{source}, row {number}: 'answers' is not {said}")
+            if not found[0] and self.may_lack_answer is False:
                 raise DataError(f"{source}, row {number} has no answer: give answered questions, or use task squad_v2")
-            accepted.append(found)
+            accepted.append(found[0])
         return accepted
 
     def evaluate(
@@ -168,27 +183,14 @@ class Squad:
         logits = outputs_by_row(model, tokenizer, [window.inputs for window in found], _read, progress=progress)[
             "logits"
         ]
-        answers = best_answers(found, logits, list(rows["context"]), may_lack_answer=self.may_lack_answer)
+        lacking = not all(accepted) if self.may_lack_answer is None else self.may_lack_answer
+        answers = best_answers(found, logits, list(rows["context"]), may_lack_answer=lacking)
         scores = [score(answer, right) for answer, right in zip(answers, accepted, strict=True)]
         return {name: metric(mean, [row[name] for row in scores]) for name in ("f1", "exact_match")}
 
 
-def flatten(articles: Dataset) -> Dataset:
-    """Turn the official nested form (articles of paragraphs of questions) into one row a question."""
-    rows = [
-        {
-            "id": question["id"],
-            "context": paragraph["context"],
-            "question": question["question"],
-            "answers": {
-                name: [answer[name] for answer in question.get("answers") or []] for name in ("text", "answer_start")
-            },
-        }
-        for paragraphs in articles["paragraphs"]
-        for paragraph in paragraphs
-        for question in paragraph["qas"]
-    ]
-    return Dataset.from_list(rows)
+def _column(rows: Dataset, source: str = "the data") -> list[Any]:
+    return list(rows[choose_columns(rows, ANSWERS, source)[0]])
 
 
 def windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Iterator[Window]:
@@ -300,8 +302,15 @@ def _read(output: Any, batch: Batch) -> Mapping[str, list[Tensor]]:
 
 
 PROVIDES = {
-    "squad": Squad(description="SQuAD 1.1: find the answer in a context; F1, exact match", hub_name="rajpurkar/squad"),
-    "squad_v2": Squad(
+    "question_answering": QuestionAnswering(
+        description="your own question answering: find the answer in a context, if there is one; F1, exact match"
+    ),
+    "squad": QuestionAnswering(
+        may_lack_answer=False,
+        description="SQuAD 1.1: find the answer in a context; F1, exact match",
+        hub_name="rajpurkar/squad",
+    ),
+    "squad_v2": QuestionAnswering(
         description="SQuAD 2.0: find the answer in a context, if there is one; F1, exact match",
         hub_name="rajpurkar/squad_v2",
         may_lack_answer=True,

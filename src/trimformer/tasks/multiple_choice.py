@@ -1,0 +1,171 @@
+"""Multiple choice: which of several texts answers a question or continues a text, judged by accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer.data.columns import choose_columns, has_columns, texts
+from trimformer.data.encoding import encode_texts
+from trimformer.data.files import read_rows, read_split
+from trimformer.data.labels import about_labels
+from trimformer.data.rows import Batch, Features, Split
+from trimformer.errors import DataError, UnsupportedModel
+from trimformer.judging import statistics
+from trimformer.judging.evaluation import outputs_by_row
+from trimformer.judging.metrics import Metrics
+from trimformer.judging.statistics import metric
+from trimformer.progress import Progress
+
+ENDINGS = ("sent1", "sent2", "ending0", "ending1", "ending2", "ending3")
+COLUMNS = (
+    ENDINGS,
+    ("article", "question", "options"),
+    ("context", "question", "choices"),
+    ("question", "choices"),
+    ("prompt", "choices"),
+    ("text", "choices"),
+)
+LABELS = (("label",), ("answer",), ("answerKey",), ("labels",))
+HEAD = "ForMultipleChoice"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with the texts to choose from, and what each is called."""
+
+    first: str
+    choices: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultipleChoice:
+    """The task of choosing one of several texts."""
+
+    description: str = "your own multiple choice: accuracy of the choice"
+    auto_class: str = "AutoModelForMultipleChoice"
+
+    def fits(self, source: str) -> bool:
+        """Tell whether the rows of a source have choices and answers."""
+        rows = read_rows(source, "validation")
+        return has_columns(rows, COLUMNS) and has_columns(rows, LABELS)
+
+    def rows(self, source: str | None, split: Split) -> Dataset:
+        """Read the rows of one split from a folder or one file; validation rows must have answers.
+
+        Raises:
+            DataError: no source, or rows that cannot be read, lack a column, or have an answer that is no choice.
+        """
+        if source is None:
+            raise DataError("the multiple_choice task has no rows of its own: give a file or folder as `data`")
+        rows = read_split(source, split)
+        questions(rows, source)
+        if split == "validation":
+            self.answers(rows, source)
+        return rows
+
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
+    ) -> list[Features]:
+        """Encode each row as one feature of as many sequences as it has choices, of at most 128 tokens unless said.
+
+        With `labels`, a feature's `labels` is the number of the right choice.
+
+        Raises:
+            DataError: rows without choices, or with something else than texts.
+            LabelError: `labels` is set, and a row has no answer or a wrong one.
+        """
+        with about_labels():
+            answers = self.answers(rows) if labels else []
+        asked = questions(rows)
+        pairs = [(each.first, choice) for each in asked for choice in each.choices]
+        encoded = iter(encode_texts([[a for a, _ in pairs], [b for _, b in pairs]], tokenizer, max_length))
+        features: list[Features] = []
+        for each in asked:
+            sequences = [next(encoded) for _ in each.choices]
+            features.append({name: [sequence[name] for sequence in sequences] for name in sequences[0]})
+        return [{**row, "labels": own} for row, own in zip(features, answers, strict=True)] if labels else features
+
+    def answers(self, rows: Dataset, source: str = "the data") -> list[int]:
+        """Read the number of each row's right choice, from 0: given as such, as its letter or name, or as its text.
+
+        Raises:
+            DataError: a row without an answer, or with one that is none of its choices.
+        """
+        column = choose_columns(rows, LABELS, source)[0]
+        found = []
+        for number, (given, each) in enumerate(zip(rows[column], questions(rows, source), strict=True), start=1):
+            known = {str(place): place for place in range(len(each.choices))}
+            known |= {name: place for place, name in enumerate(each.names)}
+            known |= {choice: place for place, choice in enumerate(each.choices)}
+            place = given if isinstance(given, int) else known.get(str(given).strip())
+            if place is None or not 0 <= place < len(each.choices):
+                raise DataError(
+                    f"{source}, row {number}: {column!r} is {given!r:.60}, none of the {len(each.choices)} choices; "
+                    "give a number from 0, a letter from A, or the choice's text"
+                )
+            found.append(place)
+        return found
+
+    def evaluate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        dense: PreTrainedModel | None = None,
+        max_length: int | None = None,
+        progress: Progress | None = None,
+    ) -> Metrics:
+        """Judge a model by `accuracy`, the share of right choices; `dense` is not needed.
+
+        Raises:
+            UnsupportedModel: a model that does not choose.
+            DataError: as `answers` and `encode`.
+        """
+        if hasattr(model, "base_model_prefix") and not type(model).__name__.endswith(HEAD):
+            raise UnsupportedModel("the model does not choose: load it with AutoModelForMultipleChoice")
+        actual = self.answers(rows)
+        features = self.encode(rows, tokenizer, max_length)
+        logits = outputs_by_row(model, tokenizer, features, _read, progress=progress)["logits"]
+        return {"accuracy": metric(statistics.accuracy, [int(row.argmax()) for row in logits], actual)}
+
+
+def questions(rows: Dataset, source: str = "the data") -> list[Question]:
+    """Read every row's question and choices: SWAG's columns, or a list of texts, or an object of labels and texts.
+
+    Raises:
+        DataError: a row that has fewer than two choices, or something else than texts.
+    """
+    columns = choose_columns(rows, COLUMNS, source)
+    if columns == ENDINGS:
+        first, second, *endings = (texts(rows, name, source) for name in ENDINGS)
+        return [
+            Question(start, tuple(f"{middle} {ending}" for ending in own), tuple(LETTERS[: len(own)]))
+            for start, middle, own in zip(first, second, zip(*endings, strict=True), strict=True)
+        ]
+    *before, column = columns
+    found = []
+    asked = [texts(rows, name, source) for name in before]
+    for number, (given, *parts) in enumerate(zip(rows[column], *asked, strict=True), start=1):
+        choices, names = (given["text"], given.get("label")) if isinstance(given, dict) else (given, None)
+        is_list = isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
+        if not is_list or len(choices) < 2:
+            raise DataError(f"{source}, row {number}: {column!r} is {given!r:.60}, not a list of two texts or more")
+        last = [f"{parts[1]} {choice}" for choice in choices] if len(parts) > 1 else choices
+        found.append(Question(parts[0], tuple(last), tuple(map(str, names or LETTERS[: len(choices)]))))
+    return found
+
+
+def _read(output: Any, _: Batch) -> Mapping[str, Tensor]:
+    return {"logits": output["logits"].float()}
+
+
+PROVIDES = {"multiple_choice": MultipleChoice()}

@@ -1,0 +1,120 @@
+"""Reranking: a cross-encoder reads a query with a document and scores it; relevant documents shall come first.
+
+Rows are queries with lists of positives and negatives, or one document with its relevance each. Where no query has
+two documents, as in pairs of sentences with a similarity, scores are correlated with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from trimformer.data.encoding import encode_texts
+from trimformer.data.files import read_rows, read_split
+from trimformer.data.rows import Batch, Features, Split
+from trimformer.errors import DataError, LabelError, UnsupportedModel
+from trimformer.judging import statistics
+from trimformer.judging.evaluation import outputs_by_row
+from trimformer.judging.metrics import Metrics
+from trimformer.judging.ranking import Ranking, has_rankings, ranked, ranks, read_rankings
+from trimformer.judging.statistics import Array, metric
+from trimformer.progress import Progress
+
+MOST_OUTPUTS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reranking:
+    """The task of a cross-encoder."""
+
+    description: str = "your own cross-encoder: nDCG@10 and MRR of queries with documents, or correlation of pairs"
+    auto_class: str = "AutoModelForSequenceClassification"
+
+    def fits(self, source: str) -> bool:
+        """Tell whether the rows of a source are queries with documents."""
+        return has_rankings(read_rows(source, "validation"))
+
+    def rows(self, source: str | None, split: Split) -> Dataset:
+        """Read the rows of one split from a folder or one file.
+
+        Raises:
+            DataError: no source, or rows that cannot be read or are no queries with documents.
+        """
+        if source is None:
+            raise DataError("the reranking task has no rows of its own: give a file or folder as `data`")
+        rows = read_split(source, split)
+        read_rankings(rows, source)
+        return rows
+
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
+    ) -> list[Features]:
+        """Encode every query with each of its documents as one feature, truncated to 128 tokens unless said.
+
+        Raises:
+            DataError: as `read_rankings`.
+            LabelError: `labels` is set; what a score is of, only the model's training tells.
+        """
+        if labels:
+            raise LabelError("the reranking task has no labels for single pairs: choose a task that has")
+        return _encoded(read_rankings(rows), tokenizer, max_length)
+
+    def evaluate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        dense: PreTrainedModel | None = None,
+        max_length: int | None = None,
+        progress: Progress | None = None,
+    ) -> Metrics:
+        """Judge a model by `ndcg_at_10` and `mrr` over queries, or `spearman` over pairs; `dense` is not needed.
+
+        Queries without a relevant document, or without another, do not count.
+
+        Raises:
+            UnsupportedModel: a model that gives no score for a pair.
+            DataError: as `read_rankings`, or no query counts.
+        """
+        asked = read_rankings(rows)
+        features = _encoded(asked, tokenizer, max_length)
+        scores = np.asarray(torch.stack(outputs_by_row(model, tokenizer, features, _read, progress=progress)["scores"]))
+        by_query = np.split(scores, np.cumsum([len(each.documents) for each in asked])[:-1])
+        if all(len(each.documents) == 1 for each in asked):
+            return {"spearman": metric(statistics.spearman, scores, [each.relevance[0] for each in asked])}
+        found = [_placed(each, own) for each, own in zip(asked, by_query, strict=True) if _counts(each)]
+        if not found:
+            raise DataError("no query has both a relevant document and another: give positives and negatives")
+        return ranked(found)
+
+
+def _counts(asked: Ranking) -> bool:
+    return max(asked.relevance, default=0) > min(asked.relevance, default=0) and max(asked.relevance) > 0
+
+
+def _placed(asked: Ranking, scores: Array) -> tuple[Array, Sequence[float]]:
+    places = [asked.documents.index(text) for text in asked.relevant]
+    return ranks(scores, places), [*asked.relevant.values()]
+
+
+def _encoded(asked: Sequence[Ranking], tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Features]:
+    pairs = [(each.query, document) for each in asked for document in each.documents]
+    return encode_texts([[query for query, _ in pairs], [document for _, document in pairs]], tokenizer, max_length)
+
+
+def _read(output: Any, _: Batch) -> Mapping[str, Tensor]:
+    if "logits" not in output or output["logits"].ndim != 2 or output["logits"].shape[1] > MOST_OUTPUTS:
+        raise UnsupportedModel("the model gives no score for a pair: a classifier with one or two outputs does")
+    logits = output["logits"].double()
+    return {"scores": logits[:, -1] - (logits[:, 0] if logits.shape[1] > 1 else 0)}
+
+
+PROVIDES = {"reranking": Reranking()}
