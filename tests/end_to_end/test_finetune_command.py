@@ -106,20 +106,18 @@ class TestInterrupted:
         assert not out.exists()
         return command
 
-    def test_is_resumed(self, run: Run, out: Path, interrupted: list[object]) -> None:
+    def test_is_neither_overwritten_nor_taken_for_another_and_is_resumed(
+        self, run: Run, out: Path, interrupted: list[object]
+    ) -> None:
+        assert_mistake(run(*interrupted), "out.unfinished holds an interrupted run", "--resume")
+        changed = [0.5 if part == 0.6 else part for part in interrupted]
+        assert_mistake(run(*changed, "--resume"), "the interrupted run has pruning", "0.6")
         result = run(*interrupted, "--resume")
         assert result.code == 0, result.err
         assert "clustering" not in result.err
         tuning = json.loads((out / "trimformer.json").read_text())["finetuning"]
         assert tuning["resumed_at_step"] == tuning["steps"] == 12
         assert not out.with_name("out.unfinished").exists()
-
-    def test_is_not_overwritten_by_accident(self, run: Run, interrupted: list[object]) -> None:
-        assert_mistake(run(*interrupted), "out.unfinished holds an interrupted run", "--resume")
-
-    def test_is_not_resumed_as_something_else(self, run: Run, interrupted: list[object]) -> None:
-        changed = [0.5 if part == 0.6 else part for part in interrupted]
-        assert_mistake(run(*changed, "--resume"), "the interrupted run has pruning", "0.6")
 
 
 class TestMistakes:

@@ -150,7 +150,7 @@ def facts(printed: Any) -> Any:
 def test_a_mistake_is_said_once(model: Path, data: Path, tmp_path: Path, started: Processes) -> None:
     command = prune(model, data, tmp_path / "small", "--set", "gamma=-1")
     assert errors(by_hand(started, command, command)) == [
-        ["Error: --set gamma=-1.0 is out of range: it must be above 0"],
+        ["Error: --set gamma=-1 is out of range: it must be above 0"],
         [],
     ]
 

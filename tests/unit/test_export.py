@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from conftest import MAX_LENGTH, TinyBert, build_tokenizer
-from tiny_models import CONFIGS, FAMILIES, heads_of, inputs, is_causal, random_masks, tiny_model
+from tiny_models import CONFIGS, heads_of, inputs, is_causal, random_masks, tiny_model
 from trimformer.data.encoding import encode_texts
 from trimformer.errors import CheckpointError, InvalidOption, NumericalError, UnsupportedModel
 from trimformer.export.folder import CHECK_TEXTS, FACTS, LIMIT, compare, evenly_chosen, export
@@ -32,8 +32,8 @@ onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed: pip 
 pytestmark = pytest.mark.xdist_group("export")  # what is exported is exported once
 
 ENCODERS = [name for name in CONFIGS if not is_causal(name)]
-EXPORTED = (*FAMILIES, "electra")
-"""Of the encoders: one a family, one whose positions start elsewhere, one with narrower embeddings."""
+EXPORTED = ("bert",)
+"""The encoder that is exported by default; the slow tests export all of them."""
 SHAPES = ((11, 4, 7), (1,), (5, 5), (MAX_LENGTH - 2, 3))
 """Lengths of the rows of a batch."""
 INPUTS = ("input_ids", "attention_mask")
@@ -247,7 +247,13 @@ class TestExport:
             export(model, tokenizer, tmp_path / "checkpoint", features, overwrite=True)
 
 
-@pytest.mark.parametrize("modes", [("mean",), ("cls",), ("lasttoken",), ("max", "weightedmean")])
+@pytest.mark.parametrize(
+    "modes",
+    [
+        ("max", "weightedmean"),
+        *(pytest.param((mode,), marks=pytest.mark.slow) for mode in ("mean", "cls", "lasttoken")),
+    ],
+)
 def test_pooling_in_the_graph(modes: tuple[str, ...], written: Callable[..., Path]) -> None:
     model = cut_model("bert", "encoder")
     width = model.config.hidden_size * len(modes)

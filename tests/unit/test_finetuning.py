@@ -352,7 +352,7 @@ class TestMistakes:
             ({"metric_for_best_model": "loss"}, "the task's first metric"),
             ({"learning_rate": "fast"}, "`learning_rate='fast'` must be a number"),
             ({"bf16": "maybe"}, "bf16"),
-            ({"learning_rate": 0.0}, "`learning_rate=0.0` is out of range"),
+            ({"learning_rate": 0.0}, "`learning_rate=0` is out of range"),
             ({"num_train_epochs": float("nan")}, "num_train_epochs=nan"),
             ({"per_device_train_batch_size": 0}, "at least 1"),
         ],

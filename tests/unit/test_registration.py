@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     "first",
     [
         "import trimformer",
-        "import transformers.modeling_utils, trimformer",
+        pytest.param("import transformers.modeling_utils, trimformer", marks=pytest.mark.slow),
         pytest.param("import transformers, trimformer", marks=pytest.mark.slow),
     ],
     ids=["trimformer first", "transformers first", "transformers first, nothing of it loaded"],
