@@ -68,13 +68,11 @@ def test_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
         files.read_rows(str(tmp_path / "a.csv"), "train")
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("a.csv.gz", b"no gzip"), ("a.csv.gz", gzip.compress(b"text\n" * 99)[:-9])]
-)
-def test_damaged_packing_is_named(tmp_path: Path, name: str, content: bytes) -> None:
-    (tmp_path / name).write_bytes(content)
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"text\n" * 99)[:-9]], ids=["not packed", "cut off"])
+def test_damaged_packing_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.csv.gz").write_bytes(content)
     with pytest.raises(DataError, match=r"cannot read .*a\.csv\.gz"):
-        files.read_rows(str(tmp_path / name), "train")
+        files.read_rows(str(tmp_path / "a.csv.gz"), "train")
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
