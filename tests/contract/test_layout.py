@@ -35,7 +35,7 @@ FLOORS = read_plan()
 GROUND = "the ground"
 MAX_FILE_LINES = 350
 LONGER = {"model.modeling_trimformer": 500}
-"""Files that may be longer: the loader is one file, because a copy of it goes into every checkpoint."""
+"""Files that may be longer: all that loads a checkpoint, because every further file has to go into every checkpoint."""
 MAX_BODY_LINES = 50
 FORBIDDEN_IMPORTS = {"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve", "torch.load"}
 COPIED = "model.modeling_trimformer"

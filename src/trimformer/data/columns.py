@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trimformer.errors import DataError, as_given
 
-TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"), ("question", "context"))
+TEXT_COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"), ("question", "context"), ("content",))
 """What columns of text are called where nobody says: one, or two of pairs."""
 _named: ContextVar[Mapping[str, str] | None] = ContextVar("named", default=None)
 

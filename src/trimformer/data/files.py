@@ -18,7 +18,7 @@ import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from trimformer.data.columns import renamed
+from trimformer.data.columns import TEXT_COLUMNS, choose_columns, renamed, texts
 from trimformer.data.hub import read_hub, splits_on_hub
 from trimformer.data.readers import ENDINGS, READERS, ending_of, read_table
 from trimformer.data.rows import Split
@@ -54,6 +54,22 @@ def _rows_at(place: _Place) -> Dataset:
     if len(rows) == 0:
         raise DataError(f"no rows in {place.name}: give a file with at least one row")
     return renamed(rows, place.name)
+
+
+def read_split_of_text(source: str | None, split: Split, task: str) -> Dataset:
+    """Read one split of a task that has nothing but text; rows without any are left out.
+
+    Raises:
+        DataError: no source, rows that cannot be read, have no text column, or are all empty.
+    """
+    if source is None:
+        raise DataError(f"the {task} task has no rows of its own: give a file or folder of text as `data`")
+    rows = read_split(source, split)
+    columns = [texts(rows, name, source) for name in choose_columns(rows, TEXT_COLUMNS, source)]
+    kept = [index for index, values in enumerate(zip(*columns, strict=True)) if any(map(str.strip, values))]
+    if not kept:
+        raise DataError(f"all rows of {source} are empty: give rows with text")
+    return rows.select(kept)
 
 
 def read_split(source: str, split: Split, seed: int = 0) -> Dataset:

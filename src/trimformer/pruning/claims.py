@@ -22,7 +22,7 @@ Range = tuple[int, int]
 
 
 class Claims:
-    """What was asked of each site of a model so far."""
+    """Collects what was asked of each site of a model so far."""
 
     def __init__(self, structure: Structure) -> None:
         self.structure = structure

@@ -21,7 +21,7 @@ from trimformer.pruning.memory import pass_tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What to calibrate on, as the user gave it, see `prune`."""
+    """The data to calibrate on, as the user gave it, see `prune`."""
 
     data: Data
     tokenizer: PreTrainedTokenizerBase | None

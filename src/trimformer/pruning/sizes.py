@@ -87,7 +87,7 @@ class Sizes:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What was asked for, by field, as JSON has it; a field that nobody named is left out."""
+        """The sizes that were asked for, by field, as JSON has it; a field that nobody named is left out."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         return {
             name: list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

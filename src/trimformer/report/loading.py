@@ -14,7 +14,7 @@ SENTENCE_TRANSFORMERS = "modules.json"
 
 @dataclass(frozen=True)
 class Kind:
-    """What a model is for: its name on the hub, the auto class that loads it, and whether a pipeline does as well."""
+    """The use of a model: its name on the hub, the auto class that loads it, and whether a pipeline does as well."""
 
     task: str
     auto_class: str

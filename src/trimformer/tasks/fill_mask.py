@@ -21,18 +21,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import choose_columns, texts
+from trimformer.data.columns import TEXT_COLUMNS, choose_columns, texts
 from trimformer.data.encoding import encode_texts
-from trimformer.data.files import read_split
+from trimformer.data.files import read_split_of_text
 from trimformer.data.rows import TOKENS, Batch, Features, Split
-from trimformer.errors import DataError, InvalidOption, LabelError, UnsupportedModel
+from trimformer.errors import InvalidOption, LabelError, UnsupportedModel
 from trimformer.judging import statistics
 from trimformer.judging.evaluation import outputs_by_row
 from trimformer.judging.metrics import PERPLEXITY, Metrics
 from trimformer.judging.statistics import Array, metric
 from trimformer.progress import Progress
 
-COLUMNS = (("text",), ("sentence",), ("sentence1", "sentence2"), ("content",))
 MASKED_SHARE = 0.15
 MAX_PADDED_TOKENS = 2048
 """Most tokens in a batch: each has the logits of a whole vocabulary."""
@@ -51,14 +50,7 @@ class FillMask:
         Raises:
             DataError: no source, rows that cannot be read, have no text column, or are all empty.
         """
-        if source is None:
-            raise DataError("the fill_mask task has no rows of its own: give a file or folder of text as `data`")
-        rows = read_split(source, split)
-        columns = [texts(rows, name, source) for name in choose_columns(rows, COLUMNS, source)]
-        kept = [index for index, values in enumerate(zip(*columns, strict=True)) if any(map(str.strip, values))]
-        if not kept:
-            raise DataError(f"all rows of {source} are empty: give rows with text")
-        return rows.select(kept)
+        return read_split_of_text(source, split, "fill_mask")
 
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
@@ -71,7 +63,7 @@ class FillMask:
         """
         if labels:
             raise LabelError("rows of the fill_mask task have no labels: choose a task that has")
-        return encode_texts([texts(rows, name) for name in choose_columns(rows, COLUMNS)], tokenizer, max_length)
+        return encode_texts([texts(rows, name) for name in choose_columns(rows, TEXT_COLUMNS)], tokenizer, max_length)
 
     def evaluate(
         self,

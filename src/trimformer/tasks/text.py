@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.columns import TEXT_COLUMNS, choose_columns, texts
 from trimformer.data.encoding import encode_texts
-from trimformer.data.files import read_split
+from trimformer.data.files import read_split_of_text
 from trimformer.data.rows import Batch, Features, Split
 from trimformer.errors import DataError, LabelError, UnsupportedModel
 from trimformer.judging.evaluation import inference, outputs_by_row
@@ -45,14 +45,7 @@ class Text:
         Raises:
             DataError: no source, rows that cannot be read, have no text column, or are all empty.
         """
-        if source is None:
-            raise DataError("the text task has no rows of its own: give a file or folder of text as `data`")
-        rows = read_split(source, split)
-        columns = [texts(rows, name, source) for name in choose_columns(rows, TEXT_COLUMNS, source)]
-        kept = [index for index, values in enumerate(zip(*columns, strict=True)) if any(map(str.strip, values))]
-        if not kept:
-            raise DataError(f"all rows of {source} are empty: give rows with text")
-        return rows.select(kept)
+        return read_split_of_text(source, split, "text")
 
     def encode(
         self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False

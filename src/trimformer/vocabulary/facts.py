@@ -33,13 +33,13 @@ class BeforeAfter:
 
     @property
     def share(self) -> float:
-        """What is left, as a share of what was there; 1 of nothing."""
+        """The part that is left, as a share of what was there; 1 of nothing."""
         return self.after / self.before if self.before else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutFacts:
-    """What the trimmed tokenizer makes of texts that it was not trimmed for."""
+    """Counts of what the trimmed tokenizer makes of texts that it was not trimmed for."""
 
     texts: int
     otherwise: int

@@ -70,12 +70,12 @@ class TokenizerFile:
 
     @property
     def prefix(self) -> str:
-        """What stands before a token that continues a word, such as `##`; empty for none."""
+        """The mark before a token that continues a word, such as `##`; empty for none."""
         return self.model.get("continuing_subword_prefix") or ""
 
     @property
     def suffix(self) -> str:
-        """What stands behind a token that ends a word, such as `</w>`; empty for none."""
+        """The mark behind a token that ends a word, such as `</w>`; empty for none."""
         return self.model.get("end_of_word_suffix") or ""
 
     @property

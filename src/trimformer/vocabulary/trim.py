@@ -34,7 +34,7 @@ class Trimmed:
 
 @dataclass(frozen=True)
 class _Given:
-    """What is there before anything is trimmed."""
+    """The model, tokenizer and texts before anything is trimmed."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
