@@ -35,6 +35,7 @@ from trimformer.observing.watching import check_finite, frozen
 from trimformer.pruning.choose.curves import RemovalCurve, damped, removal_curve
 from trimformer.pruning.choose.search import remove_cheapest
 from trimformer.pruning.contract import Backward, Job
+from trimformer.pruning.refit.blocks import Training, train_blocks
 from trimformer.pruning.refit.walk import Stop, Walk, cut_and_refit
 
 
@@ -84,6 +85,10 @@ class Surgeon:
     """Of the refit, a pull towards the dense weights, and of `align`, towards the identity; at least 0."""
     intercept: bool = True
     """Of the refit: also re-solve the bias."""
+    epochs: int = 0
+    """Then train every block towards the dense one, so often over the calibration rows; 0 leaves it out."""
+    rate: float = 2e-4
+    """Largest step of that training; above 0."""
 
     @property
     def backward(self) -> Backward:
@@ -124,6 +129,7 @@ class Surgeon:
             for stop in Walk(job, "cutting and refitting"):
                 name = stop.site.name
                 masks[name] = self._settle(stop, masks[name], measured.get(name))
+        train_blocks(job, Training(epochs=self.epochs, rate=self.rate))
         return masks
 
     def _settle(self, stop: Stop, mask: Tensor, measured: Curvature | None) -> Tensor:

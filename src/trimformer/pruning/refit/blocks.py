@@ -1,0 +1,208 @@
+"""Refit that is not linear: all weights of a block of the student are trained until it puts out what the dense one does.
+
+A sublayer's closed-form refit solves for one matrix and takes the activations as they are; here producers and
+consumers move together. From the bottom up each block reads the student's own residual stream and is to put out the
+dense model's. A tenth of the batches never train: by them the best epoch is chosen, the one before any training too.
+
+Needs no labels, and no backward pass through more than a block. Memory: hidden states of both models and the targets,
+tokens × width numbers each, and three times a block's weights.
+
+Source: ours. Nearest relatives: block-wise reconstruction of quantised networks, BRECQ (arXiv 2102.05426), and windows
+of layers after pruning (arXiv 2510.14444).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trimformer import processes
+from trimformer.model.structure import Structure
+from trimformer.observing.boundary import Boundary
+from trimformer.observing.watching import frozen
+from trimformer.pruning.contract import Job
+
+HELD_OUT = 10
+"""One batch of so many is held out; with fewer than two nothing is trained."""
+BETAS, WARM_UP = (0.9, 0.95), 0.05
+"""Of Adam, and of its rate, which then falls to zero along a cosine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the blocks are trained."""
+
+    epochs: int
+    rate: float
+    """Largest step of Adam."""
+
+
+def train_blocks(job: Job, training: Training) -> None:
+    """Train the blocks of a student that is cut and refitted, from the bottom up, towards the dense model's.
+
+    Several processes train on their own batches and add up their gradients; all take the same steps.
+
+    Args:
+        job: with a student as it is to be, of all sublayers.
+        training: nothing happens with 0 epochs.
+    """
+    if training.epochs == 0 or len(job.batches) < 2:  # noqa: PLR2004  # one to train on, one held out
+        return
+    blocks = [(chain, block) for chain in range(len(job.dense.architecture.chains)) for block in _blocks(job, chain)]
+    with frozen(job.dense.model), frozen(job.student.model):
+        for chain, block in job.progress(blocks, "refitting blocks"):
+            if block == 0:
+                dense, student = (Boundary(each, job.share(job.batches), chain) for each in (job.dense, job.student))
+                student.hidden = list(dense.hidden)
+            targets = [_whole(dense, index) for index in range(len(dense.batches))]
+            if student.sites:
+                _train(job, student, targets, training)
+            dense.advance(dict(enumerate(targets)))
+            student.advance()
+
+
+def _blocks(job: Job, chain: int) -> range:
+    return range(len(job.dense.blocks(chain)))
+
+
+@torch.no_grad()
+def _whole(boundary: Boundary, index: int) -> Tensor:
+    return boundary.block_output(index)
+
+
+def _train(job: Job, student: Boundary, targets: list[Tensor], training: Training) -> None:
+    """Train the block that the student stands at; it keeps the weights that were best on the batches held out."""
+    structure, site = job.student, student.sites[0]
+    scale = _spread(structure, student, targets)
+    with structure.in_memory(site):
+        losses = _Losses(structure, student, targets, scale)
+        held = _held_out(len(student.batches), job)
+        learned = [index for index in range(len(student.batches)) if index not in held]
+        with _learning(structure.block(site)) as weights:
+            best, kept = losses.mean(held), [weight.detach().clone() for weight in weights]
+            for _ in _epochs(losses, weights, learned, training, job.seed):
+                found = losses.mean(held)
+                if found < best:
+                    best, kept = found, [weight.detach().clone() for weight in weights]
+            with torch.no_grad():
+                for weight, values in zip(weights, kept, strict=True):
+                    weight.copy_(processes.agreed(values))
+
+
+def _held_out(batches: int, job: Job) -> set[int]:
+    """Choose the batches of this process that do not train, spread over all lengths."""
+    return set(range(HELD_OUT // 2, batches, HELD_OUT)) or {batches - 1}
+
+
+def _spread(structure: Structure, student: Boundary, targets: Sequence[Tensor]) -> float:
+    """Compute the variance of the targets, over all real tokens and processes, that losses are shares of."""
+    width = targets[0].shape[-1]
+    sums = torch.zeros(2 * width + 1, dtype=torch.float64)
+    for index, target in enumerate(targets):
+        rows = _real(structure, student, index, target).double()
+        sums += torch.cat([rows.sum(0), rows.square().sum(0), rows.new_tensor([len(rows)])]).cpu()
+    processes.add_up(sums)
+    mean, square = sums[:width] / sums[-1], sums[width:-1] / sums[-1]
+    return max(float((square - mean.square()).sum()), torch.finfo(torch.float32).tiny)
+
+
+def _real(structure: Structure, boundary: Boundary, index: int, values: Tensor) -> Tensor:
+    mask = structure.token_mask(boundary.batches[index], boundary.chain)
+    return values.flatten(0, -2) if mask is None else values[mask]
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """Squared distance of the student's block from the targets, as a share of their variance, by batch."""
+
+    structure: Structure
+    student: Boundary
+    targets: Sequence[Tensor]
+    spread: float
+
+    def __call__(self, index: int) -> Tensor:
+        """Compute the loss of a batch: the mean over its real tokens."""
+        off = self.student.block_output(index).float() - self.targets[index].float()
+        return _real(self.structure, self.student, index, off).square().sum(-1).mean() / self.spread
+
+    @torch.no_grad()
+    def mean(self, indices: set[int]) -> float:
+        """Compute the mean loss of some batches, over all processes."""
+        sums = torch.tensor([sum(float(self(index)) for index in sorted(indices)), len(indices)], dtype=torch.float64)
+        processes.add_up(sums)
+        return float(sums[0] / sums[1])
+
+
+@contextmanager
+def _learning(block: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """Within the context, the weights of a block need gradients."""
+    weights = [weight for weight in block.parameters() if weight.is_floating_point()]
+    for weight in weights:
+        weight.requires_grad_(requires_grad=True)
+    try:
+        yield weights
+    finally:
+        for weight in weights:
+            weight.requires_grad_(requires_grad=False)
+            weight.grad = None
+
+
+def _epochs(
+    losses: _Losses, weights: list[nn.Parameter], batches: list[int], training: Training, seed: int
+) -> Iterator[int]:
+    """Train by Adam, one step a batch, in an order of its own in each epoch; yields after every epoch.
+
+    Steps are taken on copies in float32, so that small ones are not lost where the model has fewer digits.
+    """
+    precise = [weight.detach().float().clone() for weight in weights]
+    adam = torch.optim.Adam(precise, lr=training.rate, betas=BETAS)
+    steps = _most(len(batches))
+    total = steps * training.epochs
+    rates = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _share_of_rate(step, total))
+    for epoch in range(training.epochs):
+        order = random.Random(f"{seed}-{epoch}").sample(batches, len(batches))
+        for step in range(steps):
+            _step(losses, weights, precise, adam, order[step] if step < len(order) else None)
+            rates.step()
+        yield epoch
+
+
+def _step(
+    losses: _Losses,
+    weights: list[nn.Parameter],
+    precise: list[Tensor],
+    adam: torch.optim.Optimizer,
+    index: int | None,
+) -> None:
+    """Take one step of Adam by the gradients of a batch, and of the other processes' batches."""
+    for weight in weights:
+        weight.grad = None
+    if index is not None:
+        losses(index).backward()
+    for weight, copy in zip(weights, precise, strict=True):
+        copy.grad = torch.zeros_like(copy) if weight.grad is None else weight.grad.float()
+    if processes.count() > 1:
+        processes.add_up(*(copy.grad for copy in precise if copy.grad is not None))
+    adam.step()
+    with torch.no_grad():
+        for weight, copy in zip(weights, precise, strict=True):
+            weight.copy_(copy)
+
+
+def _share_of_rate(step: int, total: int) -> float:
+    warm = max(1, round(WARM_UP * total))
+    return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+
+def _most(number: int) -> int:
+    """Give the largest of all processes' numbers."""
+    counts = torch.zeros(processes.count(), dtype=torch.float64)
+    counts[processes.index()] = number
+    processes.add_up(counts)
+    return int(counts.max())
