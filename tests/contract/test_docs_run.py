@@ -29,7 +29,7 @@ OF_DECODERS = {"large.md", "architectures.md"}
 OF_LARGE = {"sizes.md"}
 """Pages that ask for so many heads, neurons and layers."""
 ELSEWHERE = {"CONTRIBUTING.md"}
-"""Pages whose blocks another test runs: tests/contract/test_contributing.py."""
+"""Pages whose blocks other tests run: test_contributing.py, and test_guides.py those of docs/guides."""
 QUICK = {
     "architectures.md",
     "checkpoint.md",
@@ -41,7 +41,7 @@ QUICK = {
 SHELL = ""
 ALL = [(page, block) for page in PAGES for block in blocks(page)]
 TO_RUN = [(page, block) for page, block in ALL if block.language in ("python", SHELL) and not block.reason]
-RUN = sorted({page for page, _ in TO_RUN if page.name not in ELSEWHERE})
+RUN = sorted({page for page, _ in TO_RUN if page.name not in ELSEWHERE and page.parent.name != "guides"})
 
 
 @cache
@@ -51,7 +51,10 @@ def known_commands() -> dict[str, Any]:
 
 
 def short(words: list[str]) -> list[str]:
-    """The words of a command, with as few calibration tokens as a tiny model needs."""
+    """The words of a command, with as few calibration tokens as a tiny model needs, and time that it can be cut to."""
+    if "--latency" in words:
+        at = words.index("--latency") + 1
+        words = [*words[:at], "0.9,0.8" if words[0] == "sweep" else "0.9", *words[at + 1 :]]
     options = {option for parameter in known_commands()[words[0]].params for option in parameter.opts}
     if "--calibration-tokens" not in options:
         return words
