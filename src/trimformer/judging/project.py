@@ -29,12 +29,14 @@ from trimformer.observing import latency
 from trimformer.observing.latency import Latency
 from trimformer.observing.resources import watching_resources
 from trimformer.progress import Progress, Stages, staged
+from trimformer.pruning.budget import Budget
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.facts import BudgetFacts, ParameterFacts, SizesFacts
 from trimformer.pruning.method_options import asked_by
 from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
 from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.result import PruningResult, Shown
+from trimformer.pruning.sizes import Sizes
 from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
 
 ENCODE_ROWS = 2048
@@ -161,8 +163,12 @@ class Project:
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
+        budgets: Sequence[Budget] = (),
+        sizes: Sizes | None = None,
     ) -> Pruner:
         """Make a `Pruner` on rows drawn from the calibration rows.
+
+        `budgets`, with `sizes`, are what it will be asked for: what cannot be is refused before the model is judged.
 
         Raises:
             TrimformerError: wrong options, weights or rows, or a model that does not fit the task; before pruning.
@@ -182,6 +188,7 @@ class Project:
             cache=cache,
             progress=self.stages,
         )
+        pruner.check(budgets, sizes)
         _ = self.before  # a model that does not fit the task fails here, not after minutes of pruning
         return pruner
 
