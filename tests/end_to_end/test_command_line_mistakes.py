@@ -106,6 +106,9 @@ def _wrong_rows(folder: Path) -> None:
     )
     (folder / "typo.yaml").write_text("task: {}\nmethods: {random: }\nbudgets: [0.5]\n")
     (folder / "broken.yaml").write_text("tasks: [\n")
+    (folder / "good.yaml").write_text(
+        "tasks: {a: {task: sst2, model: model, data: reviews}}\nmethods: {random: }\nbudgets: [0.5]\n"
+    )
     (folder / "share.yaml").write_text(
         "tasks: {a: {task: sst2, model: model, data: reviews}}\nmethods: {random: }\nbudgets: [40]\n"
     )
@@ -173,7 +176,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     # how small
     "no size": ("prune model --task sst2 --data reviews --out out", ["exactly one of --flops 0.4"]),
     "two sizes": (f"{PRUNE} --params 0.5", ["exactly one of --flops 0.4"]),
-    "percent": (f"{PRUNE} --flops 40", ["--flops 40", "(0, 1]"]),
+    "percent": (f"{PRUNE} --flops 40", ["--flops 40 is outside (0, 1]"]),
     "percent sign": (f"{PRUNE} --flops 40%", ["--flops 40%", "number"]),
     "nothing left": (f"{PRUNE} --flops 0", ["--flops 0", "(0, 1]"]),
     "unreachable": (f"{PRUNE} --keep-layers 0 --flops 0.3", ["a share of 0.3 cannot be reached", "from 0.5"]),
@@ -211,7 +214,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "out below a file": (f"{PRUNE} --out odd.csv/small", ["odd.csv/small cannot be made", "Not a directory"]),
     "out read-only": (
         f"{PRUNE} --out /proc/small",
-        ["/proc/small cannot be made: /proc cannot be written to", "--out"],
+        ["/proc/small cannot be made: /proc cannot be written to", "another place"],
     ),
     "report a folder": (f"{PRUNE} --report reviews", ["reviews", "folder"]),
     "report exists": (f"{PRUNE} --report odd.csv", ["odd.csv exists"]),
@@ -229,7 +232,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "finetune unlabelled": (f"{TUNE} --task classification --data texts.jsonl", ["texts.jsonl", "label"]),
     "finetune two tasks": ("finetune encoder --data queries.jsonl --out out", ["reranking and embedding", "--task"]),
     "finetune no rows": ("finetune encoder --out out", ["--task"]),
-    "finetune argument": (f"{TUNE} --data tickets.jsonl --train epochs=1", ["unknown training argument 'epochs'"]),
+    "finetune argument": (
+        f"{TUNE} --data tickets.jsonl --train epochs=1",
+        ["unknown training argument 'epochs'", "'num_train_epochs'"],
+    ),
     "finetune no value": (f"{TUNE} --data tickets.jsonl --train patience", ["--train 'patience' must be name=value"]),
     "finetune label": (f"{TUNE} --data misspelt.jsonl", ["'biling'", "did you mean 'billing'?"]),
     "finetune resume": (f"{TUNE} --data tickets.jsonl --dense-too", ["--dense-too needs"]),
@@ -261,7 +267,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "compare key": ("compare typo.yaml --out out", ["'task'", "'tasks'"]),
     "compare method": ("compare plan.yaml --out out", ["'kprun'", "'kprune'"]),
     "compare share": ("compare share.yaml --out out", ["40"]),
-    "compare read-only": ("compare share.yaml --out /proc/results", []),
+    "compare read-only": ("compare good.yaml --out /proc/results", ["/proc cannot be written to"]),
     "report no folder": ("report nowhere --out page.html", ["nowhere"]),
     "report other folder": ("report reviews --out page.html", ["reviews"]),
     "demo no method": ("demo --method x --out out", ["unknown method 'x'"]),

@@ -50,7 +50,7 @@ def finetune_command(
     from trimformer.cli import finetune_run, steps
     from trimformer.model.checkpoint import check_writable
 
-    columns = columns_named(column)
+    columns, options = columns_named(column), finetune_run.tuning(train)
     check_writable(out, overwrite=overwrite, source=model)
     run = finetune_run.Run(
         model=model,
@@ -58,7 +58,7 @@ def finetune_command(
         data=data,
         columns=columns,
         out=out,
-        options=finetune_run.tuning(train),
+        options=options,
         max_length=max_length,
         seed=seed,
         device=device,

@@ -31,7 +31,7 @@ def check_place(path: Path) -> None:
             pass
     except OSError as error:
         raise CheckpointError(
-            f"{path} cannot be made: {parent} cannot be written to ({reason(error)}); choose another `out`"
+            f"{path} cannot be made: {parent} cannot be written to ({reason(error)}); choose another place"
         ) from None
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer.data.batches import Workload, rows_at_once
-from trimformer.errors import InvalidOption, UnreachableTarget, require_range
+from trimformer.errors import InvalidOption, UnreachableTarget, as_given, require_range
 from trimformer.model.limits import most_tokens
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure
@@ -84,7 +84,8 @@ class Budget:
             raise InvalidOption(f"a budget needs exactly one of flops=…, params=… or latency=…, got {given or 'none'}")
         ((name, value),) = given.items()
         if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
-            raise InvalidOption(f"`{name}={value!r}` is outside (0, 1]: it is the share to keep, 0.4 keeps 40 %")
+            shown = as_given(value) if isinstance(value, float) else repr(value)
+            raise InvalidOption(f"`{name}={shown}` is outside (0, 1]: it is the share to keep, 0.4 keeps 40 %")
         ROUND_TO.check(self.round_to)
         if not isinstance(self.uniform, bool):
             raise InvalidOption(f"`uniform={self.uniform!r}` must be true or false")
