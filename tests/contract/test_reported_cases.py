@@ -1,4 +1,4 @@
-"""What users of such tools reported as missing or broken, tried on tiny models of the same kind; each report is named."""
+"""What users of such tools reported as missing or broken, tried on tiny models of the same kind."""
 
 from __future__ import annotations
 
