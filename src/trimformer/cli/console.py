@@ -56,6 +56,11 @@ def headline(text: str, about: str = "") -> None:
         out_console.print(Text(f"{about}\n" if about else ""), soft_wrap=True)
 
 
+def remark(text: str) -> None:
+    """Print a sentence about what was printed above on stdout."""
+    out_console.print(Text(text), highlight=False)
+
+
 def written_code(what: str, code: str) -> None:
     """Print a line of code on stdout, in one piece, so that it can be copied."""
     out_console.print(Text.assemble(f"{what}: ", (code, "bold")), soft_wrap=True, highlight=False)

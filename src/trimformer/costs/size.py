@@ -101,7 +101,10 @@ def _possible_biases(structure: Structure, workload: Workload) -> Iterator[tuple
     dtype = workload.stored_dtype or structure.model.dtype
     for site in structure:
         if not site.consumer_bias:
-            yield f"{structure.model.base_model_prefix}.{site.consumer}.bias", torch.empty(site.width, dtype=dtype, device="meta")
+            yield (
+                f"{structure.model.base_model_prefix}.{site.consumer}.bias",
+                torch.empty(site.width, dtype=dtype, device="meta"),
+            )
 
 
 PROVIDES = {"size": FileSize()}

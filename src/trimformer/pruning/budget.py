@@ -54,6 +54,11 @@ def workload_of(model: PreTrainedModel, length: float | None, rows: int | None, 
     return Workload(length, rows or rows_at_once(model, length))
 
 
+def stored_in(workload: Workload, own: torch.dtype, stored: torch.dtype) -> Workload:
+    """Say in which precision weights are stored, where it is another than their own."""
+    return workload if own == stored else replace(workload, precision=str(stored).removeprefix("torch."))
+
+
 CostTables = dict[str, Tensor]
 """Cost of keeping 0, 1, … units, `(units + 1,)` by site name; starts at 0 and never falls."""
 
@@ -131,7 +136,9 @@ class Budget:
         """
         value = self._given[self.cost]
         if isinstance(value, str):
-            raise InvalidOption(f"which share `{self.cost}={value}` is depends on the model: ask for a share, in (0, 1]")
+            raise InvalidOption(
+                f"which share `{self.cost}={value}` is depends on the model: ask for a share, in (0, 1]"
+            )
         return float(value)
 
     def as_share(self, structure: Structure, price: Callable[[str], Prices]) -> Budget:

@@ -25,30 +25,34 @@ PRUNING_PER_MEASURING = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class ForetoldLoss:
-    """The divergence from the dense model that is expected on rows like those of the calibration."""
+    """The divergence from the dense model that is expected on other rows like those of the calibration."""
 
     expected: float
     """In nats for each prediction; of numbers and embeddings half the squared distance. Without gradients, no unit."""
-    low: float
-    high: float
-    """Upper end of the band that measured results lay in; `low` is the lower one."""
+    low: float | None = None
+    high: float | None = None
+    """Upper end of the band that measured results lay in, `low` is the lower one; None of a loss without unit."""
 
 
-def foretold(structure: Structure, masks: Masks, curves: Mapping[str, Tensor], tokens: int, count: float) -> ForetoldLoss:
-    """Foretell what the units that masks remove cost together.
+def foretold(structure: Structure, masks: Masks, curves: Mapping[str, Tensor], tokens: int) -> float:
+    """Add up what the units cost that masks remove, as expected on other rows.
 
     Args:
         structure: of the dense model.
         masks: of all its sites.
         curves: cost of each removal, `(units,)`, in order, by site that has units.
         tokens: number of calibration tokens.
-        count: predictions that the model makes for a sequence, whose costs the curves add up.
     """
     expected = 0.0
     for site in structure.occupied:
         removed = site.units - int(masks[site.name].sum())
         expected += unseen_ratio(site.features, tokens) * float(curves[site.name][:removed].sum())
-    return ForetoldLoss(expected=expected / count, low=expected / count / BAND, high=expected / count * BAND)
+    return expected
+
+
+def with_band(expected: float) -> ForetoldLoss:
+    """Put the band around a loss in nats."""
+    return ForetoldLoss(expected=expected, low=expected / BAND, high=expected * BAND)
 
 
 def unseen_ratio(features: int, tokens: int) -> float:

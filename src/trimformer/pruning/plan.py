@@ -16,22 +16,24 @@ from trimformer.model.sites import Masks, place
 from trimformer.model.structure import Structure, parameter_count
 from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured
-from trimformer.observing.predictions import predictions
+from trimformer.observing.predictions import Predictions, predictions
 from trimformer.observing.watching import frozen
 from trimformer.pruning.budget import Budget, CostTables, MeasuredCost, Prices, total_cost
 from trimformer.pruning.claims import by_layer, called
 from trimformer.pruning.contract import Foretells, Job, Method
 from trimformer.pruning.facts import BlockFacts, BudgetFacts, compact_curves, units_by_block
-from trimformer.pruning.foretelling import PRUNING_PER_MEASURING, ForetoldLoss, foretold
+from trimformer.pruning.foretelling import PRUNING_PER_MEASURING, ForetoldLoss, foretold, with_band
 from trimformer.pruning.memory import footprint
 from trimformer.pruning.probe import shortest_row
 from trimformer.pruning.sizes import Sizes
-from trimformer.pruning.target import Target
+from trimformer.pruning.target import COUNTED, Target
 from trimformer.pruning.uniform import uniform_job
 
 DEFAULT_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 """Shares of the FLOPs that are planned where no budget is named."""
 MILLISECONDS = 1e-3
+DISTANCE_OF = {"categorical": "kl", "gaussian": "half_squared_distance"}
+"""Distance that a loss is, by the family of the model's predictions; of embeddings 1 minus the cosine is the same."""
 
 
 class Measuring(Protocol):
@@ -55,6 +57,9 @@ class Measuring(Protocol):
 
     def target(self, budget: Budget | None, sizes: Sizes | None) -> Target:
         """Make the target of a budget, sizes or both."""
+
+    def reachable(self, cost: str, sizes: Sizes | None) -> tuple[float, float]:
+        """Compute the least and the largest share of a cost that sizes allow."""
 
     def check(self, budgets: Sequence[Budget], sizes: Sizes | None) -> None:
         """Refuse budgets of which one cannot be reached."""
@@ -113,8 +118,8 @@ class Plan:
     tokens: int
     """Calibration tokens that were measured on."""
     sequences: int
-    in_nats: bool
-    """True if losses have a unit, see `ForetoldLoss`; else they only compare sizes."""
+    distance: str | None
+    """What losses are, of `DISTANCE_OF`; None where they have no unit, and only compare sizes."""
     measuring_seconds: float | None
     """Seconds that measuring took, in this run or an earlier one; None where that is not known."""
     pruning_seconds: float | None
@@ -194,29 +199,36 @@ def check_foretells(name: str, method: Method) -> Foretells:
     )
 
 
+def default_budgets(least: float, *, round_to: int = 1, uniform: bool = False) -> list[Budget]:
+    """Make the budgets that are compared where none is named: `DEFAULT_SHARES`, but for those below the least."""
+    return [Budget(flops=share, round_to=round_to, uniform=uniform) for share in DEFAULT_SHARES if share >= least]
+
+
 def make_plan(of: Measuring, budgets: Sequence[Budget] | None, sizes: Sizes | None) -> Plan:
     """Make the plan of some budgets; measures where that is not done yet, and changes nothing.
 
     Args:
         of: a pruner of the units that the sizes ask for.
-        budgets: those to compare; None for `DEFAULT_SHARES`.
+        budgets: those to compare; None for `default_budgets`.
         sizes: asked for by name; each budget decides what they leave open.
 
     Raises:
         TrimformerError: the method cannot foretell, or a budget cannot be reached; before anything is measured.
     """
-    budgets = [Budget(flops=share) for share in DEFAULT_SHARES] if budgets is None else budgets
     method, calibration = check_foretells(of.name, of.method), of.calibration
+    budgets = default_budgets(of.reachable(COUNTED, sizes)[0]) if budgets is None else budgets
     of.check(budgets, sizes)
     if not budgets:
         raise InvalidOption("`budgets` is empty: give at least one, such as Budget(flops=0.5)")
-    measured, dense, count = of.measured, calibration.dense, _predictions_of_a_sequence(calibration)
+    measured, dense, predicted = of.measured, calibration.dense, _predicted(calibration)
+    count = calibration.mean_length if predicted.token_axis == 1 else predicted.values.shape[1]
     tables = {site: found.removal_cost for site, found in measured.items()}
     planned = []
     for budget in budgets:
         target = of.target(budget, sizes)
         masks = _decided(of, method, target)
-        loss = foretold(dense, masks, tables, calibration.tokens, count)
+        expected = foretold(dense, masks, tables, calibration.tokens) / count
+        loss = with_band(expected) if method.in_nats else ForetoldLoss(expected=expected)
         planned.append(_size(of, budget, target, masks, loss))
     seconds = of.measuring_seconds
     return Plan(
@@ -224,7 +236,7 @@ def make_plan(of: Measuring, budgets: Sequence[Budget] | None, sizes: Sizes | No
         model=dense.model.name_or_path or "",
         tokens=calibration.tokens,
         sequences=calibration.sequences,
-        in_nats=method.in_nats,
+        distance=DISTANCE_OF[predicted.family] if method.in_nats else None,
         measuring_seconds=seconds,
         pruning_seconds=None if seconds is None else PRUNING_PER_MEASURING * seconds,
         memory_bytes=footprint(dense, calibration.batches, of.method).needed,
@@ -281,7 +293,9 @@ def sizes_by_layer(structure: Structure, masks: Masks) -> dict[str, dict[str, An
     found: dict[str, dict[str, Any]] = {}
     for number, layer in enumerate(by_layer(structure)):
         words = [called(site)[0] for site in layer]
-        names = [word if words.count(word) == 1 else place(site.name)[1] for word, site in zip(words, layer, strict=True)]
+        names = [
+            word if words.count(word) == 1 else place(site.name)[1] for word, site in zip(words, layer, strict=True)
+        ]
         found[str(number)] = {
             name: int(masks[site.name].sum()) * site.groups for name, site in zip(names, layer, strict=True)
         }
@@ -289,9 +303,8 @@ def sizes_by_layer(structure: Structure, masks: Masks) -> dict[str, dict[str, An
 
 
 @torch.no_grad()
-def _predictions_of_a_sequence(calibration: Calibration) -> float:
-    """Count the predictions that a model makes for a sequence: one, as many as it has tokens, or two of a span."""
+def _predicted(calibration: Calibration) -> Predictions:
+    """Give what the model predicts for one row, to know of which kind it is and how many there are of a sequence."""
     model, row = calibration.dense.model, shortest_row(calibration.batches)
     with frozen(model):
-        found = predictions(model(**row), row, model)
-    return calibration.mean_length if found.token_axis == 1 else found.values.shape[1]
+        return predictions(model(**row), row, model)

@@ -312,7 +312,7 @@ class Pruner:
         return self._prices[cost]
 
     def _kept_by_cost(self, masks: Masks) -> dict[str, float]:
-        """Compute the share of every cost that stays; of measured times and of the file, where they are priced already."""
+        """Compute the share of every cost that stays; of times and of the file, where they are priced already."""
         costs, asked_only = plugins.provided("costs"), (MeasuredCost, HasUnit)
         counted = [name for name, cost in costs.items() if name in self._prices or not isinstance(cost, asked_only)]
         return {name: self.prices(name).kept(masks) for name in counted}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,12 @@ from trimformer.judging.manifest import DENSE, FINETUNED, PRUNED, Manifest
 from trimformer.judging.metrics import Metric, Metrics, interval, sample, shown
 from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.pruning.facts import BlockFacts, GuardFacts, PruningFacts
-from trimformer.report import summary
+from trimformer.pruning.plan import Plan, PlannedSize
+from trimformer.report import plans, summary
 from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
+
+WIDTH = 80
+"""Columns of a terminal that a table keeps to."""
 
 
 def metrics_table(metrics: Metrics) -> Table:
@@ -152,6 +156,49 @@ def units_table(blocks: Sequence[BlockFacts]) -> Table:
         found = [block.units.get(kind) for kind in kinds]
         counts = [(f"{each.kept}/{each.of}", _bar(each.kept, each.of)) if each else ("", "") for each in found]
         table.add_row(str(block.block), *(cell for pair in counts for cell in pair))
+    return table
+
+
+def plan_tables(plan: Plan) -> Iterator[Table]:
+    """Show a plan: one row a size, then the units that each layer would keep, a column a size; fits 80 columns."""
+    timed = plan.dense.latency_ms is not None
+    table = _table("asked", "expected loss", "band", "MB", "parameters", "FLOPs", *(["time"] if timed else []))
+    times = [f"{plan.dense.latency_ms:.1f} ms"] if timed else []
+    table.add_row(
+        "nothing", "", "", _megabytes(plan.dense.bytes), f"{plan.dense.parameters / 1e6:.2f} M", "100.0%", *times
+    )
+    for size, loss, band in zip(plan, plans.losses(plan), plans.bands(plan), strict=True):
+        times = [] if size.latency_ms is None else [f"{size.latency_ms:.1f} ms"]
+        counts = _megabytes(size.bytes), f"{size.parameters / 1e6:.2f} M", f"{size.kept['flops']:.1%}"
+        table.add_row(plans.asked(size), loss, band, *counts, *times)
+    table.caption = " "
+    yield table
+    widths = _unit_widths(plan)
+    at_once = max(1, (WIDTH - len("block ")) // (sum(widths.values()) + len(widths)))
+    for start in range(0, len(plan), at_once):
+        yield _layers_table(plan.budgets[start : start + at_once], widths)
+
+
+def _unit_widths(plan: Plan) -> dict[str, int]:
+    """Count the characters of the largest number of units of every kind."""
+    widths: dict[str, int] = {}
+    for row in plan[0].units:
+        for kind, units in row.units.items():
+            widths[kind] = max(widths.get(kind, 1), len(str(units.of)))
+    return widths
+
+
+def _layers_table(sizes: Sequence[PlannedSize], widths: Mapping[str, int]) -> Table:
+    table = _table("block", *(size.asked for size in sizes))
+    for number, row in enumerate(sizes[0].units):
+        kept = [size.units[number].units for size in sizes]
+        cells = (
+            " ".join(f"{own[kind].kept if kind in own else '':>{width}}" for kind, width in widths.items())
+            for own in kept
+        )
+        table.add_row(str(row.block), *cells)
+    named = " and ".join(summary.UNIT_NAMES.get(kind, kind) for kind in widths)
+    table.caption = f"{named} that stay\n"
     return table
 
 
