@@ -197,7 +197,7 @@ MISTAKES: dict[str, tuple[Callable[[Given], Any], str]] = {
     "Pruner.check one": (lambda g: g.pruner.check(HALF), "`budgets=Budget.*must be a list of Budgets"),
     "Pruner.reachable": (lambda g: g.pruner.reachable("flop"), "unknown cost 'flop'. Did you mean 'flops'?"),
     # Budget and Sizes
-    "Budget nothing": (lambda _: Budget(), "exactly one of flops=…, params=… or latency=…"),
+    "Budget nothing": (lambda _: Budget(), "exactly one of flops=…, params=…, latency=… or size=…"),
     "Budget two": (lambda _: Budget(flops=0.5, params=0.5), "exactly one of"),
     "Budget percent": (lambda _: Budget(flops=40), r"`flops=40` is outside \(0, 1\]"),
     "Budget text": (lambda _: Budget(flops="0.4"), r"`flops='0\.4'` is outside"),

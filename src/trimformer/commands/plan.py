@@ -47,7 +47,6 @@ from trimformer.model.parameters import DEVICE, DTYPE
 from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, ROUND_TO, SEED
 
 HELP_PLACE = ("Make it smaller", 2)
-MANY_PROCESSES = True
 
 
 def plan_command(

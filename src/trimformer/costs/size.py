@@ -92,8 +92,9 @@ def megabytes(size: float) -> str:
 
 
 def _width(structure: Structure, site: Site, workload: Workload) -> int:
-    dtype: torch.dtype = workload.stored_dtype or structure.projection(site.consumer).weight.dtype
-    return dtype.itemsize
+    """Count the bytes of a number of the site's weights; one without units has none left."""
+    own = structure.projection(site.consumer).weight.dtype if site.units else structure.model.dtype
+    return (workload.stored_dtype or own).itemsize
 
 
 def _possible_biases(structure: Structure, workload: Workload) -> Iterator[tuple[str, Tensor]]:

@@ -28,7 +28,7 @@ class ForetoldLoss:
     """The divergence from the dense model that is expected on other rows like those of the calibration."""
 
     expected: float
-    """In nats for each prediction; of numbers and embeddings half the squared distance. Without gradients, no unit."""
+    """Divergence in nats, of a number half the squared distance; or something of no unit, which only compares sizes."""
     low: float | None = None
     high: float | None = None
     """Upper end of the band that measured results lay in, `low` is the lower one; None of a loss without unit."""

@@ -16,7 +16,7 @@ from trimformer.model.sites import Masks, place
 from trimformer.model.structure import Structure, parameter_count
 from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured
-from trimformer.observing.predictions import Predictions, predictions
+from trimformer.observing.predictions import predictions
 from trimformer.observing.watching import frozen
 from trimformer.pruning.budget import Budget, CostTables, MeasuredCost, Prices, total_cost
 from trimformer.pruning.claims import by_layer, called
@@ -33,7 +33,7 @@ DEFAULT_SHARES = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
 """Shares of the FLOPs that are planned where no budget is named."""
 MILLISECONDS = 1e-3
 DISTANCE_OF = {"categorical": "kl", "gaussian": "half_squared_distance"}
-"""Distance that a loss is, by the family of the model's predictions; of embeddings 1 minus the cosine is the same."""
+"""Distance that a loss is, by the family of the model's predictions."""
 
 
 class Measuring(Protocol):
@@ -220,15 +220,15 @@ def make_plan(of: Measuring, budgets: Sequence[Budget] | None, sizes: Sizes | No
     of.check(budgets, sizes)
     if not budgets:
         raise InvalidOption("`budgets` is empty: give at least one, such as Budget(flops=0.5)")
-    measured, dense, predicted = of.measured, calibration.dense, _predicted(calibration)
-    count = calibration.mean_length if predicted.token_axis == 1 else predicted.values.shape[1]
+    measured, dense = of.measured, calibration.dense
+    distance = _distance(calibration) if method.in_nats else None
     tables = {site: found.removal_cost for site, found in measured.items()}
     planned = []
     for budget in budgets:
         target = of.target(budget, sizes)
         masks = _decided(of, method, target)
-        expected = foretold(dense, masks, tables, calibration.tokens) / count
-        loss = with_band(expected) if method.in_nats else ForetoldLoss(expected=expected)
+        expected = foretold(dense, masks, tables, calibration.tokens)
+        loss = with_band(expected) if distance else ForetoldLoss(expected=expected)
         planned.append(_size(of, budget, target, masks, loss))
     seconds = of.measuring_seconds
     return Plan(
@@ -236,7 +236,7 @@ def make_plan(of: Measuring, budgets: Sequence[Budget] | None, sizes: Sizes | No
         model=dense.model.name_or_path or "",
         tokens=calibration.tokens,
         sequences=calibration.sequences,
-        distance=DISTANCE_OF[predicted.family] if method.in_nats else None,
+        distance=distance,
         measuring_seconds=seconds,
         pruning_seconds=None if seconds is None else PRUNING_PER_MEASURING * seconds,
         memory_bytes=footprint(dense, calibration.batches, of.method).needed,
@@ -303,8 +303,15 @@ def sizes_by_layer(structure: Structure, masks: Masks) -> dict[str, dict[str, An
 
 
 @torch.no_grad()
-def _predicted(calibration: Calibration) -> Predictions:
-    """Give what the model predicts for one row, to know of which kind it is and how many there are of a sequence."""
+def _distance(calibration: Calibration) -> str | None:
+    """Name the distance that losses are; None where a sequence has several predictions, or an embedding.
+
+    A curve takes the errors of a sequence's tokens as if they had nothing to do with each other. Where a prediction is
+    made of many tokens, as an embedding is, they add up: what is lost is many times more than the curve says.
+    """
     model, row = calibration.dense.model, shortest_row(calibration.batches)
     with frozen(model):
-        return predictions(model(**row), row, model)
+        found = predictions(model(**row), row, model)
+    _, count, numbers = found.values.shape
+    trusted = found.token_axis is None and count == 1 and (found.family == "categorical" or numbers == 1)
+    return DISTANCE_OF[found.family] if trusted else None

@@ -14,11 +14,9 @@ from trimformer.report.characters import printable
 from trimformer.report.render import render
 
 DISTANCES = {
-    "kl": "KL divergence from the original, in nats a prediction",
-    "half_squared_distance": "half the squared distance from the original (of embeddings 1 - cosine)",
+    "kl": "KL divergence from the original, in nats",
+    "half_squared_distance": "half the squared distance from the original's number",
 }
-RELATIVE = "share of the largest one here"
-"""What a loss without unit is."""
 
 
 def losses(plan: Plan) -> list[str]:
@@ -52,12 +50,11 @@ def asked(size: PlannedSize) -> str:
 
 def remarks(plan: Plan) -> list[str]:
     """Say what losses are, what they are worth, and what pruning takes."""
-    what = DISTANCES.get(plan.distance or "", RELATIVE)
-    said = [f"Loss: {what}, expected on rows like the {plan.sequences:,} measured ones ({plan.tokens:,} tokens)."]
-    if plan.distance:
-        said.append("Nine of ten refitted models lay within such a band; a metric may hide or magnify it.")
+    rows = f"{plan.sequences:,} measured rows ({plan.tokens:,} tokens)"
+    if plan.distance is None:
+        said = [f"Loss: by the {rows}, relative to the largest here. It ranks sizes, and does not tell what is lost."]
     else:
-        said.append("Without gradients it only tells sizes apart.")
+        said = [f"Loss: {DISTANCES[plan.distance]}, on rows like the {rows}; a metric may hide or magnify it."]
     seconds = "" if plan.pruning_seconds is None else f"about {rounded(plan.pruning_seconds)} s, and "
     return [*said, f"Pruning to one size takes {seconds}about {plan.memory_bytes / 1e9:.1f} GB beside the model."]
 
@@ -118,7 +115,7 @@ def _facts(plan: Plan) -> dict[str, object]:
         "remarks": remarks(plan),
         "picture": pictures.foretold(
             [(100 * size.kept["flops"], size.loss.expected, size.loss.low, size.loss.high) for size in plan],
-            "expected loss" if plan.distance else "loss, no unit",
+            "expected loss" if plan.distance else "loss, without unit",
         ),
     }
 
