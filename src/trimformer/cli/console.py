@@ -56,9 +56,9 @@ def headline(text: str, about: str = "") -> None:
         out_console.print(Text(f"{about}\n" if about else ""), soft_wrap=True)
 
 
-def remark(text: str) -> None:
-    """Print a sentence about what was printed above on stdout."""
-    out_console.print(Text(text), highlight=False)
+def remarks(said: Iterable[str]) -> None:
+    """Print sentences about the tables above on stdout, with a free line before them."""
+    out_console.print(Text("\n".join(["", *said])), highlight=False)
 
 
 def written_code(what: str, code: str) -> None:

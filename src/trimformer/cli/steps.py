@@ -280,8 +280,7 @@ def report_plan(plan: Plan, out: Path | None, report: Path | None, *, command: s
         return
     for table in terminal.plan_tables(plan):
         out_console.print(table)
-    for remark in plans.remarks(plan):
-        console.remark(remark)
+    console.remarks(plans.remarks(plan))
     if out is not None:
         console.written("sizes", out, f"edit them, and prune with --sites {out}")
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from trimformer.judging.manifest import DENSE, FINETUNED, PRUNED, Manifest
 from trimformer.judging.metrics import Metric, Metrics, interval, sample, shown
@@ -60,6 +62,8 @@ def _add_guard(table: Table, guard: GuardFacts | None) -> None:
 def _add_costs(table: Table, pruning: PruningFacts) -> None:
     budget, parameters = pruning.budget, pruning.parameters
     for cost, share in pruning.kept.items():
+        if cost == summary.FILE:
+            continue
         alone = pruning.sizes is not None and pruning.sizes.alone
         asked = f"{budget.asked:.1%} asked" if cost == budget.cost and not alone else ""
         whole = "latency, by the table" if cost == "latency" else f"{cost} of sublayers"
@@ -72,7 +76,9 @@ def _add_sizes(table: Table, facts: Manifest) -> None:
     size = summary.file_size(facts)
     if size is not None:
         sizes = (f"{each / 1e6:.1f} MB" for each in (size.before, size.after))
-        table.add_row("file of the weights", *sizes, f"{size.share:.1%} kept")
+        budget = facts.pruning.budget
+        asked = f", {budget.asked:.1%} asked" if budget.cost == summary.FILE else " kept"
+        table.add_row("file of the weights", *sizes, f"{size.share:.1%}{asked}")
     if facts.vocabulary is not None:
         tokens = facts.vocabulary.tokens
         table.add_row("tokens known", str(tokens.before), str(tokens.after), f"{tokens.share:.1%} kept")
@@ -159,7 +165,7 @@ def units_table(blocks: Sequence[BlockFacts]) -> Table:
     return table
 
 
-def plan_tables(plan: Plan) -> Iterator[Table]:
+def plan_tables(plan: Plan) -> Iterator[RenderableType]:
     """Show a plan: one row a size, then the units that each layer would keep, a column a size; fits 80 columns."""
     timed = plan.dense.latency_ms is not None
     table = _table("asked", "expected loss", "band", "MB", "parameters", "FLOPs", *(["time"] if timed else []))
@@ -171,9 +177,9 @@ def plan_tables(plan: Plan) -> Iterator[Table]:
         times = [] if size.latency_ms is None else [f"{size.latency_ms:.1f} ms"]
         counts = _megabytes(size.bytes), f"{size.parameters / 1e6:.2f} M", f"{size.kept['flops']:.1%}"
         table.add_row(plans.asked(size), loss, band, *counts, *times)
-    table.caption = " "
     yield table
     widths = _unit_widths(plan)
+    yield Text(f"\n{' and '.join(summary.UNIT_NAMES.get(kind, kind) for kind in widths)} that stay, by block")
     at_once = max(1, (WIDTH - len("block ")) // (sum(widths.values()) + len(widths)))
     for start in range(0, len(plan), at_once):
         yield _layers_table(plan.budgets[start : start + at_once], widths)
@@ -197,8 +203,6 @@ def _layers_table(sizes: Sequence[PlannedSize], widths: Mapping[str, int]) -> Ta
             for own in kept
         )
         table.add_row(str(row.block), *cells)
-    named = " and ".join(summary.UNIT_NAMES.get(kind, kind) for kind in widths)
-    table.caption = f"{named} that stay\n"
     return table
 
 
