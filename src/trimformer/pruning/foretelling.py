@@ -15,7 +15,7 @@ from torch import Tensor
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure
 
-BAND = 2.0
+BAND = 2.5
 """Factor, up and down, within which the divergence of refitted models was found; docs/plan.md has all of them."""
 FEWEST = 1.25
 """Least tokens a feature that the ratio is computed with: nearer to 1 it grows without limit."""

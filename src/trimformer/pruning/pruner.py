@@ -267,6 +267,7 @@ class Pruner:
 
     def target(self, budget: Budget | None, sizes: Sizes | None) -> Target:
         """Make the target of a budget, sizes or both, as this model has them."""
+        check_asked(budget, sizes)
         budget = budget and budget.as_share(self.calibration.dense, self.prices)
         target = aimed(budget, sizes, self.calibration.dense, self.name, self.method)
         if target.uniform:

@@ -110,9 +110,8 @@ def aimed(budget: Budget | None, sizes: Sizes | None, structure: Structure, name
         method: with its options.
 
     Raises:
-        InvalidOption: neither says how small, or sizes do not fit the model or the method.
+        InvalidOption: sizes do not fit the model or the method.
     """
-    check_asked(budget, sizes)
     if sizes is None:
         return Target(budget, None, Constraints())
     constraints = suited(constrain(sizes, structure), structure, name, method)
