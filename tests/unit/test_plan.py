@@ -20,7 +20,7 @@ from trimformer.errors import CheckpointError, InvalidOption, UnreachableTarget
 from trimformer.model.checkpoint import write
 from trimformer.model.structure import read_structure
 from trimformer.pruning.cache import MeasuredCache
-from trimformer.pruning.foretelling import BAND, unseen_ratio
+from trimformer.pruning.foretelling import BAND, TOGETHER, unseen_ratio
 from trimformer.pruning.sizes import read_sizes
 
 TEXTS = [" ".join(WORDS.split()[start : start + 4 + start % 5]) for start in range(20)] * 3
@@ -169,7 +169,7 @@ def test_a_loss_is_what_the_curves_add_up_to_on_unseen_rows(pruner: Pruner) -> N
         removed = ~masks[site.name]
         own = pruner.measured[site.name].removal_cost.sort().values[: int(removed.sum())].sum()
         added += float(own) * unseen_ratio(site.features, pruner.calibration.tokens)
-    assert planned.loss.expected == pytest.approx(added)
+    assert planned.loss.expected == pytest.approx(TOGETHER * added)
 
 
 @pytest.mark.parametrize(

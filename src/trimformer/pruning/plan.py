@@ -227,8 +227,8 @@ def make_plan(of: Measuring, budgets: Sequence[Budget] | None, sizes: Sizes | No
     for budget in budgets:
         target = of.target(budget, sizes)
         masks = _decided(of, method, target)
-        expected = foretold(dense, masks, tables, calibration.tokens)
-        loss = with_band(expected) if distance else ForetoldLoss(expected=expected)
+        added = foretold(dense, masks, tables, calibration.tokens)
+        loss = with_band(added) if distance else ForetoldLoss(expected=added)
         planned.append(_size(of, budget, target, masks, loss))
     seconds = of.measuring_seconds
     return Plan(
