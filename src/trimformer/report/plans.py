@@ -50,11 +50,11 @@ def asked(size: PlannedSize) -> str:
 
 def remarks(plan: Plan) -> list[str]:
     """Say what losses are, what they are worth, and what pruning takes."""
-    rows = f"{plan.sequences:,} measured rows ({plan.tokens:,} tokens)"
+    rows = f"rows like the {plan.sequences:,} that were measured ({plan.tokens:,} tokens)"
     if plan.distance is None:
-        said = [f"Loss: by the {rows}, relative to the largest here. It ranks sizes, and does not tell what is lost."]
+        said = [f"Loss: relative to the largest here, on {rows}. It ranks sizes, and does not tell what is lost."]
     else:
-        said = [f"Loss: {DISTANCES[plan.distance]}, on rows like the {rows}; a metric may hide or magnify it."]
+        said = [f"Loss: {DISTANCES[plan.distance]}, on {rows}; a metric may hide or magnify it."]
     seconds = "" if plan.pruning_seconds is None else f"about {rounded(plan.pruning_seconds)} s, and "
     return [*said, f"Pruning to one size takes {seconds}about {plan.memory_bytes / 1e9:.1f} GB beside the model."]
 
