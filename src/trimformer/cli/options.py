@@ -46,6 +46,9 @@ SeedOption = Annotated[int, option_of(SEED)]
 FlopsOption = Annotated[float | None, typer.Option(help="Share of FLOPs to keep, in (0, 1].")]
 ParamsOption = Annotated[float | None, typer.Option(help="Share of sublayer parameters to keep, in (0, 1].")]
 LatencyOption = Annotated[float | None, typer.Option(help="Share of the measured time to keep, in (0, 1].")]
+SizeOption = Annotated[
+    str | None, typer.Option(help="Size of the file of the weights, such as 45MB, or the share of it to keep.")
+]
 RoundOption = Annotated[int, option_of(ROUND_TO)]
 UniformOption = Annotated[
     bool, typer.Option("--uniform", help="The same sizes in every layer: loads without trimformer.")

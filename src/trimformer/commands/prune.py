@@ -39,6 +39,7 @@ from trimformer.cli.options import (
     SeedOption,
     SetOption,
     SitesOption,
+    SizeOption,
     TaskOption,
     TokensOption,
     UniformOption,
@@ -63,6 +64,7 @@ def prune_command(
     flops: FlopsOption = None,
     params: ParamsOption = None,
     latency: LatencyOption = None,
+    size: SizeOption = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Instead: the smallest model that loses at most this.", min=0)
     ] = None,
@@ -104,7 +106,7 @@ def prune_command(
     from trimformer.pruning.method_options import make_method
     from trimformer.report.page import checkpoint_page
 
-    shares = {"flops": flops, "params": params, "latency": latency}
+    shares = {"flops": flops, "params": params, "latency": latency, "size": steps.share_or_amount(size)}
     sizes = steps.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
     budget, sizes = steps.target(shares, max_drop, sizes, round_to=round_to, uniform=uniform)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)

@@ -58,6 +58,7 @@ def sweep_command(
     ] = None,
     params: Annotated[str | None, typer.Option(help="Shares of sublayer parameters to keep.")] = None,
     latency: Annotated[str | None, typer.Option(help="Shares of the measured time to keep.")] = None,
+    size: Annotated[str | None, typer.Option(help="Sizes of the file of the weights, such as 60MB,45MB.")] = None,
     data: DataOption = None,
     column: ColumnOption = None,
     method: MethodOption = METHOD.default,
@@ -96,13 +97,13 @@ def sweep_command(
     from trimformer.report import frontier, terminal
     from trimformer.report.page import sweep_page
 
-    texts = {"flops": flops, "params": params, "latency": latency}
+    texts = {"flops": flops, "params": params, "latency": latency, "size": size}
     asked = steps.budgets(texts if any(texts.values()) else {"flops": DEFAULT_SHARES}, round_to)
     sizes = steps.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     options = assignments(set_)
     made = make_method(method, options)
-    targets = [out / f"{budget.cost}-{budget.keep_fraction:g}" for budget in asked]
+    targets = [out / f"{budget.cost}-{budget.asked}" for budget in asked]
     for target in targets:
         check_writable(target, overwrite=overwrite)
     frontier.check_no_sweep(out, overwrite=overwrite)

@@ -29,6 +29,7 @@ from trimformer.observing import latency
 from trimformer.observing.latency import Latency
 from trimformer.observing.resources import watching_resources
 from trimformer.progress import Progress, Stages, staged
+from trimformer.pruning.budget import stored_in
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.facts import BudgetFacts, ParameterFacts, SizesFacts
 from trimformer.pruning.method_options import asked_by
@@ -161,8 +162,9 @@ class Project:
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
+        judged: bool = True,
     ) -> Pruner:
-        """Make a `Pruner` on rows drawn from the calibration rows.
+        """Make a `Pruner` on rows drawn from the calibration rows; unless only planning, judge the dense model first.
 
         Raises:
             TrimformerError: wrong options, weights or rows, or a model that does not fit the task; before pruning.
@@ -182,7 +184,9 @@ class Project:
             cache=cache,
             progress=self.stages,
         )
-        _ = self.before  # a model that does not fit the task fails here, not after minutes of pruning
+        pruner.workload = stored_in(pruner.workload, self.model.dtype, self.stored_dtype)
+        if judged:
+            _ = self.before  # a model that does not fit the task fails here, not after minutes of pruning
         return pruner
 
     def judge(self, result: PruningResult) -> TaskResult:
