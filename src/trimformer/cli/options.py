@@ -73,6 +73,13 @@ VocabularyOption = Annotated[
 ]
 CountedLengthOption = Annotated[float | None, option_of(SEQUENCE_LENGTH)]
 BatchOption = Annotated[int | None, option_of(BATCH_SIZE)]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(help="With --max-drop: lost in what, a metric of the task, agreement or kl; else its first."),
+]
+CostOption = Annotated[
+    str | None, typer.Option(help="With --max-drop, what is made small: flops, params or latency; else flops.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print facts as JSON on stdout, everything else on stderr.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]
 ReportOption = Annotated[Path | None, typer.Option(help="Write a report too: one HTML page with everything in it.")]

@@ -12,6 +12,7 @@ from trimformer.cli.options import (
     BatchOption,
     CacheOption,
     ColumnOption,
+    CostOption,
     CountedLengthOption,
     DataOption,
     DeviceMapOption,
@@ -27,6 +28,7 @@ from trimformer.cli.options import (
     LengthOption,
     MaxMemoryOption,
     MethodOption,
+    MetricOption,
     ModelArgument,
     NeuronsOption,
     OnlyOption,
@@ -66,6 +68,8 @@ def prune_command(
     max_drop: Annotated[
         float | None, typer.Option(help="Instead: the smallest model that loses at most this.", min=0)
     ] = None,
+    metric: MetricOption = None,
+    cost: CostOption = None,
     method: MethodOption = METHOD.default,
     calibration_tokens: TokensOption = CALIBRATION_TOKENS.default,
     sequence_length: CountedLengthOption = None,
@@ -102,11 +106,13 @@ def prune_command(
     from trimformer.model.checkpoint import check_writable
     from trimformer.model.placement import Placement
     from trimformer.pruning.method_options import make_method
+    from trimformer.pruning.target import COUNTED
     from trimformer.report.page import checkpoint_page
 
     shares = {"flops": flops, "params": params, "latency": latency}
     sizes = steps.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
     budget, sizes = steps.target(shares, max_drop, sizes, round_to=round_to, uniform=uniform)
+    steps.check_guarded(max_drop, metric, cost)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     options = assignments(set_)
     made = make_method(method, options)
@@ -129,7 +135,9 @@ def prune_command(
         small = (
             pruner.prune(budget, sizes)
             if max_drop is None
-            else smallest_within(project, pruner, max_drop, round_to=round_to, sizes=sizes)
+            else smallest_within(
+                project, pruner, max_drop, metric=metric, cost=cost or COUNTED, round_to=round_to, sizes=sizes
+            )
         )
         result = project.judge(small)
     steps.save_pruned(result, model, project.tokenizer, out, overwrite=overwrite)
