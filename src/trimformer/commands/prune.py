@@ -29,6 +29,7 @@ from trimformer.cli.options import (
     MaxMemoryOption,
     MethodOption,
     MetricOption,
+    MinutesOption,
     ModelArgument,
     NeuronsOption,
     OnlyOption,
@@ -49,7 +50,7 @@ from trimformer.cli.options import (
     columns_named,
 )
 from trimformer.model.parameters import DEVICE, DTYPE
-from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, ROUND_TO, SEED
+from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, MINUTES, ROUND_TO, SEED
 
 HELP_PLACE = ("Make it smaller", 1)
 MANY_PROCESSES = True
@@ -72,6 +73,7 @@ def prune_command(
     cost: CostOption = None,
     method: MethodOption = METHOD.default,
     calibration_tokens: TokensOption = CALIBRATION_TOKENS.default,
+    minutes: MinutesOption = MINUTES.default,
     sequence_length: CountedLengthOption = None,
     batch_size: BatchOption = None,
     round_to: RoundOption = ROUND_TO.default,
@@ -126,6 +128,7 @@ def prune_command(
         pruner = project.pruner(
             method=method,
             calibration_tokens=calibration_tokens,
+            minutes=minutes,
             sequence_length=sequence_length,
             seed=seed,
             batch_size=batch_size,
