@@ -150,6 +150,19 @@ def target(
     return None, replace(sizes, uniform=uniform) if sizes else None
 
 
+def check_guarded(max_drop: float | None, metric: str | None, cost: str | None) -> None:
+    """Refuse a metric or a cost without a largest loss, and a cost that there is not.
+
+    Raises:
+        InvalidOption: says what goes with what.
+    """
+    if max_drop is None and (metric or cost):
+        name = "metric" if metric else "cost"
+        raise InvalidOption(f"`{name}` goes with a largest loss, such as `max_drop={EXAMPLES['max_drop']}`")
+    if cost is not None:
+        plugins.load("costs", cost)
+
+
 def asked_sizes(
     units: tuple[str | None, str | None, str | None],
     sites: Path | None,

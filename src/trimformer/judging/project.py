@@ -16,7 +16,7 @@ from trimformer import plugins
 from trimformer.data.batches import sample_rows
 from trimformer.data.columns import naming_columns
 from trimformer.data.labels import in_model_order
-from trimformer.data.rows import Features, content, token_count
+from trimformer.data.rows import Features, choices, content, token_count
 from trimformer.errors import DataError, LabelError, caution
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest, Origin
 from trimformer.judging.metrics import DISTANCES, LOWER_IS_BETTER, Metrics, shown
@@ -33,7 +33,8 @@ from trimformer.pruning.budget import stored_in
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.facts import BudgetFacts, ParameterFacts, SizesFacts
 from trimformer.pruning.method_options import asked_by
-from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
+from trimformer.pruning.parameters import AUTO, DEFAULT_METHOD, DEFAULT_MINUTES, MOST_TOKENS, check_parameters
+from trimformer.pruning.preparation import shorter
 from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.result import PruningResult, Shown
 from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
@@ -156,7 +157,8 @@ class Project:
         self,
         *,
         method: str = DEFAULT_METHOD,
-        calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS,
+        calibration_tokens: int | str = AUTO,
+        minutes: float = DEFAULT_MINUTES,
         sequence_length: float | None = None,
         batch_size: int | None = None,
         seed: int = 0,
@@ -176,7 +178,8 @@ class Project:
             rows,
             method=method,
             tokenizer=self.tokenizer,
-            calibration_tokens=None,
+            calibration_tokens=calibration_tokens if isinstance(calibration_tokens, str) else None,
+            minutes=minutes,
             sequence_length=sequence_length,
             batch_size=batch_size,
             seed=seed,
@@ -185,6 +188,9 @@ class Project:
             progress=self.stages,
         )
         pruner.workload = stored_in(pruner.workload, self.model.dtype, self.stored_dtype)
+        for warning in shorter(pruner.calibration.mean_length, self.evaluation_length, "the evaluation rows"):
+            pruner.warnings.append(warning)
+            caution(warning)
         if judged:
             _ = self.before  # a model that does not fit the task fails here, not after minutes of pruning
         return pruner
@@ -255,10 +261,11 @@ class Project:
         self.stages.enter("judging the dense model")
         return self.evaluate(self.model, self.evaluation_rows)
 
-    def drawn(self, tokens: int, seed: int, *, labels: bool = False) -> list[Features]:
+    def drawn(self, tokens: int | str, seed: int, *, labels: bool = False) -> list[Features]:
         """Draw calibration rows at random until they hold that many tokens; only as many as needed are encoded.
 
-        With `labels`, each has its own, classes in the model's order.
+        Of `AUTO`, they are as many as may pay, to be chosen from. With `labels`, each has its own, classes in the
+        model's order.
 
         Raises:
             DataError: there are none, or too few.
@@ -270,11 +277,11 @@ class Project:
         for chunk in self._chunks(seed):
             encoded = self._labelled(chunk) if labels else self.task.encode(chunk, self.tokenizer, self.max_length)
             features += without(encoded, self.held_out)
-            if sum(map(token_count, features)) >= tokens:
+            if sum(map(token_count, features)) >= (MOST_TOKENS if isinstance(tokens, str) else tokens):
                 break
         if not features:
             raise DataError("no calibration rows: none, or every row is also an evaluation row; give rows kept apart")
-        return sample_rows(features, tokens, seed)
+        return features if isinstance(tokens, str) else sample_rows(features, tokens, seed)
 
     def _labelled(self, chunk: Dataset) -> list[Features]:
         try:
@@ -292,8 +299,18 @@ class Project:
     @cached_property
     def held_out(self) -> list[Features]:
         """Encoded rows that are neither calibrated nor trained on: the evaluation rows and the guard rows."""
-        kept_apart = [self.evaluation_rows] + ([self.guard_rows] if self.guard_rows else [])
-        return [row for rows in kept_apart for row in self.task.encode(rows, self.tokenizer, self.max_length)]
+        guard = self.task.encode(self.guard_rows, self.tokenizer, self.max_length) if self.guard_rows else []
+        return [*self._evaluated, *guard]
+
+    @cached_property
+    def _evaluated(self) -> list[Features]:
+        return self.task.encode(self.evaluation_rows, self.tokenizer, self.max_length)
+
+    @property
+    def evaluation_length(self) -> float | None:
+        """Mean number of tokens of a sequence of the evaluation rows; None where there are none."""
+        lengths = [len(sequence) for row in self._evaluated for sequence in choices(row)]
+        return sum(lengths) / len(lengths) if lengths else None
 
 
 def evaluate(
