@@ -47,6 +47,9 @@ AUTO = "auto"
 TaskOption = Annotated[
     str, typer.Option(help="What to calibrate and judge on, see `trimformer list`; auto: by the model's head.")
 ]
+TaughtOption = Annotated[
+    str, typer.Option(help="What to train and judge on, see `trimformer list`; auto: by the model's head, or the rows.")
+]
 DataOption = Annotated[
     str | None, typer.Option(help="Folder with train and validation files, or one file; else the hub.")
 ]

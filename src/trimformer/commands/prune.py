@@ -136,6 +136,8 @@ def prune_command(
             batch_size=batch_size,
             options=options,
             cache=steps.kept_measurements(cache),
+            budgets=[budget] if budget else [],
+            sizes=sizes,
         )
         small = (
             pruner.prune(budget, sizes)

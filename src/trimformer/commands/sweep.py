@@ -89,7 +89,6 @@ def sweep_command(
     as_json: JsonOption = False,
 ) -> None:
     """One calibration, several sizes: a checkpoint each, a table, and a plot of the metric against what is kept."""
-    from trimformer import processes
     from trimformer.cli import console, steps
     from trimformer.judging.manifest import Origin
     from trimformer.model.checkpoint import check_writable
@@ -123,14 +122,14 @@ def sweep_command(
             seed=seed,
             options=options,
             cache=steps.kept_measurements(cache),
+            budgets=asked,
+            sizes=sizes,
         )
-        pruner.check(asked, sizes)
         for budget, target in zip(asked, targets, strict=True):
             result = project.judge(pruner.prune(budget, sizes))
             steps.save_pruned(result, model, project.tokenizer, target, overwrite=overwrite)
             results.append(result.facts)
-    if processes.is_first():
-        frontier.write_sweep(results, out)
+    frontier.write_sweep(results, out)
     if report is not None:
         steps.write_report(sweep_page(results), report)
     console.warn([warning for facts in results for warning in facts.pruning.warnings])

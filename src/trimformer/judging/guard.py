@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from trimformer import plugins, processes
 from trimformer.errors import DataError, InvalidOption, LabelError, UnreachableTarget, caution, first_line, unknown_name
 from trimformer.judging.metrics import DISTANCES, PERPLEXITY, RELATIVE, Metric, Metrics, interval, shown
-from trimformer.judging.project import FEW_ROWS, Project
+from trimformer.judging.project import Project
+from trimformer.judging.result import FEW_ROWS
 from trimformer.judging.statistics import paired_drop
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.facts import GuardFacts
