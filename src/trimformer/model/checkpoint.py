@@ -12,6 +12,7 @@ from warnings import catch_warnings, simplefilter
 import torch
 import transformers
 from safetensors import safe_open
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.hub import model_folder
@@ -174,8 +175,7 @@ def write(
     target = Path(out)
     check_writable(target, overwrite=overwrite)
     with whole_folder(target) as new:
-        converted = dtype not in (None, model.dtype)
-        weights = {name: values.to(dtype) for name, values in model.state_dict().items()} if converted else None
+        weights = None if dtype in (None, model.dtype) else _converted(model, dtype)
         with catch_warnings():
             simplefilter("ignore")  # that offloaded weights are loaded shard by shard
             model.save_pretrained(new, state_dict=weights)
@@ -188,6 +188,13 @@ def write(
             shutil.copyfile(source, new / path)
         _verify(new, model, dtype or model.dtype)
     return target
+
+
+def _converted(model: PreTrainedModel, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Give a model's state in another precision; weights that are tied stay one tensor, which is written once."""
+    once: dict[int, Tensor] = {}
+    state = model.state_dict(keep_vars=True)
+    return {name: once.setdefault(id(values), values.detach().to(dtype)) for name, values in state.items()}
 
 
 def _texts(manifest: Mapping[str, Any] | None, others: Mapping[str, str] | None) -> dict[str, str]:

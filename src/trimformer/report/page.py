@@ -77,7 +77,7 @@ def checkpoint_page(facts: Manifest, folder: str = CHECKPOINT) -> str:
         metrics=rows,
         metric_pictures=[pictures.intervals(row.name, {DENSE: row.dense, PRUNED: row.pruned}) for row in rows],
         blocks=summary.blocks(facts),
-        curve_pictures=_curves(pruning, summary.removed(facts)),
+        curve_pictures=curve_pictures(pruning.curves, summary.removed(facts)),
         stages=summary.stages(facts),
         cached=_cached(pruning),
         loading=loading(facts, folder, sentences=is_of_sentence_transformers(folder)),
@@ -109,7 +109,7 @@ def sweep_page(results: Sequence[Manifest]) -> str:
         metric=judged[0].name if judged else None,
         table=side_by_side.sweep_rows(results),
         kept=[(side_by_side.asked(facts.pruning.budget), summary.blocks(facts)) for facts in results],
-        curve_pictures=_curves(pruning, {}),
+        curve_pictures=curve_pictures(pruning.curves, {}),
         stages=side_by_side.sweep_stages(results),
         cached=_cached(pruning),
         command=first.origin.command,
@@ -183,10 +183,10 @@ def write_page(page: str, out: Path) -> None:
         raise CheckpointError(f"cannot write {out}: {reason(error)}; choose another file") from error
 
 
-def _curves(pruning: PruningFacts, removed: Mapping[str, float]) -> list[str]:
-    """Draw a picture for every kind of sublayer that has removal curves."""
-    sublayers = dict.fromkeys(place(site)[1] for site, curve in pruning.curves.items() if curve[-1] > 0)
-    return [pictures.removal(sublayer, pruning.curves, removed) for sublayer in sublayers]
+def curve_pictures(curves: Mapping[str, Sequence[float]], removed: Mapping[str, float]) -> list[str]:
+    """Draw a picture for every kind of sublayer that has removal curves; `removed` is a share by site."""
+    sublayers = dict.fromkeys(place(site)[1] for site, curve in curves.items() if curve[-1] > 0)
+    return [pictures.removal(sublayer, curves, removed) for sublayer in sublayers]
 
 
 def _cached(pruning: PruningFacts) -> bool:
