@@ -56,6 +56,11 @@ def headline(text: str, about: str = "") -> None:
         out_console.print(Text(f"{about}\n" if about else ""), soft_wrap=True)
 
 
+def remarks(said: Iterable[str]) -> None:
+    """Print sentences about the tables above on stdout, with a free line before them."""
+    out_console.print(Text("\n".join(["", *said])), highlight=False)
+
+
 def written_code(what: str, code: str) -> None:
     """Print a line of code on stdout, in one piece, so that it can be copied."""
     out_console.print(Text.assemble(f"{what}: ", (code, "bold")), soft_wrap=True, highlight=False)

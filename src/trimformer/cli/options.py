@@ -47,6 +47,9 @@ AUTO = "auto"
 TaskOption = Annotated[
     str, typer.Option(help="What to calibrate and judge on, see `trimformer list`; auto: by the model's head.")
 ]
+TaughtOption = Annotated[
+    str, typer.Option(help="What to train and judge on, see `trimformer list`; auto: by the model's head, or the rows.")
+]
 DataOption = Annotated[
     str | None, typer.Option(help="Folder with train and validation files, or one file; else the hub.")
 ]
@@ -59,6 +62,9 @@ SeedOption = Annotated[int, option_of(SEED)]
 FlopsOption = Annotated[float | None, typer.Option(help="Share of FLOPs to keep, in (0, 1].")]
 ParamsOption = Annotated[float | None, typer.Option(help="Share of sublayer parameters to keep, in (0, 1].")]
 LatencyOption = Annotated[float | None, typer.Option(help="Share of the measured time to keep, in (0, 1].")]
+SizeOption = Annotated[
+    str | None, typer.Option(help="Size of the file of the weights, such as 45MB, or the share of it to keep.")
+]
 RoundOption = Annotated[int, option_of(ROUND_TO)]
 UniformOption = Annotated[
     bool, typer.Option("--uniform", help="The same sizes in every layer: loads without trimformer.")
@@ -91,7 +97,7 @@ MetricOption = Annotated[
     typer.Option(help="With --max-drop: lost in what, a metric of the task, agreement or kl; else its first."),
 ]
 CostOption = Annotated[
-    str | None, typer.Option(help="With --max-drop, what is made small: flops, params or latency; else flops.")
+    str | None, typer.Option(help="With --max-drop, what is made small: flops, params, latency or size; else flops.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print facts as JSON on stdout, everything else on stderr.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]

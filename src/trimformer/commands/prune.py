@@ -42,6 +42,7 @@ from trimformer.cli.options import (
     SeedOption,
     SetOption,
     SitesOption,
+    SizeOption,
     TaskOption,
     TokensOption,
     UniformOption,
@@ -66,6 +67,7 @@ def prune_command(
     flops: FlopsOption = None,
     params: ParamsOption = None,
     latency: LatencyOption = None,
+    size: SizeOption = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Instead: the smallest model that loses at most this.", min=0)
     ] = None,
@@ -111,7 +113,7 @@ def prune_command(
     from trimformer.pruning.target import COUNTED
     from trimformer.report.page import checkpoint_page
 
-    shares = {"flops": flops, "params": params, "latency": latency}
+    shares = {"flops": flops, "params": params, "latency": latency, "size": steps.share_or_amount(size)}
     sizes = steps.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
     budget, sizes = steps.target(shares, max_drop, sizes, round_to=round_to, uniform=uniform)
     steps.check_guarded(max_drop, metric, cost)
@@ -134,6 +136,8 @@ def prune_command(
             batch_size=batch_size,
             options=options,
             cache=steps.kept_measurements(cache),
+            budgets=[budget] if budget else [],
+            sizes=sizes,
         )
         small = (
             pruner.prune(budget, sizes)

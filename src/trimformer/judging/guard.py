@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 from trimformer import plugins, processes
 from trimformer.errors import DataError, InvalidOption, LabelError, UnreachableTarget, caution, first_line, unknown_name
 from trimformer.judging.metrics import DISTANCES, PERPLEXITY, RELATIVE, Metric, Metrics, interval, shown
-from trimformer.judging.project import FEW_ROWS, Project
+from trimformer.judging.project import Project
+from trimformer.judging.result import FEW_ROWS
 from trimformer.judging.statistics import paired_drop
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.facts import GuardFacts
@@ -50,7 +51,7 @@ def smallest_within(
         max_drop: largest loss, as `metrics.degradation` has it: in the metric's own unit; at least 0.
         metric: what is lost: one of the task's, or `agreement`, `kl`, `squared_distance` or `cosine_to_dense` with the
             dense model's answers, which need no labels; else the task's first one.
-        cost: name of what is made small: `flops`, `params` or `latency`.
+        cost: name of what is made small: `flops`, `params`, `latency` or `size`.
         round_to: keep neurons of each layer in multiples of this, at every budget tried.
         sizes: asked for by name; what they leave open is decided.
 

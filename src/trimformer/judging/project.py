@@ -19,92 +19,31 @@ from trimformer.data.labels import in_model_order
 from trimformer.data.rows import Features, choices, content, token_count
 from trimformer.errors import DataError, LabelError, caution
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest, Origin
-from trimformer.judging.metrics import DISTANCES, LOWER_IS_BETTER, Metrics, shown
+from trimformer.judging.metrics import Metrics
+from trimformer.judging.result import TaskResult, collapse, few_rows
 from trimformer.judging.task import Task, fitted_to
 from trimformer.model.checkpoint import round_weights
 from trimformer.model.limits import fitted
 from trimformer.model.offload import device_of
 from trimformer.model.weights import weight_bytes
 from trimformer.observing import latency
-from trimformer.observing.latency import Latency
 from trimformer.observing.resources import watching_resources
 from trimformer.progress import Progress, Stages, staged
+from trimformer.pruning.budget import Budget, stored_in
 from trimformer.pruning.cache import MeasuredCache
-from trimformer.pruning.facts import BudgetFacts, ParameterFacts, SizesFacts
+from trimformer.pruning.facts import ParameterFacts
 from trimformer.pruning.method_options import asked_by
 from trimformer.pruning.parameters import AUTO, DEFAULT_METHOD, DEFAULT_MINUTES, MOST_TOKENS, check_parameters
 from trimformer.pruning.preparation import shorter
 from trimformer.pruning.pruner import Pruner
-from trimformer.pruning.result import PruningResult, Shown
+from trimformer.pruning.result import PruningResult
+from trimformer.pruning.sizes import Sizes
 from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
 
 ENCODE_ROWS = 2048
 GUARD_ROWS = 1000
-FEW_ROWS = 50
-COLLAPSE = 0.1
-"""Relative fall of the judging metric above which a warning says so loudly."""
-DOUBLED = 1.0
-"""Relative rise above which a warning does, where lower is better."""
 STAGES = 4
 """Stages of a project's one result: judging the dense model, measuring, pruning, judging the pruned model."""
-
-
-@dataclass(frozen=True, repr=False)
-class TaskResult(Shown):
-    """A pruning result with its judgement: metrics and times of both models."""
-
-    pruning: PruningResult
-    facts: Manifest
-    tokenizer: PreTrainedTokenizerBase | None = None
-    stored_dtype: torch.dtype | None = None
-    """Precision in which the model is saved."""
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """The pruned model."""
-        return self.pruning.model
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """Record of the result as plain JSON, to print or to save with the model; made anew each time."""
-        return self.facts.as_json()
-
-    @property
-    def before(self) -> Metrics:
-        """Metrics of the dense model."""
-        return self.facts.metrics[DENSE]
-
-    @property
-    def after(self) -> Metrics:
-        """Metrics of the pruned model."""
-        return self.facts.metrics[PRUNED]
-
-    @property
-    def latency(self) -> Mapping[str, Latency]:
-        """Measured time of both models, by `dense` and `pruned`."""
-        return self.facts.latency
-
-
-def few_rows(after: Metrics) -> str | None:
-    """Word a warning where evaluation rows are fewer than 50, too few for an interval to mean much; else None."""
-    rows = next(iter(after.values())).sample_size
-    return f"only {rows} evaluation rows: metrics and intervals tell little" if rows < FEW_ROWS else None
-
-
-def collapse(before: Metrics, after: Metrics, budget: BudgetFacts, sizes: SizesFacts | None = None) -> str | None:
-    """Word a loud warning where the accuracy collapsed, with a milder budget or larger sizes to try; else None."""
-    name, dense = next(iter(before.items()))
-    change = (after[name].value - dense.value) / max(abs(dense.value), 1e-12)
-    if name in DISTANCES or -COLLAPSE <= change <= (DOUBLED if name in LOWER_IS_BETTER else change):
-        return None
-    milder = f"`{budget.cost}={min(1.0, round(1.5 * budget.asked + 0.05, 2))}`, or `max_drop=0.02`"
-    if sizes is not None and sizes.alone:
-        milder = "larger sizes, or drop less"
-    return (
-        f"{name} {'rose' if change > 0 else 'fell'} from {shown(dense.value)} to {shown(after[name].value)} "
-        f"({abs(change):.0%}): "
-        f"this is too small for the task; try {milder}"
-    )
 
 
 @dataclass(frozen=True)
@@ -163,8 +102,13 @@ class Project:
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
+        judged: bool = True,
+        budgets: Sequence[Budget] = (),
+        sizes: Sizes | None = None,
     ) -> Pruner:
-        """Make a `Pruner` on rows drawn from the calibration rows.
+        """Make a `Pruner` on rows drawn from the calibration rows; unless only planning, judge the dense model first.
+
+        `budgets`, with `sizes`, are what it will be asked for: what cannot be is refused before the model is judged.
 
         Raises:
             TrimformerError: wrong options, weights or rows, or a model that does not fit the task; before pruning.
@@ -185,10 +129,13 @@ class Project:
             cache=cache,
             progress=self.stages,
         )
+        pruner.workload = stored_in(pruner.workload, self.model.dtype, self.stored_dtype)
+        pruner.check(budgets, sizes)
         for warning in shorter(pruner.calibration.mean_length, self.evaluation_length, "the evaluation rows"):
             pruner.warnings.append(warning)
             caution(warning)
-        _ = self.before  # a model that does not fit the task fails here, not after minutes of pruning
+        if judged:
+            _ = self.before  # a model that does not fit the task fails here, not after minutes of pruning
         return pruner
 
     def judge(self, result: PruningResult) -> TaskResult:

@@ -113,11 +113,20 @@ class Surgeon:
         found = {site.name: measured[site.name] for site in job.dense.occupied}
         return {name: torch.empty_like(each.cost).scatter(0, each.order, each.cost) for name, each in found.items()}
 
-    def prune(self, job: Job, measured: Measured) -> Masks:
-        """Allocate the budget over the curves; from the bottom up cut, choose the last units anew, and refit."""
+    @property
+    def in_nats(self) -> bool:
+        """True with gradients; without, a removal costs the squared change of its sublayer's output."""
+        return self.gradients
+
+    def decide(self, job: Job, measured: Measured) -> Masks:
+        """Allocate the budget over the curves."""
         found = {site.name: measured[site.name] for site in job.dense.occupied}
         curves = {name: RemovalCurve(each.order, each.cost) for name, each in found.items()}
-        masks = job.first_decides(job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit, job.bounds))
+        return job.first_decides(job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit, job.bounds))
+
+    def prune(self, job: Job, measured: Measured) -> Masks:
+        """Allocate the budget; from the bottom up cut, choose the last units anew, and refit."""
+        masks = self.decide(job, measured)
         with frozen(job.dense.model), frozen(job.student.model):
             if not self.tune:
                 cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)

@@ -73,6 +73,18 @@ class JudgesUnits(Protocol):
         """Estimate what is lost with each unit, `(units,)` by site: added up, what is lost where a site is emptied."""
 
 
+@runtime_checkable
+class Foretells(Protocol):
+    """A method that knows sizes and loss before it cuts: its measurements have a `removal_cost`."""
+
+    @property
+    def in_nats(self) -> bool:
+        """True if removal costs are nats of KL divergence from the dense model; else they only compare sizes."""
+
+    def decide(self, job: Job, measured: Measured) -> Masks:
+        """Decide masks by what was measured; `prune` keeps as many units of every site, though maybe others."""
+
+
 @dataclass(frozen=True)
 class Job(Calibration):
     """One pruning task, with everything decided but the masks.

@@ -21,19 +21,20 @@ from trimformer.model.sites import Masks
 from trimformer.model.slots import read_by_slot
 from trimformer.model.structure import Structure, parameter_count, read_structure
 from trimformer.model.surgery import describe_cut, describe_stock, pruning_config
-from trimformer.observing.measurements import Measured, from_tensors, to_tensors
+from trimformer.observing.measurements import Measured
 from trimformer.observing.resources import Used, watching_resources
 from trimformer.progress import Progress, staged
 from trimformer.pruning import preflight
 from trimformer.pruning.arguments import check_arguments
-from trimformer.pruning.budget import Budget, CostTables, MeasuredCost, Prices, rounded_tables, total_cost, workload_of
+from trimformer.pruning.budget import Budget, CostTables, HasUnit, MeasuredCost, Prices, workload_of
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.contract import STAGES, Job, JudgesUnits
 from trimformer.pruning.facts import ParameterFacts, PruningFacts, compact_curves, patterns, units_by_block
-from trimformer.pruning.fingerprint import measured_key
 from trimformer.pruning.measured_budget import pruned_as_measured
+from trimformer.pruning.measuring import measure
 from trimformer.pruning.method_options import asked_by, make_method
 from trimformer.pruning.parameters import AUTO, DEFAULT_METHOD, DEFAULT_MINUTES
+from trimformer.pruning.plan import Plan, make_plan
 from trimformer.pruning.preparation import Source, calibration_facts, calibration_on
 from trimformer.pruning.probe import check_layout, check_result, shortest_row
 from trimformer.pruning.query_heads import by_place, one_by_one_in, order_by_worth, with_asked_units
@@ -159,6 +160,7 @@ class Pruner:
         self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
         self.cache = cache
         self.measuring = Used()
+        self.measuring_seconds: float | None = None
         self.ordering: Used | None = None
         self._prices: dict[str, Prices] = {}
         self._judging: Pruner | None = None
@@ -172,19 +174,9 @@ class Pruner:
         self.stages.enter("measuring")
         if self._judging and not self._places and isinstance(self.method, JudgesUnits):
             self._order_by(self._judging, self.method)
-        if self.cache is None:
-            return self._measure()
-        key = measured_key(self.calibration, self.name, self.method)
-        stored, kind = self.cache.read(key), self.method.measurement
-        if stored is not None and kind is not None:
-            return from_tensors(kind, stored, [site.name for site in self.calibration.dense])
-        measured = self._measure()
-        self.cache.write(key, to_tensors(measured))
-        return measured
-
-    def _measure(self) -> Measured:
-        with watching_resources(self.calibration.dense.device) as self.measuring:
-            return self.method.measure(self.calibration)
+        found = measure(self.calibration, self.name, self.method, self.cache)
+        self.measuring, self.measuring_seconds = found.used, found.seconds
+        return found.measured
 
     def _order_by(self, judging: Pruner, method: JudgesUnits) -> None:
         """Order the query heads of this one's own copy of the model by what another finds them worth."""
@@ -223,7 +215,7 @@ class Pruner:
         asked = self._asked(sizes)
         if asked is not self:
             return asked.prune(budget, sizes)
-        target = self._target(budget, sizes)
+        target = self.target(budget, sizes)
         cost = plugins.load("costs", target.cost)
         if budget is None or not isinstance(cost, MeasuredCost):
             return self._prune(target, target.share)
@@ -248,8 +240,16 @@ class Pruner:
             asked.check(budgets, sizes)
             return
         for budget in budgets:
-            target, prices = self._target(budget, sizes), self.prices(budget.cost)
-            target.limit(prices, rounded_tables(self.calibration.dense, prices.tables, target.round_to), target.share)
+            target = self.target(budget, sizes)
+            target.terms(self.calibration.dense, self.prices(budget.cost), target.share)
+
+    def plan(self, budgets: Sequence[Budget] | None = None, sizes: Sizes | None = None) -> Plan:
+        """Foretell what budgets would remove and lose, after one measurement; nothing is cut. See `Plan`.
+
+        Raises:
+            TrimformerError: as `prune`, or the method cannot foretell; before anything is measured.
+        """
+        return make_plan(self._asked(sizes), budgets, sizes)
 
     def reachable(self, cost: str, sizes: Sizes | None = None) -> tuple[float, float]:
         """Compute the least and the largest share of the dense model's cost that sizes asked for by name allow."""
@@ -257,10 +257,13 @@ class Pruner:
         if asked is not self:
             return asked.reachable(cost, sizes)
         prices = self.prices(cost)
-        least, most = self._target(Budget.of(cost, 1.0), sizes).constraints.cost(prices.tables)
+        least, most = self.target(Budget.of(cost, 1.0), sizes).constraints.cost(prices.tables)
         return prices.share_of(least), prices.share_of(most)
 
-    def _target(self, budget: Budget | None, sizes: Sizes | None) -> Target:
+    def target(self, budget: Budget | None, sizes: Sizes | None) -> Target:
+        """Make the target of a budget, sizes or both, as this model has them."""
+        check_asked(budget, sizes)
+        budget = budget and budget.as_share(self.calibration.dense, self.prices)
         target = aimed(budget, sizes, self.calibration.dense, self.name, self.method)
         if target.uniform:
             check_uniform(self.calibration.dense)
@@ -269,8 +272,7 @@ class Pruner:
     def _prune(self, target: Target, share: float) -> PruningResult:
         """Make a pruned copy that keeps at most a share of the target's cost, by formulas or tables."""
         dense, prices = self.calibration.dense, self.prices(target.cost)
-        costs = rounded_tables(dense, prices.tables, target.round_to)
-        limit = target.limit(prices, costs, share)
+        costs, limit = target.terms(dense, prices, share)
         measured = self.measured  # before the student takes its memory
         self.stages.enter("pruning")
         job = replace(self.job(dense.copied(), costs, limit), bounds=target.constraints.bounds)
@@ -305,16 +307,11 @@ class Pruner:
             )
         return self._prices[cost]
 
-    def _share_kept(self, cost: str, masks: Masks) -> float:
-        """Compute the share of the dense model's cost that stays, by formulas or tables."""
-        prices = self.prices(cost)
-        return prices.share_of(total_cost(masks, prices.tables))
-
     def _kept_by_cost(self, masks: Masks) -> dict[str, float]:
-        """Compute the share of every cost that stays; of those that must be measured, where they already are."""
-        costs = plugins.provided("costs")
-        counted = [name for name, cost in costs.items() if name in self._prices or not isinstance(cost, MeasuredCost)]
-        return {name: self._share_kept(name, masks) for name in counted}
+        """Compute the share of every cost that stays; of times and of the file, where they are priced already."""
+        costs, asked_only = plugins.provided("costs"), (MeasuredCost, HasUnit)
+        counted = [name for name, cost in costs.items() if name in self._prices or not isinstance(cost, asked_only)]
+        return {name: self.prices(name).kept(masks) for name in counted}
 
     def _facts(self, job: Job, masks: Masks, target: Target, curves: Mapping[str, tuple[float, ...]]) -> PruningFacts:
         small = job.student.model
@@ -333,7 +330,7 @@ class Pruner:
             workload=self.workload,
             processes=processes.count(),
             versions=versions(),
-            budget=target.budget_facts(self._share_kept(target.cost, masks)),
+            budget=target.budget_facts(self.prices(target.cost).kept(masks)),
             sizes=target.sizes_facts(masks),
             seconds={},
             curves=curves,
