@@ -495,6 +495,8 @@ def test_sizes_go_with_a_budget_a_largest_loss_and_a_sweep(
         ({"heads": 2, "round_to": 8}, "--round-to goes with a budget"),
         ({"heads": 2, "flops": 0.5, "params": 0.5}, "say how small"),
         ({"heads": 2, "neurons": 3, "max_drop": 0.1}, "leave out --max-drop"),
+        ({"flops": 0.5, "metric": "f1"}, "--metric goes with a largest loss, such as --max-drop 0.01"),
+        ({"max_drop": 0.1, "cost": "words"}, "unknown cost 'words'"),
     ],
 )
 def test_sizes_that_cannot_be(

@@ -82,10 +82,15 @@ def progress_bars(console: Console, stages: int = 0) -> Iterator[Stages]:
         TimeRemainingColumn(table_column=Column(no_wrap=True)),
     )
     if not console.is_terminal:
-        yield Stages(_announced, stages)
+        yield Stages(_announced, stages, _said)
         return
     with RichProgress(*columns, console=console) as bars:
-        yield Stages(lambda items, description: bars.track(items, description=description), stages)
+        yield Stages(lambda items, description: bars.track(items, description=description), stages, _said)
+
+
+def _said(message: str) -> None:
+    """Print a line of the core on stderr, in the words of the command that runs."""
+    say(spoken(message))
 
 
 def _announced(items: Sequence[Any], description: str) -> Sequence[Any]:

@@ -21,8 +21,9 @@ from trimformer.data.rows import Split
 from trimformer.errors import InvalidOption
 from trimformer.export import upload
 from trimformer.judging.manifest import Origin
-from trimformer.judging.project import Project, TaskResult
-from trimformer.judging.task import Task, chosen_task, fitted_to
+from trimformer.judging.project import Project
+from trimformer.judging.result import TaskResult
+from trimformer.judging.task import Task, chosen_task, fitted_to, trained_task
 from trimformer.model import checkpoint
 from trimformer.model.manifest import as_text
 from trimformer.model.placement import Placement
@@ -58,6 +59,16 @@ def load_with_tokenizer(name: str, task: Task, placement: Placement) -> tuple[Pr
 def named_task(name: str, model: str, data: str | None) -> str:
     """Give the name of the task, and say so where it was left to be chosen."""
     chosen = chosen_task(name, model, data)
+    if name != chosen:
+        console.say(f"task: {chosen}, by the model's head and the rows …")
+    return chosen
+
+
+def task_to_train(name: str, model: str, data: str | None, columns: Mapping[str, str]) -> str:
+    """Give the name of the task to train on, and say so where it was left to be chosen; what is no task is refused."""
+    with naming_columns(columns):
+        chosen = trained_task(name, model, data)
+    plugins.load("tasks", chosen)
     if name != chosen:
         console.say(f"task: {chosen}, by the model's head and the rows …")
     return chosen
@@ -148,6 +159,19 @@ def target(
     if round_to != ROUND_TO.default and max_drop is None:
         raise InvalidOption("`round_to` goes with a budget: sizes that are asked for are what they are")
     return None, replace(sizes, uniform=uniform) if sizes else None
+
+
+def check_guarded(max_drop: float | None, metric: str | None, cost: str | None) -> None:
+    """Refuse a metric or a cost without a largest loss, and a cost that there is not.
+
+    Raises:
+        InvalidOption: says what goes with what.
+    """
+    if max_drop is None and (metric or cost):
+        name = "metric" if metric else "cost"
+        raise InvalidOption(f"`{name}` goes with a largest loss, such as `max_drop={EXAMPLES['max_drop']}`")
+    if cost is not None:
+        plugins.load("costs", cost)
 
 
 def asked_sizes(

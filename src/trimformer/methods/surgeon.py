@@ -34,7 +34,7 @@ from trimformer.observing.sums import RegressionSums
 from trimformer.observing.watching import check_finite, frozen
 from trimformer.pruning.choose.curves import RemovalCurve, damped, removal_curve
 from trimformer.pruning.choose.search import remove_cheapest
-from trimformer.pruning.contract import Backward, Job
+from trimformer.pruning.contract import Backward, Effort, Job
 from trimformer.pruning.refit.walk import Stop, Walk, cut_and_refit
 
 
@@ -65,6 +65,7 @@ class Surgeon:
     measurement: ClassVar[type[Measurement] | None] = Curvature
     needs_labels: ClassVar[bool] = False
     removes: ClassVar[str | None] = None
+    effort: ClassVar[Effort] = Effort(measuring=3.7, pruning=4.2)
 
     gradients: bool = True
     """Measure the metric by a backward pass; without, by forward passes alone, where memory is short."""

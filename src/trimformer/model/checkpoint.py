@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer.data.hub import model_folder
 from trimformer.errors import CheckpointError, InvalidOption
 from trimformer.model.arguments import check_path, told
-from trimformer.model.folders import whole_folder
+from trimformer.model.folders import check_place, whole_folder
 from trimformer.model.manifest import MANIFEST, as_text
 from trimformer.model.offload import is_offloaded, like_offloaded, stored
 from trimformer.model.placement import Placement, find_device
@@ -217,11 +216,7 @@ def check_writable(
     target = Path(out)
     if source is not None and target.exists() and target.resolve() == Path(source).resolve():
         raise CheckpointError(f"{target} is the model that is pruned: it is never replaced; choose another `out`")
-    parent = next(folder for folder in target.absolute().parents if folder.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise CheckpointError(
-            f"{target} cannot be made: {parent} is no folder that can be written to; choose another `out`"
-        )
+    check_place(target)
     if not target.exists():
         return
     if not overwrite:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from trimformer import plugins
 from trimformer.data.batches import Workload, rows_at_once
-from trimformer.errors import InvalidOption, UnreachableTarget, require_range
+from trimformer.errors import InvalidOption, UnreachableTarget, as_given, require_range
 from trimformer.model.limits import most_tokens
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure
@@ -100,7 +100,8 @@ class Budget:
             cost.amount(value)
         elif isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
             also = f", or give it with its unit, such as {cost.example}" if isinstance(cost, HasUnit) else ""
-            raise InvalidOption(f"`{name}={value!r}` is outside (0, 1]: it is the share to keep, 0.4 keeps 40 %{also}")
+            shown = as_given(value) if isinstance(value, float) else repr(value)
+            raise InvalidOption(f"`{name}={shown}` is outside (0, 1]: it is the share to keep, 0.4 keeps 40 %{also}")
         ROUND_TO.check(self.round_to)
         if not isinstance(self.uniform, bool):
             raise InvalidOption(f"`uniform={self.uniform!r}` must be true or false")

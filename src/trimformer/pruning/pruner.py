@@ -29,21 +29,13 @@ from trimformer.pruning.arguments import check_arguments
 from trimformer.pruning.budget import Budget, CostTables, HasUnit, MeasuredCost, Prices, workload_of
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.contract import STAGES, Job, JudgesUnits
-from trimformer.pruning.facts import (
-    CalibrationFacts,
-    ParameterFacts,
-    PruningFacts,
-    compact_curves,
-    patterns,
-    units_by_block,
-)
-from trimformer.pruning.fingerprint import fingerprint
+from trimformer.pruning.facts import ParameterFacts, PruningFacts, compact_curves, patterns, units_by_block
 from trimformer.pruning.measured_budget import pruned_as_measured
 from trimformer.pruning.measuring import measure
 from trimformer.pruning.method_options import asked_by, make_method
-from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD
+from trimformer.pruning.parameters import AUTO, DEFAULT_METHOD, DEFAULT_MINUTES
 from trimformer.pruning.plan import Plan, make_plan
-from trimformer.pruning.preparation import Source, calibration_on
+from trimformer.pruning.preparation import Source, calibration_facts, calibration_on
 from trimformer.pruning.probe import check_layout, check_result, shortest_row
 from trimformer.pruning.query_heads import by_place, one_by_one_in, order_by_worth, with_asked_units
 from trimformer.pruning.result import PruningResult
@@ -60,7 +52,8 @@ def prune(
     sizes: Sizes | None = None,
     method: str = DEFAULT_METHOD,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    calibration_tokens: int | None = DEFAULT_CALIBRATION_TOKENS,
+    calibration_tokens: int | str | None = AUTO,
+    minutes: float = DEFAULT_MINUTES,
     sequence_length: float | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -83,8 +76,9 @@ def prune(
             that they do not speak of stay.
         method: pruning method; see `trimformer list`.
         tokenizer: for strings, and for the padding id.
-        calibration_tokens: draw calibration rows until they hold this many tokens; None takes all rows. A DataLoader's
-            batches are all taken.
+        calibration_tokens: draw calibration rows until they hold this many tokens; auto: as many as pay, up to 100,000.
+            None takes all rows. A DataLoader's batches are all taken.
+        minutes: bound the tokens that auto draws by the time that pruning is estimated to take.
         sequence_length: count FLOPs and measure time at this many tokens; else at the calibration rows' mean.
         batch_size: measure time on this many rows at once; else on 32, or fewer where rows are long or the vocabulary
             of a language model is large.
@@ -108,6 +102,7 @@ def prune(
         method=method,
         tokenizer=tokenizer,
         calibration_tokens=calibration_tokens,
+        minutes=minutes,
         sequence_length=sequence_length,
         batch_size=batch_size,
         seed=seed,
@@ -132,7 +127,8 @@ class Pruner:
         *,
         method: str = DEFAULT_METHOD,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        calibration_tokens: int | None = DEFAULT_CALIBRATION_TOKENS,
+        calibration_tokens: int | str | None = AUTO,
+        minutes: float = DEFAULT_MINUTES,
         sequence_length: float | None = None,
         batch_size: int | None = None,
         seed: int = 0,
@@ -148,6 +144,7 @@ class Pruner:
             cache=cache,
             method=method,
             calibration_tokens=calibration_tokens,
+            minutes=minutes,
             sequence_length=sequence_length,
             batch_size=batch_size,
             seed=seed,
@@ -156,11 +153,9 @@ class Pruner:
         self.tokenizer = tokenizer
         self.name, self.method = method, make_method(method, options or {})
         dense, left_out = read_structure(model), list[str]()
-        source = Source(data=data, tokenizer=tokenizer, calibration_tokens=calibration_tokens, seed=seed, column=column)
+        source = Source(data, tokenizer, calibration_tokens, minutes, sequence_length, seed, column)
         with asked_by(method):
-            self.calibration = calibration_on(
-                dense, source, self.stages, labels=self.method.needs_labels, warn=left_out.append
-            )
+            self.calibration = calibration_on(dense, source, self.method, self.stages, left_out.append)
         self.warnings = left_out + preflight.check(self.calibration, method, self.method)
         self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
         self.cache = cache
@@ -331,13 +326,7 @@ class Pruner:
             parameters=ParameterFacts(dense=parameter_count(job.dense.model), pruned=parameter_count(small)),
             already_pruned=bool(pruning_config(job.dense).kept),
             warnings=tuple(self.warnings),
-            calibration=CalibrationFacts(
-                tokens=job.tokens,
-                sequences=job.sequences,
-                mean_length=job.mean_length,
-                seed=job.seed,
-                fingerprint=fingerprint(job.batches),
-            ),
+            calibration=calibration_facts(job),
             workload=self.workload,
             processes=processes.count(),
             versions=versions(),

@@ -12,10 +12,10 @@ from pathlib import PurePath
 from typing import Any
 
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest
-from trimformer.judging.metrics import Metric, sample
+from trimformer.judging.metrics import WORDS, Metric, sample, shown
 from trimformer.model.sites import place
 from trimformer.observing.latency import Latency
-from trimformer.pruning.facts import KeptUnits, PruningFacts
+from trimformer.pruning.facts import GuardFacts, KeptUnits, PruningFacts
 from trimformer.vocabulary.facts import BeforeAfter
 
 COSTS = {
@@ -140,10 +140,9 @@ def shares(facts: Manifest) -> list[Share]:
     if facts.latency_share is not None:
         detail = f"{times[DENSE].median_ms:.1f} ms → {times[PRUNED].median_ms:.1f} ms a batch"
         rows.append(Share("time", detail, "", "", percent(facts.latency_share)))
-    if pruning.guard is not None:
-        guard = pruning.guard
-        what = f"loss on {guard.rows} rows set aside"
-        rows.append(Share(what, "", f"at most {guard.max_drop:g}", "", f"{guard.drop:.4f}"))
+    guard = pruning.guard
+    if guard is not None:
+        rows.append(Share(held(guard), "", f"at most {guard.max_drop:g}", "", lost(guard)))
     return [*rows, *asked_sizes(pruning)]
 
 
@@ -152,6 +151,18 @@ def _asked_of(cost: str, pruning: PruningFacts) -> str:
     alone = pruning.sizes is not None and pruning.sizes.alone
     is_asked = cost == pruning.budget.cost and pruning.guard is None and not alone
     return f"at most {percent(pruning.budget.asked)}" if is_asked else ""
+
+
+def held(guard: GuardFacts) -> str:
+    """Say what was held, and on what: `drop in f1, 872 guard rows`."""
+    return f"drop{f' in {guard.metric}' if guard.metric else ''}, {guard.rows:,} guard rows"
+
+
+def lost(guard: GuardFacts) -> str:
+    """Write the loss on the guard rows with its 95 % interval, where that is known."""
+    if guard.low is None or guard.high is None:
+        return shown(guard.drop)
+    return f"{shown(guard.drop)} (95 % interval {WORDS.format(shown(guard.low), shown(guard.high))})"
 
 
 def asked_sizes(pruning: PruningFacts) -> list[Share]:

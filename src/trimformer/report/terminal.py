@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trimformer.judging.manifest import DENSE, FINETUNED, PRUNED, Manifest
-from trimformer.judging.metrics import Metric, Metrics, interval, sample, shown
+from trimformer.judging.metrics import BRACKETS, Metric, Metrics, interval, sample, shown
 from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.pruning.facts import BlockFacts, GuardFacts, PruningFacts
 from trimformer.pruning.plan import Plan, PlannedSize
@@ -56,7 +56,9 @@ def result_table(facts: Manifest) -> Table:
 
 def _add_guard(table: Table, guard: GuardFacts | None) -> None:
     if guard is not None:
-        table.add_row(f"loss on {guard.rows} guard rows", "", f"{guard.drop:.4f}", f"{guard.max_drop:.4f} asked")
+        table.add_row(summary.held(guard), "", shown(guard.drop), f"{guard.max_drop:g} asked")
+        if guard.low is not None and guard.high is not None:
+            table.add_row("  95 % interval", "", BRACKETS.format(shown(guard.low), shown(guard.high)), "")
 
 
 def _add_costs(table: Table, pruning: PruningFacts) -> None:
