@@ -423,7 +423,7 @@ def test_a_plan_is_printed_edited_and_pruned_by(run: Run, model: Path, data: Pat
         (["--method", "kprune"], ["kprune has no removal curves", "plan with surgeon"]),
         (["--out", "plan.json"], ["a file of sizes is of one budget", "--flops 0.5"]),
         (["--flops", "0.5", "--out", "plan.txt"], ["plan.txt", "plan.json"]),
-        (["--size", "40"], ["--size 40.0 is outside (0, 1]", "45MB"]),
+        (["--size", "40"], ["--size 40 is outside (0, 1]", "45MB"]),
         (["--size", "40M"], ["--size 40M must be a size with one of the units", "48MB"]),
         (["--size", "1kB"], ["a --size of 1.0 kB cannot be reached"]),
     ],

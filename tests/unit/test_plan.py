@@ -158,7 +158,7 @@ def test_without_gradients_a_loss_has_no_unit(tiny_bert: TinyBert, tokenizer: Pr
     plan = Pruner(tiny_bert(), TEXTS, tokenizer=tokenizer, calibration_tokens=300, options=options).plan()
     assert plan.distance is None
     assert all(size.loss.low is None for size in plan)
-    assert "0.2 loses 1>" in repr(plan)
+    assert "0.2 loses relatively 1>" in repr(plan)
     assert "It ranks sizes" in Page(plan._repr_html_()).text
 
 

@@ -97,7 +97,7 @@ MetricOption = Annotated[
     typer.Option(help="With --max-drop: lost in what, a metric of the task, agreement or kl; else its first."),
 ]
 CostOption = Annotated[
-    str | None, typer.Option(help="With --max-drop, what is made small: flops, params or latency; else flops.")
+    str | None, typer.Option(help="With --max-drop, what is made small: flops, params, latency or size; else flops.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print facts as JSON on stdout, everything else on stderr.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]

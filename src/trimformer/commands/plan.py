@@ -26,6 +26,7 @@ from trimformer.cli.options import (
     LengthOption,
     MaxMemoryOption,
     MethodOption,
+    MinutesOption,
     ModelArgument,
     NeuronsOption,
     OnlyOption,
@@ -44,7 +45,7 @@ from trimformer.cli.options import (
     columns_named,
 )
 from trimformer.model.parameters import DEVICE, DTYPE
-from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, ROUND_TO, SEED
+from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, MINUTES, ROUND_TO, SEED
 
 HELP_PLACE = ("Make it smaller", 2)
 
@@ -66,6 +67,7 @@ def plan_command(
     size: Annotated[str | None, typer.Option(help="Sizes of the file of the weights, such as 60MB,45MB.")] = None,
     method: MethodOption = METHOD.default,
     calibration_tokens: TokensOption = CALIBRATION_TOKENS.default,
+    minutes: MinutesOption = MINUTES.default,
     sequence_length: CountedLengthOption = None,
     batch_size: BatchOption = None,
     round_to: RoundOption = ROUND_TO.default,
@@ -117,6 +119,7 @@ def plan_command(
         pruner = project.pruner(
             method=method,
             calibration_tokens=calibration_tokens,
+            minutes=minutes,
             sequence_length=sequence_length,
             batch_size=batch_size,
             seed=seed,

@@ -51,7 +51,7 @@ def smallest_within(
         max_drop: largest loss, as `metrics.degradation` has it: in the metric's own unit; at least 0.
         metric: what is lost: one of the task's, or `agreement`, `kl`, `squared_distance` or `cosine_to_dense` with the
             dense model's answers, which need no labels; else the task's first one.
-        cost: name of what is made small: `flops`, `params` or `latency`.
+        cost: name of what is made small: `flops`, `params`, `latency` or `size`.
         round_to: keep neurons of each layer in multiples of this, at every budget tried.
         sizes: asked for by name; what they leave open is decided.
 

@@ -70,11 +70,11 @@ def rounded(seconds: float) -> str:
 
 def in_one_line(plan: Plan) -> str:
     """Say what a plan is, in characters that the console has."""
-    ends = [f"{asked(size)} loses {loss}" for size, loss in zip(plan, losses(plan), strict=True)]
-    said = f"{ends[0]}, …, {ends[-1]}" if len(ends) > 1 else ends[0]
-    unit = " nats" if plan.distance == "kl" else ""
+    verb, unit = ("loses", " nats" if plan.distance == "kl" else "") if plan.distance else ("loses relatively", "")
+    said = [f"{asked(size)} {verb} {loss}{unit}" for size, loss in zip(plan, losses(plan), strict=True)]
+    shown = said if len(said) < 3 else [said[0], "…", said[-1]]
     sizes = f"{len(plan)} size{'s' if len(plan) > 1 else ''}"
-    return printable(f"<Plan of {sizes}: {said}{unit}>", getattr(sys.stdout, "encoding", None))
+    return printable(f"<Plan of {sizes}: {', '.join(shown)}>", getattr(sys.stdout, "encoding", None))
 
 
 def blocks(size: PlannedSize) -> list[tuple[int, list[summary.Units]]]:

@@ -55,10 +55,12 @@ def result_table(facts: Manifest) -> Table:
 
 
 def _add_guard(table: Table, guard: GuardFacts | None) -> None:
-    if guard is not None:
-        table.add_row(summary.held(guard), "", shown(guard.drop), f"{guard.max_drop:g} asked")
-        if guard.low is not None and guard.high is not None:
-            table.add_row("  95 % interval", "", BRACKETS.format(shown(guard.low), shown(guard.high)), "")
+    if guard is None:
+        return
+    within = "" if guard.low is None or guard.high is None else BRACKETS.format(shown(guard.low), shown(guard.high))
+    what = f"drop in {guard.metric}" if guard.metric else "drop"
+    table.add_row(what, "", shown(guard.drop), f"{guard.max_drop:g} asked")
+    table.add_row(f"  95 %, {guard.rows:,} guard rows", "", within, "")
 
 
 def _add_costs(table: Table, pruning: PruningFacts) -> None:
@@ -66,8 +68,8 @@ def _add_costs(table: Table, pruning: PruningFacts) -> None:
     for cost, share in pruning.kept.items():
         if cost == summary.FILE:
             continue
-        alone = pruning.sizes is not None and pruning.sizes.alone
-        asked = f"{budget.asked:.1%} asked" if cost == budget.cost and not alone else ""
+        by_itself = pruning.guard is not None or (pruning.sizes is not None and pruning.sizes.alone)
+        asked = f"{budget.asked:.1%} asked" if cost == budget.cost and not by_itself else ""
         whole = "latency, by the table" if cost == "latency" else f"{cost} of sublayers"
         table.add_row(whole, asked, f"{share:.1%} reached", "")
     counts = (f"{count / 1e6:.2f} M" for count in (parameters.dense, parameters.pruned))
