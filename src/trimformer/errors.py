@@ -96,7 +96,7 @@ def as_given(number: float) -> str:
 def unknown_name(kind: str, name: Any, known: Iterable[str]) -> InvalidOption:
     """Make the error for a name that is not known, with the nearest known one, and all of them if they are few."""
     names = sorted(known)
-    nearest = get_close_matches(str(name).lower(), names, n=1)
+    nearest = get_close_matches(str(name).lower(), names, n=1) or [each for each in names if f"_{name}" in each][:1]
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     listed = ", ".join(names) if len(names) <= MOST_LISTED else f"{len(names)} names, see the documentation"
     return InvalidOption(f"unknown {kind} {name!r}.{hint} Known: {listed}")

@@ -47,9 +47,9 @@ def load(folder: Folder, name: str) -> Any:
         raise unknown_name(folder.removesuffix("s"), name, provided(folder)) from None
 
 
-def presentation() -> Any:
-    """Import what shows, saves and reports results: it stands above those who make them."""
-    return import_module("trimformer.report.results")
+def presentation(of: Literal["results", "plans"] = "results") -> Any:
+    """Import what shows, saves and reports results, or plans: it stands above those who make them."""
+    return import_module(f"trimformer.report.{of}")
 
 
 def descriptions(folder: Folder) -> dict[str, str]:

@@ -28,10 +28,11 @@ class Stages:
     1 of 2: removal curves
     """
 
-    def __init__(self, show: Progress, count: int) -> None:
-        """Number the bars of `show`, in a story of `count` stages."""
+    def __init__(self, show: Progress, count: int, say: Callable[[str], None] | None = None) -> None:
+        """Number the bars of `show`, in a story of `count` stages; `say` writes a line beside them, None no lines."""
         self.show = show
         self.count = count
+        self.say = say or _unsaid
         self.number = 0
         self._stage = self._detail = ""
         self._searching = False
@@ -81,7 +82,8 @@ def staged(asked: Asked, count: int) -> Stages:
             f"`progress` is a {type(asked).__name__}: give True, False, or a function of a sequence and a text, "
             "such as `lambda items, text: tqdm(items, desc=text)`"
         )
-    return Stages(_bar if asked or (asked is None and _is_watched()) else _nothing, count)
+    shown = asked or (asked is None and _is_watched())
+    return Stages(_bar, count, _line) if shown else Stages(_nothing, count)
 
 
 def _is_watched() -> bool:
@@ -93,6 +95,16 @@ def _bar(items: Sequence[Any], description: str) -> Any:
     from tqdm.auto import tqdm  # noqa: PLC0415  # `trimformer --help` does not wait for it
 
     return tqdm(items, desc=description, leave=False)
+
+
+def _line(text: str) -> None:
+    from tqdm.auto import tqdm  # noqa: PLC0415  # as above
+
+    tqdm.write(text, file=sys.stderr)
+
+
+def _unsaid(_: str) -> None:
+    pass
 
 
 def _nothing(items: Sequence[Any], _: str) -> Sequence[Any]:

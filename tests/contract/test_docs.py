@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ def read(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
+@cache
 def commands() -> dict[str, Any]:
     group: Any = typer.main.get_command(app.app)
     return group.commands
@@ -44,8 +46,9 @@ def shown_commands(text: str) -> Iterator[list[str]]:
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     inline = re.findall(r"`([^`\n]+)`", text)
     for line in [*lines, *inline]:
-        if line.startswith("trimformer "):
-            yield shlex.split(line, comments=True)[1:]
+        _, started, rest = f" {line}".partition(" -m trimformer ")
+        if started or line.startswith("trimformer "):
+            yield shlex.split(rest or line.removeprefix("trimformer "), comments=True)
 
 
 def test_there_are_pages() -> None:

@@ -46,7 +46,16 @@ def count_parameters(model: PreTrainedModel, _: int) -> int:
     return parameter_count(model) - sum(map(parameter_count, norms))
 
 
-COUNTS: dict[str, Callable[[PreTrainedModel, int], int]] = {"flops": count_flops, "params": count_parameters}
+def count_bytes(model: PreTrainedModel, _: int) -> int:
+    """All numbers of float32 but norms, as for parameters; what a file has beside them is the same for all sizes."""
+    return 4 * count_parameters(model, _)
+
+
+COUNTS: dict[str, Callable[[PreTrainedModel, int], int]] = {
+    "flops": count_flops,
+    "params": count_parameters,
+    "size": count_bytes,
+}
 """An independent count by name of the cost: model, tokens of one sequence -> number."""
 
 MASKS: dict[str, Callable[[Structure], Masks]] = {

@@ -36,7 +36,7 @@ from trimformer.errors import InvalidOption, LabelError, NumericalError, Unreach
 from trimformer.model.modeling_trimformer import _check_caches
 from trimformer.model.structure import read_structure
 from trimformer.model.surgery import cut, pruning_config
-from trimformer.pruning.budget import Budget, MeasuredCost, total_cost
+from trimformer.pruning.budget import Budget, HasUnit, MeasuredCost, total_cost
 from trimformer.pruning.preflight import check_weights
 from trimformer.pruning.pruner import Pruner, prune
 from trimformer.pruning.result import PruningResult
@@ -45,7 +45,8 @@ BUDGETS = [index / 20 for index in range(1, 20, 2)]
 METHODS = plugins.names("methods")
 MAIN = ("kprune", "surgeon")
 CLASSIFIER = "sequence classification"
-FORMULAS = [name for name, cost in plugins.provided("costs").items() if not isinstance(cost, MeasuredCost)]
+OF_WHOLE_MODELS = (MeasuredCost, HasUnit)
+FORMULAS = [name for name, cost in plugins.provided("costs").items() if not isinstance(cost, OF_WHOLE_MODELS)]
 OVERFLOWING_TOKEN = 7
 WEIGHT_TOLERANCE = 2e-3
 """Refits differ by rounding: inputs of other batches round differently, and sums are taken in float32 by batch."""

@@ -320,8 +320,10 @@ def test_judged_facts_are_those_of_the_model(project: Project, tmp_path: Path) -
 
 def test_the_guard_tells_what_the_model_lost(project: Project) -> None:
     guarded = project.with_guard()
-    result = smallest_within(guarded, guarded.pruner(calibration_tokens=200), 0.05)
+    result = smallest_within(guarded, guarded.pruner(calibration_tokens=200), 0.05, metric="kl")
     assert guarded.guard_rows is not None
     lost = guarded.evaluate(result.model, guarded.guard_rows)
-    divergence = next(lost[name].value for name in ("kl", "squared_distance") if name in lost)
-    assert result.manifest["guard"] == {"max_drop": 0.05, "drop": pytest.approx(divergence), "rows": 25}
+    numbers = {"max_drop": 0.05, "drop": lost["kl"].value, "rows": 25, "low": lost["kl"].low, "high": lost["kl"].high}
+    guard = result.manifest["guard"]
+    assert guard.pop("metric") == "kl"
+    assert guard == pytest.approx(numbers)

@@ -393,6 +393,56 @@ def test_sweep_writes_a_checkpoint_per_budget(run: Run, model: Path, data: Path,
     assert_mistake(run(*arguments, "--flops", "0.5,much"), "--flops 0.5,much must be shares with commas")
 
 
+def plan(model: Path, data: Path, /, *further: object) -> list[object]:
+    """Arguments of a plan command."""
+    return ["plan", model, "--task", "sst2", "--data", data, "--calibration-tokens", TOKENS, *further]
+
+
+def test_a_plan_is_printed_edited_and_pruned_by(run: Run, model: Path, data: Path, out: Path, tmp_path: Path) -> None:
+    file, page = tmp_path / "plan.json", tmp_path / "plan.html"
+    result = run(*plan(model, data, "--flops", "0.5", "--out", file, "--report", page))
+    assert result.code == 0, result.err
+    assert max(map(len, result.out.splitlines()[:12])) <= 80
+    assert "flops 0.5" in result.out
+    assert "heads and neurons that stay" in result.out
+    assert "flops 0.5" in page.read_text()
+    pruned = run(*prune(model, data, out, method="surgeon", flops=None, sites=file))
+    assert pruned.code == 0, pruned.err
+    kept = read_manifest(out)["units"]
+    assert json.loads(file.read_text()) == {
+        str(each["block"]): {"heads": each["head"], "neurons": each["neuron"]} for each in kept
+    }
+    said = json.loads(run(*plan(model, data, "--size", "70kB,0.9", "--json")).out)
+    assert [each["asked"] for each in said["budgets"]] == ["0.9", "70kB"]
+    assert said["budgets"][1]["bytes"] <= 70_000
+
+
+@pytest.mark.parametrize(
+    ("further", "said"),
+    [
+        (["--method", "kprune"], ["kprune has no removal curves", "plan with surgeon"]),
+        (["--out", "plan.json"], ["a file of sizes is of one budget", "--flops 0.5"]),
+        (["--flops", "0.5", "--out", "plan.txt"], ["plan.txt", "plan.json"]),
+        (["--size", "40"], ["--size 40 is outside (0, 1]", "45MB"]),
+        (["--size", "40M"], ["--size 40M must be a size with one of the units", "48MB"]),
+        (["--size", "1kB"], ["a --size of 1.0 kB cannot be reached"]),
+    ],
+    ids=str,
+)
+def test_plans_that_cannot_be(run: Run, model: Path, data: Path, further: list[str], said: list[str]) -> None:
+    assert_mistake(run(*plan(model, data, *further)), *said)
+
+
+def test_the_size_of_the_file_is_a_budget(run: Run, model: Path, data: Path, out: Path) -> None:
+    result = run(*prune(model, data, out, method="magnitude", flops=None, size="70kB"))
+    assert result.code == 0, result.err
+    assert 60_000 < (out / "model.safetensors").stat().st_size <= 70_000
+    assert "file of the weights" in result.out
+    assert "asked" in result.out
+    assert "file of the weights" in (out / "README.md").read_text()
+    assert_mistake(run(*prune(model, data, out, size="70kB")), "exactly one of", "--size 45MB")
+
+
 def test_sizes_by_name_are_in_the_table_the_manifest_and_the_model(
     run: Run, model: Path, data: Path, out: Path, tmp_path: Path
 ) -> None:
@@ -445,6 +495,8 @@ def test_sizes_go_with_a_budget_a_largest_loss_and_a_sweep(
         ({"heads": 2, "round_to": 8}, "--round-to goes with a budget"),
         ({"heads": 2, "flops": 0.5, "params": 0.5}, "say how small"),
         ({"heads": 2, "neurons": 3, "max_drop": 0.1}, "leave out --max-drop"),
+        ({"flops": 0.5, "metric": "f1"}, "--metric goes with a largest loss, such as --max-drop 0.01"),
+        ({"max_drop": 0.1, "cost": "words"}, "unknown cost 'words'"),
     ],
 )
 def test_sizes_that_cannot_be(

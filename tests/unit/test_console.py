@@ -16,7 +16,8 @@ from trimformer.report import terminal
 from trimformer.report.characters import ERRORS
 from trimformer.report.headline import headline
 
-HARD = {"warnings": ["fell"], "guard": {"max_drop": 0.01, "drop": 0.0083, "rows": 1000}}
+GUARD = {"max_drop": 0.01, "drop": 0.0083, "rows": 1000, "metric": "exact_match", "low": -0.0123, "high": 0.0283}
+HARD = {"warnings": ["fell"], "guard": GUARD}
 
 
 def drawn(width: int, encoding: str) -> str:

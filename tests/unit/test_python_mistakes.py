@@ -57,6 +57,10 @@ class Given(SimpleNamespace):
     def pruner(self) -> Pruner:
         return Pruner(self.model, LISTED, method="random", calibration_tokens=None)
 
+    @property
+    def surgeon(self) -> Pruner:
+        return Pruner(self.model, LISTED, calibration_tokens=None)
+
     def trim(self, texts: Any = TEXTS, **changes: Any) -> Any:
         model, tokenizer = changes.pop("model", self.model), changes.pop("tokenizer", self.tokenizer)
         return trimformer.trim_vocabulary(model, tokenizer, texts, **changes)
@@ -195,9 +199,12 @@ MISTAKES: dict[str, tuple[Callable[[Given], Any], str]] = {
     "Pruner.prune nothing": (lambda g: g.pruner.prune(), "`budget=None` is no Budget"),
     "Pruner.check numbers": (lambda g: g.pruner.check([0.4]), r"`budget=0\.4` is no Budget"),
     "Pruner.check one": (lambda g: g.pruner.check(HALF), "`budgets=Budget.*must be a list of Budgets"),
+    "Pruner.plan numbers": (lambda g: g.surgeon.plan([0.4]), r"`budget=0\.4` is no Budget"),
+    "Pruner.plan one": (lambda g: g.surgeon.plan(HALF), "`budgets=Budget.*must be a list of Budgets"),
+    "Pruner.plan none": (lambda g: g.surgeon.plan([]), "`budgets` is empty"),
     "Pruner.reachable": (lambda g: g.pruner.reachable("flop"), "unknown cost 'flop'. Did you mean 'flops'?"),
     # Budget and Sizes
-    "Budget nothing": (lambda _: Budget(), "exactly one of flops=…, params=… or latency=…"),
+    "Budget nothing": (lambda _: Budget(), "exactly one of flops=…, params=…, latency=… or size=…"),
     "Budget two": (lambda _: Budget(flops=0.5, params=0.5), "exactly one of"),
     "Budget percent": (lambda _: Budget(flops=40), r"`flops=40` is outside \(0, 1\]"),
     "Budget text": (lambda _: Budget(flops="0.4"), r"`flops='0\.4'` is outside"),

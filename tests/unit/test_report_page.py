@@ -144,8 +144,9 @@ def test_a_page_without_what_was_not_measured() -> None:
 
 
 def test_a_guard_tells_what_was_asked_for() -> None:
-    text = Page(report.checkpoint_page(facts(guard={"max_drop": 0.01, "drop": 0.0083, "rows": 500}))).text
-    assert "loss on 500 rows set aside at most 0.01 0.0083" in text
+    guard = {"max_drop": 0.01, "drop": 0.0083, "rows": 500, "metric": "f1", "low": -0.004, "high": 0.021}
+    text = Page(report.checkpoint_page(facts(guard=guard))).text
+    assert "drop in f1, 500 guard rows at most 0.01 0.0083 (95 % interval -0.0040 to 0.0210)" in text
     assert "at most 50.0" not in text
 
 

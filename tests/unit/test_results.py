@@ -20,7 +20,7 @@ from conftest import WORDS, TinyBert
 from example_facts import HOSTILE, facts, metric
 from trimformer import Budget, Project, PruningResult, plugins
 from trimformer.errors import CheckpointError
-from trimformer.judging.project import TaskResult
+from trimformer.judging.result import TaskResult
 from trimformer.model.checkpoint import write
 from trimformer.report.headline import exported, headline
 from trimformer.report.loading import in_one_line, is_of_sentence_transformers, loading

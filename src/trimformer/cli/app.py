@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import wraps
 from importlib import import_module
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -112,7 +113,7 @@ def _run(typed: Sequence[str], launch: Launch) -> None:
         except TrimformerError as error:
             _end(dialect.spoken(str(error)), MISTAKE, launch, lost=isinstance(error, ProcessLost))
         except UsageError as error:
-            _end(_usage(error), MISTAKE, launch)
+            _end(_usage(error, typed), MISTAKE, launch)
         except (typer.Abort, KeyboardInterrupt):
             ended = INTERRUPTED
         except Exception as error:
@@ -149,7 +150,12 @@ def _unexpected(error: Exception, typed: Sequence[str]) -> str:
     )
 
 
-def _usage(error: Any) -> str:
+def _usage(error: Any, typed: Sequence[str]) -> str:
+    """Word a wrong use of the command line, with the value that was typed, which newer versions of typer leave out."""
+    option = next(iter(getattr(getattr(error, "param", None), "opts", ())), "")
+    value = next((after for word, after in reversed([*pairwise(typed)]) if word == option), None)
+    if value is not None and value not in error.format_message() and isinstance(error, typer.BadParameter):
+        error = type(error)(f"{option} {value}: {error.message}", error.ctx)
     command = error.ctx.command_path if error.ctx else "trimformer"
     if not error.format_message():  # without any argument: the help is already printed
         raise SystemExit(MISTAKE)

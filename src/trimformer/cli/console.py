@@ -56,6 +56,11 @@ def headline(text: str, about: str = "") -> None:
         out_console.print(Text(f"{about}\n" if about else ""), soft_wrap=True)
 
 
+def remarks(said: Iterable[str]) -> None:
+    """Print sentences about the tables above on stdout, with a free line before them."""
+    out_console.print(Text("\n".join(["", *said])), highlight=False)
+
+
 def written_code(what: str, code: str) -> None:
     """Print a line of code on stdout, in one piece, so that it can be copied."""
     out_console.print(Text.assemble(f"{what}: ", (code, "bold")), soft_wrap=True, highlight=False)
@@ -77,10 +82,15 @@ def progress_bars(console: Console, stages: int = 0) -> Iterator[Stages]:
         TimeRemainingColumn(table_column=Column(no_wrap=True)),
     )
     if not console.is_terminal:
-        yield Stages(_announced, stages)
+        yield Stages(_announced, stages, _said)
         return
     with RichProgress(*columns, console=console) as bars:
-        yield Stages(lambda items, description: bars.track(items, description=description), stages)
+        yield Stages(lambda items, description: bars.track(items, description=description), stages, _said)
+
+
+def _said(message: str) -> None:
+    """Print a line of the core on stderr, in the words of the command that runs."""
+    say(spoken(message))
 
 
 def _announced(items: Sequence[Any], description: str) -> Sequence[Any]:

@@ -47,6 +47,15 @@ def judged_on(model: str, task: str | None, data: str | None, columns: Mapping[s
     return replace(known, source=model, columns=columns or known.columns)
 
 
+def rows_gone(model: str) -> str:
+    """Say which rows a model was pruned for that are not found from here; empty where it names none, or they are."""
+    known = Origin.from_json(read_manifest(model)).data
+    if known in ("", HUB) or Path(known).exists():
+        return ""
+    place = "" if Path(known).is_absolute() else f" from {Path.cwd()}, and may be elsewhere"
+    return f"the rows that {model} was pruned for, {known}, are not found{place}"
+
+
 def export_for(
     origin: Origin, target: Path, *, int8: bool, max_length: int | None, overwrite: bool, progress: Progress
 ) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from transformers import PreTrainedModel
 from transformers.trainer import TRAINER_STATE_NAME
@@ -21,13 +21,12 @@ from trimformer import plugins, processes
 from trimformer.cli import console, steps
 from trimformer.cli.options import assignments
 from trimformer.data.columns import naming_columns
-from trimformer.data.rows import Split
 from trimformer.errors import CheckpointError, InvalidOption
 from trimformer.judging import manifest
 from trimformer.judging.manifest import Manifest, Origin
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.project import Project
-from trimformer.judging.task import FitsRows, Task
+from trimformer.judging.task import FitsRows, Task, fitted_to
 from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.model import checkpoint
 from trimformer.model.manifest import plain, read, read_manifest
@@ -236,9 +235,12 @@ def _has_work(folder: Path) -> bool:
 def _project_to_train(run: Run, name: str, progress: Progress) -> tuple[Project, list[str]]:
     task: Task = plugins.load("tasks", run.task)
     with naming_columns(run.columns):
-        train, validation = (task.rows(run.data, split) for split in get_args(Split))
-    if isinstance(task, FitsRows) and not _has_head(name, task):
-        task = task.for_rows(train)
+        train = task.rows(run.data, "train")
+        if _has_head(name, task):
+            task = fitted_to(task, checkpoint.load_config(name))
+        elif isinstance(task, FitsRows):
+            task = task.for_rows(train)
+        validation = task.rows(run.data, "validation")
     model, new = load_to_train(name, task, run.device, run.seed)
     project = Project(
         model,

@@ -15,6 +15,7 @@ from trimformer.pruning.parameters import (
     CALIBRATION_TOKENS,
     MAX_LENGTH,
     METHOD,
+    MINUTES,
     ROUND_TO,
     SEED,
     SEQUENCE_LENGTH,
@@ -24,15 +25,30 @@ HELP_GROUPS = ("Make it smaller", "Measure", "Take it along", "About")
 """Headings of `trimformer --help`, in order; `HELP_PLACE` of a command's file is one of them and a place below it."""
 
 
-def option_of(parameter: Parameter) -> Any:
-    """Make an option with the text and the check that the parameter has everywhere."""
-    return typer.Option(help=parameter.text, callback=parameter.check)
+def option_of(parameter: Parameter, **options: Any) -> Any:
+    """Make an option with the text and the check that the parameter has everywhere; `options` are those of typer."""
+    return typer.Option(help=parameter.text, callback=parameter.check, **options)
+
+
+def number_or_word(text: Any) -> Any:
+    """Read a whole number; what is none stays as it is, to be checked.
+
+    >>> number_or_word("20000"), number_or_word("auto")
+    (20000, 'auto')
+    """
+    try:
+        return int(text)
+    except ValueError:
+        return text
 
 
 ModelArgument = Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")]
 AUTO = "auto"
 TaskOption = Annotated[
     str, typer.Option(help="What to calibrate and judge on, see `trimformer list`; auto: by the model's head.")
+]
+TaughtOption = Annotated[
+    str, typer.Option(help="What to train and judge on, see `trimformer list`; auto: by the model's head, or the rows.")
 ]
 DataOption = Annotated[
     str | None, typer.Option(help="Folder with train and validation files, or one file; else the hub.")
@@ -46,6 +62,9 @@ SeedOption = Annotated[int, option_of(SEED)]
 FlopsOption = Annotated[float | None, typer.Option(help="Share of FLOPs to keep, in (0, 1].")]
 ParamsOption = Annotated[float | None, typer.Option(help="Share of sublayer parameters to keep, in (0, 1].")]
 LatencyOption = Annotated[float | None, typer.Option(help="Share of the measured time to keep, in (0, 1].")]
+SizeOption = Annotated[
+    str | None, typer.Option(help="Size of the file of the weights, such as 45MB, or the share of it to keep.")
+]
 RoundOption = Annotated[int, option_of(ROUND_TO)]
 UniformOption = Annotated[
     bool, typer.Option("--uniform", help="The same sizes in every layer: loads without trimformer.")
@@ -73,12 +92,22 @@ VocabularyOption = Annotated[
 ]
 CountedLengthOption = Annotated[float | None, option_of(SEQUENCE_LENGTH)]
 BatchOption = Annotated[int | None, option_of(BATCH_SIZE)]
+MetricOption = Annotated[
+    str | None,
+    typer.Option(help="With --max-drop: lost in what, a metric of the task, agreement or kl; else its first."),
+]
+CostOption = Annotated[
+    str | None, typer.Option(help="With --max-drop, what is made small: flops, params, latency or size; else flops.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print facts as JSON on stdout, everything else on stderr.")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]
 ReportOption = Annotated[Path | None, typer.Option(help="Write a report too: one HTML page with everything in it.")]
 PushOption = Annotated[str | None, typer.Option(help="Upload the checkpoint to this repository of the hub.")]
 MethodOption = Annotated[str, option_of(METHOD)]
-TokensOption = Annotated[int, option_of(CALIBRATION_TOKENS)]
+TokensOption = Annotated[
+    Any, option_of(CALIBRATION_TOKENS, parser=number_or_word, metavar=f"INTEGER|{CALIBRATION_TOKENS.default}")
+]
+MinutesOption = Annotated[float, option_of(MINUTES)]
 DeviceOption = Annotated[str, option_of(DEVICE)]
 DtypeOption = Annotated[str, option_of(DTYPE)]
 DeviceMapOption = Annotated[str | None, option_of(DEVICE_MAP)]

@@ -6,7 +6,7 @@ Of several processes only the first writes.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -21,26 +21,28 @@ from trimformer.data.rows import Split
 from trimformer.errors import InvalidOption
 from trimformer.export import upload
 from trimformer.judging.manifest import Origin
-from trimformer.judging.project import Project, TaskResult
-from trimformer.judging.task import Task, chosen_task, fitted_to
+from trimformer.judging.project import Project
+from trimformer.judging.result import TaskResult
+from trimformer.judging.task import Task, chosen_task, fitted_to, trained_task
 from trimformer.model import checkpoint
 from trimformer.model.manifest import as_text
 from trimformer.model.placement import Placement
 from trimformer.model.pooling import MODULES, pooling_of
 from trimformer.model.structure import read_structure
 from trimformer.progress import Progress
-from trimformer.pruning.budget import Budget
+from trimformer.pruning.budget import Budget, HasUnit
 from trimformer.pruning.cache import MeasuredCache, default_folder
 from trimformer.pruning.constraints import constrain, suited
 from trimformer.pruning.contract import Method
 from trimformer.pruning.parameters import ROUND_TO
+from trimformer.pruning.plan import Plan, check_one_size
 from trimformer.pruning.query_heads import with_asked_units
 from trimformer.pruning.sizes import Sizes, read_sizes
-from trimformer.report import page, saving, terminal
+from trimformer.report import page, plans, saving, terminal
 from trimformer.report.headline import headline, kept
 from trimformer.report.loading import in_one_line, is_of_sentence_transformers, loading
 
-EXAMPLES = {"flops": 0.4, "params": 0.4, "latency": 0.5, "max_drop": 0.01}
+EXAMPLES = {"flops": 0.4, "params": 0.4, "latency": 0.5, "size": "45MB", "max_drop": 0.01}
 """Examples for messages of how small a model may be asked to be."""
 
 
@@ -57,6 +59,16 @@ def load_with_tokenizer(name: str, task: Task, placement: Placement) -> tuple[Pr
 def named_task(name: str, model: str, data: str | None) -> str:
     """Give the name of the task, and say so where it was left to be chosen."""
     chosen = chosen_task(name, model, data)
+    if name != chosen:
+        console.say(f"task: {chosen}, by the model's head and the rows …")
+    return chosen
+
+
+def task_to_train(name: str, model: str, data: str | None, columns: Mapping[str, str]) -> str:
+    """Give the name of the task to train on, and say so where it was left to be chosen; what is no task is refused."""
+    with naming_columns(columns):
+        chosen = trained_task(name, model, data)
+    plugins.load("tasks", chosen)
     if name != chosen:
         console.say(f"task: {chosen}, by the model's head and the rows …")
     return chosen
@@ -96,7 +108,19 @@ def one_budget(shares: Mapping[str, Any], **options: Any) -> Budget:
     return Budget(**shares, **options)
 
 
-def check_one_of(sizes: Mapping[str, float | None]) -> None:
+def share_or_amount(text: str | None) -> float | str | None:
+    """Read a share, or leave an amount with its unit for its cost to read.
+
+    >>> share_or_amount("0.5"), share_or_amount("45MB")
+    (0.5, '45MB')
+    """
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return text
+
+
+def check_one_of(sizes: Mapping[str, float | str | None]) -> None:
     """Refuse several ways to say how small, or none.
 
     Raises:
@@ -108,7 +132,12 @@ def check_one_of(sizes: Mapping[str, float | None]) -> None:
 
 
 def target(
-    shares: Mapping[str, float | None], max_drop: float | None, sizes: Sizes | None, *, round_to: int, uniform: bool
+    shares: Mapping[str, float | str | None],
+    max_drop: float | None,
+    sizes: Sizes | None,
+    *,
+    round_to: int,
+    uniform: bool,
 ) -> tuple[Budget | None, Sizes | None]:
     """Read how small a model is to be: a budget or a largest loss, sizes, or one of the first two with sizes.
 
@@ -124,10 +153,25 @@ def target(
     if has_budget:
         return one_budget(shares, round_to=round_to, uniform=uniform), sizes
     if uniform and max_drop is not None:
-        raise InvalidOption("`uniform` goes with `flops`, `params`, `latency` or sizes, not with `max_drop`")
+        raise InvalidOption(
+            "`uniform` goes with `flops`, `params`, `latency`, `size` or sizes by name, not with `max_drop`"
+        )
     if round_to != ROUND_TO.default and max_drop is None:
         raise InvalidOption("`round_to` goes with a budget: sizes that are asked for are what they are")
     return None, replace(sizes, uniform=uniform) if sizes else None
+
+
+def check_guarded(max_drop: float | None, metric: str | None, cost: str | None) -> None:
+    """Refuse a metric or a cost without a largest loss, and a cost that there is not.
+
+    Raises:
+        InvalidOption: says what goes with what.
+    """
+    if max_drop is None and (metric or cost):
+        name = "metric" if metric else "cost"
+        raise InvalidOption(f"`{name}` goes with a largest loss, such as `max_drop={EXAMPLES['max_drop']}`")
+    if cost is not None:
+        plugins.load("costs", cost)
 
 
 def asked_sizes(
@@ -177,27 +221,29 @@ def check_sizes(sizes: Sizes | None, model: PreTrainedModel, name: str, method: 
 
 
 def budgets(texts: Mapping[str, str | None], round_to: int = 1) -> list[Budget]:
-    """Read budgets from shares with commas, by cost, largest first and each once.
+    """Read budgets from shares or amounts with commas, by cost, largest first and each once.
 
     Raises:
-        InvalidOption: a share is no number or outside (0, 1].
+        InvalidOption: a share is no number or outside (0, 1], or an amount has no unit.
 
-    >>> [budget.keep_fraction for budget in budgets({"flops": "0.4,0.8", "params": None})]
-    [0.8, 0.4]
+    >>> [budget.asked for budget in budgets({"flops": "0.4,0.8", "params": None, "size": "900kB,45MB"})]
+    ['0.8', '0.4', '45MB', '900kB']
     """
     return [
-        Budget.of(cost, share, round_to=round_to)
+        Budget.of(cost, asked, round_to=round_to)
         for cost, text in texts.items()
         if text is not None
-        for share in _shares(cost, text)
+        for asked in _asked(cost, text)
     ]
 
 
-def _shares(cost: str, text: str) -> list[float]:
-    try:
-        return sorted({float(share) for share in text.split(",")}, reverse=True)
-    except ValueError:
-        raise InvalidOption(f"`{cost}={text}` must be shares with commas, such as 0.8,0.6,0.4") from None
+def _asked(cost: str, text: str) -> list[float | str]:
+    values = [share_or_amount(part.strip()) for part in text.split(",")]
+    shares, amounts = ({each for each in values if isinstance(each, kind)} for kind in (float, str))
+    found = plugins.provided("costs").get(cost)
+    if amounts and not isinstance(found, HasUnit):
+        raise InvalidOption(f"`{cost}={text}` must be shares with commas, such as 0.8,0.6,0.4")
+    return [*sorted(shares, reverse=True), *sorted(amounts, key=getattr(found, "amount", None), reverse=True)]
 
 
 def kept_measurements(folder: Path | None) -> MeasuredCache:
@@ -233,6 +279,34 @@ def report_pruned(result: TaskResult, out: Path, *, as_json: bool) -> None:
     lines = loading(result.facts, str(out), sentences=is_of_sentence_transformers(out))
     console.written("checkpoint", out)
     console.written_code("load it", in_one_line(lines))
+
+
+def check_plan(out: Path | None, budgets: Sequence[Budget], *, overwrite: bool) -> None:
+    """Refuse a file of sizes that cannot be written, or of more than one budget, before any work is done.
+
+    Raises:
+        TrimformerError: says what to ask for.
+    """
+    if out is not None:
+        check_one_size(budgets)
+        plans.check_sizes_writable(out, overwrite=overwrite)
+
+
+def report_plan(plan: Plan, out: Path | None, report: Path | None, *, command: str, as_json: bool) -> None:
+    """Write what was asked for of a plan, and print its tables or, as JSON, all of it."""
+    console.warn(plan.warnings)
+    if out is not None and processes.is_first():
+        plan.save(out, overwrite=True)
+    if report is not None:
+        write_report(plans.plan_page(plan, command), report)
+    if as_json:
+        print_json(plan.facts)
+        return
+    for table in terminal.plan_tables(plan):
+        out_console.print(table)
+    console.remarks(plans.remarks(plan))
+    if out is not None:
+        console.written("sizes", out, f"edit them, and prune with --sites {out}")
 
 
 def check_asked(report: Path | None, push_to_hub: str | None = None, *, overwrite: bool) -> None:

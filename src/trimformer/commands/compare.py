@@ -36,8 +36,10 @@ def compare_command(
     from trimformer.compare.plan import read_plan
     from trimformer.compare.rows import as_facts
     from trimformer.compare.run import run, stored
+    from trimformer.model.folders import check_place
 
     plan = read_plan(file)
+    check_place(out / markdown.FILE)
     steps.check_asked(report, overwrite=overwrite)
     if show:
         rows = stored(plan, out, console.say)

@@ -46,8 +46,14 @@ def export_command(
     target = out or Path(f"{model.rstrip('/')}-onnx" if Path(model).is_dir() else f"{Path(model).name}-onnx")
     check_writable(target, overwrite=overwrite, source=model, weights="*.onnx")
     origin = export_run.judged_on(model, task, data, columns_named(column))
+    gone = "" if origin.task else export_run.rows_gone(model)
     if int8 and not origin.task:
-        raise InvalidOption("`int8` changes what the model answers: say how to measure that, with `task` and `data`")
+        why = f", and {gone}" if gone else ""
+        raise InvalidOption(
+            f"`int8` changes what the model answers{why}: say how to measure that, with `task` and `data`"
+        )
+    if gone:
+        console.say(f"{gone}: compared on a few sentences, judged on nothing")
     with console.progress_bars(console.error_console) as progress:
         facts = export_run.export_for(
             origin, target, int8=int8, max_length=max_length, overwrite=overwrite, progress=progress

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from trimformer.cli.options import (
+    AUTO,
     ColumnOption,
     DataOption,
     DenseTooOption,
@@ -18,6 +19,7 @@ from trimformer.cli.options import (
     OverwriteOption,
     ResumeOption,
     SeedOption,
+    TaughtOption,
     TrainOption,
     columns_named,
 )
@@ -30,8 +32,8 @@ HELP_PLACE = ("Make it smaller", 4)
 def finetune_command(
     context: typer.Context,
     model: ModelArgument,
-    task: Annotated[str, typer.Option(help="What to train and judge on; see `trimformer list`.")],
     out: Annotated[Path, typer.Option(help="Folder for the fine-tuned checkpoint.")],
+    task: TaughtOption = AUTO,
     data: DataOption = None,
     column: ColumnOption = None,
     train: TrainOption = None,
@@ -45,17 +47,18 @@ def finetune_command(
     as_json: JsonOption = False,
 ) -> None:
     """Fine-tune a model on labelled rows, keep the best checkpoint, and judge it on rows kept apart."""
-    from trimformer import plugins
-    from trimformer.cli import finetune_run
+    from trimformer.cli import finetune_run, steps
     from trimformer.model.checkpoint import check_writable
 
+    columns, options = columns_named(column), finetune_run.tuning(train)
+    check_writable(out, overwrite=overwrite, source=model)
     run = finetune_run.Run(
         model=model,
-        task=task,
+        task=steps.task_to_train(task, model, data, columns),
         data=data,
-        columns=columns_named(column),
+        columns=columns,
         out=out,
-        options=finetune_run.tuning(train),
+        options=options,
         max_length=max_length,
         seed=seed,
         device=device,
@@ -63,8 +66,6 @@ def finetune_command(
         dense_too=dense_too,
         command=context.obj,
     )
-    plugins.load("tasks", task)
-    check_writable(out, overwrite=overwrite, source=model)
     tuned = finetune_run.carry_out(run, resume=resume, overwrite=overwrite)
     finetune_run.report_finetuned(run, tuned, as_json=as_json)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from trimformer.cli.options import (
+    AUTO,
     BatchOption,
     ColumnOption,
     CountedLengthOption,
@@ -25,6 +26,7 @@ from trimformer.cli.options import (
     RoundOption,
     SeedOption,
     SetOption,
+    TaughtOption,
     TokensOption,
     TrainOption,
     UniformOption,
@@ -40,8 +42,8 @@ HELP_PLACE = ("Make it smaller", 3)
 def pprune_command(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Checkpoint folder or hub name; may be pre-trained only.")],
-    task: Annotated[str, typer.Option(help="What to prune for, train and judge on; see `trimformer list`.")],
     out: Annotated[Path, typer.Option(help="Folder for the smaller, fine-tuned checkpoint.")],
+    task: TaughtOption = AUTO,
     data: DataOption = None,
     column: ColumnOption = None,
     flops: FlopsOption = None,
@@ -74,12 +76,13 @@ def pprune_command(
     budget = steps.one_budget(shares, round_to=round_to, uniform=uniform)
     options = assignments(set_)
     make_method(method, options)
+    columns = columns_named(column)
     check_writable(out, overwrite=overwrite, source=model)
     run = finetune_run.Run(
         model=model,
-        task=task,
+        task=steps.task_to_train(task, model, data, columns),
         data=data,
-        columns=columns_named(column),
+        columns=columns,
         out=out,
         options=finetune_run.tuning(train),
         max_length=max_length,

@@ -12,6 +12,7 @@ from trimformer.cli.options import (
     BatchOption,
     CacheOption,
     ColumnOption,
+    CostOption,
     CountedLengthOption,
     DataOption,
     DeviceMapOption,
@@ -27,6 +28,8 @@ from trimformer.cli.options import (
     LengthOption,
     MaxMemoryOption,
     MethodOption,
+    MetricOption,
+    MinutesOption,
     ModelArgument,
     NeuronsOption,
     OnlyOption,
@@ -39,6 +42,7 @@ from trimformer.cli.options import (
     SeedOption,
     SetOption,
     SitesOption,
+    SizeOption,
     TaskOption,
     TokensOption,
     UniformOption,
@@ -47,7 +51,7 @@ from trimformer.cli.options import (
     columns_named,
 )
 from trimformer.model.parameters import DEVICE, DTYPE
-from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, ROUND_TO, SEED
+from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, MINUTES, ROUND_TO, SEED
 
 HELP_PLACE = ("Make it smaller", 1)
 MANY_PROCESSES = True
@@ -63,11 +67,15 @@ def prune_command(
     flops: FlopsOption = None,
     params: ParamsOption = None,
     latency: LatencyOption = None,
+    size: SizeOption = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Instead: the smallest model that loses at most this.", min=0)
     ] = None,
+    metric: MetricOption = None,
+    cost: CostOption = None,
     method: MethodOption = METHOD.default,
     calibration_tokens: TokensOption = CALIBRATION_TOKENS.default,
+    minutes: MinutesOption = MINUTES.default,
     sequence_length: CountedLengthOption = None,
     batch_size: BatchOption = None,
     round_to: RoundOption = ROUND_TO.default,
@@ -102,11 +110,13 @@ def prune_command(
     from trimformer.model.checkpoint import check_writable
     from trimformer.model.placement import Placement
     from trimformer.pruning.method_options import make_method
+    from trimformer.pruning.target import COUNTED
     from trimformer.report.page import checkpoint_page
 
-    shares = {"flops": flops, "params": params, "latency": latency}
+    shares = {"flops": flops, "params": params, "latency": latency, "size": steps.share_or_amount(size)}
     sizes = steps.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
     budget, sizes = steps.target(shares, max_drop, sizes, round_to=round_to, uniform=uniform)
+    steps.check_guarded(max_drop, metric, cost)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     options = assignments(set_)
     made = make_method(method, options)
@@ -120,16 +130,21 @@ def prune_command(
         pruner = project.pruner(
             method=method,
             calibration_tokens=calibration_tokens,
+            minutes=minutes,
             sequence_length=sequence_length,
             seed=seed,
             batch_size=batch_size,
             options=options,
             cache=steps.kept_measurements(cache),
+            budgets=[budget] if budget else [],
+            sizes=sizes,
         )
         small = (
             pruner.prune(budget, sizes)
             if max_drop is None
-            else smallest_within(project, pruner, max_drop, round_to=round_to, sizes=sizes)
+            else smallest_within(
+                project, pruner, max_drop, metric=metric, cost=cost or COUNTED, round_to=round_to, sizes=sizes
+            )
         )
         result = project.judge(small)
     steps.save_pruned(result, model, project.tokenizer, out, overwrite=overwrite)

@@ -25,6 +25,7 @@ from trimformer.cli.options import (
     LengthOption,
     MaxMemoryOption,
     MethodOption,
+    MinutesOption,
     ModelArgument,
     NeuronsOption,
     OnlyOption,
@@ -41,7 +42,7 @@ from trimformer.cli.options import (
     columns_named,
 )
 from trimformer.model.parameters import DEVICE, DTYPE
-from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, ROUND_TO, SEED
+from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, MINUTES, ROUND_TO, SEED
 
 HELP_PLACE = ("Make it smaller", 2)
 MANY_PROCESSES = True
@@ -58,10 +59,12 @@ def sweep_command(
     ] = None,
     params: Annotated[str | None, typer.Option(help="Shares of sublayer parameters to keep.")] = None,
     latency: Annotated[str | None, typer.Option(help="Shares of the measured time to keep.")] = None,
+    size: Annotated[str | None, typer.Option(help="Sizes of the file of the weights, such as 60MB,45MB.")] = None,
     data: DataOption = None,
     column: ColumnOption = None,
     method: MethodOption = METHOD.default,
     calibration_tokens: TokensOption = CALIBRATION_TOKENS.default,
+    minutes: MinutesOption = MINUTES.default,
     sequence_length: CountedLengthOption = None,
     batch_size: BatchOption = None,
     round_to: RoundOption = ROUND_TO.default,
@@ -86,7 +89,6 @@ def sweep_command(
     as_json: JsonOption = False,
 ) -> None:
     """One calibration, several sizes: a checkpoint each, a table, and a plot of the metric against what is kept."""
-    from trimformer import processes
     from trimformer.cli import console, steps
     from trimformer.judging.manifest import Origin
     from trimformer.model.checkpoint import check_writable
@@ -96,13 +98,12 @@ def sweep_command(
     from trimformer.report import frontier, terminal
     from trimformer.report.page import sweep_page
 
-    texts = {"flops": flops, "params": params, "latency": latency}
+    texts = {"flops": flops, "params": params, "latency": latency, "size": size}
     asked = steps.budgets(texts if any(texts.values()) else {"flops": DEFAULT_SHARES}, round_to)
     sizes = steps.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
-    options = assignments(set_)
-    made = make_method(method, options)
-    targets = [out / f"{budget.cost}-{budget.keep_fraction:g}" for budget in asked]
+    made = make_method(method, options := assignments(set_))
+    targets = [out / f"{budget.cost}-{budget.asked}" for budget in asked]
     for target in targets:
         check_writable(target, overwrite=overwrite)
     frontier.check_no_sweep(out, overwrite=overwrite)
@@ -115,19 +116,20 @@ def sweep_command(
         pruner = project.pruner(
             method=method,
             calibration_tokens=calibration_tokens,
+            minutes=minutes,
             sequence_length=sequence_length,
             batch_size=batch_size,
             seed=seed,
             options=options,
             cache=steps.kept_measurements(cache),
+            budgets=asked,
+            sizes=sizes,
         )
-        pruner.check(asked, sizes)
         for budget, target in zip(asked, targets, strict=True):
             result = project.judge(pruner.prune(budget, sizes))
             steps.save_pruned(result, model, project.tokenizer, target, overwrite=overwrite)
             results.append(result.facts)
-    if processes.is_first():
-        frontier.write_sweep(results, out)
+    frontier.write_sweep(results, out)
     if report is not None:
         steps.write_report(sweep_page(results), report)
     console.warn([warning for facts in results for warning in facts.pruning.warnings])

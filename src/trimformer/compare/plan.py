@@ -16,7 +16,7 @@ from trimformer.errors import InvalidOption
 from trimformer.model.parameters import Parameter
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.method_options import make_method
-from trimformer.pruning.parameters import CALIBRATION_TOKENS, MAX_LENGTH, SEED, SEQUENCE_LENGTH
+from trimformer.pruning.parameters import CALIBRATION_TOKENS, FIXED_TOKENS, MAX_LENGTH, SEED, SEQUENCE_LENGTH
 from trimformer.training.finetune import FineTuning
 
 FILE_KEYS = ("title", "tasks", "methods", "budgets", "seeds", "calibration_tokens", "device", "finetune", "published")
@@ -34,6 +34,8 @@ TASK_KEYS = (
     "finetune",
 )
 METHOD_KEYS = ("method", "options", "vary", "calibration_tokens", "prune", "seeds")
+TOKENS = replace(CALIBRATION_TOKENS, default=FIXED_TOKENS, words=())
+"""Calibration tokens of a comparison: a number, so that the rows do not depend on the machine."""
 DEMO = "demo"
 """Name of the model that the extra `demo` installs."""
 STAGES = ("finetuned", "pretrained")
@@ -220,12 +222,12 @@ def _contenders(methods: Section, label: str, top: Section) -> Iterator[Contende
         raise InvalidOption(f"{entry.at('prune')}: {method} needs a fine-tuned model and labels: leave out prune:")
     with entry.about("options") if given else methods.about(label):
         options = asdict(make_method(method, given))  # type: ignore[call-overload]  # every method is a dataclass
-    everywhere = _parameter(top, CALIBRATION_TOKENS, CALIBRATION_TOKENS.default)
+    everywhere = _parameter(top, TOKENS, TOKENS.default)
     contender = Contender(
         label=label,
         method=method,
         options=options,
-        calibration_tokens=_parameter(entry, CALIBRATION_TOKENS, everywhere),
+        calibration_tokens=_parameter(entry, TOKENS, everywhere),
         seeds=tuple(_seeds(entry, _seeds(top, [0]))),
         before_finetuning=stage == "pretrained",
     )

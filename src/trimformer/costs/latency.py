@@ -15,7 +15,6 @@ import copy
 import hashlib
 import platform
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -160,7 +159,7 @@ def _key(structure: Structure, workload: Workload) -> dict[str, Any]:
         "measured": "latency",
         "device": f"{platform.node()}, {device_name(model.device)}",
         "threads": torch.get_num_threads(),
-        "workload": asdict(workload),
+        "workload": {"sequence_length": workload.sequence_length, "batch_size": workload.batch_size},
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "format": 1},
     }
 

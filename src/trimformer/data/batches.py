@@ -225,3 +225,11 @@ class Workload:
     sequence_length: float
     """Mean number of tokens of a sequence."""
     batch_size: int = 32
+    precision: str | None = None
+    """Precision that the weights are stored in, such as `float16`, where it is another than they have in memory."""
+
+    @property
+    def stored_dtype(self) -> torch.dtype | None:
+        """The same as PyTorch names it."""
+        dtype: torch.dtype | None = None if self.precision is None else getattr(torch, self.precision)
+        return dtype

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -125,10 +126,17 @@ def _place(source: str, split: Split) -> _Place:
     if path.is_dir():
         return _of_saved(path, split) or _of_folder(path, split)
     if not ON_HUB.fullmatch(source) or ending_of(path) in READERS:
-        raise DataError(f"no file or folder {source}: check the path")
+        raise DataError(f"no file or folder {source}: {_nearest(path)}")
     name, _, config = source.partition(":")
     own = _own_or_other(splits_on_hub(name, config or None), split, source)
     return _Place(f"split {own!r} of {source}", partial(read_hub, name, config or None, own))
+
+
+def _nearest(path: Path) -> str:
+    """Say what there is instead of a path: the name beside it that is most like its own."""
+    beside = [each.name for each in path.parent.iterdir()] if path.parent.is_dir() else []
+    alike = get_close_matches(path.name, beside, n=1)
+    return f"did you mean {str(path.with_name(alike[0]))!r}?" if alike else "check the path"
 
 
 def _of_file(file: Path) -> _Place:

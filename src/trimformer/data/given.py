@@ -38,6 +38,7 @@ def calibration_batches(
     labels: bool = False,
     column: Column = None,
     padding: Padding | None = None,
+    choose: Callable[[Sequence[Features]], int | None] | None = None,
     warn: Callable[[str], None] = caution,
 ) -> list[Batch]:
     """Turn whatever the user has into padded batches on the model's device, with `LABELS` only if `labels` is set.
@@ -54,6 +55,7 @@ def calibration_batches(
         labels: whether to keep them.
         column: name of the column of text, or of two for pairs, where the data has columns that nobody can tell.
         padding: the model's padding id, for rows without a mask where there is no tokenizer.
+        choose: says by the rows how many tokens to draw, in place of `tokens`, which a stream is read until.
         warn: is given a line for whatever was left out.
 
     Raises:
@@ -82,7 +84,8 @@ def calibration_batches(
         warn(f"{shorter} rows without {TOKEN_MASK} have padding (id {padding and padding.id}): it is left out")
     if labels:
         require_labels(real)
-    drawn = real if tokens is None else sample_rows(real, tokens, seed)
+    wanted = choose(real) if choose else tokens
+    drawn = real if wanted is None else sample_rows(real, wanted, seed)
     return make_batches(drawn, tokenizer, device, labels=labels)
 
 

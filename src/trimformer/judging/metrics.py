@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 DISTANCES = ("kl", "squared_distance")
 """Metrics that are distances from the dense model, which itself is at 0."""
@@ -43,6 +44,8 @@ class Metric:
     low: float
     high: float
     """Upper end of the 95 % bootstrap interval over rows; `low` is the lower one."""
+    resamples: Any = field(default=None, compare=False, repr=False)
+    """Values of the bootstrap's resamples, an array, the same rows in each for every model; None of a single row."""
 
 
 Metrics = Mapping[str, Metric]
@@ -69,6 +72,25 @@ def sample(name: str, metric: Metric) -> str:
     return f"{metric.sample_size:,} {COUNTED.get(name, 'rows')}"
 
 
+Number = TypeVar("Number")
+"""A number, or an array of them."""
+
+
+def worse_by(name: str, old: Number, new: Number) -> Number:
+    """Tell how much worse the value of a metric became, as `degradation` does.
+
+    >>> worse_by("accuracy", 0.75, 0.5), worse_by("perplexity", 20.0, 21.0), worse_by("kl", 0.0, 0.125)
+    (0.25, 0.05, 0.125)
+    """
+    before: Any = old
+    after: Any = new
+    if name in DISTANCES:
+        return new
+    if name == PERPLEXITY:
+        return (after - before) / before  # type: ignore[no-any-return]  # of the kind that it was given
+    return after - before if name in LOWER_IS_BETTER else before - after  # type: ignore[no-any-return]  # as above
+
+
 def degradation(before: Metrics, after: Metrics, name: str | None = None) -> float:
     """Tell how much worse a model became, positive if it did.
 
@@ -85,10 +107,4 @@ def degradation(before: Metrics, after: Metrics, name: str | None = None) -> flo
     0.05
     """
     name = name or next((each for each in DISTANCES if each in after), next(iter(before)))
-    new = after[name].value
-    if name in DISTANCES:
-        return new
-    old = before[name].value
-    if name == PERPLEXITY:
-        return (new - old) / old
-    return new - old if name in LOWER_IS_BETTER else old - new
+    return worse_by(name, 0.0 if name in DISTANCES else before[name].value, after[name].value)

@@ -16,94 +16,34 @@ from trimformer import plugins
 from trimformer.data.batches import sample_rows
 from trimformer.data.columns import naming_columns
 from trimformer.data.labels import in_model_order
-from trimformer.data.rows import Features, content, token_count
+from trimformer.data.rows import Features, choices, content, token_count
 from trimformer.errors import DataError, LabelError, caution
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest, Origin
-from trimformer.judging.metrics import DISTANCES, LOWER_IS_BETTER, Metrics, shown
+from trimformer.judging.metrics import Metrics
+from trimformer.judging.result import TaskResult, collapse, few_rows
 from trimformer.judging.task import Task, fitted_to
 from trimformer.model.checkpoint import round_weights
 from trimformer.model.limits import fitted
 from trimformer.model.offload import device_of
 from trimformer.model.weights import weight_bytes
 from trimformer.observing import latency
-from trimformer.observing.latency import Latency
 from trimformer.observing.resources import watching_resources
 from trimformer.progress import Progress, Stages, staged
+from trimformer.pruning.budget import Budget, stored_in
 from trimformer.pruning.cache import MeasuredCache
-from trimformer.pruning.facts import BudgetFacts, ParameterFacts, SizesFacts
+from trimformer.pruning.facts import ParameterFacts
 from trimformer.pruning.method_options import asked_by
-from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD, check_parameters
+from trimformer.pruning.parameters import AUTO, DEFAULT_METHOD, DEFAULT_MINUTES, MOST_TOKENS, check_parameters
+from trimformer.pruning.preparation import shorter
 from trimformer.pruning.pruner import Pruner
-from trimformer.pruning.result import PruningResult, Shown
+from trimformer.pruning.result import PruningResult
+from trimformer.pruning.sizes import Sizes
 from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
 
 ENCODE_ROWS = 2048
 GUARD_ROWS = 1000
-FEW_ROWS = 50
-COLLAPSE = 0.1
-"""Relative fall of the judging metric above which a warning says so loudly."""
-DOUBLED = 1.0
-"""Relative rise above which a warning does, where lower is better."""
 STAGES = 4
 """Stages of a project's one result: judging the dense model, measuring, pruning, judging the pruned model."""
-
-
-@dataclass(frozen=True, repr=False)
-class TaskResult(Shown):
-    """A pruning result with its judgement: metrics and times of both models."""
-
-    pruning: PruningResult
-    facts: Manifest
-    tokenizer: PreTrainedTokenizerBase | None = None
-    stored_dtype: torch.dtype | None = None
-    """Precision in which the model is saved."""
-
-    @property
-    def model(self) -> PreTrainedModel:
-        """The pruned model."""
-        return self.pruning.model
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """Record of the result as plain JSON, to print or to save with the model; made anew each time."""
-        return self.facts.as_json()
-
-    @property
-    def before(self) -> Metrics:
-        """Metrics of the dense model."""
-        return self.facts.metrics[DENSE]
-
-    @property
-    def after(self) -> Metrics:
-        """Metrics of the pruned model."""
-        return self.facts.metrics[PRUNED]
-
-    @property
-    def latency(self) -> Mapping[str, Latency]:
-        """Measured time of both models, by `dense` and `pruned`."""
-        return self.facts.latency
-
-
-def few_rows(after: Metrics) -> str | None:
-    """Word a warning where evaluation rows are fewer than 50, too few for an interval to mean much; else None."""
-    rows = next(iter(after.values())).sample_size
-    return f"only {rows} evaluation rows: metrics and intervals tell little" if rows < FEW_ROWS else None
-
-
-def collapse(before: Metrics, after: Metrics, budget: BudgetFacts, sizes: SizesFacts | None = None) -> str | None:
-    """Word a loud warning where the accuracy collapsed, with a milder budget or larger sizes to try; else None."""
-    name, dense = next(iter(before.items()))
-    change = (after[name].value - dense.value) / max(abs(dense.value), 1e-12)
-    if name in DISTANCES or -COLLAPSE <= change <= (DOUBLED if name in LOWER_IS_BETTER else change):
-        return None
-    milder = f"`{budget.cost}={min(1.0, round(1.5 * budget.asked + 0.05, 2))}`, or `max_drop=0.02`"
-    if sizes is not None and sizes.alone:
-        milder = "larger sizes, or drop less"
-    return (
-        f"{name} {'rose' if change > 0 else 'fell'} from {shown(dense.value)} to {shown(after[name].value)} "
-        f"({abs(change):.0%}): "
-        f"this is too small for the task; try {milder}"
-    )
 
 
 @dataclass(frozen=True)
@@ -155,14 +95,20 @@ class Project:
         self,
         *,
         method: str = DEFAULT_METHOD,
-        calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS,
+        calibration_tokens: int | str = AUTO,
+        minutes: float = DEFAULT_MINUTES,
         sequence_length: float | None = None,
         batch_size: int | None = None,
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
+        judged: bool = True,
+        budgets: Sequence[Budget] = (),
+        sizes: Sizes | None = None,
     ) -> Pruner:
-        """Make a `Pruner` on rows drawn from the calibration rows.
+        """Make a `Pruner` on rows drawn from the calibration rows; unless only planning, judge the dense model first.
+
+        `budgets`, with `sizes`, are what it will be asked for: what cannot be is refused before the model is judged.
 
         Raises:
             TrimformerError: wrong options, weights or rows, or a model that does not fit the task; before pruning.
@@ -174,7 +120,8 @@ class Project:
             rows,
             method=method,
             tokenizer=self.tokenizer,
-            calibration_tokens=None,
+            calibration_tokens=calibration_tokens if isinstance(calibration_tokens, str) else None,
+            minutes=minutes,
             sequence_length=sequence_length,
             batch_size=batch_size,
             seed=seed,
@@ -182,7 +129,13 @@ class Project:
             cache=cache,
             progress=self.stages,
         )
-        _ = self.before  # a model that does not fit the task fails here, not after minutes of pruning
+        pruner.workload = stored_in(pruner.workload, self.model.dtype, self.stored_dtype)
+        pruner.check(budgets, sizes)
+        for warning in shorter(pruner.calibration.mean_length, self.evaluation_length, "the evaluation rows"):
+            pruner.warnings.append(warning)
+            caution(warning)
+        if judged:
+            _ = self.before  # a model that does not fit the task fails here, not after minutes of pruning
         return pruner
 
     def judge(self, result: PruningResult) -> TaskResult:
@@ -251,10 +204,11 @@ class Project:
         self.stages.enter("judging the dense model")
         return self.evaluate(self.model, self.evaluation_rows)
 
-    def drawn(self, tokens: int, seed: int, *, labels: bool = False) -> list[Features]:
+    def drawn(self, tokens: int | str, seed: int, *, labels: bool = False) -> list[Features]:
         """Draw calibration rows at random until they hold that many tokens; only as many as needed are encoded.
 
-        With `labels`, each has its own, classes in the model's order.
+        Of `AUTO`, they are as many as may pay, to be chosen from. With `labels`, each has its own, classes in the
+        model's order.
 
         Raises:
             DataError: there are none, or too few.
@@ -266,11 +220,11 @@ class Project:
         for chunk in self._chunks(seed):
             encoded = self._labelled(chunk) if labels else self.task.encode(chunk, self.tokenizer, self.max_length)
             features += without(encoded, self.held_out)
-            if sum(map(token_count, features)) >= tokens:
+            if sum(map(token_count, features)) >= (MOST_TOKENS if isinstance(tokens, str) else tokens):
                 break
         if not features:
             raise DataError("no calibration rows: none, or every row is also an evaluation row; give rows kept apart")
-        return sample_rows(features, tokens, seed)
+        return features if isinstance(tokens, str) else sample_rows(features, tokens, seed)
 
     def _labelled(self, chunk: Dataset) -> list[Features]:
         try:
@@ -288,8 +242,18 @@ class Project:
     @cached_property
     def held_out(self) -> list[Features]:
         """Encoded rows that are neither calibrated nor trained on: the evaluation rows and the guard rows."""
-        kept_apart = [self.evaluation_rows] + ([self.guard_rows] if self.guard_rows else [])
-        return [row for rows in kept_apart for row in self.task.encode(rows, self.tokenizer, self.max_length)]
+        guard = self.task.encode(self.guard_rows, self.tokenizer, self.max_length) if self.guard_rows else []
+        return [*self._evaluated, *guard]
+
+    @cached_property
+    def _evaluated(self) -> list[Features]:
+        return self.task.encode(self.evaluation_rows, self.tokenizer, self.max_length)
+
+    @property
+    def evaluation_length(self) -> float | None:
+        """Mean number of tokens of a sequence of the evaluation rows; None where there are none."""
+        lengths = [len(sequence) for row in self._evaluated for sequence in choices(row)]
+        return sum(lengths) / len(lengths) if lengths else None
 
 
 def evaluate(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap, rankdata
 
 from trimformer.errors import DataError, NumericalError
-from trimformer.judging.metrics import Metric
+from trimformer.judging.metrics import Metric, Metrics, worse_by
 
 Array = NDArray[Any]
 
@@ -56,7 +56,7 @@ def metric(statistic: Statistic, *columns: Array | Sequence[float], seed: int = 
         raise NumericalError(f"{getattr(statistic, '__name__', statistic)} of {size} rows is {value}: check the model")
     if size == 1:
         return Metric(value, size, value, value)
-    interval = bootstrap(
+    found = bootstrap(
         arrays,
         statistic,
         n_resamples=RESAMPLES,
@@ -66,8 +66,29 @@ def metric(statistic: Statistic, *columns: Array | Sequence[float], seed: int = 
         confidence_level=CONFIDENCE,
         method="percentile",
         rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Metric(value, size, min(value, float(interval.low)), max(value, float(interval.high)))
+    )
+    low, high = found.confidence_interval
+    return Metric(value, size, min(value, float(low)), max(value, float(high)), resamples=found.bootstrap_distribution)
+
+
+def paired_drop(before: Metrics, after: Metrics, name: str) -> Metric:
+    """Compute how much worse a model became by one metric, see `degradation`, with its interval over the same rows.
+
+    Both were measured on the same rows, and of as many rows the same are drawn in every resample: so the interval is
+    that of the difference, row by row, and far shorter than the two models' own.
+
+    Args:
+        before: of the dense model.
+        after: of the other one.
+        name: of the metric.
+    """
+    old, new = before[name], after[name]
+    value = float(worse_by(name, old.value, new.value))
+    if old.resamples is None or new.resamples is None:
+        return Metric(value, new.sample_size, value, value)
+    beyond = 100 * (1 - CONFIDENCE) / 2
+    low, high = np.percentile(worse_by(name, old.resamples, new.resamples), [beyond, 100 - beyond])
+    return Metric(value, new.sample_size, min(value, float(low)), max(value, float(high)))
 
 
 def mean(*columns: Array, axis: int = -1) -> Array:

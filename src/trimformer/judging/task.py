@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins
 from trimformer.data.rows import Batch, Features, Split
+from trimformer.errors import InvalidOption
 from trimformer.judging.metrics import Metrics
 from trimformer.model.checkpoint import load_config
 from trimformer.model.modeling_trimformer import auto_class
@@ -134,6 +135,37 @@ def chosen_task(name: str, model: str, data: str | None) -> str:
     if data is None:
         return tasks[-1] if tasks else UNLABELLED
     return next((task for task in tasks if _fits(plugins.load("tasks", task), data)), UNLABELLED)
+
+
+HEADS_TO_COME = ("", "AutoModel", "AutoModelForMaskedLM")
+"""Auto classes of checkpoints that get a new head when they are trained for a task that needs one."""
+TAUGHT_BY = ("token_classification", "multiple_choice", "question_answering")
+"""Tasks whose rows no other task has; the next ones share columns, so that rows may fit several."""
+TAUGHT_BY_SHARED = ("reranking", "embedding", "classification")
+
+
+def trained_task(name: str, model: str, data: str | None) -> str:
+    """Give the name of the task to train a model on: the one named, or for `auto` by its head, and else by the rows.
+
+    Args:
+        name: of a task, or `auto`.
+        model: a checkpoint folder or hub name.
+        data: where rows come from; None if they are not the user's.
+
+    Raises:
+        InvalidOption: a model without a head, and rows that fit several tasks, or none that are the user's.
+        DataError: rows that cannot be read.
+    """
+    head = auto_class((load_config(model).architectures or [""])[0]) if name == AUTO else ""
+    if name != AUTO or head not in HEADS_TO_COME:
+        return chosen_task(name, model, data)
+    if data is None:
+        raise InvalidOption(f"{model} has no head that tells a task: say which with `task`, such as `task=sst2`")
+    own = [task for task in TAUGHT_BY if _fits(plugins.load("tasks", task), data)][:1]
+    found = own or [task for task in TAUGHT_BY_SHARED if _fits(plugins.load("tasks", task), data)]
+    if len(found) > 1:
+        raise InvalidOption(f"the rows of {data} fit {' and '.join(found)}: say with `task` what to train {model} for")
+    return found[0] if found else chosen_task(name, model, data)
 
 
 def _fits(task: Task, data: str) -> bool:

@@ -11,13 +11,14 @@ from trimformer.vocabulary.facts import CALIBRATION
 from trimformer.vocabulary.trim import trim_vocabulary
 
 
-def with_vocabulary(project: Project, source: str | None) -> Project:
+def with_vocabulary(project: Project, source: str | None, *, judged: bool = True) -> Project:
     """Make the same project of a model with a trimmed vocabulary; the dense metrics stay those of the model as given.
 
     Args:
         project: of the model as given.
         source: file of the texts whose tokens are kept, or `calibration`: the project's calibration rows; None keeps
             all tokens.
+        judged: measure the dense metrics; False where nothing will be judged.
 
     Raises:
         TrimformerError: as `trim_vocabulary`, or the file cannot be read.
@@ -37,5 +38,9 @@ def with_vocabulary(project: Project, source: str | None) -> Project:
         dtype=project.stored_dtype,
     )
     return replace(
-        project, model=trimmed.model, tokenizer=trimmed.tokenizer, vocabulary=trimmed.facts, given=project.before
+        project,
+        model=trimmed.model,
+        tokenizer=trimmed.tokenizer,
+        vocabulary=trimmed.facts,
+        given=project.before if judged else None,
     )

@@ -36,7 +36,8 @@ from trimformer.pruning.budget import total_cost
 from trimformer.pruning.choose.bounds import FREE
 from trimformer.pruning.choose.clustering import dendrogram, redundant_units, removal_order, similarity
 from trimformer.pruning.choose.search import remove_in_order
-from trimformer.pruning.contract import Backward, Job
+from trimformer.pruning.contract import Backward, Effort, Job
+from trimformer.pruning.parameters import FIXED_TOKENS
 from trimformer.pruning.refit.walk import cut_and_refit
 
 DIGITS = 3
@@ -62,6 +63,7 @@ class DualCP:
     needs_labels: ClassVar[bool] = False
     removes: ClassVar[str | None] = None
     backward: ClassVar[Backward] = "none"
+    effort: ClassVar[Effort] = Effort(measuring=1.0, most_tokens=FIXED_TOKENS)
 
     tokens: int = 200
     """Tokens drawn from the calibration rows to compare units at; at least 2."""

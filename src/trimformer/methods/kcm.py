@@ -23,7 +23,7 @@ from trimformer.observing.calibration import Calibration, Seen, Sums
 from trimformer.observing.measurements import Measured, Measurement
 from trimformer.pruning.choose.scoring import convex_representation
 from trimformer.pruning.choose.search import ROUNDING, keep_best
-from trimformer.pruning.contract import Backward, Job
+from trimformer.pruning.contract import Backward, Effort, Job
 from trimformer.pruning.refit.rescaling import cut_and_rescale, teacher_job
 
 LOOSEST_TOLERANCE = 0.05
@@ -49,6 +49,7 @@ class KCM:
     needs_labels: ClassVar[bool] = False
     removes: ClassVar[str | None] = "neuron"
     backward: ClassVar[Backward] = "none"
+    effort: ClassVar[Effort] = Effort(measuring=3.0, pruning=4.0)
 
     sigma: float = 1.0
     """Width of the Gaussian kernel between output weights of length 1; above 0."""

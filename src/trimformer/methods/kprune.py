@@ -36,7 +36,7 @@ from trimformer.observing.watching import frozen
 from trimformer.pruning.budget import total_cost
 from trimformer.pruning.choose.scoring import mask_gradients, output_energy, unit_second_moments
 from trimformer.pruning.choose.search import keep_best
-from trimformer.pruning.contract import Backward, Job
+from trimformer.pruning.contract import Backward, Effort, Job
 from trimformer.pruning.refit.walk import Walk
 
 
@@ -49,6 +49,7 @@ class KPrune:
     needs_labels: ClassVar[bool] = False
     removes: ClassVar[str | None] = None
     backward: ClassVar[Backward] = "whole model"
+    effort: ClassVar[Effort] = Effort(by_site=1.6)
 
     gamma: float = 2.0
     """Temperature of both softmaxes in the KL divergence; above 0."""

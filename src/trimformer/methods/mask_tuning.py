@@ -28,7 +28,7 @@ from trimformer.observing.measurements import Measured, Measurement
 from trimformer.observing.predictions import predictions, task_loss
 from trimformer.pruning.choose.allocation import best_split, rearranged
 from trimformer.pruning.choose.scoring import mask_gradients
-from trimformer.pruning.contract import Backward, Job
+from trimformer.pruning.contract import Backward, Effort, Job
 from trimformer.pruning.refit.rescaling import cut_and_rescale, teacher_job
 
 
@@ -57,6 +57,7 @@ class MaskTuning:
     needs_labels: ClassVar[bool] = True
     removes: ClassVar[str | None] = None
     backward: ClassVar[Backward] = "whole model"
+    effort: ClassVar[Effort] = Effort(measuring=2.2, pruning=3.7)
 
     minibatch: int = 32
     """Sequences, drawn at random, whose gradients are averaged before they are squared; at least 1."""

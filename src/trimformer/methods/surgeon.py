@@ -34,8 +34,8 @@ from trimformer.observing.sums import RegressionSums
 from trimformer.observing.watching import check_finite, frozen
 from trimformer.pruning.choose.curves import RemovalCurve, damped, removal_curve
 from trimformer.pruning.choose.search import remove_cheapest
-from trimformer.pruning.contract import Backward, Job
-from trimformer.pruning.refit.blocks import Training, train_blocks
+from trimformer.pruning.contract import Backward, Effort, Job
+from trimformer.pruning.refit.blocks import PASSES_AN_EPOCH, Training, train_blocks
 from trimformer.pruning.refit.walk import Stop, Walk, cut_and_refit
 
 
@@ -91,6 +91,11 @@ class Surgeon:
     """Largest step of that training; above 0."""
 
     @property
+    def effort(self) -> Effort:
+        """Passes as measured on MiniLM; each epoch takes as many as the training's passes, forward and back."""
+        return Effort(measuring=3.7, pruning=4.2 + PASSES_AN_EPOCH * self.epochs)
+
+    @property
     def backward(self) -> Backward:
         """By block, since gradients are taken so where memory is short; none without gradients."""
         return "by block" if self.gradients else "none"
@@ -98,9 +103,10 @@ class Surgeon:
     def __post_init__(self) -> None:
         if self.focus and not self.gradients:
             raise InvalidOption("focus weighs tokens by their gradients: it goes not with gradients=false")
-        for name in ("damping", "curve_ridge"):
+        for name in ("damping", "curve_ridge", "rate"):
             require_range(name, getattr(self, name), low_included=False)
-        require_range("ridge", self.ridge)
+        for name in ("ridge", "epochs"):
+            require_range(name, getattr(self, name))
         for name in ("focus", "reconsider"):
             require_range(name, getattr(self, name), high=1.0)
 
@@ -117,11 +123,20 @@ class Surgeon:
         found = {site.name: measured[site.name] for site in job.dense.occupied}
         return {name: torch.empty_like(each.cost).scatter(0, each.order, each.cost) for name, each in found.items()}
 
-    def prune(self, job: Job, measured: Measured) -> Masks:
-        """Allocate the budget over the curves; from the bottom up cut, choose the last units anew, and refit."""
+    @property
+    def in_nats(self) -> bool:
+        """True with gradients; without, a removal costs the squared change of its sublayer's output."""
+        return self.gradients
+
+    def decide(self, job: Job, measured: Measured) -> Masks:
+        """Allocate the budget over the curves."""
         found = {site.name: measured[site.name] for site in job.dense.occupied}
         curves = {name: RemovalCurve(each.order, each.cost) for name, each in found.items()}
-        masks = job.first_decides(job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit, job.bounds))
+        return job.first_decides(job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit, job.bounds))
+
+    def prune(self, job: Job, measured: Measured) -> Masks:
+        """Allocate the budget; from the bottom up cut, choose the last units anew, and refit."""
+        masks = self.decide(job, measured)
         with frozen(job.dense.model), frozen(job.student.model):
             if not self.tune:
                 cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)

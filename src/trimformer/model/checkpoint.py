@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,12 +12,13 @@ from warnings import catch_warnings, simplefilter
 import torch
 import transformers
 from safetensors import safe_open
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.hub import model_folder
 from trimformer.errors import CheckpointError, InvalidOption
 from trimformer.model.arguments import check_path, told
-from trimformer.model.folders import whole_folder
+from trimformer.model.folders import check_place, whole_folder
 from trimformer.model.manifest import MANIFEST, as_text
 from trimformer.model.offload import is_offloaded, like_offloaded, stored
 from trimformer.model.placement import Placement, find_device
@@ -175,8 +175,7 @@ def write(
     target = Path(out)
     check_writable(target, overwrite=overwrite)
     with whole_folder(target) as new:
-        converted = dtype not in (None, model.dtype)
-        weights = {name: values.to(dtype) for name, values in model.state_dict().items()} if converted else None
+        weights = None if dtype in (None, model.dtype) else _converted(model, dtype)
         with catch_warnings():
             simplefilter("ignore")  # that offloaded weights are loaded shard by shard
             model.save_pretrained(new, state_dict=weights)
@@ -189,6 +188,13 @@ def write(
             shutil.copyfile(source, new / path)
         _verify(new, model, dtype or model.dtype)
     return target
+
+
+def _converted(model: PreTrainedModel, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """Give a model's state in another precision; weights that are tied stay one tensor, which is written once."""
+    once: dict[int, Tensor] = {}
+    state = model.state_dict(keep_vars=True)
+    return {name: once.setdefault(id(values), values.detach().to(dtype)) for name, values in state.items()}
 
 
 def _texts(manifest: Mapping[str, Any] | None, others: Mapping[str, str] | None) -> dict[str, str]:
@@ -210,11 +216,7 @@ def check_writable(
     target = Path(out)
     if source is not None and target.exists() and target.resolve() == Path(source).resolve():
         raise CheckpointError(f"{target} is the model that is pruned: it is never replaced; choose another `out`")
-    parent = next(folder for folder in target.absolute().parents if folder.exists())
-    if not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise CheckpointError(
-            f"{target} cannot be made: {parent} is no folder that can be written to; choose another `out`"
-        )
+    check_place(target)
     if not target.exists():
         return
     if not overwrite:

@@ -48,13 +48,13 @@ def _in_one_line(numbers: re.Match[str]) -> str:
 def plain(value: Any) -> Any:
     """Turn records into what JSON has: dataclasses into dictionaries, tuples into lists.
 
-    A field that is None, and would be None if nobody had given it, is left out. A class whose JSON is not that of its
-    fields has `as_json` and `from_json`.
+    A field that is None, and would be None if nobody had given it, is left out, and so is one that does not count where
+    records are compared. A class whose JSON is not that of its fields has `as_json` and `from_json`.
     """
     if hasattr(value, "as_json"):
         return value.as_json()
     if is_dataclass(value):
-        known = {each.name: (each, getattr(value, each.name)) for each in fields(value)}
+        known = {each.name: (each, getattr(value, each.name)) for each in fields(value) if each.compare}
         return {name: plain(own) for name, (each, own) in known.items() if own is not None or each.default is not None}
     if isinstance(value, Mapping):
         return {key: plain(entry) for key, entry in value.items()}

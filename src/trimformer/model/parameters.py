@@ -32,6 +32,8 @@ class Parameter:
     default: Any = None
     low: float = -math.inf
     high: float = math.inf
+    words: tuple[str, ...] = ()
+    """Words that it may be in place of a value of its kind."""
     choices: tuple[str, ...] = ()
     """All values that it may have; empty for any."""
     needed: bool = False
@@ -43,12 +45,14 @@ class Parameter:
         Raises:
             InvalidOption: names the parameter, its value, and what it must be.
         """
-        if value is None and not self.needed:
+        if (value is None and not self.needed) or (isinstance(value, str) and value in self.words):
             return value
         if self.choices and not (isinstance(value, str) and value in self.choices):
             raise InvalidOption(f"`{self.name}={value}` must be one of {', '.join(self.choices)}")
         if not _is_of(self.kind, value):
-            raise InvalidOption(f"`{self.name}={value!r:.60}` must be {KINDS[self.kind][1]}")
+            raise InvalidOption(
+                f"`{self.name}={value!r:.60}` must be {' or '.join((KINDS[self.kind][1], *self.words))}"
+            )
         if self.kind is not str:
             require_range(self.name, value, low=self.low, high=self.high)
         return value

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from math import ceil
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -10,6 +15,33 @@ from transformers import PreTrainedModel
 def weight_bytes(model: PreTrainedModel, dtype: torch.dtype | None = None) -> int:
     """Add up the size of a model's weights, each once, as they are or as stored in another precision."""
     return sum(weight.numel() * (dtype or weight.dtype).itemsize for weight in model.parameters())
+
+
+LENGTH_BYTES, ALIGNED = 8, 8
+"""Of a file of safetensors: bytes of the number that it begins with, and what its header's length is a multiple of."""
+
+
+def stored_tensors(model: PreTrainedModel, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """List the tensors that a checkpoint has, each once, by name; on no device, in the precision they are stored in."""
+    once = {id(tensor): (name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
+    return {
+        name: torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device="meta") for name, tensor in once.values()
+    }
+
+
+def file_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """Compute the size of a file of safetensors that holds some tensors, header included; nothing is written.
+
+    Source: the format as its authors describe it, https://github.com/huggingface/safetensors#format.
+    """
+    size, header = 0, dict[str, Any](__metadata__={"format": "pt"})
+    for name, tensor in tensors.items():
+        end = size + tensor.numel() * tensor.element_size()
+        kind = "BF16" if tensor.dtype is torch.bfloat16 else f"F{8 * tensor.element_size()}"
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [size, end]}
+        size = end
+    length = len(json.dumps(header, separators=(",", ":")))
+    return LENGTH_BYTES + ceil(length / ALIGNED) * ALIGNED + size
 
 
 def word_embeddings(model: PreTrainedModel) -> Tensor | None:

@@ -12,7 +12,8 @@ from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured, Measurement
 from trimformer.observing.watching import frozen
 from trimformer.pruning.choose.search import keep_best
-from trimformer.pruning.contract import Backward, Job
+from trimformer.pruning.contract import Backward, Effort, Job
+from trimformer.pruning.parameters import FIXED_TOKENS
 from trimformer.pruning.refit.walk import cut_and_refit
 
 
@@ -35,6 +36,11 @@ class Baseline(ABC):
 
     def __post_init__(self) -> None:
         require_range("ridge", self.ridge)
+
+    @property
+    def effort(self) -> Effort:
+        """None without a refit, where no row is read."""
+        return Effort(pruning=3.0) if self.tune else Effort(most_tokens=FIXED_TOKENS)
 
     @abstractmethod
     def scores(self, job: Job) -> Scores:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from trimformer import plugins
 from trimformer.data.batches import Workload, rows_at_once
-from trimformer.errors import InvalidOption, UnreachableTarget, require_range
+from trimformer.errors import InvalidOption, UnreachableTarget, as_given, require_range
 from trimformer.model.limits import most_tokens
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure
@@ -52,27 +54,35 @@ def workload_of(model: PreTrainedModel, length: float | None, rows: int | None, 
     return Workload(length, rows or rows_at_once(model, length))
 
 
+def stored_in(workload: Workload, own: torch.dtype, stored: torch.dtype) -> Workload:
+    """Say in which precision weights are stored, where it is another than their own."""
+    return workload if own == stored else replace(workload, precision=str(stored).removeprefix("torch."))
+
+
 CostTables = dict[str, Tensor]
 """Cost of keeping 0, 1, … units, `(units + 1,)` by site name; starts at 0 and never falls."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The share of the dense model's cost that may stay, in (0, 1]: exactly one of `flops`, `params`, `latency`.
+    """The share of the dense model's cost that may stay, in (0, 1]: one of `flops`, `params`, `latency`, `size`.
 
     FLOPs and parameters are those of the prunable sublayers (attention and FFN); embeddings, norms and task head are
-    not counted. Latency is the measured time of the whole model.
+    not counted. Latency is the measured time of the whole model, size that of the file of its weights, which may also
+    be given with a unit.
 
     Raises:
         InvalidOption: no share or several are given, a share is outside (0, 1], or `round_to` is below 1.
 
-    >>> Budget(flops=0.4).keep_fraction
-    0.4
+    >>> Budget(flops=0.4).keep_fraction, Budget(size="45MB").asked
+    (0.4, '45MB')
     """
 
     flops: float | None = None
     params: float | None = None
     latency: float | None = None
+    size: float | str | None = None
+    """Share of the file, or its size, such as `45MB` or `1.2GiB`."""
     round_to: int = 1
     """Kept neurons of a site are a multiple of this, or all, or none; some hardware is faster so."""
     uniform: bool = False
@@ -81,17 +91,24 @@ class Budget:
     def __post_init__(self) -> None:
         given = self._given
         if len(given) != 1:
-            raise InvalidOption(f"a budget needs exactly one of flops=…, params=… or latency=…, got {given or 'none'}")
+            raise InvalidOption(
+                f"a budget needs exactly one of flops=…, params=…, latency=… or size=…, got {given or 'none'}"
+            )
         ((name, value),) = given.items()
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
-            raise InvalidOption(f"`{name}={value!r}` is outside (0, 1]: it is the share to keep, 0.4 keeps 40 %")
+        cost = plugins.provided("costs").get(name)
+        if isinstance(cost, HasUnit) and isinstance(value, str):
+            cost.amount(value)
+        elif isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
+            also = f", or give it with its unit, such as {cost.example}" if isinstance(cost, HasUnit) else ""
+            shown = as_given(value) if isinstance(value, float) else repr(value)
+            raise InvalidOption(f"`{name}={shown}` is outside (0, 1]: it is the share to keep, 0.4 keeps 40 %{also}")
         ROUND_TO.check(self.round_to)
         if not isinstance(self.uniform, bool):
             raise InvalidOption(f"`uniform={self.uniform!r}` must be true or false")
 
     @classmethod
-    def of(cls, cost: str, share: float, *, round_to: int = 1) -> Budget:
-        """Make the budget that keeps a share of the cost of that name."""
+    def of(cls, cost: str, share: float | str, *, round_to: int = 1) -> Budget:
+        """Make the budget that keeps a share, or an amount, of the cost of that name."""
         shares: dict[str, Any] = {cost: share}
         return cls(**shares, round_to=round_to)
 
@@ -102,13 +119,40 @@ class Budget:
 
     @property
     def cost(self) -> str:
-        """Name of the cost: `flops`, `params` or `latency`."""
+        """Name of the cost: `flops`, `params`, `latency` or `size`."""
         return next(iter(self._given))
 
     @property
+    def asked(self) -> str:
+        """What was asked for, as it is typed: a share or, with its unit, an amount."""
+        value = self._given[self.cost]
+        return value if isinstance(value, str) else f"{value:g}"
+
+    @property
     def keep_fraction(self) -> float:
-        """Share of the dense model's cost that may stay, in (0, 1]."""
-        return float(self._given[self.cost])
+        """Share of the dense model's cost that may stay, in (0, 1].
+
+        Raises:
+            InvalidOption: an amount was asked for, which is a share of a model only: see `as_share`.
+        """
+        value = self._given[self.cost]
+        if isinstance(value, str):
+            raise InvalidOption(
+                f"which share `{self.cost}={value}` is depends on the model: ask for a share, in (0, 1]"
+            )
+        return float(value)
+
+    def as_share(self, structure: Structure, price: Callable[[str], Prices]) -> Budget:
+        """Give the same budget as a share of a model's cost; `price` prices the model in the cost of a name.
+
+        Raises:
+            UnreachableTarget: the amount asked for cannot be reached; names those that can.
+        """
+        value, cost = self._given[self.cost], plugins.load("costs", self.cost)
+        if not isinstance(value, str):
+            return self
+        shares: dict[str, Any] = {self.cost: cost.share(cost.amount(value), structure, price(self.cost))}
+        return replace(self, **shares)
 
 
 @dataclass(frozen=True)
@@ -139,6 +183,10 @@ class Prices:
     def share_of(self, units: float) -> float:
         """Compute the share of the dense model's cost that stays where kept units cost `units` by the tables."""
         return self.of_sum(units) / self.total
+
+    def kept(self, masks: Masks) -> float:
+        """Compute the share of the dense model's cost that stays with some units."""
+        return self.share_of(total_cost(masks, self.tables))
 
     def limit(self, share: float) -> float:
         """Compute what the kept units may cost by the tables, so that the whole model keeps a share of its cost.
@@ -190,6 +238,21 @@ class MeasuredCost(Cost, Protocol):
         self, dense: PreTrainedModel, pruned: PreTrainedModel, workload: Workload, progress: Progress | None = None
     ) -> float:
         """Measure the cost of a pruned model as a share of the dense one's."""
+
+
+@runtime_checkable
+class HasUnit(Cost, Protocol):
+    """A cost that is asked for in a unit of its own as well as by a share."""
+
+    @property
+    def example(self) -> str:
+        """An amount as it is asked for, such as `45MB`."""
+
+    def amount(self, text: str) -> float:
+        """Read an amount; a text that is none raises `InvalidOption`."""
+
+    def share(self, amount: float, structure: Structure, prices: Prices) -> float:
+        """Compute the share of the dense model's cost; one that no budget comes to raises `UnreachableTarget`."""
 
 
 def rounded_tables(dense: Structure, tables: CostTables, multiple: int) -> CostTables:

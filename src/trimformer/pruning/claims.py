@@ -171,14 +171,14 @@ def _entries_of(structure: Structure, key: str, entry: Any) -> list[tuple[Site, 
         if span(entry, "sites") not in (None, NONE):
             raise InvalidOption(f"`sites`: layer {key} can be all, 0, or sizes such as {{'heads': 8}}, not {entry}")
         return [(site, entry) for site in sites]
-    known = {name for site in sites for name in _called(site)}
+    known = {name for site in sites for name in called(site)}
     for name in entry:
         if name not in known:
             raise unknown_name(f"kind of unit of layer {key} in `sites`", str(name), known)
-    return [(site, own) for name, own in entry.items() for site in sites if name in _called(site)]
+    return [(site, own) for name, own in entry.items() for site in sites if name in called(site)]
 
 
-def _called(site: Site) -> list[str]:
+def called(site: Site) -> list[str]:
     """Give the words for a site in its layer's entry: the plural of its kind of unit, and the sublayer's name."""
     by_query_head = ["query_heads"] if site.attends and site.query_heads == site.groups else []
     return [*([f"{site.kind}s"] if site.groups == 1 else []), *by_query_head, place(site.name)[1]]

@@ -13,10 +13,29 @@ from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured, Measurement
 from trimformer.pruning.budget import CostTables, total_cost
 from trimformer.pruning.choose.bounds import FREE, Bounds
+from trimformer.pruning.parameters import MOST_TOKENS
 
 Backward = Literal["none", "by block", "whole model"]
 STAGES = 2
 """Stages of a method, `measure` and `prune`, as progress numbers them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effort:
+    """Time that a method takes, counted in forward passes of the dense model over all calibration rows, as measured."""
+
+    measuring: float = 0.0
+    """Passes before a budget is known, once for all budgets."""
+    pruning: float = 0.0
+    """Passes of each budget."""
+    by_site: float = 0.0
+    """Passes of each budget for every sublayer of the model, beside those of `pruning`."""
+    most_tokens: int = MOST_TOKENS
+    """Calibration tokens beyond which the method hardly gains."""
+
+    def passes(self, sites: int) -> float:
+        """Add up what one budget takes, on a model with so many sublayers."""
+        return self.measuring + self.pruning + self.by_site * sites
 
 
 class Method(Protocol):
@@ -35,6 +54,10 @@ class Method(Protocol):
     def backward(self) -> Backward:
         """Part of the model that gradients go through at a time, which takes memory: none, a block, or all of it."""
 
+    @property
+    def effort(self) -> Effort:
+        """How long it takes, and how many tokens pay."""
+
     def measure(self, calibration: Calibration) -> Measured:
         """Measure what serves every budget: a `measurement` by site, or an empty dictionary where there is nothing."""
 
@@ -48,6 +71,18 @@ class JudgesUnits(Protocol):
 
     def worth(self, job: Job, measured: Measured) -> Scores:
         """Estimate what is lost with each unit, `(units,)` by site: added up, what is lost where a site is emptied."""
+
+
+@runtime_checkable
+class Foretells(Protocol):
+    """A method that knows sizes and loss before it cuts: its measurements have a `removal_cost`."""
+
+    @property
+    def in_nats(self) -> bool:
+        """True if removal costs are nats of KL divergence from the dense model; else they only compare sizes."""
+
+    def decide(self, job: Job, measured: Measured) -> Masks:
+        """Decide masks by what was measured; `prune` keeps as many units of every site, though maybe others."""
 
 
 @dataclass(frozen=True)

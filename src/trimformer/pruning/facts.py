@@ -77,6 +77,11 @@ class GuardFacts:
     max_drop: float
     drop: float
     rows: int
+    metric: str | None = None
+    """What is lost; None in records of an earlier version, as the interval."""
+    low: float | None = None
+    high: float | None = None
+    """Upper end of the paired 95 % interval of the drop over these rows; `low` is the lower one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -76,6 +76,10 @@ class Footprint:
         """Bytes beside the dense model, as if all were there at the same time."""
         return self.student + self.hidden + self.activations + self.statistics
 
+    def tokens_within(self, available: float) -> int:
+        """Compute how many calibration tokens fit into so many bytes; below 0 where nothing does."""
+        return math.floor((available - self.needed + self.hidden) / (self.hidden / self.tokens))
+
 
 def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footprint:
     """Collect the sizes that the memory of pruning a model by a method on these batches depends on."""
@@ -141,7 +145,7 @@ def remedy(asked: Footprint, available: float, device: str = "cpu") -> str:
         if plan.needed <= available + free:
             return f"{option} needs about {_gigabytes(plan.needed - free)}"
     option, plan, free = options[-1]
-    tokens = math.floor((available + free - plan.needed + plan.hidden) / (plan.hidden / plan.tokens))
+    tokens = plan.tokens_within(available + free)
     also = f" with {option}" if option else ""
     if tokens >= plan.features:
         return f"at most `calibration_tokens={tokens}` fit{also}"

@@ -12,15 +12,30 @@ from trimformer.model.parameters import Parameter
 DEFAULT_METHOD = "surgeon"
 DEFAULT_PRETRAINED_METHOD = "dual_cp"
 """Default method of P-pruning, where no label is looked at."""
-DEFAULT_CALIBRATION_TOKENS = 20_000
+AUTO = "auto"
+"""Word for as many calibration tokens as pay."""
+MOST_TOKENS = 100_000
+"""Most calibration tokens that are drawn unasked: the papers' number."""
+FIXED_TOKENS = 20_000
+"""Calibration tokens where the rows drawn must not depend on the machine, as in compare files."""
+DEFAULT_MINUTES = 10.0
 
 METHOD = Parameter(name="method", text="Pruning method; see `trimformer list`.", default=DEFAULT_METHOD, needed=True)
 CALIBRATION_TOKENS = Parameter(
     name="calibration_tokens",
-    text="Draw calibration rows until they hold this many tokens.",
+    text="Draw calibration rows until they hold this many tokens; auto: as many as pay, up to 100,000.",
     kind=int,
-    default=DEFAULT_CALIBRATION_TOKENS,
+    default=AUTO,
     low=1,
+    words=(AUTO,),
+)
+MINUTES = Parameter(
+    name="minutes",
+    text="Bound the tokens that auto draws by the time that pruning is estimated to take.",
+    kind=float,
+    default=DEFAULT_MINUTES,
+    low=0.01,
+    needed=True,
 )
 SEQUENCE_LENGTH = Parameter(
     name="sequence_length",
@@ -44,7 +59,7 @@ SEED = Parameter(name="seed", text="Of all sampling.", kind=int, default=0, low=
 
 PARAMETERS = {
     parameter.name: parameter
-    for parameter in (METHOD, CALIBRATION_TOKENS, SEQUENCE_LENGTH, BATCH_SIZE, ROUND_TO, MAX_LENGTH, SEED)
+    for parameter in (METHOD, CALIBRATION_TOKENS, MINUTES, SEQUENCE_LENGTH, BATCH_SIZE, ROUND_TO, MAX_LENGTH, SEED)
 }
 
 

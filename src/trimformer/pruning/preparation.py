@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,49 +16,89 @@ from trimformer.model.limits import own_inputs
 from trimformer.model.structure import Structure
 from trimformer.observing.calibration import Calibration
 from trimformer.observing.predictions import of_next_tokens
-from trimformer.progress import Progress
+from trimformer.progress import Stages
+from trimformer.pruning.contract import Method
+from trimformer.pruning.facts import CalibrationFacts
+from trimformer.pruning.fingerprint import fingerprint
 from trimformer.pruning.memory import pass_tokens
+from trimformer.pruning.parameters import MOST_TOKENS
+from trimformer.pruning.timing import Timing
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Source:
     """The data to calibrate on, as the user gave it, see `prune`."""
 
     data: Data
     tokenizer: PreTrainedTokenizerBase | None
-    calibration_tokens: int | None
+    calibration_tokens: int | str | None
+    minutes: float
+    sequence_length: float | None
     seed: int
     column: Column
 
 
 def calibration_on(
-    dense: Structure, source: Source, progress: Progress | None, *, labels: bool, warn: Callable[[str], None]
+    dense: Structure, source: Source, method: Method, progress: Stages, warn: Callable[[str], None]
 ) -> Calibration:
-    """Make the calibration of a model; `warn` is told of what was left out of the data.
+    """Make the calibration of a model for a method; `warn` is told of what is wrong with the data.
 
     Raises:
         DataError: no rows, rows that are not understood, or too few of them.
-        LabelError: `labels` is set, and a row has none.
+        LabelError: the method needs labels, and a row has none.
     """
-    model = dense.model
+    model, labels, tokens = dense.model, method.needs_labels, source.calibration_tokens
+    timing = Timing(dense, source.tokenizer, method, source.minutes, progress.say)
     given = calibration_batches(
         source.data,
         source.tokenizer,
-        source.calibration_tokens,
+        MOST_TOKENS if isinstance(tokens, str) else tokens,
         source.seed,
         dense.device,
         labels=labels,
         column=source.column,
         padding=Padding.of(model.config),
+        choose=partial(timing.chosen, tokens),
         warn=warn,
     )
     batches = split_batches(given, min(tokens_at_once(model), pass_tokens(dense)))
-    return Calibration(
-        dense,
-        own_inputs(batches, model),
-        source.seed,
-        progress or (lambda items, _: items),
-        labels=_labels(dense, batches) if labels else None,
+    calibration = Calibration(
+        dense, own_inputs(batches, model), source.seed, progress, labels=_labels(dense, batches) if labels else None
+    )
+    for warning in shorter(calibration.mean_length, source.sequence_length, "`sequence_length` is"):
+        warn(warning)
+    return calibration
+
+
+SHORT = 0.5
+
+
+def shorter(mean_length: float, length: float | None, what: str) -> list[str]:
+    """Warn if calibration rows are on average less than half as long as the model's use; else give none.
+
+    Args:
+        mean_length: of the calibration rows, in tokens.
+        length: of the use; None where it is not known.
+        what: has that length, with its verb.
+    """
+    if length is None or mean_length >= SHORT * length:
+        return []
+    return [
+        (
+            f"the calibration rows have {mean_length:.0f} tokens on average, {what} {length:.0f}: accuracy may suffer; "
+            "calibrate on texts as long as those that the model will read"
+        )
+    ]
+
+
+def calibration_facts(calibration: Calibration) -> CalibrationFacts:
+    """Tell what a model was calibrated on."""
+    return CalibrationFacts(
+        tokens=calibration.tokens,
+        sequences=calibration.sequences,
+        mean_length=calibration.mean_length,
+        seed=calibration.seed,
+        fingerprint=fingerprint(calibration.batches),
     )
 
 

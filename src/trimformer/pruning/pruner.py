@@ -21,27 +21,21 @@ from trimformer.model.sites import Masks
 from trimformer.model.slots import read_by_slot
 from trimformer.model.structure import Structure, parameter_count, read_structure
 from trimformer.model.surgery import describe_cut, describe_stock, pruning_config
-from trimformer.observing.measurements import Measured, from_tensors, to_tensors
+from trimformer.observing.measurements import Measured
 from trimformer.observing.resources import Used, watching_resources
 from trimformer.progress import Progress, staged
 from trimformer.pruning import preflight
 from trimformer.pruning.arguments import check_arguments
-from trimformer.pruning.budget import Budget, CostTables, MeasuredCost, Prices, rounded_tables, total_cost, workload_of
+from trimformer.pruning.budget import Budget, CostTables, HasUnit, MeasuredCost, Prices, workload_of
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.contract import STAGES, Job, JudgesUnits
-from trimformer.pruning.facts import (
-    CalibrationFacts,
-    ParameterFacts,
-    PruningFacts,
-    compact_curves,
-    patterns,
-    units_by_block,
-)
-from trimformer.pruning.fingerprint import fingerprint, measured_key
+from trimformer.pruning.facts import ParameterFacts, PruningFacts, compact_curves, patterns, units_by_block
 from trimformer.pruning.measured_budget import pruned_as_measured
+from trimformer.pruning.measuring import measure
 from trimformer.pruning.method_options import asked_by, make_method
-from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_METHOD
-from trimformer.pruning.preparation import Source, calibration_on
+from trimformer.pruning.parameters import AUTO, DEFAULT_METHOD, DEFAULT_MINUTES
+from trimformer.pruning.plan import Plan, make_plan
+from trimformer.pruning.preparation import Source, calibration_facts, calibration_on
 from trimformer.pruning.probe import check_layout, check_result, shortest_row
 from trimformer.pruning.query_heads import by_place, one_by_one_in, order_by_worth, with_asked_units
 from trimformer.pruning.result import PruningResult
@@ -58,7 +52,8 @@ def prune(
     sizes: Sizes | None = None,
     method: str = DEFAULT_METHOD,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    calibration_tokens: int | None = DEFAULT_CALIBRATION_TOKENS,
+    calibration_tokens: int | str | None = AUTO,
+    minutes: float = DEFAULT_MINUTES,
     sequence_length: float | None = None,
     batch_size: int | None = None,
     seed: int = 0,
@@ -81,8 +76,9 @@ def prune(
             that they do not speak of stay.
         method: pruning method; see `trimformer list`.
         tokenizer: for strings, and for the padding id.
-        calibration_tokens: draw calibration rows until they hold this many tokens; None takes all rows. A DataLoader's
-            batches are all taken.
+        calibration_tokens: draw calibration rows until they hold this many tokens; auto: as many as pay, up to 100,000.
+            None takes all rows. A DataLoader's batches are all taken.
+        minutes: bound the tokens that auto draws by the time that pruning is estimated to take.
         sequence_length: count FLOPs and measure time at this many tokens; else at the calibration rows' mean.
         batch_size: measure time on this many rows at once; else on 32, or fewer where rows are long or the vocabulary
             of a language model is large.
@@ -106,6 +102,7 @@ def prune(
         method=method,
         tokenizer=tokenizer,
         calibration_tokens=calibration_tokens,
+        minutes=minutes,
         sequence_length=sequence_length,
         batch_size=batch_size,
         seed=seed,
@@ -130,7 +127,8 @@ class Pruner:
         *,
         method: str = DEFAULT_METHOD,
         tokenizer: PreTrainedTokenizerBase | None = None,
-        calibration_tokens: int | None = DEFAULT_CALIBRATION_TOKENS,
+        calibration_tokens: int | str | None = AUTO,
+        minutes: float = DEFAULT_MINUTES,
         sequence_length: float | None = None,
         batch_size: int | None = None,
         seed: int = 0,
@@ -146,6 +144,7 @@ class Pruner:
             cache=cache,
             method=method,
             calibration_tokens=calibration_tokens,
+            minutes=minutes,
             sequence_length=sequence_length,
             batch_size=batch_size,
             seed=seed,
@@ -154,15 +153,14 @@ class Pruner:
         self.tokenizer = tokenizer
         self.name, self.method = method, make_method(method, options or {})
         dense, left_out = read_structure(model), list[str]()
-        source = Source(data=data, tokenizer=tokenizer, calibration_tokens=calibration_tokens, seed=seed, column=column)
+        source = Source(data, tokenizer, calibration_tokens, minutes, sequence_length, seed, column)
         with asked_by(method):
-            self.calibration = calibration_on(
-                dense, source, self.stages, labels=self.method.needs_labels, warn=left_out.append
-            )
+            self.calibration = calibration_on(dense, source, self.method, self.stages, left_out.append)
         self.warnings = left_out + preflight.check(self.calibration, method, self.method)
         self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
         self.cache = cache
         self.measuring = Used()
+        self.measuring_seconds: float | None = None
         self.ordering: Used | None = None
         self._prices: dict[str, Prices] = {}
         self._judging: Pruner | None = None
@@ -176,19 +174,9 @@ class Pruner:
         self.stages.enter("measuring")
         if self._judging and not self._places and isinstance(self.method, JudgesUnits):
             self._order_by(self._judging, self.method)
-        if self.cache is None:
-            return self._measure()
-        key = measured_key(self.calibration, self.name, self.method)
-        stored, kind = self.cache.read(key), self.method.measurement
-        if stored is not None and kind is not None:
-            return from_tensors(kind, stored, [site.name for site in self.calibration.dense])
-        measured = self._measure()
-        self.cache.write(key, to_tensors(measured))
-        return measured
-
-    def _measure(self) -> Measured:
-        with watching_resources(self.calibration.dense.device) as self.measuring:
-            return self.method.measure(self.calibration)
+        found = measure(self.calibration, self.name, self.method, self.cache)
+        self.measuring, self.measuring_seconds = found.used, found.seconds
+        return found.measured
 
     def _order_by(self, judging: Pruner, method: JudgesUnits) -> None:
         """Order the query heads of this one's own copy of the model by what another finds them worth."""
@@ -227,7 +215,7 @@ class Pruner:
         asked = self._asked(sizes)
         if asked is not self:
             return asked.prune(budget, sizes)
-        target = self._target(budget, sizes)
+        target = self.target(budget, sizes)
         cost = plugins.load("costs", target.cost)
         if budget is None or not isinstance(cost, MeasuredCost):
             return self._prune(target, target.share)
@@ -252,8 +240,16 @@ class Pruner:
             asked.check(budgets, sizes)
             return
         for budget in budgets:
-            target, prices = self._target(budget, sizes), self.prices(budget.cost)
-            target.limit(prices, rounded_tables(self.calibration.dense, prices.tables, target.round_to), target.share)
+            target = self.target(budget, sizes)
+            target.terms(self.calibration.dense, self.prices(budget.cost), target.share)
+
+    def plan(self, budgets: Sequence[Budget] | None = None, sizes: Sizes | None = None) -> Plan:
+        """Foretell what budgets would remove and lose, after one measurement; nothing is cut. See `Plan`.
+
+        Raises:
+            TrimformerError: as `prune`, or the method cannot foretell; before anything is measured.
+        """
+        return make_plan(self._asked(sizes), budgets, sizes)
 
     def reachable(self, cost: str, sizes: Sizes | None = None) -> tuple[float, float]:
         """Compute the least and the largest share of the dense model's cost that sizes asked for by name allow."""
@@ -261,10 +257,13 @@ class Pruner:
         if asked is not self:
             return asked.reachable(cost, sizes)
         prices = self.prices(cost)
-        least, most = self._target(Budget.of(cost, 1.0), sizes).constraints.cost(prices.tables)
+        least, most = self.target(Budget.of(cost, 1.0), sizes).constraints.cost(prices.tables)
         return prices.share_of(least), prices.share_of(most)
 
-    def _target(self, budget: Budget | None, sizes: Sizes | None) -> Target:
+    def target(self, budget: Budget | None, sizes: Sizes | None) -> Target:
+        """Make the target of a budget, sizes or both, as this model has them."""
+        check_asked(budget, sizes)
+        budget = budget and budget.as_share(self.calibration.dense, self.prices)
         target = aimed(budget, sizes, self.calibration.dense, self.name, self.method)
         if target.uniform:
             check_uniform(self.calibration.dense)
@@ -273,8 +272,7 @@ class Pruner:
     def _prune(self, target: Target, share: float) -> PruningResult:
         """Make a pruned copy that keeps at most a share of the target's cost, by formulas or tables."""
         dense, prices = self.calibration.dense, self.prices(target.cost)
-        costs = rounded_tables(dense, prices.tables, target.round_to)
-        limit = target.limit(prices, costs, share)
+        costs, limit = target.terms(dense, prices, share)
         measured = self.measured  # before the student takes its memory
         self.stages.enter("pruning")
         job = replace(self.job(dense.copied(), costs, limit), bounds=target.constraints.bounds)
@@ -309,16 +307,11 @@ class Pruner:
             )
         return self._prices[cost]
 
-    def _share_kept(self, cost: str, masks: Masks) -> float:
-        """Compute the share of the dense model's cost that stays, by formulas or tables."""
-        prices = self.prices(cost)
-        return prices.share_of(total_cost(masks, prices.tables))
-
     def _kept_by_cost(self, masks: Masks) -> dict[str, float]:
-        """Compute the share of every cost that stays; of those that must be measured, where they already are."""
-        costs = plugins.provided("costs")
-        counted = [name for name, cost in costs.items() if name in self._prices or not isinstance(cost, MeasuredCost)]
-        return {name: self._share_kept(name, masks) for name in counted}
+        """Compute the share of every cost that stays; of times and of the file, where they are priced already."""
+        costs, asked_only = plugins.provided("costs"), (MeasuredCost, HasUnit)
+        counted = [name for name, cost in costs.items() if name in self._prices or not isinstance(cost, asked_only)]
+        return {name: self.prices(name).kept(masks) for name in counted}
 
     def _facts(self, job: Job, masks: Masks, target: Target, curves: Mapping[str, tuple[float, ...]]) -> PruningFacts:
         small = job.student.model
@@ -333,17 +326,11 @@ class Pruner:
             parameters=ParameterFacts(dense=parameter_count(job.dense.model), pruned=parameter_count(small)),
             already_pruned=bool(pruning_config(job.dense).kept),
             warnings=tuple(self.warnings),
-            calibration=CalibrationFacts(
-                tokens=job.tokens,
-                sequences=job.sequences,
-                mean_length=job.mean_length,
-                seed=job.seed,
-                fingerprint=fingerprint(job.batches),
-            ),
+            calibration=calibration_facts(job),
             workload=self.workload,
             processes=processes.count(),
             versions=versions(),
-            budget=target.budget_facts(self._share_kept(target.cost, masks)),
+            budget=target.budget_facts(self.prices(target.cost).kept(masks)),
             sizes=target.sizes_facts(masks),
             seconds={},
             curves=curves,

@@ -13,7 +13,7 @@ from trimformer.model.arguments import told
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure
 from trimformer.observing.measurements import Measured
-from trimformer.pruning.budget import Budget, CostTables, Prices
+from trimformer.pruning.budget import Budget, CostTables, Prices, rounded_tables
 from trimformer.pruning.constraints import Constraints, constrain, suited
 from trimformer.pruning.contract import Job, JudgesUnits, Method
 from trimformer.pruning.facts import BudgetFacts, SizesFacts
@@ -51,17 +51,20 @@ class Target:
         """True for the same sizes in every layer."""
         return any(asked is not None and asked.uniform for asked in (self.budget, self.sizes))
 
-    def limit(self, prices: Prices, costs: CostTables, share: float) -> float:
-        """Compute what the kept units may cost together: a share of all or, without a budget, what sizes come to.
+    def terms(self, dense: Structure, prices: Prices, share: float) -> tuple[CostTables, float]:
+        """Compute what units cost, and what the kept ones may cost together.
+
+        That is a share of all or, without a budget, what sizes come to.
 
         Raises:
             UnreachableTarget: the sizes, or the model without any unit, cost more; names what can be reached.
         """
+        costs = rounded_tables(dense, prices.tables, self.round_to)
         if self.budget is None:
-            return self.constraints.cost(costs)[1]
+            return costs, self.constraints.cost(costs)[1]
         limit = prices.limit(share)
         self.constraints.check_limit(costs, limit, prices.share_of)
-        return limit
+        return costs, limit
 
     def dropping(self, job: Job, method: Method, measured: Measured, prices: Prices) -> Job:
         """Choose the blocks and sublayers to drop, by what the method says that they are worth, and bound the job.
@@ -107,9 +110,8 @@ def aimed(budget: Budget | None, sizes: Sizes | None, structure: Structure, name
         method: with its options.
 
     Raises:
-        InvalidOption: neither says how small, or sizes do not fit the model or the method.
+        InvalidOption: sizes do not fit the model or the method.
     """
-    check_asked(budget, sizes)
     if sizes is None:
         return Target(budget, None, Constraints())
     constraints = suited(constrain(sizes, structure), structure, name, method)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from trimformer import processes
 from trimformer.errors import CheckpointError
 from trimformer.judging.manifest import Manifest
 from trimformer.judging.metrics import sample
@@ -32,7 +33,9 @@ def check_no_sweep(folder: Path, *, overwrite: bool) -> None:
 
 
 def write_sweep(results: Sequence[Manifest], folder: Path) -> None:
-    """Write `frontier.svg` and `frontier.json` into a folder."""
+    """Write `frontier.svg` and `frontier.json` into a folder; of several processes, the first one does."""
+    if not processes.is_first():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FACTS).write_text(as_text(plain(results)), encoding="utf-8")
     plot(results).savefig(folder / PLOT, metadata={"Date": None})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from trimformer.errors import CheckpointError, DataError
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest
+from trimformer.model.folders import check_place, reason
 from trimformer.model.manifest import MANIFEST, checked
 from trimformer.model.sites import place
 from trimformer.pruning.facts import PruningFacts
@@ -77,7 +77,7 @@ def checkpoint_page(facts: Manifest, folder: str = CHECKPOINT) -> str:
         metrics=rows,
         metric_pictures=[pictures.intervals(row.name, {DENSE: row.dense, PRUNED: row.pruned}) for row in rows],
         blocks=summary.blocks(facts),
-        curve_pictures=_curves(pruning, summary.removed(facts)),
+        curve_pictures=curve_pictures(pruning.curves, summary.removed(facts)),
         stages=summary.stages(facts),
         cached=_cached(pruning),
         loading=loading(facts, folder, sentences=is_of_sentence_transformers(folder)),
@@ -109,7 +109,7 @@ def sweep_page(results: Sequence[Manifest]) -> str:
         metric=judged[0].name if judged else None,
         table=side_by_side.sweep_rows(results),
         kept=[(side_by_side.asked(facts.pruning.budget), summary.blocks(facts)) for facts in results],
-        curve_pictures=_curves(pruning, {}),
+        curve_pictures=curve_pictures(pruning.curves, {}),
         stages=side_by_side.sweep_stages(results),
         cached=_cached(pruning),
         command=first.origin.command,
@@ -161,9 +161,9 @@ def check_page_writable(out: Path, *, overwrite: bool) -> None:
     Raises:
         CheckpointError: it exists and `overwrite` is not set, it is a folder, or its folder cannot be written to.
     """
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
-    if out.is_dir() or not (parent.is_dir() and os.access(parent, os.W_OK)):
-        raise CheckpointError(f"{out} cannot be written: give a file, such as report.html, in a folder that can be")
+    if out.is_dir():
+        raise CheckpointError(f"{out} cannot be written, it is a folder: give a file, such as report.html")
+    check_place(out)
     if out.exists() and not overwrite:
         raise CheckpointError(f"{out} exists: choose another file, or replace it with `overwrite=True`")
 
@@ -180,13 +180,13 @@ def write_page(page: str, out: Path) -> None:
             (Path(scratch) / out.name).write_text(page, encoding="utf-8")
             (Path(scratch) / out.name).replace(out)
     except OSError as error:
-        raise CheckpointError(f"cannot write {out}: {error}; choose another file") from error
+        raise CheckpointError(f"cannot write {out}: {reason(error)}; choose another file") from error
 
 
-def _curves(pruning: PruningFacts, removed: Mapping[str, float]) -> list[str]:
-    """Draw a picture for every kind of sublayer that has removal curves."""
-    sublayers = dict.fromkeys(place(site)[1] for site, curve in pruning.curves.items() if curve[-1] > 0)
-    return [pictures.removal(sublayer, pruning.curves, removed) for sublayer in sublayers]
+def curve_pictures(curves: Mapping[str, Sequence[float]], removed: Mapping[str, float]) -> list[str]:
+    """Draw a picture for every kind of sublayer that has removal curves; `removed` is a share by site."""
+    sublayers = dict.fromkeys(place(site)[1] for site, curve in curves.items() if curve[-1] > 0)
+    return [pictures.removal(sublayer, curves, removed) for sublayer in sublayers]
 
 
 def _cached(pruning: PruningFacts) -> bool:

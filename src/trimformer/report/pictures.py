@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from trimformer.judging.metrics import PERPLEXITY, Metric, interval, shown
@@ -59,6 +60,8 @@ STYLE: dict[Any, Any] = {
 }
 
 MOST_LABELS, LABEL_HEIGHT = 12, 0.075
+ABOVE = 0.12
+"""Inches that stay free above: an exponent beside the uppermost tick is higher than the layout takes it to be."""
 UNITS = {"attention": "heads", "ffn": "neurons"}
 
 
@@ -170,6 +173,27 @@ def kept(blocks: Sequence[tuple[int, Sequence[Units]]]) -> str:
     return drawn.svg
 
 
+def foretold(points: Sequence[tuple[float, float, float | None, float | None]], name: str) -> str:
+    """Draw the loss that is expected at shares of the FLOPs, with its band where there is one.
+
+    Args:
+        points: share in percent, loss, and lower and upper end of its band; sizes that lose nothing are left out.
+        name: of the loss.
+    """
+    drawn = sorted(point for point in points if point[1] > 0)
+    said = ", ".join(f"{loss:.2g} at {share:.0f} %" for share, loss, _, _ in drawn) or "none"
+    with _picture("foretold", f"{name} against FLOPs: {said}", 2.9) as picture:
+        axes = picture.axes
+        shares = [share for share, _, _, _ in drawn]
+        banded = [(share, low, high) for share, _, low, high in drawn if low is not None and high is not None]
+        if banded:
+            at, lows, highs = zip(*banded, strict=True)
+            axes.fill_between(at, lows, highs, color=ACCENT, alpha=0.25, linewidth=0)
+        axes.plot(shares, [loss for _, loss, _, _ in drawn], "o-", color=ACCENT)
+        axes.set(xlabel="FLOPs kept, %", ylabel=name, xlim=(0, 105), yscale="log")
+    return picture.svg
+
+
 def metric_scale(axes: Axes, metric: str) -> None:
     """Set name and scale of a metric's axis: a perplexity's is logarithmic, as it can grow without limit."""
     axes.set_ylabel(metric)
@@ -234,7 +258,7 @@ class _Drawn:
 @contextmanager
 def _picture(name: str, said: str, height: float) -> Iterator[_Drawn]:
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(h_pad=ABOVE))
         drawn = _Drawn(figure.subplots())
         yield drawn
         file = io.StringIO()

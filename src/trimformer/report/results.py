@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from trimformer.judging.manifest import Manifest, Origin
-from trimformer.judging.project import TaskResult
+from trimformer.judging.result import TaskResult
 from trimformer.model import checkpoint
 from trimformer.pruning.result import PruningResult
 from trimformer.report import page, pictures, saving, summary

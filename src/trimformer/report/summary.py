@@ -12,17 +12,20 @@ from pathlib import PurePath
 from typing import Any
 
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest
-from trimformer.judging.metrics import Metric, sample
+from trimformer.judging.metrics import WORDS, Metric, sample, shown
 from trimformer.model.sites import place
 from trimformer.observing.latency import Latency
-from trimformer.pruning.facts import KeptUnits, PruningFacts
+from trimformer.pruning.facts import GuardFacts, KeptUnits, PruningFacts
 from trimformer.vocabulary.facts import BeforeAfter
 
 COSTS = {
     "flops": "FLOPs of attention and FFN",
     "params": "parameters of attention and FFN",
     "latency": "time of the whole model, added up from measured parts",
+    "size": "file of the weights",
 }
+FILE = "size"
+"""Name of the cost that is told with the file's own sizes, not among the shares."""
 STAGES = {
     "measuring": "measuring, on the calibration rows",
     "ordering": "judging query heads one by one",
@@ -128,10 +131,8 @@ def shares(facts: Manifest) -> list[Share]:
     """List what was asked, reached and measured, one row a quantity."""
     pruning, rows = facts.pruning, []
     for cost, kept in pruning.kept.items():
-        alone = pruning.sizes is not None and pruning.sizes.alone
-        is_asked = cost == pruning.budget.cost and pruning.guard is None and not alone
-        asked = f"at most {percent(pruning.budget.asked)}" if is_asked else ""
-        rows.append(Share(cost_name(cost), "", asked, percent(kept)))
+        if cost != FILE:
+            rows.append(Share(cost_name(cost), "", _asked_of(cost, pruning), percent(kept)))
     parameters, times = pruning.parameters, facts.latency
     detail = f"{parameters.dense / 1e6:.2f} M → {parameters.pruned / 1e6:.2f} M"
     rows.append(Share("parameters of the whole model", detail, "", percent(parameters.share)))
@@ -139,11 +140,29 @@ def shares(facts: Manifest) -> list[Share]:
     if facts.latency_share is not None:
         detail = f"{times[DENSE].median_ms:.1f} ms → {times[PRUNED].median_ms:.1f} ms a batch"
         rows.append(Share("time", detail, "", "", percent(facts.latency_share)))
-    if pruning.guard is not None:
-        guard = pruning.guard
-        what = f"loss on {guard.rows} rows set aside"
-        rows.append(Share(what, "", f"at most {guard.max_drop:g}", "", f"{guard.drop:.4f}"))
+    guard = pruning.guard
+    if guard is not None:
+        rows.append(Share(held(guard), "", f"at most {guard.max_drop:g}", "", lost(guard)))
     return [*rows, *asked_sizes(pruning)]
+
+
+def _asked_of(cost: str, pruning: PruningFacts) -> str:
+    """Say how much of a cost was asked for; nothing where sizes alone decided, or a search."""
+    alone = pruning.sizes is not None and pruning.sizes.alone
+    is_asked = cost == pruning.budget.cost and pruning.guard is None and not alone
+    return f"at most {percent(pruning.budget.asked)}" if is_asked else ""
+
+
+def held(guard: GuardFacts) -> str:
+    """Say what was held, and on what: `drop in f1, 872 guard rows`."""
+    return f"drop{f' in {guard.metric}' if guard.metric else ''}, {guard.rows:,} guard rows"
+
+
+def lost(guard: GuardFacts) -> str:
+    """Write the loss on the guard rows with its 95 % interval, where that is known."""
+    if guard.low is None or guard.high is None:
+        return shown(guard.drop)
+    return f"{shown(guard.drop)} (95 % interval {WORDS.format(shown(guard.low), shown(guard.high))})"
 
 
 def asked_sizes(pruning: PruningFacts) -> list[Share]:
@@ -200,7 +219,7 @@ def sizes(facts: Manifest) -> list[Share]:
     rows, size, vocabulary = [], file_size(facts), facts.vocabulary
     if size is not None:
         detail = f"{size.before / 1e6:.1f} MB → {size.after / 1e6:.1f} MB"
-        rows.append(Share("file of the weights", detail, "", percent(size.share)))
+        rows.append(Share(COSTS[FILE], detail, _asked_of(FILE, facts.pruning), percent(size.share)))
     if vocabulary is not None:
         tokens = vocabulary.tokens
         rows.append(Share("tokens known", f"{tokens.before:,} → {tokens.after:,}", "", percent(tokens.share)))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from trimformer.judging.manifest import DENSE, FINETUNED, PRUNED, Manifest
-from trimformer.judging.metrics import Metric, Metrics, interval, sample, shown
+from trimformer.judging.metrics import BRACKETS, Metric, Metrics, interval, sample, shown
 from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.pruning.facts import BlockFacts, GuardFacts, PruningFacts
-from trimformer.report import summary
+from trimformer.pruning.plan import Plan, PlannedSize
+from trimformer.report import plans, summary
 from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
+
+WIDTH = 80
+"""Columns of a terminal that a table keeps to."""
 
 
 def metrics_table(metrics: Metrics) -> Table:
@@ -49,15 +55,21 @@ def result_table(facts: Manifest) -> Table:
 
 
 def _add_guard(table: Table, guard: GuardFacts | None) -> None:
-    if guard is not None:
-        table.add_row(f"loss on {guard.rows} guard rows", "", f"{guard.drop:.4f}", f"{guard.max_drop:.4f} asked")
+    if guard is None:
+        return
+    within = "" if guard.low is None or guard.high is None else BRACKETS.format(shown(guard.low), shown(guard.high))
+    what = f"drop in {guard.metric}" if guard.metric else "drop"
+    table.add_row(what, "", shown(guard.drop), f"{guard.max_drop:g} asked")
+    table.add_row(f"  95 %, {guard.rows:,} guard rows", "", within, "")
 
 
 def _add_costs(table: Table, pruning: PruningFacts) -> None:
     budget, parameters = pruning.budget, pruning.parameters
     for cost, share in pruning.kept.items():
-        alone = pruning.sizes is not None and pruning.sizes.alone
-        asked = f"{budget.asked:.1%} asked" if cost == budget.cost and not alone else ""
+        if cost == summary.FILE:
+            continue
+        by_itself = pruning.guard is not None or (pruning.sizes is not None and pruning.sizes.alone)
+        asked = f"{budget.asked:.1%} asked" if cost == budget.cost and not by_itself else ""
         whole = "latency, by the table" if cost == "latency" else f"{cost} of sublayers"
         table.add_row(whole, asked, f"{share:.1%} reached", "")
     counts = (f"{count / 1e6:.2f} M" for count in (parameters.dense, parameters.pruned))
@@ -68,7 +80,9 @@ def _add_sizes(table: Table, facts: Manifest) -> None:
     size = summary.file_size(facts)
     if size is not None:
         sizes = (f"{each / 1e6:.1f} MB" for each in (size.before, size.after))
-        table.add_row("file of the weights", *sizes, f"{size.share:.1%} kept")
+        budget = facts.pruning.budget
+        asked = f", {budget.asked:.1%} asked" if budget.cost == summary.FILE else " kept"
+        table.add_row("file of the weights", *sizes, f"{size.share:.1%}{asked}")
     if facts.vocabulary is not None:
         tokens = facts.vocabulary.tokens
         table.add_row("tokens known", str(tokens.before), str(tokens.after), f"{tokens.share:.1%} kept")
@@ -152,6 +166,47 @@ def units_table(blocks: Sequence[BlockFacts]) -> Table:
         found = [block.units.get(kind) for kind in kinds]
         counts = [(f"{each.kept}/{each.of}", _bar(each.kept, each.of)) if each else ("", "") for each in found]
         table.add_row(str(block.block), *(cell for pair in counts for cell in pair))
+    return table
+
+
+def plan_tables(plan: Plan) -> Iterator[RenderableType]:
+    """Show a plan: one row a size, then the units that each layer would keep, a column a size; fits 80 columns."""
+    timed = plan.dense.latency_ms is not None
+    table = _table("asked", "expected loss", "band", "MB", "parameters", "FLOPs", *(["time"] if timed else []))
+    times = [f"{plan.dense.latency_ms:.1f} ms"] if timed else []
+    table.add_row(
+        "nothing", "", "", _megabytes(plan.dense.bytes), f"{plan.dense.parameters / 1e6:.2f} M", "100.0%", *times
+    )
+    for size, loss, band in zip(plan, plans.losses(plan), plans.bands(plan), strict=True):
+        times = [] if size.latency_ms is None else [f"{size.latency_ms:.1f} ms"]
+        counts = _megabytes(size.bytes), f"{size.parameters / 1e6:.2f} M", f"{size.kept['flops']:.1%}"
+        table.add_row(plans.asked(size), loss, band, *counts, *times)
+    yield table
+    widths = _unit_widths(plan)
+    yield Text(f"\n{' and '.join(summary.UNIT_NAMES.get(kind, kind) for kind in widths)} that stay, by block")
+    at_once = max(1, (WIDTH - len("block ")) // (sum(widths.values()) + len(widths)))
+    for start in range(0, len(plan), at_once):
+        yield _layers_table(plan.budgets[start : start + at_once], widths)
+
+
+def _unit_widths(plan: Plan) -> dict[str, int]:
+    """Count the characters of the largest number of units of every kind."""
+    widths: dict[str, int] = {}
+    for row in plan[0].units:
+        for kind, units in row.units.items():
+            widths[kind] = max(widths.get(kind, 1), len(str(units.of)))
+    return widths
+
+
+def _layers_table(sizes: Sequence[PlannedSize], widths: Mapping[str, int]) -> Table:
+    table = _table("block", *(size.asked for size in sizes))
+    for number, row in enumerate(sizes[0].units):
+        kept = [size.units[number].units for size in sizes]
+        cells = (
+            " ".join(f"{own[kind].kept if kind in own else '':>{width}}" for kind, width in widths.items())
+            for own in kept
+        )
+        table.add_row(str(row.block), *cells)
     return table
 
 

@@ -7,18 +7,21 @@ two documents, as in pairs of sentences with a similarity, scores are correlated
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from trimformer.data.batches import pad
 from trimformer.data.encoding import encode_texts
 from trimformer.data.files import read_rows, read_split
-from trimformer.data.rows import Batch, Features, Split
+from trimformer.data.labels import pad_labels
+from trimformer.data.rows import LABELS, Batch, Features, Split
 from trimformer.errors import DataError, LabelError, UnsupportedModel
 from trimformer.judging import statistics
 from trimformer.judging.evaluation import outputs_by_row
@@ -36,6 +39,17 @@ class Reranking:
 
     description: str = "your own cross-encoder: nDCG@10 and MRR of queries with documents, or correlation of pairs"
     auto_class: str = "AutoModelForSequenceClassification"
+    has_new_head: bool = False
+    """Whether the model is yet to get its head, which then has one output."""
+
+    @property
+    def head_config(self) -> dict[str, Any]:
+        """Settings of a new head's config: one output, the score."""
+        return {"num_labels": 1} if self.has_new_head else {}
+
+    def for_rows(self, rows: Dataset) -> Reranking:
+        """Give the task for a model that is yet to get its head, whatever the rows."""
+        return replace(self, has_new_head=True)
 
     def fits(self, source: str) -> bool:
         """Tell whether the rows of a source are queries with documents."""
@@ -65,6 +79,36 @@ class Reranking:
         if labels:
             raise LabelError("the reranking task has no labels for single pairs: choose a task that has")
         return _encoded(read_rankings(rows), tokenizer, max_length)
+
+    def training_rows(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+    ) -> list[Features]:
+        """Encode every query with each of its documents, with `labels`: how relevant it is, from 0 to 1 for the most.
+
+        Raises:
+            DataError: as `read_rankings`, or a relevance below 0.
+        """
+        asked = read_rankings(rows)
+        relevance = [value for each in asked for value in each.relevance]
+        if min(relevance, default=0) < 0:
+            raise DataError(f"a relevance is {min(relevance):g}: give 0 for what is not relevant, more for the rest")
+        most = max([1.0, *relevance])
+        pairs = _encoded(asked, tokenizer, max_length)
+        return [{**pair, "labels": value / most} for pair, value in zip(pairs, relevance, strict=True)]
+
+    def training_batch(self, features: Sequence[Features], tokenizer: PreTrainedTokenizerBase) -> Batch:
+        """Pad pairs to one batch, with `labels`, `(pairs,)`."""
+        return pad(features, tokenizer, "cpu") | pad_labels(features, "cpu")
+
+    def loss(self, model: PreTrainedModel, batch: Batch) -> Tensor:
+        """Compute the binary cross-entropy of scores and relevance, as sentence-transformers trains cross-encoders.
+
+        Raises:
+            UnsupportedModel: a model that gives no score for a pair.
+        """
+        inputs = {name: values for name, values in batch.items() if name not in LABELS}
+        scores = _scores(model(**inputs))
+        return functional.binary_cross_entropy_with_logits(scores, batch["labels"].to(scores.dtype))
 
     def evaluate(
         self,
@@ -111,10 +155,14 @@ def _encoded(asked: Sequence[Ranking], tokenizer: PreTrainedTokenizerBase, max_l
 
 
 def _read(output: Any, _: Batch) -> Mapping[str, Tensor]:
+    return {"scores": _scores(output).double()}
+
+
+def _scores(output: Any) -> Tensor:
     if "logits" not in output or output["logits"].ndim != 2 or output["logits"].shape[1] > MOST_OUTPUTS:
         raise UnsupportedModel("the model gives no score for a pair: a classifier with one or two outputs does")
-    logits = output["logits"].double()
-    return {"scores": logits[:, -1] - (logits[:, 0] if logits.shape[1] > 1 else 0)}
+    logits: Tensor = output["logits"]
+    return logits[:, -1] - (logits[:, 0] if logits.shape[1] > 1 else 0)
 
 
 PROVIDES = {"reranking": Reranking()}

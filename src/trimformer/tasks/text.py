@@ -24,6 +24,7 @@ from trimformer.errors import DataError, LabelError, UnsupportedModel
 from trimformer.judging.evaluation import inference, outputs_by_row
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.statistics import mean, metric
+from trimformer.judging.task import Task
 from trimformer.model.offload import device_of
 from trimformer.observing.predictions import agreement, divergence, predictions
 from trimformer.progress import Progress
@@ -38,6 +39,8 @@ class Text:
 
     description: str = "your own unlabelled text: agreement with the dense model, and divergence from it"
     auto_class: str | None = None
+    encoded_by: Task | None = None
+    """Another task whose rows are compared on, encoded as it does; None for rows of text."""
 
     def rows(self, source: str | None, split: Split) -> Dataset:
         """Read the rows of one split from a folder or one file; rows without any text are left out.
@@ -58,6 +61,8 @@ class Text:
         """
         if labels:
             raise LabelError("rows of the text task have no labels: choose a task that has")
+        if self.encoded_by is not None:
+            return self.encoded_by.encode(rows, tokenizer, max_length)
         return encode_texts([texts(rows, name) for name in choose_columns(rows, TEXT_COLUMNS)], tokenizer, max_length)
 
     def evaluate(

@@ -20,7 +20,7 @@ from trimformer.judging.project import Project
 from trimformer.model.sites import Masks
 from trimformer.observing import latency
 from trimformer.pruning.budget import Budget
-from trimformer.pruning.parameters import DEFAULT_CALIBRATION_TOKENS, DEFAULT_PRETRAINED_METHOD
+from trimformer.pruning.parameters import AUTO, DEFAULT_PRETRAINED_METHOD
 from trimformer.pruning.pruner import Pruner
 from trimformer.training.heads import put_on
 
@@ -44,7 +44,7 @@ def prune_pretrained(
     budget: Budget,
     *,
     new_head: Sequence[str] = (),
-    calibration_tokens: int = DEFAULT_CALIBRATION_TOKENS,
+    calibration_tokens: int | str = AUTO,
     seed: int = 0,
     **options: Any,
 ) -> PrunedPretrained:
@@ -54,7 +54,7 @@ def prune_pretrained(
         project: with the model that `heads.load_to_train` returns.
         budget: the share of the model's cost to keep.
         new_head: names of the weights that are new; if there are any, only what is below the head is pruned by.
-        calibration_tokens: draw calibration rows until they hold this many tokens.
+        calibration_tokens: draw calibration rows until they hold this many tokens; auto: as many as pay, up to 100,000.
         seed: of all sampling.
         options: further ones of `Pruner`; the method is Dual CP unless said.
 
@@ -71,7 +71,7 @@ def prune_pretrained(
         dense,
         replace(project, model=dense).drawn(calibration_tokens, seed),
         tokenizer=project.tokenizer,
-        calibration_tokens=None,
+        calibration_tokens=calibration_tokens if isinstance(calibration_tokens, str) else None,
         seed=seed,
         progress=project.stages,
         **options,

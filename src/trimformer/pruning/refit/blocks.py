@@ -32,6 +32,8 @@ HELD_OUT = 10
 """One batch of so many is held out; with fewer than two nothing is trained."""
 BETAS, WARM_UP = (0.9, 0.95), 0.05
 """Of Adam, and of its rate, which then falls to zero along a cosine."""
+PASSES_AN_EPOCH = 1.8
+"""Forward passes of the dense model that an epoch takes as long as, at half of the FLOPs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ def train_blocks(job: Job, training: Training) -> None:
         job: with a student as it is to be, of all sublayers.
         training: nothing happens with 0 epochs.
     """
-    if training.epochs == 0 or len(job.batches) < 2:  # noqa: PLR2004  # one to train on, one held out
+    if training.epochs == 0 or len(job.batches) < 2:  # one to train on, one held out
         return
     blocks = [(chain, block) for chain in range(len(job.dense.architecture.chains)) for block in _blocks(job, chain)]
     with frozen(job.dense.model), frozen(job.student.model):
@@ -174,11 +176,7 @@ def _epochs(
 
 
 def _step(
-    losses: _Losses,
-    weights: list[nn.Parameter],
-    precise: list[Tensor],
-    adam: torch.optim.Optimizer,
-    index: int | None,
+    losses: _Losses, weights: list[nn.Parameter], precise: list[Tensor], adam: torch.optim.Optimizer, index: int | None
 ) -> None:
     """Take one step of Adam by the gradients of a batch, and of the other processes' batches."""
     for weight in weights:
