@@ -1,4 +1,4 @@
-"""Refit that is not linear: all weights of a block of the student are trained until it puts out what the dense one does.
+"""Refit that is not linear: all weights of a student's block are trained to put out what the dense block does.
 
 A sublayer's closed-form refit solves for one matrix and takes the activations as they are; here producers and
 consumers move together. From the bottom up each block reads the student's own residual stream and is to put out the
@@ -14,7 +14,6 @@ of layers after pruning (arXiv 2510.14444).
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,11 +80,10 @@ def _whole(boundary: Boundary, index: int) -> Tensor:
 def _train(job: Job, student: Boundary, targets: list[Tensor], training: Training) -> None:
     """Train the block that the student stands at; it keeps the weights that were best on the batches held out."""
     structure, site = job.student, student.sites[0]
-    scale = _spread(structure, student, targets)
+    size = _size(structure, student, targets)
     with structure.in_memory(site):
-        losses = _Losses(structure, student, targets, scale)
-        held = _held_out(len(student.batches), job)
-        learned = [index for index in range(len(student.batches)) if index not in held]
+        losses = _Losses(structure, student, targets, size)
+        held, learned = _divided(len(student.batches), len(job.places))
         with _learning(structure.block(site)) as weights:
             best, kept = losses.mean(held), [weight.detach().clone() for weight in weights]
             for _ in _epochs(losses, weights, learned, training, job.seed):
@@ -97,21 +95,24 @@ def _train(job: Job, student: Boundary, targets: list[Tensor], training: Trainin
                     weight.copy_(processes.agreed(values))
 
 
-def _held_out(batches: int, job: Job) -> set[int]:
-    """Choose the batches of this process that do not train, spread over all lengths."""
-    return set(range(HELD_OUT // 2, batches, HELD_OUT)) or {batches - 1}
+def _divided(count: int, batches: int) -> tuple[list[int], list[int]]:
+    """Divide the numbers of a process's batches into those held out, of all lengths, and those that train.
+
+    Where blocks run several times every batch counts once a pass, and is held out in all of them or none.
+    """
+    chosen = set(range(HELD_OUT // 2, batches, HELD_OUT)) or {batches - 1}
+    held = [index for index in range(count) if index % batches in chosen]
+    return held, [index for index in range(count) if index % batches not in chosen]
 
 
-def _spread(structure: Structure, student: Boundary, targets: Sequence[Tensor]) -> float:
-    """Compute the variance of the targets, over all real tokens and processes, that losses are shares of."""
-    width = targets[0].shape[-1]
-    sums = torch.zeros(2 * width + 1, dtype=torch.float64)
+def _size(structure: Structure, student: Boundary, targets: Sequence[Tensor]) -> float:
+    """Compute the mean square of the targets, over all real tokens and processes, that losses are shares of."""
+    sums = torch.zeros(2, dtype=torch.float64)
     for index, target in enumerate(targets):
         rows = _real(structure, student, index, target).double()
-        sums += torch.cat([rows.sum(0), rows.square().sum(0), rows.new_tensor([len(rows)])]).cpu()
+        sums += torch.tensor([float(rows.square().sum()), len(rows)], dtype=torch.float64)
     processes.add_up(sums)
-    mean, square = sums[:width] / sums[-1], sums[width:-1] / sums[-1]
-    return max(float((square - mean.square()).sum()), torch.finfo(torch.float32).tiny)
+    return max(float(sums[0] / sums[1]), torch.finfo(torch.float32).tiny)
 
 
 def _real(structure: Structure, boundary: Boundary, index: int, values: Tensor) -> Tensor:
@@ -121,22 +122,22 @@ def _real(structure: Structure, boundary: Boundary, index: int, values: Tensor) 
 
 @dataclass(frozen=True)
 class _Losses:
-    """Squared distance of the student's block from the targets, as a share of their variance, by batch."""
+    """Squared distance of the student's block from the targets, as a share of their own squares, by batch."""
 
     structure: Structure
     student: Boundary
     targets: Sequence[Tensor]
-    spread: float
+    size: float
 
     def __call__(self, index: int) -> Tensor:
         """Compute the loss of a batch: the mean over its real tokens."""
         off = self.student.block_output(index).float() - self.targets[index].float()
-        return _real(self.structure, self.student, index, off).square().sum(-1).mean() / self.spread
+        return _real(self.structure, self.student, index, off).square().sum(-1).mean() / self.size
 
     @torch.no_grad()
-    def mean(self, indices: set[int]) -> float:
+    def mean(self, indices: Sequence[int]) -> float:
         """Compute the mean loss of some batches, over all processes."""
-        sums = torch.tensor([sum(float(self(index)) for index in sorted(indices)), len(indices)], dtype=torch.float64)
+        sums = torch.tensor([sum(float(self(index)) for index in indices), len(indices)], dtype=torch.float64)
         processes.add_up(sums)
         return float(sums[0] / sums[1])
 
@@ -146,12 +147,12 @@ def _learning(block: nn.Module) -> Iterator[list[nn.Parameter]]:
     """Within the context, the weights of a block need gradients."""
     weights = [weight for weight in block.parameters() if weight.is_floating_point()]
     for weight in weights:
-        weight.requires_grad_(requires_grad=True)
+        weight.requires_grad = True
     try:
         yield weights
     finally:
         for weight in weights:
-            weight.requires_grad_(requires_grad=False)
+            weight.requires_grad = False
             weight.grad = None
 
 
@@ -167,10 +168,11 @@ def _epochs(
     steps = _most(len(batches))
     total = steps * training.epochs
     rates = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _share_of_rate(step, total))
+    generator = torch.Generator().manual_seed(seed)
     for epoch in range(training.epochs):
-        order = random.Random(f"{seed}-{epoch}").sample(batches, len(batches))
+        order = torch.randperm(len(batches), generator=generator).tolist()
         for step in range(steps):
-            _step(losses, weights, precise, adam, order[step] if step < len(order) else None)
+            _step(losses, weights, precise, adam, batches[order[step]] if step < len(order) else None)
             rates.step()
         yield epoch
 
