@@ -47,7 +47,8 @@ class Training:
 def train_blocks(job: Job, training: Training) -> None:
     """Train the blocks of a student that is cut and refitted, from the bottom up, towards the dense model's.
 
-    Several processes train on their own batches and add up their gradients; all take the same steps.
+    One step follows the other, so that several processes share nothing of it: all train on all batches, and go on with
+    the first one's weights.
 
     Args:
         job: with a student as it is to be, of all sublayers.
@@ -59,7 +60,7 @@ def train_blocks(job: Job, training: Training) -> None:
     with frozen(job.dense.model), frozen(job.student.model):
         for chain, block in job.progress(blocks, "refitting blocks"):
             if block == 0:
-                dense, student = (Boundary(each, job.share(job.batches), chain) for each in (job.dense, job.student))
+                dense, student = (Boundary(each, job.batches, chain) for each in (job.dense, job.student))
                 student.hidden = list(dense.hidden)
             targets = [_whole(dense, index) for index in range(len(dense.batches))]
             if student.sites:
@@ -83,7 +84,7 @@ def _train(job: Job, student: Boundary, targets: list[Tensor], training: Trainin
     size = _size(structure, student, targets)
     with structure.in_memory(site):
         losses = _Losses(structure, student, targets, size)
-        held, learned = _divided(len(student.batches), len(job.places))
+        held, learned = _divided(len(student.batches), len(job.batches))
         with _learning(structure.block(site)) as weights:
             best, kept = losses.mean(held), [weight.detach().clone() for weight in weights]
             for _ in _epochs(losses, weights, learned, training, job.seed):
@@ -96,7 +97,7 @@ def _train(job: Job, student: Boundary, targets: list[Tensor], training: Trainin
 
 
 def _divided(count: int, batches: int) -> tuple[list[int], list[int]]:
-    """Divide the numbers of a process's batches into those held out, of all lengths, and those that train.
+    """Divide the numbers of batches into those held out, of all lengths, and those that train.
 
     Where blocks run several times every batch counts once a pass, and is held out in all of them or none.
     """
@@ -106,12 +107,11 @@ def _divided(count: int, batches: int) -> tuple[list[int], list[int]]:
 
 
 def _size(structure: Structure, student: Boundary, targets: Sequence[Tensor]) -> float:
-    """Compute the mean square of the targets, over all real tokens and processes, that losses are shares of."""
+    """Compute the mean square of the targets, over all real tokens, that losses are shares of."""
     sums = torch.zeros(2, dtype=torch.float64)
     for index, target in enumerate(targets):
         rows = _real(structure, student, index, target).double()
         sums += torch.tensor([float(rows.square().sum()), len(rows)], dtype=torch.float64)
-    processes.add_up(sums)
     return max(float(sums[0] / sums[1]), torch.finfo(torch.float32).tiny)
 
 
@@ -136,10 +136,8 @@ class _Losses:
 
     @torch.no_grad()
     def mean(self, indices: Sequence[int]) -> float:
-        """Compute the mean loss of some batches, over all processes."""
-        sums = torch.tensor([sum(float(self(index)) for index in indices), len(indices)], dtype=torch.float64)
-        processes.add_up(sums)
-        return float(sums[0] / sums[1])
+        """Compute the mean loss of some batches."""
+        return sum(float(self(index)) for index in indices) / len(indices)
 
 
 @contextmanager
@@ -165,30 +163,23 @@ def _epochs(
     """
     precise = [weight.detach().float().clone() for weight in weights]
     adam = torch.optim.Adam(precise, lr=training.rate, betas=BETAS)
-    steps = _most(len(batches))
-    total = steps * training.epochs
+    total = len(batches) * training.epochs
     rates = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _share_of_rate(step, total))
     generator = torch.Generator().manual_seed(seed)
     for epoch in range(training.epochs):
-        order = torch.randperm(len(batches), generator=generator).tolist()
-        for step in range(steps):
-            _step(losses, weights, precise, adam, batches[order[step]] if step < len(order) else None)
+        for place in torch.randperm(len(batches), generator=generator).tolist():
+            _step(losses(batches[place]), weights, precise, adam)
             rates.step()
         yield epoch
 
 
-def _step(
-    losses: _Losses, weights: list[nn.Parameter], precise: list[Tensor], adam: torch.optim.Optimizer, index: int | None
-) -> None:
-    """Take one step of Adam by the gradients of a batch, and of the other processes' batches."""
+def _step(loss: Tensor, weights: list[nn.Parameter], precise: list[Tensor], adam: torch.optim.Optimizer) -> None:
+    """Take one step of Adam by the gradients of a loss."""
     for weight in weights:
         weight.grad = None
-    if index is not None:
-        losses(index).backward()
+    loss.backward()
     for weight, copy in zip(weights, precise, strict=True):
         copy.grad = torch.zeros_like(copy) if weight.grad is None else weight.grad.float()
-    if processes.count() > 1:
-        processes.add_up(*(copy.grad for copy in precise if copy.grad is not None))
     adam.step()
     with torch.no_grad():
         for weight, copy in zip(weights, precise, strict=True):
@@ -198,11 +189,3 @@ def _step(
 def _share_of_rate(step: int, total: int) -> float:
     warm = max(1, round(WARM_UP * total))
     return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
-
-
-def _most(number: int) -> int:
-    """Give the largest of all processes' numbers."""
-    counts = torch.zeros(processes.count(), dtype=torch.float64)
-    counts[processes.index()] = number
-    processes.add_up(counts)
-    return int(counts.max())
