@@ -104,5 +104,5 @@ def text_columns(known: Sequence[str], column: Column) -> tuple[str, ...]:
         raise DataError(f"data has no column {' or '.join(map(repr, asked))}; it has {listed}: name one of these")
     raise DataError(
         f"data has the columns {listed}, and none of them is called {' or '.join('+'.join(n) for n in TEXT_COLUMNS)}: "
-        f"say which holds the text, `column={known[0] if known else 'name'!r}`"
+        f"say which holds the text, `column={known[0] if len(known) == 1 else '…'!r}`"
     )
