@@ -198,7 +198,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "flag misspelt": (f"{PRUNE} --flop 0.5", ["--flop"]),
     "task misspelt": (f"{PRUNE} --task sts2", ["unknown task 'sts2'", "'stsb'"]),
     "too few tokens": (f"{PRUNE} --calibration-tokens 100000", ["100000 calibration tokens asked"]),
-    "tokens as word": (f"{PRUNE} --calibration-tokens 20k", ["--calibration-tokens 20k", "integer"]),
+    "tokens as word": (f"{PRUNE} --calibration-tokens 20k", ["--calibration-tokens 20k must be a whole number"]),
     "seed negative": (f"{PRUNE} --seed -3", ["--seed -3"]),
     "rows too short": (f"{PRUNE} --max-length 2", ["--max-length 2"]),
     "rows too long": (f"{PRUNE} --max-length 5000", ["--max-length 5000"]),
