@@ -306,7 +306,7 @@ def report_plan(plan: Plan, out: Path | None, report: Path | None, *, command: s
         out_console.print(table)
     console.remarks(plans.remarks(plan))
     if out is not None:
-        console.written("sizes", out, f"edit them, and prune with --sites {out}")
+        console.written("sizes", out, f"edit them, and prune with --sizes {out}")
 
 
 def check_asked(report: Path | None, push_to_hub: str | None = None, *, overwrite: bool) -> None:
