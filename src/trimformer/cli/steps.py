@@ -23,7 +23,7 @@ from trimformer.export import upload
 from trimformer.judging.manifest import Origin
 from trimformer.judging.project import Project
 from trimformer.judging.result import TaskResult
-from trimformer.judging.task import Task, chosen_task, fitted_to, trained_task
+from trimformer.judging.task import UNLABELLED, Task, chosen_task, fitted_to, trained_task
 from trimformer.model import checkpoint
 from trimformer.model.manifest import as_text
 from trimformer.model.placement import Placement
@@ -60,7 +60,9 @@ def named_task(name: str, model: str, data: str | None) -> str:
     """Give the name of the task, and say so where it was left to be chosen."""
     chosen = chosen_task(name, model, data)
     if name != chosen:
-        console.say(f"task: {chosen}, by the model's head and the rows …")
+        found = "no labels were found; if there are some, name their column by --column label=…"
+        reason = found if chosen == UNLABELLED else "by the model's head and the rows …"
+        console.say(f"task: {chosen}, {reason}")
     return chosen
 
 
