@@ -23,7 +23,7 @@ from trimformer.export import upload
 from trimformer.judging.manifest import Origin
 from trimformer.judging.project import Project
 from trimformer.judging.result import TaskResult
-from trimformer.judging.task import Task, chosen_task, fitted_to, trained_task
+from trimformer.judging.task import UNLABELLED, Task, chosen_task, fitted_to, trained_task
 from trimformer.model import checkpoint
 from trimformer.model.manifest import as_text
 from trimformer.model.placement import Placement
@@ -60,7 +60,9 @@ def named_task(name: str, model: str, data: str | None) -> str:
     """Give the name of the task, and say so where it was left to be chosen."""
     chosen = chosen_task(name, model, data)
     if name != chosen:
-        console.say(f"task: {chosen}, by the model's head and the rows …")
+        found = "no labels were found; if there are some, name their column by --column label=…"
+        reason = found if chosen == UNLABELLED else "by the model's head and the rows …"
+        console.say(f"task: {chosen}, {reason}")
     return chosen
 
 
@@ -120,15 +122,15 @@ def share_or_amount(text: str | None) -> float | str | None:
         return text
 
 
-def check_one_of(sizes: Mapping[str, float | str | None]) -> None:
-    """Refuse several ways to say how small, or none.
+def check_one_of(sizes: Mapping[str, float | str | None], others: str = "") -> None:
+    """Refuse several ways to say how small, or none; `others` says what would do in their place.
 
     Raises:
         InvalidOption: names them all.
     """
     if sum(size is not None for size in sizes.values()) != 1:
         examples = ", ".join(f"`{name}={EXAMPLES[name]}`" for name in sizes)
-        raise InvalidOption(f"say how small: exactly one of {examples}")
+        raise InvalidOption(f"say how small: exactly one of {examples}{others}")
 
 
 def target(
@@ -149,7 +151,7 @@ def target(
     """
     has_budget = any(share is not None for share in shares.values())
     if has_budget or max_drop is not None or sizes is None:
-        check_one_of({**shares, "max_drop": max_drop})
+        check_one_of({**shares, "max_drop": max_drop}, ", or sizes by name, such as `heads=8`" if not sizes else "")
     if has_budget:
         return one_budget(shares, round_to=round_to, uniform=uniform), sizes
     if uniform and max_drop is not None:
@@ -306,7 +308,7 @@ def report_plan(plan: Plan, out: Path | None, report: Path | None, *, command: s
         out_console.print(table)
     console.remarks(plans.remarks(plan))
     if out is not None:
-        console.written("sizes", out, f"edit them, and prune with --sites {out}")
+        console.written("sizes", out, f"edit them, and prune with --sizes {out}")
 
 
 def check_asked(report: Path | None, push_to_hub: str | None = None, *, overwrite: bool) -> None:
