@@ -64,7 +64,7 @@ def pad_labels(rows: Sequence[Features], device: torch.device | str) -> Batch:
 
 def class_order(classes: Sequence[str], id2label: Mapping[Any, str] | None) -> list[int]:
     """Find the number that a model gives each of a task's classes, by their names; as they come where it has others."""
-    own = [name.lower() for _, name in sorted((id2label or {}).items())]
+    own = [name.lower() for name in class_names(id2label)]
     return [own.index(name) for name in classes] if set(own) == set(classes) else list(range(len(classes)))
 
 
@@ -123,7 +123,9 @@ def class_finder(classes: Sequence[str], source: str, column: str) -> Callable[[
 def _named(value: Any, feature: Any, names: Mapping[str, int]) -> str:
     if isinstance(feature, ClassLabel) and isinstance(value, int) and {n.lower() for n in feature.names} <= set(names):
         return str(feature.names[value])
-    if isinstance(value, (bool, float)) and value == int(value):
+    if isinstance(value, bool) and str(value).lower() in names:
+        return str(value)
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
         return str(int(value))
     return str(value)
 
@@ -151,21 +153,21 @@ def class_numbers(rows: Dataset, column: str, classes: Sequence[str], source: st
 def label_sets(rows: Dataset, column: str, classes: Sequence[str], source: str = "the data") -> NDArray[Any]:
     """Read which classes every row has, 0 or 1 each: `(rows, classes)`.
 
-    A row has a list of names or numbers, the same as one text with `,`, `;` or `|` between them, or 0 or 1 by class.
+    A row has a list of names or numbers, or 0 or 1 by class; either may be one text with `,`, `;` or `|` between them.
 
     Raises:
         DataError: an unlabelled row, or a label that the model does not have.
     """
-    find = class_finder(classes, source, column)
+    find, feature = class_finder(classes, source, column), getattr(rows.features[column], "feature", None)
     found = np.zeros((len(rows), len(classes)))
     for row, given in enumerate(rows[column]):
         value = _split(given) if isinstance(given, str) else given
         if not isinstance(value, list):
             raise DataError(f"{source}, row {row + 1}: {column!r} is {reprlib.repr(given)}, not a list of classes")
-        if len(value) == len(classes) and all(each in (0, 1) for each in value):
-            found[row] = value
+        if len(value) == len(classes) and all(each in (0, 1, "0", "1") for each in value):
+            found[row] = list(map(float, value))
         else:
-            found[row, [find(each, row + 1, None) for each in value]] = 1
+            found[row, [find(each, row + 1, feature) for each in value]] = 1
     return found
 
 
