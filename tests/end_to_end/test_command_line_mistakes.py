@@ -189,6 +189,14 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "only words": (f"{PRUNE} --only words", ["--only words must be heads or neurons"]),
     "round too much": (f"{PRUNE} --round-to 512", ["--round-to 512"]),
     "negative loss": ("prune model --task sst2 --data reviews --max-drop -1 --out out", ["--max-drop"]),
+    "metric misspelt": (
+        "prune model --task sst2 --data reviews --max-drop 0.1 --metric acuracy --out out",
+        ["unknown metric 'acuracy'. Did you mean 'accuracy'?"],
+    ),
+    "sizes of all": (
+        "prune model --task sst2 --data reviews --keep-layers 0 --calibration-tokens 150 --out out",
+        ["nothing goes by these sizes alone"],
+    ),
     "a loss and a size": (f"{PRUNE} --max-drop 0.1", ["exactly one of"]),
     # how
     "method misspelt": (f"{PRUNE} --method surgon", ["unknown method 'surgon'", "'surgeon'"]),
@@ -198,7 +206,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "flag misspelt": (f"{PRUNE} --flop 0.5", ["--flop"]),
     "task misspelt": (f"{PRUNE} --task sts2", ["unknown task 'sts2'", "'stsb'"]),
     "too few tokens": (f"{PRUNE} --calibration-tokens 100000", ["100000 calibration tokens asked"]),
-    "tokens as word": (f"{PRUNE} --calibration-tokens 20k", ["--calibration-tokens 20k", "integer"]),
+    "tokens as word": (f"{PRUNE} --calibration-tokens 20k", ["--calibration-tokens 20k", "whole number or auto"]),
     "seed negative": (f"{PRUNE} --seed -3", ["--seed -3"]),
     "rows too short": (f"{PRUNE} --max-length 2", ["--max-length 2"]),
     "rows too long": (f"{PRUNE} --max-length 5000", ["--max-length 5000"]),

@@ -201,6 +201,8 @@ MISTAKES: dict[str, tuple[Callable[[Given], Any], str]] = {
     "Pruner.check one": (lambda g: g.pruner.check(HALF), "`budgets=Budget.*must be a list of Budgets"),
     "Pruner.plan numbers": (lambda g: g.surgeon.plan([0.4]), r"`budget=0\.4` is no Budget"),
     "Pruner.plan one": (lambda g: g.surgeon.plan(HALF), "`budgets=Budget.*must be a list of Budgets"),
+    "Pruner.plan sizes": (lambda g: g.surgeon.plan(sizes={"heads": 1}), "`sizes={'heads': 1}` are no Sizes"),
+    "Pruner.prune sizes": (lambda g: g.surgeon.prune(HALF, {"heads": 1}), "`sizes={'heads': 1}` are no Sizes"),
     "Pruner.plan none": (lambda g: g.surgeon.plan([]), "`budgets` is empty"),
     "Pruner.reachable": (lambda g: g.pruner.reachable("flop"), "unknown cost 'flop'. Did you mean 'flops'?"),
     # Budget and Sizes

@@ -52,7 +52,10 @@ class TestRows:
         ("columns", "said"),
         [
             ({"query": ["q"], "positives": [[1]]}, "row 1: 'positives' is .*neither a text nor a list"),
-            ({"query": ["q"], "positives": [["a"]], "relevance": [[1, 2]]}, "row 1: give 'query' as text, and as many"),
+            (
+                {"query": ["q"], "positives": [["a"]], "relevance": [[1, 2]]},
+                "row 1: give 'query' as text, and as many num",
+            ),
             ({"query": ["q"], "positives": [["a", "b"]], "relevance": [[1, None]]}, "row 1: give .* as many numbers"),
             ({"query": ["q"], "positives": [["a"]], "relevance": [["x"]]}, "row 1: give .* as many numbers"),
             ({"query": ["q"], "positives": [["a"]], "relevance": [[float("inf")]]}, "row 1: give .* as many numbers"),

@@ -75,7 +75,8 @@ def _of_lists(rows: Dataset, query: str, relevant: str, source: str) -> list[Ran
         asked = row[query]
         if len(given) != len(good) or not all(map(_is_number, given)) or not isinstance(asked, str | None):
             raise DataError(
-                f"{source}, row {number}: give {query!r} as text, and as many numbers as {RELEVANCE[0]!r} as {relevant!r}"
+                f"{source}, row {number}: give {query!r} as text, and as many numbers in {RELEVANCE[0]!r} as texts in "
+                f"{relevant!r}"
             )
         every = dict.fromkeys(bad, 0.0) | dict(zip(good, map(float, given), strict=True))
         found.append(Ranking(asked or "", tuple(every), tuple(every.values())))

@@ -32,6 +32,10 @@ class Task(Protocol):
     def auto_class(self) -> str | None:
         """Name of the transformers auto class that loads its models; None: the class named in the checkpoint."""
 
+    @property
+    def metrics(self) -> Sequence[str]:
+        """Names of all metrics that it judges by, whatever the rows; it is asked before there are any."""
+
     def rows(self, source: str | None, split: Split) -> Dataset:
         """Read the rows of one split from a folder, one file, or (None) the hub."""
 

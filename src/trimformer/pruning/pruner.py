@@ -40,7 +40,7 @@ from trimformer.pruning.probe import check_layout, check_result, shortest_row
 from trimformer.pruning.query_heads import by_place, one_by_one_in, order_by_worth, with_asked_units
 from trimformer.pruning.result import PruningResult
 from trimformer.pruning.sizes import Sizes
-from trimformer.pruning.target import COUNTED, Target, aimed, check_asked
+from trimformer.pruning.target import COUNTED, Target, aimed, check_asked, check_sizes
 from trimformer.pruning.uniform import check_uniform, uniform_job
 
 
@@ -187,6 +187,7 @@ class Pruner:
 
     def _asked(self, sizes: Sizes | None) -> Pruner:
         """Give the pruner of the units that sizes ask for: this one, or one by slot."""
+        check_sizes(sizes)
         dense = self.calibration.dense
         return self if with_asked_units(dense, sizes) is dense else self._by_slot
 

@@ -179,8 +179,8 @@ def read_sizes(file: str | Path) -> dict[str, Any]:
         InvalidOption: it cannot be read, or is something else.
     """
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(Path(file).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidOption(
             f"the sizes in {file} cannot be read ({error}): it must be JSON such as {EXAMPLE}"
         ) from error

@@ -54,6 +54,7 @@ class MultipleChoice:
 
     description: str = "your own multiple choice: accuracy of the choice"
     auto_class: str = "AutoModelForMultipleChoice"
+    metrics: tuple[str, ...] = ("accuracy",)
 
     def fits(self, source: str) -> bool:
         """Tell whether the rows of a source have choices and answers."""
@@ -158,9 +159,9 @@ def questions(rows: Dataset, source: str = "the data") -> list[Question]:
     found = []
     asked = [texts(rows, name, source) for name in before]
     for number, (given, *parts) in enumerate(zip(rows[column], *asked, strict=True), start=1):
-        choices, names = (given.get("text"), given.get("label")) if isinstance(given, dict) else (given, None)
-        is_list = isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
-        if not is_list or len(choices) < 2:
+        about: dict[str, Any] = given if isinstance(given, dict) else {"text": given}
+        choices, names = about.get("text"), about.get("label")
+        if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) for text in choices):
             raise DataError(f"{source}, row {number}: {column!r} is {given!r:.60}, not a list of two texts or more")
         last = [f"{parts[1]} {choice}" for choice in choices] if len(parts) > 1 else choices
         called = tuple(map(str, names or LETTERS[: len(choices)]))
