@@ -19,6 +19,7 @@ from trimformer import Budget, Pruner, Sizes, load_model
 from trimformer.errors import CheckpointError, InvalidOption, UnreachableTarget
 from trimformer.model.checkpoint import write
 from trimformer.model.structure import read_structure
+from trimformer.model.weights import file_bytes, stored_tensors
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.foretelling import BAND, TOGETHER, unseen_ratio
 from trimformer.pruning.sizes import read_sizes
@@ -229,6 +230,16 @@ def test_the_file_on_disk_is_at_most_as_large_as_asked_and_within_a_unit_of_it(
 
 HEADER = 200
 """Bytes that the header of a tiny file is shorter than the dense model's, whose numbers have more digits."""
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "tied"),
+    [*((*each, False) for each in SIZED), ("llama", "language model", True), ("bert", "masked language model", True)],
+)
+def test_the_size_of_a_file_is_computed_to_the_byte(name: str, head: str, tied: bool, tmp_path: Path) -> None:
+    model = tiny_model(name, head, tie_word_embeddings=tied)
+    file = write(model, tmp_path / "dense") / "model.safetensors"
+    assert file_bytes(stored_tensors(model)) == file.stat().st_size
 
 
 def test_a_size_that_cannot_be_says_which_can(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase) -> None:
