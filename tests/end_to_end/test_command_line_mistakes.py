@@ -238,6 +238,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "evaluate text alone": ("evaluate model --task text --data texts.jsonl", ["--dense"]),
     "evaluate another kind": ("evaluate decoder --task sst2 --data reviews", ["decoder"]),
     "finetune unlabelled": (f"{TUNE} --task classification --data texts.jsonl", ["texts.jsonl", "label"]),
+    "finetune nothing to learn": (
+        "finetune encoder --data texts.jsonl --out out",
+        ["the rows of texts.jsonl have nothing to train encoder on", "--column label=…"],
+    ),
     "finetune two tasks": ("finetune encoder --data queries.jsonl --out out", ["reranking and embedding", "--task"]),
     "finetune no rows": ("finetune encoder --out out", ["--task"]),
     "finetune argument": (

@@ -155,6 +155,12 @@ class TestRows:
         rows = Dataset.from_dict({"text": TEXTS[:3], "label": ["b", "a", "b"]})
         assert TASK.for_rows(rows).head_config["id2label"] == {0: "a", 1: "b"}
         assert TASK.for_rows(Dataset.from_dict({"text": ["x"], "score": [0.5]})).head_config["num_labels"] == 1
+        assert TASK.for_rows(Dataset.from_dict({"text": ["x"] * 3, "label": [1, 10**12, 7]})).classes == (
+            *("1", "7"),
+            str(10**12),
+        )
+        with pytest.raises(DataError, match="all 2 rows have 'label' 'a': give rows of two classes"):
+            TASK.for_rows(Dataset.from_dict({"text": ["x"] * 2, "label": ["a", "a"]}))
         several = TASK.for_rows(Dataset.from_dict({"text": ["x"], "label": [["b", "a"]]})).head_config
         assert several["problem_type"] == "multi_label_classification"
         assert several["label2id"] == {"a": 0, "b": 1}

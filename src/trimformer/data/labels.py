@@ -176,11 +176,15 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(mark) if part.strip()]
 
 
+MOST_MISSING = 2
+"""Multiple of the classes that occur up to which those between them count as classes too."""
+
+
 def labels_of(rows: Dataset, column: str) -> tuple[Literal["classes", "label sets", "number"], tuple[str, ...]]:
     """Tell what some rows' labels are, and which classes there are; none for numbers.
 
     Raises:
-        DataError: an unlabelled row.
+        DataError: an unlabelled row, or all rows of one class.
     """
     values, feature = list(rows[column]), rows.features[column]
     if any(value is None for value in values):
@@ -190,11 +194,23 @@ def labels_of(rows: Dataset, column: str) -> tuple[Literal["classes", "label set
         return "classes", tuple(feature.names)
     if any(isinstance(value, list) for value in values):
         return "label sets", tuple(sorted({str(each) for value in values for each in value}))
-    if all(isinstance(value, int) for value in values):
-        return "classes", tuple(map(str, range(max(values) + 1)))
-    if all(isinstance(value, (int, float)) for value in values):
+    whole = all(isinstance(value, int) for value in values)
+    if not whole and all(isinstance(value, (int, float)) for value in values):
         return "number", ()
-    return "classes", tuple(sorted(set(map(str, values))))
+    if len(set(map(str, values))) == 1:
+        told = reprlib.repr(values[0])
+        raise DataError(f"all {len(values)} rows have {column!r} {told}: give rows of two classes or more")
+    return "classes", _numbered(set(values)) if whole else tuple(sorted(set(map(str, values))))
+
+
+def _numbered(found: set[int]) -> tuple[str, ...]:
+    """Name classes by their numbers: from 0 to the highest, or, where most of these do not occur, those that do.
+
+    >>> _numbered({1, 3}), _numbered({10, 20, 1000000000000})
+    (('0', '1', '2', '3'), ('10', '20', '1000000000000'))
+    """
+    numbers = range(max(found) + 1) if max(found) < MOST_MISSING * len(found) else sorted(found)
+    return tuple(map(str, map(int, numbers)))
 
 
 def tags_of(rows: Dataset, column: str) -> tuple[str, ...]:
@@ -204,6 +220,6 @@ def tags_of(rows: Dataset, column: str) -> tuple[str, ...]:
         return tuple(feature.names)
     found = {tag for given in rows[column] if given for tag in (given.split() if isinstance(given, str) else given)}
     numbers = [tag for tag in found if isinstance(tag, int)]
-    if len(numbers) == len(found):
-        return tuple(map(str, range(max(numbers, default=0) + 1)))
+    if numbers and len(numbers) == len(found):
+        return _numbered(set(numbers))
     return tuple(sorted(map(str, found)))

@@ -174,5 +174,5 @@ def guarded(project: Project, metric: str | None) -> Guard:
             f"hold how far answers are from the original's, {BY_THE_DENSE}"
         ) from error
     if held not in before:
-        raise unknown_name("metric", held, [*own, *before])
+        raise unknown_name("metric", held, dict.fromkeys([*own, *before]))
     return Guard(project, rows, held, before)

@@ -157,9 +157,20 @@ def trained_task(name: str, model: str, data: str | None) -> str:
         data: where rows come from; None if they are not the user's.
 
     Raises:
-        InvalidOption: a model without a head, and rows that fit several tasks, or none that are the user's.
+        InvalidOption: a model without a head, and rows that fit several tasks, or none that are the user's; or rows
+            without anything to learn.
         DataError: rows that cannot be read.
     """
+    chosen = _trained_task(name, model, data)
+    if chosen == UNLABELLED:
+        raise InvalidOption(
+            f"the rows of {data} have nothing to train {model} on: give labels, or say which column has them, such as "
+            "`column=label=…`"
+        )
+    return chosen
+
+
+def _trained_task(name: str, model: str, data: str | None) -> str:
     head = auto_class((load_config(model).architectures or [""])[0]) if name == AUTO else ""
     if name != AUTO or head not in HEADS_TO_COME:
         return chosen_task(name, model, data)
