@@ -108,6 +108,11 @@ def inferring(call: Callable[[], Any]) -> Any:
         return call()
 
 
+def in_autocast(call: Callable[[], Any]) -> Any:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return call()
+
+
 def loaded_inferring(model: PreTrainedModel) -> PreTrainedModel:
     return inferring(lambda: type(model)(model.config))
 
@@ -138,6 +143,7 @@ MISTAKES: dict[str, tuple[Callable[[Given], Any], str]] = {
         "a batch has words, which .* does not read.*input_ids",
     ),
     "inference mode": (lambda g: inferring(g.prune), r"leave it, torch\.no_grad\(\) is enough"),
+    "autocast": (lambda g: in_autocast(g.prune), r"within torch\.autocast\(\) .*: leave it"),
     "made in inference mode": (lambda g: g.prune(model=loaded_inferring(g.model)), "load it outside"),
     # prune: the tokenizer
     "tokenizer 3": (lambda g: g.prune(tokenizer=3), "`tokenizer=3` is no tokenizer"),
