@@ -149,6 +149,26 @@ def test_budgets_that_cannot_be_are_refused_before_anything_is_measured(pruner: 
     assert "measured" not in vars(pruner)
 
 
+def test_uniform_sizes_leave_out_the_usual_budgets_that_they_do_not_reach(pruner: Pruner) -> None:
+    planned = pruner.plan(sizes=Sizes(uniform=True))
+    least, _ = pruner.reachable("flops", uniform=True)
+    assert 0 < len(planned) < len(pruner.plan())
+    assert planned[-1].budget.asked >= least
+    with pytest.raises(UnreachableTarget, match="uniform sizes within this budget would leave no neuron"):
+        pruner.check([Budget(flops=0.99 * least, uniform=True)])
+    pruner.check([Budget(flops=least, uniform=True)])
+
+
+def test_only_a_file_of_sizes_is_replaced(pruner: Pruner, tmp_path: Path) -> None:
+    planned = pruner.plan([Budget(flops=0.5)])
+    config = tmp_path / "config.json"
+    config.write_text('{"model_type": "bert"}')
+    with pytest.raises(CheckpointError, match="no file of sizes: it is never replaced"):
+        planned.save(config, overwrite=True)
+    planned.save(tmp_path / "plan.json")
+    planned.save(tmp_path / "plan.json", overwrite=True)
+
+
 def test_sizes_leave_out_the_usual_budgets_that_they_do_not_allow(pruner: Pruner) -> None:
     plan = pruner.plan(sizes=Sizes(keep_layers="0"))
     assert [size.asked for size in plan] == ["0.9", "0.8", "0.7", "0.6"]

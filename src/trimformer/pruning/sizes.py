@@ -187,3 +187,11 @@ def read_sizes(file: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InvalidOption(f"{file} must be JSON with sizes by layer or sublayer, such as {EXAMPLE}")
     return content
+
+
+def is_of_sizes(file: Path) -> bool:
+    """Tell whether a file is one of sizes, by its keys: layers, or names of sublayers with dots."""
+    try:
+        return all(read_range(key) or "." in key for key in read_sizes(file))
+    except InvalidOption:
+        return False
