@@ -286,6 +286,7 @@ SIBLINGS = (
     *("big_bird", "xlm-roberta-xl", "megatron-bert", "esm with absolute positions", "gte", "xlm-roberta", "camembert"),
     *("electra", "roformer", "xmod", "xmod with pre-norm", "esm", "nomic_bert", "eurobert", "jina_embeddings_v3"),
     *("deberta-v2 with own projections", "mobilebert without bottlenecks", "llama without groups", "qwen2", "gemma"),
+    *("mistral", "roberta-prelayernorm", "gpt_neox in sequence", "roformer with rotated values"),
 )
 """Tiny models of a layout that another stands for, tested by `pytest -m slow` only."""
 

@@ -34,6 +34,7 @@ def commands() -> dict[str, Any]:
     return group.commands
 
 
+@cache
 def own_options() -> set[str]:
     """Options of the program itself."""
     group: Any = typer.main.get_command(app.app)

@@ -38,6 +38,8 @@ QUICK = {
     *(f"{name}.md" for name in plugins.names("methods")),
 }
 """Pages that are run by default; the others train, export, or have many commands."""
+REACHABLE = {"--latency": ["0.9", "0.8", "0.8"], "--size": ["40kB", "35kB"]}
+"""What tiny models can be asked for in place of what real ones are."""
 SHELL = ""
 ALL = [(page, block) for page in PAGES for block in blocks(page)]
 TO_RUN = [(page, block) for page, block in ALL if block.language in ("python", SHELL) and not block.reason]
@@ -51,10 +53,11 @@ def known_commands() -> dict[str, Any]:
 
 
 def short(words: list[str]) -> list[str]:
-    """The words of a command, with as few calibration tokens as a tiny model needs, and time that it can be cut to."""
-    if "--latency" in words:
-        at = words.index("--latency") + 1
-        words = [*words[:at], "0.9,0.8" if words[0] == "sweep" else "0.9", *words[at + 1 :]]
+    """The words of a command, with as few calibration tokens as a tiny model needs, and what it can be cut to."""
+    for option, small in REACHABLE.items():
+        if option in words:
+            at = words.index(option) + 1
+            words = [*words[:at], ",".join(small[: words[at].count(",") + 1]), *words[at + 1 :]]
     options = {option for parameter in known_commands()[words[0]].params for option in parameter.opts}
     if "--calibration-tokens" not in options:
         return words

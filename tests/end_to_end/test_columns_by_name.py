@@ -87,6 +87,7 @@ def test_python_has_the_same(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizer
     ("named", "said"),
     [
         (["label=Star"], "reviews.csv has no column 'Star'; did you mean 'Stars'?"),
+        (["text=review"], "reviews.csv has no column 'review'; did you mean "),
         (["label"], "--column 'label' must be name=value, such as --column text='Review Text'"),
         (["=Stars"], "must be name=value"),
         (["label="], "--column label must be given once, and name a column"),

@@ -10,7 +10,12 @@ import pytest
 
 from browser import CHROMIUM, Browser
 from example_facts import facts, runs
+from tiny_models import inputs, tiny_model
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.plan import Plan
+from trimformer.pruning.pruner import Pruner
 from trimformer.report import page as report
+from trimformer.report.plans import plan_page
 
 pytestmark = [
     pytest.mark.browser,
@@ -102,13 +107,21 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "checkpoint": report.checkpoint_page(facts(source=LONG, data=LONG, warnings=[WARNING]), LONG),
         "sweep": report.sweep_page(sweep),
         "comparison": report.comparison_page("Three methods", runs(), failures=[f"random failed on {LONG}"]),
+        "plan": plan_page(a_plan()),
     }
     for name, text in made.items():
         report.write_page(text, folder / f"{name}.html")
     return {name: folder / f"{name}.html" for name in made}
 
 
-every_page = pytest.mark.parametrize("name", ["checkpoint", "sweep", "comparison"])
+def a_plan() -> Plan:
+    """Plan a few sizes of a tiny classifier."""
+    model = tiny_model("bert", "sequence classification")
+    batch = inputs(model)
+    return Pruner(model, [batch], progress=False).plan([Budget(flops=share) for share in (0.9, 0.7, 0.5)])
+
+
+every_page = pytest.mark.parametrize("name", ["checkpoint", "sweep", "comparison", "plan"])
 
 
 def too_faint(browser: Browser) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.table import Table
 from test_report_page import Page
 from transformers import PreTrainedTokenizerBase
 
@@ -23,6 +24,7 @@ from trimformer.model.weights import file_bytes, stored_tensors
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.foretelling import BAND, TOGETHER, unseen_ratio
 from trimformer.pruning.sizes import read_sizes
+from trimformer.report.terminal import plan_tables
 
 TEXTS = [" ".join(WORDS.split()[start : start + 4 + start % 5]) for start in range(20)] * 3
 ROWS = [{"input_ids": [1, *range(8, 12 + place % 5), 2]} for place in range(40)]
@@ -209,10 +211,17 @@ def test_losses_have_a_unit_where_a_row_has_one_prediction(head: str, distance: 
     assert (plan[0].loss.low is None) is (distance is None)
 
 
+def _headings(table: Table) -> list[str]:
+    return [str(column.header) for column in table.columns]
+
+
 def test_what_a_plan_shows_saves_and_reports(pruner: Pruner, tmp_path: Path) -> None:
     plan = pruner.plan([Budget(flops=0.7), Budget(size="60kB")])
     assert repr(plan).startswith("<Plan of 2 sizes: flops 0.7 loses ")
     assert len(repr(plan)) < 100
+    assert repr(plan[1]).startswith("<PlannedSize: size 60kB, 0.1 MB")
+    headings = [line for table in plan_tables(plan) if isinstance(table, Table) for line in _headings(table)]
+    assert headings[-2:] == ["flops 0.7", "size 60kB"], "budgets of several costs are told apart"
     assert {"table", "svg"} <= set(Page(plan._repr_html_()).tags)
     page = Page(plan.report(tmp_path / "plan.html").read_text())
     assert "size 60kB" in page.text

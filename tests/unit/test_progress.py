@@ -59,6 +59,17 @@ def test_a_search_tells_its_step_share_and_loss(tiny_bert: TinyBert, tokenizer: 
     assert told.said[-1] == "4 of 4: measuring latency"
 
 
+def test_pricing_a_budget_before_the_model_is_judged_counts_no_stage(
+    tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    told, budget = Told(), Budget(flops=0.5)
+    rows = Dataset.from_dict({"text": [f"{text} {WORDS.split()[place % 24]}" for place, text in enumerate(TEXTS)]})
+    task = plugins.load("tasks", "text")
+    project = Project(tiny_bert(), tokenizer, task, rows.select(range(40)), rows.select(range(40, 60)), progress=told)
+    project.judge(project.pruner(calibration_tokens=100, budgets=[budget]).prune(budget))
+    assert (told.said[0], told.said[-1]) == ("1 of 4: evaluating", "4 of 4: measuring latency")
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True

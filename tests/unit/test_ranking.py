@@ -71,6 +71,16 @@ class TestRows:
         found = read_rankings(Dataset.from_dict(columns))
         assert [each.relevance for each in found] == [(0.0,), (2.0,), (1.0,)]
 
+    def test_a_folder_as_beir_has_it(self, tmp_path: Path) -> None:
+        write(tmp_path / "corpus.jsonl", [{"_id": f"d{n}", "title": "", "text": str(n)} for n in range(10)])
+        write(tmp_path / "queries.jsonl", [{"_id": f"q{n}", "text": f"question {n}"} for n in range(10)])
+        (tmp_path / "qrels").mkdir()
+        marks = "".join(f"q{n}\td{n}\t1\n" for n in range(5))
+        (tmp_path / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{marks}")
+        parts = [read_rankings(read_collection(str(tmp_path), split)) for split in ("train", "validation")]
+        asked = {each.query for part in parts for each in part if each.query}
+        assert asked == {f"question {n}" for n in range(5)}
+
     def test_a_folder_of_corpus_queries_and_relevance(self, tmp_path: Path) -> None:
         write(tmp_path / "corpus.jsonl", [{"_id": f"d{n}", "title": "T" * (n == 0), "text": str(n)} for n in range(50)])
         write(tmp_path / "queries.jsonl", [{"_id": f"q{n}", "text": f"question {n}"} for n in range(20)])

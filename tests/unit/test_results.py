@@ -20,11 +20,13 @@ from conftest import WORDS, TinyBert
 from example_facts import HOSTILE, facts, metric
 from trimformer import Budget, Project, PruningResult, plugins
 from trimformer.errors import CheckpointError
-from trimformer.judging.result import TaskResult
+from trimformer.judging.metrics import Metric
+from trimformer.judging.result import TaskResult, other_tokens
 from trimformer.model.checkpoint import write
 from trimformer.report.headline import exported, headline
 from trimformer.report.loading import in_one_line, is_of_sentence_transformers, loading
 from trimformer.report.results import record
+from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
 
 TEXTS = [" ".join(WORDS.split()[start : start + 4 + start % 5]) for start in range(20)] * 3
 
@@ -173,6 +175,16 @@ def test_a_perplexity_is_of_tokens() -> None:
     }
     said = headline(facts(metrics=metrics))
     assert said.endswith("perplexity 14.67 → 16.02 ± 0.6 (n=46,454 tokens)")
+
+
+def test_a_perplexity_among_fewer_tokens_is_warned_of() -> None:
+    counts = dict.fromkeys(("tokens", "rows", "parameters", "bytes"), BeforeAfter(before=2000, after=1929))
+    proved = {"proved_texts": 1, "other_texts": 0, "answered_texts": 1, "largest_difference": 0.0}
+    trimmed = VocabularyFacts(texts="calibration", minimum_count=1, characters="all", **proved, **counts)  # type: ignore[arg-type]
+    after = {"perplexity": Metric(14.0, 100, 13.0, 15.0)}
+    assert "among its 1,929 kept tokens, the dense one's among 2,000" in str(other_tokens(after, trimmed))
+    assert other_tokens(after, None) is None
+    assert other_tokens({"accuracy": Metric(0.9, 100, 0.8, 1.0)}, trimmed) is None
 
 
 def test_an_export_tells_the_loss_in_all() -> None:

@@ -272,6 +272,7 @@ def test_a_token_that_ends_texts_is_kept_once_where_it_pads_as_well() -> None:
 WRONG: list[tuple[Any, str]] = [
     (DatasetDict({"train": Dataset.from_list(NAMED), "test": Dataset.from_list(NAMED)}), "train, test.*data.'train'."),
     (pd.DataFrame({"a": TEXTS}), "say which holds the text, `column='a'`"),
+    (pd.DataFrame({"No.": range(4), "a": TEXTS}), "say which holds the text, `column='a'`"),
     ({"a": TEXTS, "b": STARS}, "has the columns 'a', 'b'"),
     ({"text": TEXTS, "label": [1]}, "different lengths: text 4, label 1"),
     ({"text": "one"}, "'text' in it is 'one': give a list"),

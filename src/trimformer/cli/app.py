@@ -159,7 +159,7 @@ def _usage(error: Any, typed: Sequence[str]) -> str:
     command = error.ctx.command_path if error.ctx else "trimformer"
     if not error.format_message():  # without any argument: the help is already printed
         raise SystemExit(MISTAKE)
-    return f"{error.format_message()} Usage: {command} --help"
+    return f"{error.format_message().rstrip('.')}; see {command} --help"
 
 
 def _end(message: str, code: int, launch: Launch, *, lost: bool = False) -> NoReturn:

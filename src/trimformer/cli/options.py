@@ -77,7 +77,9 @@ QueryHeadsOption = Annotated[
     str | None, typer.Option(help="Query heads that every layer keeps while key/value heads stay: a multiple of these.")
 ]
 NeuronsOption = Annotated[str | None, typer.Option(help="Neurons that every layer keeps, a range, or a list.")]
-SitesOption = Annotated[Path | None, typer.Option(help="JSON file of sizes by layer or sublayer.")]
+SitesOption = Annotated[
+    Path | None, typer.Option("--sizes", "--sites", help="JSON file of sizes by layer or sublayer, such as a plan.")
+]
 KeepLayersOption = Annotated[str | None, typer.Option(help="Layers that stay as they are, such as 0-3,30-31.")]
 DropBlocksOption = Annotated[
     str | None, typer.Option(help="How many blocks lose all units, chosen by cost; or which: 3,5 or 5-5.")

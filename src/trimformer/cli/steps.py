@@ -125,15 +125,15 @@ def share_or_amount(text: str | None) -> float | str | None:
         return text
 
 
-def check_one_of(sizes: Mapping[str, float | str | None]) -> None:
-    """Refuse several ways to say how small, or none.
+def check_one_of(sizes: Mapping[str, float | str | None], others: str = "") -> None:
+    """Refuse several ways to say how small, or none; `others` says what would do in their place.
 
     Raises:
         InvalidOption: names them all.
     """
     if sum(size is not None for size in sizes.values()) != 1:
         examples = ", ".join(f"`{name}={EXAMPLES[name]}`" for name in sizes)
-        raise InvalidOption(f"say how small: exactly one of {examples}")
+        raise InvalidOption(f"say how small: exactly one of {examples}{others}")
 
 
 def target(
@@ -154,7 +154,7 @@ def target(
     """
     has_budget = any(share is not None for share in shares.values())
     if has_budget or max_drop is not None or sizes is None:
-        check_one_of({**shares, "max_drop": max_drop})
+        check_one_of({**shares, "max_drop": max_drop}, ", or sizes by name, such as `heads=8`" if not sizes else "")
     if has_budget:
         return one_budget(shares, round_to=round_to, uniform=uniform), sizes
     if uniform and max_drop is not None:
@@ -314,7 +314,7 @@ def report_plan(plan: Plan, out: Path | None, report: Path | None, *, command: s
         out_console.print(table)
     console.remarks(plans.remarks(plan))
     if out is not None:
-        console.written("sizes", out, f"edit them, and prune with --sites {out}")
+        console.written("sizes", out, f"edit them, and prune with --sizes {out}")
 
 
 def check_asked(report: Path | None, push_to_hub: str | None = None, *, overwrite: bool) -> None:

@@ -54,7 +54,7 @@ def plan_command(
     context: typer.Context,
     model: ModelArgument,
     out: Annotated[
-        Path | None, typer.Option(help="Write the sizes of the one budget, to be edited and given to prune --sites.")
+        Path | None, typer.Option(help="Write the sizes of the one budget, to be edited and given to prune --sizes.")
     ] = None,
     task: TaskOption = AUTO,
     data: DataOption = None,

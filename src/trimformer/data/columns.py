@@ -55,7 +55,8 @@ def renamed(rows: Dataset, source: str) -> Dataset:
 
 def _nearest(name: str, known: Sequence[str]) -> str:
     by_lower = {other.lower(): other for other in known}
-    near = [by_lower[found] for found in get_close_matches(name.lower(), by_lower, n=1)]
+    found = get_close_matches(name.lower(), by_lower, n=1) or [other for other in by_lower if name.lower() in other]
+    near = [by_lower[other] for other in found]
     return f"; {f'did you mean {near[0]!r}? ' if near else ''}it has {', '.join(map(repr, known))}"
 
 

@@ -197,7 +197,7 @@ def _encoded_rows(
             for number, entry in enumerate(entries, start=1):
                 _check_ids(entry, number)
             return entries
-        names = text_columns([str(name) for name in first], column)
+        names = text_columns({str(name): value for name, value in first.items()}, column)
         entries = [row.get(names[0]) if len(names) == 1 else tuple(map(row.get, names)) for row in entries]
     texts = _texts(entries, warn)
     if labels:

@@ -84,25 +84,26 @@ def rows_of(table: Table, column: Column) -> Iterator[Any]:
         names = list(table)
         yield from (dict(zip(names, values, strict=True)) for values in zip(*table.values(), strict=True))
         return
-    chosen = text_columns(list(table), column)
+    chosen = text_columns({name: next(iter(values), None) for name, values in table.items()}, column)
     columns = [table[name] for name in chosen]
     yield from columns[0] if len(columns) == 1 else zip(*columns, strict=True)
 
 
-def text_columns(known: Sequence[str], column: Column) -> tuple[str, ...]:
-    """Choose the columns of text, of those that there are.
+def text_columns(first: Mapping[str, Any], column: Column) -> tuple[str, ...]:
+    """Choose the columns of text, of those that the first row has.
 
     Raises:
         DataError: there is no column of text that is known, or none of the name that was said.
     """
-    asked = names_of(column)
+    asked, known = names_of(column), list(first)
     for names in TEXT_COLUMNS if asked is None else [asked]:
         if set(names) <= set(known):
             return names
     listed = ", ".join(map(repr, known))
     if asked is not None:
         raise DataError(f"data has no column {' or '.join(map(repr, asked))}; it has {listed}: name one of these")
+    likely = max(known, key=lambda name: len(first[name]) if isinstance(first[name], str) else 0, default="name")
     raise DataError(
         f"data has the columns {listed}, and none of them is called {' or '.join('+'.join(n) for n in TEXT_COLUMNS)}: "
-        f"say which holds the text, `column={known[0] if known else 'name'!r}`"
+        f"say which holds the text, `column={likely!r}`"
     )

@@ -20,7 +20,7 @@ from trimformer.data.rows import Features, choices, content, token_count
 from trimformer.errors import DataError, LabelError, caution
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest, Origin
 from trimformer.judging.metrics import Metrics
-from trimformer.judging.result import TaskResult, collapse, few_rows
+from trimformer.judging.result import TaskResult, collapse, few_rows, other_tokens
 from trimformer.judging.task import Task, fitted_to
 from trimformer.model.checkpoint import round_weights
 from trimformer.model.limits import fitted
@@ -150,7 +150,7 @@ class Project:
             models = {DENSE: self.model, PRUNED: result.model}
             times = latency.measure_at(result.facts.workload, models, progress=self.stages)
         collapsed = collapse(self.before, after, result.facts.budget, result.facts.sizes)
-        warnings = [*filter(None, [collapsed, few_rows(after)])]
+        warnings = [*filter(None, [collapsed, few_rows(after), other_tokens(after, self.vocabulary)])]
         for warning in warnings:
             caution(warning)
         result = replace(result, facts=result.facts.with_stage("judging", judging).with_warnings(*warnings))

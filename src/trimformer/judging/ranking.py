@@ -111,6 +111,8 @@ def is_collection(source: str) -> bool:
 def read_collection(source: str, split: Split) -> Dataset:
     """Read one row a query from a folder of `corpus`, `queries` and `relevance` (or `qrels`), divided by queries.
 
+    Of a downloaded BEIR folder, whose `qrels` is a folder itself, `qrels/test.tsv` is read.
+
     Documents go with the queries that they are relevant to, first those to judge by; the others are divided at random.
 
     Raises:
@@ -119,7 +121,7 @@ def read_collection(source: str, split: Split) -> Dataset:
     folder = Path(source)
     corpus, queries = _by_id(folder, CORPUS), _by_id(folder, QUERIES)
     asked: dict[str, dict[str, float]] = {}
-    file = _file(folder, "relevance", "qrels")
+    file = _file(folder, "relevance", "qrels", "qrels/test")
     rows = read_rows(str(file), "train")
     names = [("query-id", "corpus-id"), ("query_id", "corpus_id"), ("query", "document")]
     query, document = choose_columns(rows, names, str(file))

@@ -10,10 +10,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest
-from trimformer.judging.metrics import DISTANCES, LOWER_IS_BETTER, Metrics, shown
+from trimformer.judging.metrics import DISTANCES, LOWER_IS_BETTER, PERPLEXITY, Metrics, shown
 from trimformer.observing.latency import Latency
 from trimformer.pruning.facts import BudgetFacts, SizesFacts
 from trimformer.pruning.result import PruningResult, Shown
+from trimformer.vocabulary.facts import VocabularyFacts
 
 FEW_ROWS = 50
 COLLAPSE = 0.1
@@ -62,6 +63,16 @@ def few_rows(after: Metrics) -> str | None:
     """Word a warning where evaluation rows are fewer than 50, too few for an interval to mean much; else None."""
     rows = next(iter(after.values())).sample_size
     return f"only {rows} evaluation rows: metrics and intervals tell little" if rows < FEW_ROWS else None
+
+
+def other_tokens(after: Metrics, vocabulary: VocabularyFacts | None) -> str | None:
+    """Word a warning where a perplexity is among other tokens than the dense model's; else None."""
+    if vocabulary is None or PERPLEXITY not in after:
+        return None
+    return (
+        f"the pruned model's perplexity is among its {vocabulary.tokens.after:,} kept tokens, the dense one's among "
+        f"{vocabulary.tokens.before:,}: they cannot be compared; prune without `vocabulary` to know what is lost"
+    )
 
 
 def collapse(before: Metrics, after: Metrics, budget: BudgetFacts, sizes: SizesFacts | None = None) -> str | None:

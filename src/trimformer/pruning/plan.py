@@ -65,7 +65,7 @@ class Measuring(Protocol):
         """Refuse budgets of which one cannot be reached."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class PlannedSize:
     """What one budget would leave of a model; counted, or foretold."""
 
@@ -97,6 +97,9 @@ class PlannedSize:
             CheckpointError: the file exists and `overwrite` is not set, or it cannot be written.
         """
         return Path(plugins.presentation("plans").save_sizes(self, path, overwrite=overwrite))
+
+    def __repr__(self) -> str:
+        return f"<PlannedSize: {self.budget.cost} {self.asked}, {self.bytes / 1e6:.1f} MB>"
 
 
 @dataclass(frozen=True, kw_only=True)

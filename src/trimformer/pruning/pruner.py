@@ -280,6 +280,8 @@ class Pruner:
 
     def _prune(self, target: Target, share: float) -> PruningResult:
         """Make a pruned copy that keeps at most a share of the target's cost, by formulas or tables."""
+        if "measured" not in vars(self):
+            self.stages.enter("measuring")  # pricing belongs to it
         dense, prices = self.calibration.dense, self.prices(target.cost)
         costs, limit = target.terms(dense, prices, share)
         measured = self.measured  # before the student takes its memory
@@ -313,7 +315,6 @@ class Pruner:
     def prices(self, cost: str) -> Prices:
         """Price the dense model's units in the cost of that name; measured or counted once."""
         if cost not in self._prices:
-            self.stages.enter("measuring")
             self._prices[cost] = plugins.load("costs", cost).prices(
                 self.calibration.dense, self.workload, cache=self.cache, progress=self.calibration.progress
             )

@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from trimformer.judging.metrics import PERPLEXITY, Metric, interval, shown
@@ -59,6 +60,8 @@ STYLE: dict[Any, Any] = {
 }
 
 MOST_LABELS, LABEL_HEIGHT = 12, 0.075
+ABOVE = 0.12
+"""Inches that stay free above: an exponent beside the uppermost tick is higher than the layout takes it to be."""
 UNITS = {"attention": "heads", "ffn": "neurons"}
 
 
@@ -255,7 +258,7 @@ class _Drawn:
 @contextmanager
 def _picture(name: str, said: str, height: float) -> Iterator[_Drawn]:
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(h_pad=ABOVE))
         drawn = _Drawn(figure.subplots())
         yield drawn
         file = io.StringIO()

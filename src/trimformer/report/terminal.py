@@ -184,9 +184,13 @@ def plan_tables(plan: Plan) -> Iterator[RenderableType]:
     yield table
     widths = _unit_widths(plan)
     yield Text(f"\n{' and '.join(summary.UNIT_NAMES.get(kind, kind) for kind in widths)} that stay, by block")
-    at_once = max(1, (WIDTH - len("block ")) // (sum(widths.values()) + len(widths)))
+    alike = len({size.budget.cost for size in plan}) == 1
+    names = [size.asked if alike else plans.asked(size) for size in plan]
+    wide = max(sum(widths.values()) + len(widths) - 1, *map(len, names)) + len("  ")
+    at_once = max(1, (WIDTH - len("block")) // wide)
     for start in range(0, len(plan), at_once):
-        yield _layers_table(plan.budgets[start : start + at_once], widths)
+        part = slice(start, start + at_once)
+        yield _layers_table(plan.budgets[part], names[part], widths)
 
 
 def _unit_widths(plan: Plan) -> dict[str, int]:
@@ -198,8 +202,8 @@ def _unit_widths(plan: Plan) -> dict[str, int]:
     return widths
 
 
-def _layers_table(sizes: Sequence[PlannedSize], widths: Mapping[str, int]) -> Table:
-    table = _table("block", *(size.asked for size in sizes))
+def _layers_table(sizes: Sequence[PlannedSize], names: Sequence[str], widths: Mapping[str, int]) -> Table:
+    table = _table("block", *names)
     for number, row in enumerate(sizes[0].units):
         kept = [size.units[number].units for size in sizes]
         cells = (
@@ -212,8 +216,8 @@ def _layers_table(sizes: Sequence[PlannedSize], widths: Mapping[str, int]) -> Ta
 
 def finetuning_table(facts: Manifest, tuning: FineTuningFacts) -> Table:
     """Show what fine-tuning reached and took, beside the dense model where it is known; fits 80 columns."""
-    table = _table("", "fine-tuned", "dense", "")
     dense = facts.metrics[DENSE]
+    table = _table("", "fine-tuned", "dense" if dense or tuning.step is not None else "", "")
     for name, own in (facts.metrics.get(PRUNED) or facts.metrics[FINETUNED]).items():
         other = dense.get(name)
         change = shown(own.value - other.value, "+", beside=own.value) if other else ""
