@@ -20,6 +20,7 @@ from trimformer.data.columns import naming_columns
 from trimformer.data.rows import Split
 from trimformer.errors import InvalidOption
 from trimformer.export import upload
+from trimformer.judging.guard import check_metric
 from trimformer.judging.manifest import Origin
 from trimformer.judging.project import Project
 from trimformer.judging.result import TaskResult
@@ -38,6 +39,7 @@ from trimformer.pruning.parameters import ROUND_TO
 from trimformer.pruning.plan import Plan, check_one_size
 from trimformer.pruning.query_heads import with_asked_units
 from trimformer.pruning.sizes import Sizes, read_sizes
+from trimformer.pruning.target import aimed
 from trimformer.report import page, plans, saving, terminal
 from trimformer.report.headline import headline, kept
 from trimformer.report.loading import in_one_line, is_of_sentence_transformers, loading
@@ -80,11 +82,14 @@ HUB = "hub"
 """Word for where rows come from that nobody named."""
 
 
-def gather(origin: Origin, max_length: int | None, placement: Placement, progress: Progress) -> Project:
-    """Make a project of what the user named; rows are read before the model is."""
+def gather(
+    origin: Origin, max_length: int | None, placement: Placement, progress: Progress, metric: str | None = None
+) -> Project:
+    """Make a project of what the user named; a metric is checked and rows are read before the model is loaded."""
     with naming_columns(origin.columns):
         origin = replace(origin, task=named_task(origin.task, origin.source, origin.data or None))
         chosen = fitted_to(plugins.load("tasks", origin.task), checkpoint.load_config(origin.source))
+        check_metric(chosen, metric)
         train, validation = (chosen.rows(origin.data or None, split) for split in get_args(Split))
     dense, tokenizer = load_with_tokenizer(origin.source, chosen, placement)
     return Project(
@@ -211,15 +216,18 @@ def asked_sizes(
     )
 
 
-def check_sizes(sizes: Sizes | None, model: PreTrainedModel, name: str, method: Method) -> None:
-    """Refuse sizes that do not fit a model or a method, before anything is measured on it.
+def check_sizes(sizes: Sizes | None, model: PreTrainedModel, name: str, method: Method, *, alone: bool = False) -> None:
+    """Refuse sizes that do not fit a model or a method, or alone remove nothing, before anything is measured on it.
 
     Raises:
         InvalidOption: says what does not fit.
     """
     if sizes is not None:
         structure = with_asked_units(read_structure(model), sizes)
-        suited(constrain(sizes, structure), structure, name, method)
+        if alone:
+            aimed(None, sizes, structure, name, method)
+        else:
+            suited(constrain(sizes, structure), structure, name, method)
 
 
 def budgets(texts: Mapping[str, str | None], round_to: int = 1) -> list[Budget]:

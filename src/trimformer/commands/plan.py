@@ -127,7 +127,7 @@ def plan_command(
             cache=steps.kept_measurements(cache),
             judged=False,
         )
-        least, _ = pruner.reachable(COUNTED, sizes)
+        least, _ = pruner.reachable(COUNTED, sizes, uniform=uniform)
         plan = pruner.plan(asked or default_budgets(least, round_to=round_to, uniform=uniform), sizes)
     steps.report_plan(plan, out, report, command=context.obj, as_json=as_json)
 

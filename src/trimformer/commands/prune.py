@@ -124,8 +124,8 @@ def prune_command(
     steps.check_asked(report, push_to_hub, overwrite=overwrite)
     origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
     with console.progress_bars(console.error_console, stages=4) as progress:
-        project = steps.gather(origin, max_length, placement, progress)
-        steps.check_sizes(sizes, project.model, method, made)
+        project = steps.gather(origin, max_length, placement, progress, metric)
+        steps.check_sizes(sizes, project.model, method, made, alone=budget is None and max_drop is None)
         project = with_vocabulary(project if max_drop is None else project.with_guard(seed), vocabulary)
         pruner = project.pruner(
             method=method,
