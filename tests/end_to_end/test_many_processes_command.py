@@ -92,6 +92,7 @@ def errors(processes: Processes) -> list[list[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_torchrun_writes_and_prints_what_one_process_does(
     model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
