@@ -22,8 +22,6 @@ from conftest import TinyBert
 from trimformer.cli import app
 from trimformer.model import checkpoint
 
-pytestmark = pytest.mark.xdist_group("many_processes")  # what they fork from is started once
-
 PATIENCE = 300
 """Seconds after which a process hangs; a machine may be busy."""
 WEIGHT_TOLERANCE = 1e-5
