@@ -18,7 +18,7 @@ demo: $(STAMPS)/demo ## prune a real encoder, write it to demo-model, compare be
 	@$(BIN)/trimformer demo --out demo-model --overwrite
 
 test: $(STAMPS)/test ## run the tests that need neither network nor GPU
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(STAMPS)/lint ## ruff check, ruff format --check, mypy
 	@$(BIN)/ruff check

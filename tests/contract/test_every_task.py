@@ -18,7 +18,7 @@ from trimformer.data.rows import MODEL_INPUTS, choices
 from trimformer.errors import LabelError
 from trimformer.judging import evaluation
 from trimformer.judging.metrics import Metrics
-from trimformer.judging.task import Task
+from trimformer.judging.task import Task, fitted_to
 
 SENTENCES = [
     "the red cat saw a dog",
@@ -154,6 +154,10 @@ def test_row_order_does_not_matter(
         pytest.skip("in another order it is another text")
     shuffled = labelled.select(np.random.default_rng(0).permutation(len(labelled)))
     assert_same(task.evaluate(build(), tokenizer, shuffled, dense=build(seed=1)), metrics, interval=False)
+
+
+def test_metrics_are_named_before_any_model_is_judged(task: Task, build: TinyBert, metrics: Metrics) -> None:
+    assert set(metrics) <= set(fitted_to(task, build().config).metrics)
 
 
 def test_evaluation_leaves_the_models_as_they_were(

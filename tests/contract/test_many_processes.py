@@ -25,8 +25,6 @@ from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.result import PruningResult
 from trimformer.pruning.sizes import Sizes
 
-pytestmark = pytest.mark.xdist_group("many_processes")  # its fixture is made once
-
 WEIGHT_TOLERANCE = 1e-5
 """Batches stay whole, so that only the order differs in which float64 sums are added up."""
 GROUPS = (2, 3)

@@ -14,8 +14,6 @@ from hatchling import build
 
 from example_facts import facts
 
-pytestmark = pytest.mark.xdist_group("wheel")  # its fixture is made once
-
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "trimformer"
 SHIPPED = {".py", ".j2", ".typed"}

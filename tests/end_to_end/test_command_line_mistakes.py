@@ -189,6 +189,14 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "only words": (f"{PRUNE} --only words", ["--only words must be heads or neurons"]),
     "round too much": (f"{PRUNE} --round-to 512", ["--round-to 512"]),
     "negative loss": ("prune model --task sst2 --data reviews --max-drop -1 --out out", ["--max-drop"]),
+    "metric misspelt": (
+        "prune model --task sst2 --data reviews --max-drop 0.1 --metric acuracy --out out",
+        ["unknown metric 'acuracy'. Did you mean 'accuracy'?"],
+    ),
+    "sizes of all": (
+        "prune model --task sst2 --data reviews --keep-layers 0 --calibration-tokens 150 --out out",
+        ["nothing goes by these sizes alone"],
+    ),
     "a loss and a size": (f"{PRUNE} --max-drop 0.1", ["exactly one of"]),
     # how
     "method misspelt": (f"{PRUNE} --method surgon", ["unknown method 'surgon'", "'surgeon'"]),
@@ -230,6 +238,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "evaluate text alone": ("evaluate model --task text --data texts.jsonl", ["--dense"]),
     "evaluate another kind": ("evaluate decoder --task sst2 --data reviews", ["decoder"]),
     "finetune unlabelled": (f"{TUNE} --task classification --data texts.jsonl", ["texts.jsonl", "label"]),
+    "finetune nothing to learn": (
+        "finetune encoder --data texts.jsonl --out out",
+        ["the rows of texts.jsonl have nothing to train encoder on", "--column label=…"],
+    ),
     "finetune two tasks": ("finetune encoder --data queries.jsonl --out out", ["reranking and embedding", "--task"]),
     "finetune no rows": ("finetune encoder --out out", ["--task"]),
     "finetune argument": (

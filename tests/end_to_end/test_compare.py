@@ -236,6 +236,7 @@ def test_a_cell_that_cannot_be_done_is_told_and_the_others_go_on(
     assert re.search(r"\| magnitude \| 0\.\d{4} \| – \|", text)
 
 
+@pytest.mark.slow
 def test_pruning_before_fine_tuning(compare: Compare, plan: Path, out: Path) -> None:
     """The dense model is fine-tuned once and kept; a method may prune the pre-trained one first."""
     plan.write_text(

@@ -68,6 +68,7 @@ def test_export_of_a_pruned_model(run: Run, pruned: Path, tokenizer: PreTrainedT
     assert [each["runtime"] for each in json.loads(out)["measured"]] == ["onnx", "int8"]
 
 
+@pytest.mark.slow
 def test_int8_tells_the_loss_against_the_original(
     run: Run, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, data: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_export_of_a_sentence_transformers_model(
     assert (tmp_path / "out" / "1_Pooling" / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_latency_of_two_models_in_two_runtimes(run: Run, dense: Path, pruned: Path) -> None:
     arguments = (
         "latency",

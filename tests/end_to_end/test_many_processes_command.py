@@ -22,8 +22,6 @@ from conftest import TinyBert
 from trimformer.cli import app
 from trimformer.model import checkpoint
 
-pytestmark = pytest.mark.xdist_group("many_processes")  # what they fork from is started once
-
 PATIENCE = 300
 """Seconds after which a process hangs; a machine may be busy."""
 WEIGHT_TOLERANCE = 1e-5
@@ -92,6 +90,7 @@ def errors(processes: Processes) -> list[list[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_torchrun_writes_and_prints_what_one_process_does(
     model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -28,7 +28,9 @@ DRAWS = 2
 """Of random masks; what counts is their geometric mean."""
 ROWS = 96
 
-EVERY_CASE = pytest.mark.parametrize(("kind", "share"), CASES)
+EVERY_CASE = pytest.mark.parametrize(
+    ("kind", "share"), [pytest.param(*case, marks=pytest.mark.slow if case == CASES[1] else []) for case in CASES]
+)
 
 
 @cache

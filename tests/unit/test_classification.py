@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, List
 from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score, f1_score
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,6 +41,9 @@ class TestLabels:
         assert read([3, 0]) == read([3.0, 0.0]) == [3, 0]
         assert read([True, False]) == [1, 0]
 
+    def test_yes_or_no_by_name_where_classes_are_called_so(self) -> None:
+        assert read([True, False], ("true", "false")) == [0, 1]
+
     def test_numbers_that_are_the_models_names(self) -> None:
         stars = ("1", "2", "3")
         assert read([1, 3, 2], stars) == read(["1", "3", "2"], stars) == [0, 2, 1]
@@ -63,6 +66,8 @@ class TestLabels:
             ([["a"]], CLASSES, "multi_label_classification"),
             ([None], CLASSES, "unlabelled"),
             ([-1], CLASSES, "unlabelled"),
+            ([float("nan")], CLASSES, "'label' is nan, none of the model's classes"),
+            ([float("inf")], CLASSES, "'label' is inf, none of the model's classes"),
         ],
     )
     def test_what_the_model_does_not_have(self, values: list[Any], classes: tuple[str, ...], said: str) -> None:
@@ -76,11 +81,17 @@ class TestLabels:
             ["other|refund", "", "Shipping"],
             [[1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]],
             [[0, 3], [], [1]],
+            ["1,0,0,1", "0;0;0;0", "0|1|0|0"],
         ):
             found = label_sets(Dataset.from_dict({"label": values}), "label", CLASSES)
             assert found.tolist() == expected
         with pytest.raises(DataError, match="not a list of classes"):
             label_sets(Dataset.from_dict({"label": [1]}), "label", CLASSES)
+
+    def test_sets_of_a_feature_that_names_its_classes(self) -> None:
+        named = List(ClassLabel(names=["other", "shipping"]))
+        rows = Dataset.from_dict({"label": [[0], [1, 0]]}).cast_column("label", named)
+        assert label_sets(rows, "label", CLASSES[1:]).tolist() == [[0, 0, 1], [1, 0, 1]]
 
 
 def logits_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
@@ -97,6 +108,14 @@ class TestMetrics:
         predicted = logits_of(model, tokenizer).argmax(1)
         assert found["accuracy"].value == accuracy_score(actual, predicted)
         assert found["macro_f1"].value == pytest.approx(f1_score(actual, predicted, average="macro"))
+
+    def test_names_of_classes_that_are_numbers_in_the_config(
+        self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        model = tiny_bert(id2label={0: 3, 1: 4}, label2id={3: 0, 4: 1})
+        predicted = (logits_of(model, tokenizer).argmax(1) + 3).tolist()
+        found = TASK.evaluate(model, tokenizer, Dataset.from_dict({"text": TEXTS, "label": predicted}))
+        assert found["accuracy"].value == 1
 
     def test_sets(self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase) -> None:
         model = tiny_bert(**NAMES, problem_type="multi_label_classification")
@@ -136,6 +155,12 @@ class TestRows:
         rows = Dataset.from_dict({"text": TEXTS[:3], "label": ["b", "a", "b"]})
         assert TASK.for_rows(rows).head_config["id2label"] == {0: "a", 1: "b"}
         assert TASK.for_rows(Dataset.from_dict({"text": ["x"], "score": [0.5]})).head_config["num_labels"] == 1
+        assert TASK.for_rows(Dataset.from_dict({"text": ["x"] * 3, "label": [1, 10**12, 7]})).classes == (
+            *("1", "7"),
+            str(10**12),
+        )
+        with pytest.raises(DataError, match="all 2 rows have 'label' 'a': give rows of two classes"):
+            TASK.for_rows(Dataset.from_dict({"text": ["x"] * 2, "label": ["a", "a"]}))
         several = TASK.for_rows(Dataset.from_dict({"text": ["x"], "label": [["b", "a"]]})).head_config
         assert several["problem_type"] == "multi_label_classification"
         assert several["label2id"] == {"a": 0, "b": 1}

@@ -89,6 +89,8 @@ def test_validation_file_may_have_three_names(tmp_path: Path, stem: str) -> None
         ("rows.txt", b"good\n\xff\xfe\n", "cannot read"),
         ("rows.txt", b"", "no rows"),
         ("rows.pkl", b"x", "unknown ending"),
+        ("rows.json", b"[" * 100_000, "cannot read"),
+        ("rows.jsonl", b'{"a": [null, null]}\n' * 3, "leave out the column of that kind, of 'a' list<item: null>"),
     ],
 )
 def test_damaged_files_are_named_in_one_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -97,6 +99,13 @@ def test_damaged_files_are_named_in_one_line(tmp_path: Path, name: str, content:
         files.read_rows(str(tmp_path / name), "train")
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_columns_that_datasets_do_not_have_are_named(tmp_path: Path) -> None:
+    facts = pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int32()))
+    pa.parquet.write_table(pa.table({"text": ["x"], "facts": facts}), tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="leave out the column of that kind, of 'text' string, 'facts' map"):
+        files.read_rows(str(tmp_path / "rows.parquet"), "train")
 
 
 def test_missing_and_ambiguous_files_are_errors(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ from trimformer.model.surgery import cut
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed: pip install 'trimformer[onnx]'")
 
-pytestmark = pytest.mark.xdist_group("export")  # what is exported is exported once
 
 ENCODERS = [name for name in CONFIGS if not is_causal(name)]
 EXPORTED = ("bert",)

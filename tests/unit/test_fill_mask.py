@@ -44,6 +44,7 @@ def test_metrics_are_those_of_a_loop(tiny_bert: TinyBert, tokenizer: PreTrainedT
     assert found["accuracy"].value == pytest.approx(sum(right) / len(right))
     assert found["perplexity"].value == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
     assert found["accuracy"].sample_size == 3
+    assert found["perplexity"].sample_size == len(losses)
 
 
 def test_what_has_no_masks_is_refused(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase) -> None:

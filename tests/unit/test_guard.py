@@ -119,6 +119,13 @@ def test_a_metric_that_there_is_not_names_those_that_there_are(sst2: Project, me
         guarded(sst2.with_guard(), metric)
 
 
+def test_one_row_is_no_share_of_a_distance(sst2: Project) -> None:
+    project = sst2.with_guard()
+    pruner = project.pruner(calibration_tokens=200, method="magnitude")
+    with pytest.warns(TrimformerWarning, match="only 25 rows: give more"):
+        smallest_within(project, pruner, 10.0, metric="kl")
+
+
 def test_few_guard_rows_and_a_wide_interval_are_warned_of(sst2: Project) -> None:
     project = sst2.with_guard()
     pruner = project.pruner(calibration_tokens=200, method="magnitude")

@@ -10,6 +10,7 @@ from pathlib import Path
 import accelerate
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -107,6 +108,7 @@ class TestNoWeightsOfSizeZero:
     def test_accelerate_saves_and_reads_its_state(self, architecture: str, tmp_path: Path) -> None:
         model = pruned(architecture)
         expected = outputs(model, inputs(model))
+        AcceleratorState._reset_state()  # a process has one, perhaps of an earlier training in half precision
         accelerator = accelerate.Accelerator(cpu=True)
         prepared = accelerator.prepare(model)
         accelerator.save_state(tmp_path)

@@ -39,6 +39,13 @@ def test_answers_in_every_form(answer: Any) -> None:
     assert TASK.answers(rows) == [1]
 
 
+def test_answers_by_the_text_of_the_choice_where_the_model_reads_more() -> None:
+    with_context = {"context": ["c"], "question": ["q"], "choices": CHOICES[:1], "answer": ["tree"]}
+    endings = {f"ending{number}": [f"e{number}"] for number in range(4)}
+    with_endings = {"sent1": ["s"], "sent2": ["t"], **endings, "label": ["e2"]}
+    assert [TASK.answers(Dataset.from_dict(rows)) for rows in (with_context, with_endings)] == [[2], [2]]
+
+
 @pytest.mark.parametrize("answer", [3, -1, "D", "cat", None])
 def test_answers_that_are_no_choice(answer: Any) -> None:
     rows = Dataset.from_dict({"question": ["q"], "choices": CHOICES[:1], "answer": [answer]})
@@ -47,7 +54,7 @@ def test_answers_that_are_no_choice(answer: Any) -> None:
 
 
 def test_rows_without_choices() -> None:
-    for choices in (["a"], None):
+    for choices in (["a"], None, {"texts": ["a", "b"]}):
         with pytest.raises(DataError, match=r"row 1: 'choices' is .* not a list of two texts or more"):
             asked(question=["q"], choices=[choices])
 

@@ -20,6 +20,7 @@ from trimformer import Budget, Pruner, Sizes, load_model
 from trimformer.errors import CheckpointError, InvalidOption, UnreachableTarget
 from trimformer.model.checkpoint import write
 from trimformer.model.structure import read_structure
+from trimformer.model.weights import file_bytes, stored_tensors
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.foretelling import BAND, TOGETHER, unseen_ratio
 from trimformer.pruning.sizes import read_sizes
@@ -150,6 +151,26 @@ def test_budgets_that_cannot_be_are_refused_before_anything_is_measured(pruner: 
     assert "measured" not in vars(pruner)
 
 
+def test_uniform_sizes_leave_out_the_usual_budgets_that_they_do_not_reach(pruner: Pruner) -> None:
+    planned = pruner.plan(sizes=Sizes(uniform=True))
+    least, _ = pruner.reachable("flops", uniform=True)
+    assert 0 < len(planned) < len(pruner.plan())
+    assert planned[-1].budget.asked >= least
+    with pytest.raises(UnreachableTarget, match="uniform sizes within this budget would leave no neuron"):
+        pruner.check([Budget(flops=0.99 * least, uniform=True)])
+    pruner.check([Budget(flops=least, uniform=True)])
+
+
+def test_only_a_file_of_sizes_is_replaced(pruner: Pruner, tmp_path: Path) -> None:
+    planned = pruner.plan([Budget(flops=0.5)])
+    config = tmp_path / "config.json"
+    config.write_text('{"model_type": "bert"}')
+    with pytest.raises(CheckpointError, match="no file of sizes: it is never replaced"):
+        planned.save(config, overwrite=True)
+    planned.save(tmp_path / "plan.json")
+    planned.save(tmp_path / "plan.json", overwrite=True)
+
+
 def test_sizes_leave_out_the_usual_budgets_that_they_do_not_allow(pruner: Pruner) -> None:
     plan = pruner.plan(sizes=Sizes(keep_layers="0"))
     assert [size.asked for size in plan] == ["0.9", "0.8", "0.7", "0.6"]
@@ -238,6 +259,16 @@ def test_the_file_on_disk_is_at_most_as_large_as_asked_and_within_a_unit_of_it(
 
 HEADER = 200
 """Bytes that the header of a tiny file is shorter than the dense model's, whose numbers have more digits."""
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "tied"),
+    [*((*each, False) for each in SIZED), ("llama", "language model", True), ("bert", "masked language model", True)],
+)
+def test_the_size_of_a_file_is_computed_to_the_byte(name: str, head: str, tied: bool, tmp_path: Path) -> None:
+    model = tiny_model(name, head, tie_word_embeddings=tied)
+    file = write(model, tmp_path / "dense") / "model.safetensors"
+    assert file_bytes(stored_tensors(model)) == file.stat().st_size
 
 
 def test_a_size_that_cannot_be_says_which_can(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase) -> None:

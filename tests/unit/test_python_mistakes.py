@@ -108,6 +108,11 @@ def inferring(call: Callable[[], Any]) -> Any:
         return call()
 
 
+def in_autocast(call: Callable[[], Any]) -> Any:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        return call()
+
+
 def loaded_inferring(model: PreTrainedModel) -> PreTrainedModel:
     return inferring(lambda: type(model)(model.config))
 
@@ -138,6 +143,7 @@ MISTAKES: dict[str, tuple[Callable[[Given], Any], str]] = {
         "a batch has words, which .* does not read.*input_ids",
     ),
     "inference mode": (lambda g: inferring(g.prune), r"leave it, torch\.no_grad\(\) is enough"),
+    "autocast": (lambda g: in_autocast(g.prune), r"within torch\.autocast\(\) .*: leave it"),
     "made in inference mode": (lambda g: g.prune(model=loaded_inferring(g.model)), "load it outside"),
     # prune: the tokenizer
     "tokenizer 3": (lambda g: g.prune(tokenizer=3), "`tokenizer=3` is no tokenizer"),
@@ -201,6 +207,8 @@ MISTAKES: dict[str, tuple[Callable[[Given], Any], str]] = {
     "Pruner.check one": (lambda g: g.pruner.check(HALF), "`budgets=Budget.*must be a list of Budgets"),
     "Pruner.plan numbers": (lambda g: g.surgeon.plan([0.4]), r"`budget=0\.4` is no Budget"),
     "Pruner.plan one": (lambda g: g.surgeon.plan(HALF), "`budgets=Budget.*must be a list of Budgets"),
+    "Pruner.plan sizes": (lambda g: g.surgeon.plan(sizes={"heads": 1}), "`sizes={'heads': 1}` are no Sizes"),
+    "Pruner.prune sizes": (lambda g: g.surgeon.prune(HALF, {"heads": 1}), "`sizes={'heads': 1}` are no Sizes"),
     "Pruner.plan none": (lambda g: g.surgeon.plan([]), "`budgets` is empty"),
     "Pruner.reachable": (lambda g: g.pruner.reachable("flop"), "unknown cost 'flop'. Did you mean 'flops'?"),
     # Budget and Sizes

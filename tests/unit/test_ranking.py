@@ -52,13 +52,24 @@ class TestRows:
         ("columns", "said"),
         [
             ({"query": ["q"], "positives": [[1]]}, "row 1: 'positives' is .*neither a text nor a list"),
-            ({"query": ["q"], "positives": [["a"]], "relevance": [[1, 2]]}, "row 1: give 'query' as text, and as many"),
+            (
+                {"query": ["q"], "positives": [["a"]], "relevance": [[1, 2]]},
+                "row 1: give 'query' as text, and as many num",
+            ),
+            ({"query": ["q"], "positives": [["a", "b"]], "relevance": [[1, None]]}, "row 1: give .* as many numbers"),
+            ({"query": ["q"], "positives": [["a"]], "relevance": [["x"]]}, "row 1: give .* as many numbers"),
+            ({"query": ["q"], "positives": [["a"]], "relevance": [[float("inf")]]}, "row 1: give .* as many numbers"),
             ({"query": ["q"], "passage": ["a"], "score": ["x"]}, "row 1: 'score' is 'x'"),
         ],
     )
     def test_wrong_rows(self, columns: dict[str, Any], said: str) -> None:
         with pytest.raises(DataError, match=said):
             read_rankings(Dataset.from_dict(columns))
+
+    def test_a_relevance_that_is_no_list_is_of_the_one_document(self) -> None:
+        columns = {"query": ["q", "q", "q"], "positive": ["a", "b", "c"], "relevance": [0, 2, None]}
+        found = read_rankings(Dataset.from_dict(columns))
+        assert [each.relevance for each in found] == [(0.0,), (2.0,), (1.0,)]
 
     def test_a_folder_as_beir_has_it(self, tmp_path: Path) -> None:
         write(tmp_path / "corpus.jsonl", [{"_id": f"d{n}", "title": "", "text": str(n)} for n in range(10)])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,14 @@ def test_a_stream_is_read_until_it_holds_enough(tokenizer: PreTrainedTokenizerBa
     batches = calibration_batches(IterableDataset.from_generator(rows), tokenizer, 100, 0, CPU)
     assert real_tokens(batches) >= 100
     assert len(read) < 100
+
+
+@pytest.mark.parametrize("as_text", [str, lambda text: {"text": text}, lambda _: {"input_ids": [5, 6, 7]}])
+def test_a_generator_without_end_is_read_until_it_holds_enough(
+    as_text: Callable[[str], Any], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    endless = (as_text(TEXTS[number % 4]) for number in count())
+    assert real_tokens(calibration_batches(endless, tokenizer, 100, 0, CPU)) >= 100
 
 
 IDS = torch.tensor([[0, 0, 5, 6], [5, 0, 6, 0], [5, 6, 7, 8]])

@@ -270,7 +270,13 @@ def test_heads_of_key_value_groups_are_told() -> None:
         constrain(Sizes(heads=8), read_structure(tiny_model("llama")))
 
 
-@pytest.mark.parametrize("content", ["[1, 2]", "{", "8", ""])
+def test_a_file_that_windows_wrote_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "sizes.json"
+    file.write_text('{"0": "all"}', encoding="utf-8-sig")
+    assert read_sizes(file) == {"0": "all"}
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "{", "8", "", "[" * 100_000])
 def test_a_file_of_another_shape_is_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "sizes.json"
     file.write_text(content)

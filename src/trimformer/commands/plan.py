@@ -94,7 +94,7 @@ def plan_command(
     as_json: JsonOption = False,
 ) -> None:
     """Look before the cut: what each budget would remove, by layer, and what it is likely to lose."""
-    from trimformer.cli import console, steps
+    from trimformer.cli import console, steps, wanted
     from trimformer.judging.manifest import Origin
     from trimformer.judging.vocabulary import with_vocabulary
     from trimformer.model.placement import Placement
@@ -102,9 +102,9 @@ def plan_command(
     from trimformer.pruning.plan import check_foretells, default_budgets
     from trimformer.pruning.target import COUNTED
 
-    asked = steps.budgets({"flops": flops, "params": params, "latency": latency, "size": size}, round_to)
+    asked = wanted.budgets({"flops": flops, "params": params, "latency": latency, "size": size}, round_to)
     asked = [replace(budget, uniform=uniform) for budget in asked]
-    sizes = steps.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
+    sizes = wanted.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     options = assignments(set_)
     made = make_method(method, options)
@@ -114,7 +114,7 @@ def plan_command(
     origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
     with console.progress_bars(console.error_console) as progress:
         project = steps.gather(origin, max_length, placement, progress)
-        steps.check_sizes(sizes, project.model, method, made)
+        wanted.check_sizes(sizes, project.model, method, made)
         project = with_vocabulary(project, vocabulary, judged=False)
         pruner = project.pruner(
             method=method,
@@ -127,7 +127,7 @@ def plan_command(
             cache=steps.kept_measurements(cache),
             judged=False,
         )
-        least, _ = pruner.reachable(COUNTED, sizes)
+        least, _ = pruner.reachable(COUNTED, sizes, uniform=uniform)
         plan = pruner.plan(asked or default_budgets(least, round_to=round_to, uniform=uniform), sizes)
     steps.report_plan(plan, out, report, command=context.obj, as_json=as_json)
 

@@ -68,12 +68,12 @@ def pprune_command(
     """P-pruning: make a pre-trained model smaller without labels, then fine-tune it and judge it."""
     from dataclasses import asdict
 
-    from trimformer.cli import finetune_run, steps
+    from trimformer.cli import finetune_run, steps, wanted
     from trimformer.model.checkpoint import check_writable
     from trimformer.pruning.method_options import make_method
 
     shares = {"flops": flops, "params": params, "latency": latency}
-    budget = steps.one_budget(shares, round_to=round_to, uniform=uniform)
+    budget = wanted.one_budget(shares, round_to=round_to, uniform=uniform)
     options = assignments(set_)
     make_method(method, options)
     columns = columns_named(column)

@@ -103,7 +103,7 @@ def prune_command(
     as_json: JsonOption = False,
 ) -> None:
     """Make a model smaller for a task, judge it before and after, and save it."""
-    from trimformer.cli import console, steps
+    from trimformer.cli import console, steps, wanted
     from trimformer.judging.guard import smallest_within
     from trimformer.judging.manifest import Origin
     from trimformer.judging.vocabulary import with_vocabulary
@@ -113,10 +113,10 @@ def prune_command(
     from trimformer.pruning.target import COUNTED
     from trimformer.report.page import checkpoint_page
 
-    shares = {"flops": flops, "params": params, "latency": latency, "size": steps.share_or_amount(size)}
-    sizes = steps.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
-    budget, sizes = steps.target(shares, max_drop, sizes, round_to=round_to, uniform=uniform)
-    steps.check_guarded(max_drop, metric, cost)
+    shares = {"flops": flops, "params": params, "latency": latency, "size": wanted.share_or_amount(size)}
+    sizes = wanted.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
+    budget, sizes = wanted.target(shares, max_drop, sizes, round_to=round_to, uniform=uniform)
+    wanted.check_guarded(max_drop, metric, cost)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     options = assignments(set_)
     made = make_method(method, options)
@@ -124,8 +124,8 @@ def prune_command(
     steps.check_asked(report, push_to_hub, overwrite=overwrite)
     origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
     with console.progress_bars(console.error_console, stages=4) as progress:
-        project = steps.gather(origin, max_length, placement, progress)
-        steps.check_sizes(sizes, project.model, method, made)
+        project = steps.gather(origin, max_length, placement, progress, metric)
+        wanted.check_sizes(sizes, project.model, method, made, alone=budget is None and max_drop is None)
         project = with_vocabulary(project if max_drop is None else project.with_guard(seed), vocabulary)
         pruner = project.pruner(
             method=method,

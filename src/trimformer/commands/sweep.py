@@ -89,7 +89,7 @@ def sweep_command(
     as_json: JsonOption = False,
 ) -> None:
     """One calibration, several sizes: a checkpoint each, a table, and a plot of the metric against what is kept."""
-    from trimformer.cli import console, steps
+    from trimformer.cli import console, steps, wanted
     from trimformer.judging.manifest import Origin
     from trimformer.model.checkpoint import check_writable
     from trimformer.model.manifest import plain
@@ -99,8 +99,8 @@ def sweep_command(
     from trimformer.report.page import sweep_page
 
     texts = {"flops": flops, "params": params, "latency": latency, "size": size}
-    asked = steps.budgets(texts if any(texts.values()) else {"flops": DEFAULT_SHARES}, round_to)
-    sizes = steps.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
+    asked = wanted.budgets(texts if any(texts.values()) else {"flops": DEFAULT_SHARES}, round_to)
+    sizes = wanted.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     made = make_method(method, options := assignments(set_))
     targets = [out / f"{budget.cost}-{budget.asked}" for budget in asked]
@@ -112,7 +112,7 @@ def sweep_command(
     results = []
     with console.progress_bars(console.error_console, stages=2 + 2 * len(asked)) as progress:
         project = steps.gather(origin, max_length, placement, progress)
-        steps.check_sizes(sizes, project.model, method, made)
+        wanted.check_sizes(sizes, project.model, method, made)
         pruner = project.pruner(
             method=method,
             calibration_tokens=calibration_tokens,

@@ -142,7 +142,23 @@ def _nearest(path: Path) -> str:
 def _of_file(file: Path) -> _Place:
     if ending_of(file) not in READERS:
         raise DataError(f"unknown ending of {file}: use {ENDINGS}")
-    return _Place(str(file), lambda: Dataset(read_table(file)))
+    return _Place(str(file), partial(_rows_of, file))
+
+
+def _rows_of(file: Path) -> Dataset:
+    table = read_table(file)
+    try:
+        return Dataset(table)
+    except (
+        ValueError,
+        TypeError,
+        IndexError,
+        RecursionError,
+    ) as error:  # of datasets, on kinds that it has no word for
+        kinds = ", ".join(f"{each.name!r} {each.type}" for each in table.schema)
+        raise DataError(
+            f"cannot read {file}: {first_line(error)}; leave out the column of that kind, of {kinds:.200}"
+        ) from error
 
 
 def _of_folder(folder: Path, split: Split) -> _Place:

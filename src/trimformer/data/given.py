@@ -106,7 +106,7 @@ def _entries(data: Any, column: Column, tokens: int | None, *, labels: bool) -> 
         return list(rows_of(table, column)) if table else []
     if isinstance(data, DataLoader):
         return _of_loader(data, column)
-    entries = list(_enough(data, tokens)) if isinstance(data, IterableDataset) else list(data)
+    entries = list(_enough(data, tokens)) if isinstance(data, (IterableDataset, Iterator)) else list(data)
     if column is not None and entries and not isinstance(entries[0], Mapping):
         raise InvalidOption(f"`column={column!r}` names a column, and this data has none: leave it out")
     return entries
@@ -129,15 +129,23 @@ def _check_kind(data: Any) -> None:
         raise DataError(f"data is {'None' if data is None else f'of the kind {told}'}: {WHAT_TO_GIVE}")
 
 
-def _enough(data: Iterable[Features], tokens: int | None) -> Iterator[Features]:
-    """Read rows of a stream, in its order, until they surely hold so many tokens: a word is at least one."""
+def _enough(data: Iterable[Any], tokens: int | None) -> Iterator[Any]:
+    """Read entries of a stream, in its order, until they surely hold so many tokens: a word is at least one."""
     words = 0
-    for row in data:
-        yield row
-        texts = [value for value in row.values() if isinstance(value, str)]
-        words += len(row[TOKENS]) if TOKENS in row else min(DEFAULT_MAX_LENGTH // 2, sum(len(t.split()) for t in texts))
+    for entry in data:
+        yield entry
+        words += _fewest_tokens(entry)
         if tokens is not None and words >= tokens:
             return
+
+
+def _fewest_tokens(entry: Any) -> int:
+    """Count the tokens that a text, a pair, a row or a batch has at the least."""
+    if isinstance(entry, Mapping) and TOKENS in entry:
+        ids = entry[TOKENS]
+        return ids.numel() if isinstance(ids, Tensor) else len(ids)
+    texts = entry.values() if isinstance(entry, Mapping) else entry if isinstance(entry, (list, tuple)) else [entry]
+    return min(DEFAULT_MAX_LENGTH // 2, sum(len(text.split()) for text in texts if isinstance(text, str)))
 
 
 def _of_loader(data: Iterable[Any], column: Column) -> list[Any]:

@@ -64,7 +64,7 @@ def pad_labels(rows: Sequence[Features], device: torch.device | str) -> Batch:
 
 def class_order(classes: Sequence[str], id2label: Mapping[Any, str] | None) -> list[int]:
     """Find the number that a model gives each of a task's classes, by their names; as they come where it has others."""
-    own = [name.lower() for _, name in sorted((id2label or {}).items())]
+    own = [name.lower() for name in class_names(id2label)]
     return [own.index(name) for name in classes] if set(own) == set(classes) else list(range(len(classes)))
 
 
@@ -123,7 +123,9 @@ def class_finder(classes: Sequence[str], source: str, column: str) -> Callable[[
 def _named(value: Any, feature: Any, names: Mapping[str, int]) -> str:
     if isinstance(feature, ClassLabel) and isinstance(value, int) and {n.lower() for n in feature.names} <= set(names):
         return str(feature.names[value])
-    if isinstance(value, (bool, float)) and value == int(value):
+    if isinstance(value, bool) and str(value).lower() in names:
+        return str(value)
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
         return str(int(value))
     return str(value)
 
@@ -151,21 +153,21 @@ def class_numbers(rows: Dataset, column: str, classes: Sequence[str], source: st
 def label_sets(rows: Dataset, column: str, classes: Sequence[str], source: str = "the data") -> NDArray[Any]:
     """Read which classes every row has, 0 or 1 each: `(rows, classes)`.
 
-    A row has a list of names or numbers, the same as one text with `,`, `;` or `|` between them, or 0 or 1 by class.
+    A row has a list of names or numbers, or 0 or 1 by class; either may be one text with `,`, `;` or `|` between them.
 
     Raises:
         DataError: an unlabelled row, or a label that the model does not have.
     """
-    find = class_finder(classes, source, column)
+    find, feature = class_finder(classes, source, column), getattr(rows.features[column], "feature", None)
     found = np.zeros((len(rows), len(classes)))
     for row, given in enumerate(rows[column]):
         value = _split(given) if isinstance(given, str) else given
         if not isinstance(value, list):
             raise DataError(f"{source}, row {row + 1}: {column!r} is {reprlib.repr(given)}, not a list of classes")
-        if len(value) == len(classes) and all(each in (0, 1) for each in value):
-            found[row] = value
+        if len(value) == len(classes) and all(each in (0, 1, "0", "1") for each in value):
+            found[row] = list(map(float, value))
         else:
-            found[row, [find(each, row + 1, None) for each in value]] = 1
+            found[row, [find(each, row + 1, feature) for each in value]] = 1
     return found
 
 
@@ -174,11 +176,15 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(mark) if part.strip()]
 
 
+MOST_MISSING = 2
+"""Multiple of the classes that occur up to which those between them count as classes too."""
+
+
 def labels_of(rows: Dataset, column: str) -> tuple[Literal["classes", "label sets", "number"], tuple[str, ...]]:
     """Tell what some rows' labels are, and which classes there are; none for numbers.
 
     Raises:
-        DataError: an unlabelled row.
+        DataError: an unlabelled row, or all rows of one class.
     """
     values, feature = list(rows[column]), rows.features[column]
     if any(value is None for value in values):
@@ -188,11 +194,23 @@ def labels_of(rows: Dataset, column: str) -> tuple[Literal["classes", "label set
         return "classes", tuple(feature.names)
     if any(isinstance(value, list) for value in values):
         return "label sets", tuple(sorted({str(each) for value in values for each in value}))
-    if all(isinstance(value, int) for value in values):
-        return "classes", tuple(map(str, range(max(values) + 1)))
-    if all(isinstance(value, (int, float)) for value in values):
+    whole = all(isinstance(value, int) for value in values)
+    if not whole and all(isinstance(value, (int, float)) for value in values):
         return "number", ()
-    return "classes", tuple(sorted(set(map(str, values))))
+    if len(set(map(str, values))) == 1:
+        told = reprlib.repr(values[0])
+        raise DataError(f"all {len(values)} rows have {column!r} {told}: give rows of two classes or more")
+    return "classes", _numbered(set(values)) if whole else tuple(sorted(set(map(str, values))))
+
+
+def _numbered(found: set[int]) -> tuple[str, ...]:
+    """Name classes by their numbers: from 0 to the highest, or, where most of these do not occur, those that do.
+
+    >>> _numbered({1, 3}), _numbered({10, 20, 1000000000000})
+    (('0', '1', '2', '3'), ('10', '20', '1000000000000'))
+    """
+    numbers = range(max(found) + 1) if max(found) < MOST_MISSING * len(found) else sorted(found)
+    return tuple(map(str, map(int, numbers)))
 
 
 def tags_of(rows: Dataset, column: str) -> tuple[str, ...]:
@@ -202,6 +220,6 @@ def tags_of(rows: Dataset, column: str) -> tuple[str, ...]:
         return tuple(feature.names)
     found = {tag for given in rows[column] if given for tag in (given.split() if isinstance(given, str) else given)}
     numbers = [tag for tag in found if isinstance(tag, int)]
-    if len(numbers) == len(found):
-        return tuple(map(str, range(max(numbers, default=0) + 1)))
+    if numbers and len(numbers) == len(found):
+        return _numbered(set(numbers))
     return tuple(sorted(map(str, found)))

@@ -51,7 +51,7 @@ def read_table(file: Path) -> pa.Table:
     try:
         content = file.read_bytes()
         table = READERS[ending_of(file)](gzip.decompress(content) if file.suffix.lower() == PACKED else content)
-    except (ValueError, TypeError, OSError, EOFError, zlib.error) as error:  # the last two: of damaged `.gz`
+    except (ValueError, TypeError, OSError, EOFError, zlib.error, RecursionError) as error:  # EOF and zlib: bad `.gz`
         raise DataError(f"cannot read {file}: {first_line(error)}; mend or re-create the file") from error
     twice = [name for name in table.column_names if table.column_names.count(name) > 1]
     if twice:

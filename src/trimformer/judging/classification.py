@@ -71,6 +71,11 @@ class Classification:
     auto_class: str = "AutoModelForSequenceClassification"
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, the judging one first."""
+        return ("micro_f1", "accuracy") if self.kind == "label sets" else tuple(self._judged_by())
+
+    @property
     def text_columns(self) -> tuple[str, ...]:
         """Columns of the texts, as the benchmark names them."""
         return self.columns[0]

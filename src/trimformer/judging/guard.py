@@ -13,6 +13,7 @@ from trimformer.judging.metrics import DISTANCES, PERPLEXITY, RELATIVE, Metric, 
 from trimformer.judging.project import Project
 from trimformer.judging.result import FEW_ROWS
 from trimformer.judging.statistics import paired_drop
+from trimformer.judging.task import Task
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.facts import GuardFacts
 from trimformer.pruning.pruner import Pruner
@@ -121,13 +122,11 @@ class Guard:
     def _too_few(self, max_drop: float) -> str | None:
         """Word a warning where the rows are too few to tell a loss of that size; else give None."""
         count = len(self.rows)
-        by_row = self.metric not in (*DISTANCES, PERPLEXITY) and count * max_drop < 1
-        if count >= FEW_ROWS and not by_row:
+        by_row = self.metric not in (*DISTANCES, PERPLEXITY)
+        if count >= FEW_ROWS and not (by_row and count * max_drop < 1):
             return None
-        return (
-            f"the size was decided by only {count} rows, where one alone is {1 / count:.2g} of {self.metric}: "
-            "give more training rows, of which a quarter decides"
-        )
+        one = f", where one alone is {1 / count:.2g} of {self.metric}" if by_row else ""
+        return f"the size was decided by only {count} rows{one}: give more training rows, of which a quarter decides"
 
     def _too_wide(self, max_drop: float, drop: Metric) -> str | None:
         """Word a warning where the interval of the loss reaches far beyond what is allowed; else give None."""
@@ -139,6 +138,17 @@ class Guard:
         )
 
 
+def check_metric(task: Task, metric: str | None) -> None:
+    """Refuse a metric that a task does not have, before a model is judged by it; None is its first one.
+
+    Raises:
+        InvalidOption: names those that there are.
+    """
+    known = dict.fromkeys([*task.metrics, *RELATIVE])
+    if metric is not None and metric not in known:
+        raise unknown_name("metric", metric, known)
+
+
 def guarded(project: Project, metric: str | None) -> Guard:
     """Make the guard of a project that holds a metric of the task, or one that compares with the dense model.
 
@@ -147,12 +157,11 @@ def guarded(project: Project, metric: str | None) -> Guard:
         InvalidOption: the metric is not one that is measured.
         LabelError: it needs labels, and the guard rows have none.
     """
+    check_metric(project.task, metric)
     rows, own = project.guard_rows, list(project.before)
     if rows is None:
         raise DataError("no rows are set aside to decide by: use project.with_guard()")
     held = metric or own[0]
-    if held not in (*own, *RELATIVE):
-        raise unknown_name("metric", held, [*own, *RELATIVE])
     if held not in own:
         project = replace(project, task=replace(plugins.load("tasks", "text"), encoded_by=project.task))
     try:
@@ -165,5 +174,5 @@ def guarded(project: Project, metric: str | None) -> Guard:
             f"hold how far answers are from the original's, {BY_THE_DENSE}"
         ) from error
     if held not in before:
-        raise unknown_name("metric", held, [*own, *before])
+        raise unknown_name("metric", held, dict.fromkeys([*own, *before]))
     return Guard(project, rows, held, before)

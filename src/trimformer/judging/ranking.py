@@ -7,6 +7,7 @@ Source: nDCG with linear gains (Järvelin and Kekäläinen, 2002), as trec_eval 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,13 +70,21 @@ def _of_lists(rows: Dataset, query: str, relevant: str, source: str) -> list[Ran
     found = []
     for number, row in enumerate(rows, start=1):
         good, bad = (_documents(row[name], source, number, name) if name else [] for name in (relevant, others))
-        given = row.get("relevance") or [1.0] * len(good)
+        told = row.get(RELEVANCE[0])
+        given = [1.0] * len(good) if told is None else told if isinstance(told, list) else [told]
         asked = row[query]
-        if not isinstance(given, list) or len(given) != len(good) or not isinstance(asked, str | None):
-            raise DataError(f"{source}, row {number}: give {query!r} as text, and as many 'relevance' as {relevant!r}")
+        if len(given) != len(good) or not all(map(_is_number, given)) or not isinstance(asked, str | None):
+            raise DataError(
+                f"{source}, row {number}: give {query!r} as text, and as many numbers in {RELEVANCE[0]!r} as texts in "
+                f"{relevant!r}"
+            )
         every = dict.fromkeys(bad, 0.0) | dict(zip(good, map(float, given), strict=True))
         found.append(Ranking(asked or "", tuple(every), tuple(every.values())))
     return found
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _documents(value: Any, source: str, number: int, column: str) -> list[str]:

@@ -32,6 +32,10 @@ class Task(Protocol):
     def auto_class(self) -> str | None:
         """Name of the transformers auto class that loads its models; None: the class named in the checkpoint."""
 
+    @property
+    def metrics(self) -> Sequence[str]:
+        """Names of all metrics that it judges by, whatever the rows; it is asked before there are any."""
+
     def rows(self, source: str | None, split: Split) -> Dataset:
         """Read the rows of one split from a folder, one file, or (None) the hub."""
 
@@ -153,9 +157,20 @@ def trained_task(name: str, model: str, data: str | None) -> str:
         data: where rows come from; None if they are not the user's.
 
     Raises:
-        InvalidOption: a model without a head, and rows that fit several tasks, or none that are the user's.
+        InvalidOption: a model without a head, and rows that fit several tasks, or none that are the user's; or rows
+            without anything to learn.
         DataError: rows that cannot be read.
     """
+    chosen = _trained_task(name, model, data)
+    if chosen == UNLABELLED:
+        raise InvalidOption(
+            f"the rows of {data} have nothing to train {model} on: give labels, or say which column has them, such as "
+            "`column=label=…`"
+        )
+    return chosen
+
+
+def _trained_task(name: str, model: str, data: str | None) -> str:
     head = auto_class((load_config(model).architectures or [""])[0]) if name == AUTO else ""
     if name != AUTO or head not in HEADS_TO_COME:
         return chosen_task(name, model, data)

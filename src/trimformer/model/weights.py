@@ -22,8 +22,13 @@ LENGTH_BYTES, ALIGNED = 8, 8
 
 
 def stored_tensors(model: PreTrainedModel, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-    """List the tensors that a checkpoint has, each once, by name; on no device, in the precision they are stored in."""
-    once = {id(tensor): (name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
+    """List the tensors that a checkpoint has, each once, by name; on no device, in the precision they are stored in.
+
+    A tied one has its first name: transformers leaves out those that are tied to it.
+    """
+    once: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        once.setdefault(id(tensor), (name, tensor))
     return {
         name: torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device="meta") for name, tensor in once.values()
     }
@@ -32,10 +37,12 @@ def stored_tensors(model: PreTrainedModel, dtype: torch.dtype | None = None) -> 
 def file_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Compute the size of a file of safetensors that holds some tensors, header included; nothing is written.
 
+    Tensors stand by the size of their numbers, then by name: where each begins has as many digits as in the file.
+
     Source: the format as its authors describe it, https://github.com/huggingface/safetensors#format.
     """
     size, header = 0, dict[str, Any](__metadata__={"format": "pt"})
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items(), key=lambda each: (-each[1].element_size(), each[0])):
         end = size + tensor.numel() * tensor.element_size()
         kind = "BF16" if tensor.dtype is torch.bfloat16 else f"F{8 * tensor.element_size()}"
         header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [size, end]}

@@ -28,6 +28,8 @@ def check_arguments(*, tokenizer: Any, options: Any, cache: Any, **parameters: A
         raise InvalidOption(
             "within torch.inference_mode() no model can be changed: leave it, torch.no_grad() is enough"
         )
+    if any(torch.is_autocast_enabled(device) for device in ("cpu", "cuda")):
+        raise InvalidOption("within torch.autocast() statistics would be rounded to half precision: leave it")
     check_parameters(**parameters)
     check_tokenizer(tokenizer)
     check_mapping("options", options, '{"damping": 0.3}; see the method\'s own')

@@ -40,8 +40,8 @@ from trimformer.pruning.probe import check_layout, check_result, shortest_row
 from trimformer.pruning.query_heads import by_place, one_by_one_in, order_by_worth, with_asked_units
 from trimformer.pruning.result import PruningResult
 from trimformer.pruning.sizes import Sizes
-from trimformer.pruning.target import COUNTED, Target, aimed, check_asked
-from trimformer.pruning.uniform import check_uniform, uniform_job
+from trimformer.pruning.target import COUNTED, Target, aimed, check_asked, check_sizes
+from trimformer.pruning.uniform import check_fits, check_uniform, least_cost, uniform_job
 
 
 def prune(
@@ -187,6 +187,7 @@ class Pruner:
 
     def _asked(self, sizes: Sizes | None) -> Pruner:
         """Give the pruner of the units that sizes ask for: this one, or one by slot."""
+        check_sizes(sizes)
         dense = self.calibration.dense
         return self if with_asked_units(dense, sizes) is dense else self._by_slot
 
@@ -241,7 +242,9 @@ class Pruner:
             return
         for budget in budgets:
             target = self.target(budget, sizes)
-            target.terms(self.calibration.dense, self.prices(budget.cost), target.share)
+            job = self._bounded(target, *target.terms(self.calibration.dense, self.prices(budget.cost), target.share))
+            if target.uniform:
+                check_fits(job)
 
     def plan(self, budgets: Sequence[Budget] | None = None, sizes: Sizes | None = None) -> Plan:
         """Foretell what budgets would remove and lose, after one measurement; nothing is cut. See `Plan`.
@@ -251,13 +254,19 @@ class Pruner:
         """
         return make_plan(self._asked(sizes), budgets, sizes)
 
-    def reachable(self, cost: str, sizes: Sizes | None = None) -> tuple[float, float]:
-        """Compute the least and the largest share of the dense model's cost that sizes asked for by name allow."""
+    def reachable(self, cost: str, sizes: Sizes | None = None, *, uniform: bool = False) -> tuple[float, float]:
+        """Compute the least and the largest share of the dense model's cost that sizes asked for by name allow.
+
+        With `uniform`, the least that the same sizes in every layer come to.
+        """
         asked = self._asked(sizes)
         if asked is not self:
-            return asked.reachable(cost, sizes)
+            return asked.reachable(cost, sizes, uniform=uniform)
         prices = self.prices(cost)
-        least, most = self.target(Budget.of(cost, 1.0), sizes).constraints.cost(prices.tables)
+        target = self.target(replace(Budget.of(cost, 1.0), uniform=uniform), sizes)
+        least, most = target.constraints.cost(prices.tables)
+        if target.uniform:
+            least = least_cost(self._bounded(target, prices.tables, most))
         return prices.share_of(least), prices.share_of(most)
 
     def target(self, budget: Budget | None, sizes: Sizes | None) -> Target:
@@ -277,7 +286,7 @@ class Pruner:
         costs, limit = target.terms(dense, prices, share)
         measured = self.measured  # before the student takes its memory
         self.stages.enter("pruning")
-        job = replace(self.job(dense.copied(), costs, limit), bounds=target.constraints.bounds)
+        job = replace(self._bounded(target, costs, limit), student=dense.copied())
         with watching_resources(dense.device) as pruning:
             job = target.dropping(job, self.method, measured, prices)
             masks = processes.agreed_masks(self.method.prune(job, measured))
@@ -299,6 +308,9 @@ class Pruner:
         return Job(
             of.dense, of.batches, of.seed, of.progress, labels=of.labels, student=student, limit=limit, costs=costs
         )
+
+    def _bounded(self, target: Target, costs: CostTables, limit: float) -> Job:
+        return replace(self.job(self.calibration.dense, costs, limit), bounds=target.constraints.bounds)
 
     def prices(self, cost: str) -> Prices:
         """Price the dense model's units in the cost of that name; measured or counted once."""

@@ -179,11 +179,19 @@ def read_sizes(file: str | Path) -> dict[str, Any]:
         InvalidOption: it cannot be read, or is something else.
     """
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = json.loads(Path(file).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidOption(
             f"the sizes in {file} cannot be read ({error}): it must be JSON such as {EXAMPLE}"
         ) from error
     if not isinstance(content, dict):
         raise InvalidOption(f"{file} must be JSON with sizes by layer or sublayer, such as {EXAMPLE}")
     return content
+
+
+def is_of_sizes(file: Path) -> bool:
+    """Tell whether a file is one of sizes, by its keys: layers, or names of sublayers with dots."""
+    try:
+        return all(read_range(key) or "." in key for key in read_sizes(file))
+    except InvalidOption:
+        return False

@@ -128,9 +128,18 @@ def check_asked(budget: Any, sizes: Any) -> None:
     Raises:
         InvalidOption: says what to give.
     """
-    if sizes is not None and not isinstance(sizes, Sizes):
-        raise InvalidOption(f"`sizes={told(sizes)}` are no Sizes: give some such as Sizes(heads=8)")
+    check_sizes(sizes)
     if budget is None and sizes is not None:
         return
     if not isinstance(budget, Budget):
         raise InvalidOption(f"`budget={told(budget)}` is no Budget: give one such as Budget(flops=0.4)")
+
+
+def check_sizes(sizes: Any) -> None:
+    """Refuse what is no sizes; None is some that nobody gave.
+
+    Raises:
+        InvalidOption: says what to give.
+    """
+    if sizes is not None and not isinstance(sizes, Sizes):
+        raise InvalidOption(f"`sizes={told(sizes)}` are no Sizes: give some such as Sizes(heads=8)")

@@ -6,6 +6,7 @@ number of units for each layer that it keeps to. Which units stay is its own cho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -42,23 +43,16 @@ def uniform_job(job: Job, masks: Masks) -> Job:
     Raises:
         UnreachableTarget: the budget is too small for one neuron a layer, beside all heads where these must stay.
     """
-    heads = [site for site in job.dense if site.kind == "head"]
-    neurons = [site for site in job.dense if site.kind == "neuron"]
-    may_go = {"head", "query head"} & set(job.dense.architecture.stock.values())
+    check_fits(job)
+    heads, neurons = _of_kind(job, "head"), _of_kind(job, "neuron")
     wanted = sum(int(masks[site.name].sum()) for site in heads) / len(heads)
-    (fewest, most), (fewest_neurons, most_neurons) = _common(job, heads), _common(job, neurons)
+    fewest_neurons, most_neurons = _common(job, neurons)
     found: dict[int, int] = {}
-    possible = range(fewest if may_go else heads[0].units, most + 1)
-    for count in (each for each in possible if not may_go or class_accepts(job.dense, each)):
-        left = job.limit * (1 + ROUNDING) - sum(float(job.costs[site.name][count]) for site in heads)
+    for count, cost in _heads(job).items():
+        left = job.limit * (1 + ROUNDING) - cost
         fitting = int((sum(job.costs[site.name] for site in neurons) <= left).sum()) - 1  # type: ignore[union-attr]
         if fitting >= fewest_neurons:
             found[count] = min(fitting, most_neurons)
-    if not found:
-        raise UnreachableTarget(
-            "uniform sizes within this budget would leave no neuron, or not those asked for: ask for a larger share, "
-            f"or for sizes by layer{'' if may_go else ' (this class cannot have fewer heads in all layers)'}"
-        )
     count = min(found, key=lambda heads: (abs(heads - wanted), -heads))
     sizes = {site.name: count for site in heads} | {site.name: found[count] for site in neurons}
     return replace(
@@ -67,6 +61,47 @@ def uniform_job(job: Job, masks: Masks) -> Job:
         bounds=job.bounds.with_range({name: (size, size) for name, size in sizes.items()}),
         stock=True,
     )
+
+
+def least_cost(job: Job) -> float:
+    """Compute what the smallest uniform sizes cost: one neuron a layer, beside all heads where these must stay."""
+    neurons = _of_kind(job, "neuron")
+    fewest, _ = _common(job, neurons)
+    return min(_heads(job).values(), default=math.inf) + sum(float(job.costs[site.name][fewest]) for site in neurons)
+
+
+def check_fits(job: Job) -> None:
+    """Refuse a limit that even the smallest uniform sizes exceed.
+
+    Raises:
+        UnreachableTarget: says why, and what to ask for.
+    """
+    if job.limit * (1 + ROUNDING) < least_cost(job):
+        raise UnreachableTarget(
+            "uniform sizes within this budget would leave no neuron, or not those asked for: ask for a larger share, "
+            "or for sizes by layer"
+            + ("" if _heads_may_go(job) else " (this class cannot have fewer heads in all layers)")
+        )
+
+
+def _heads(job: Job) -> dict[int, float]:
+    """List how many heads all layers may keep alike, each with what they cost together."""
+    heads, may_go = _of_kind(job, "head"), _heads_may_go(job)
+    fewest, most = _common(job, heads)
+    possible = range(fewest if may_go else heads[0].units, most + 1)
+    return {
+        count: sum(float(job.costs[site.name][count]) for site in heads)
+        for count in possible
+        if not may_go or class_accepts(job.dense, count)
+    }
+
+
+def _heads_may_go(job: Job) -> bool:
+    return bool({"head", "query head"} & set(job.dense.architecture.stock.values()))
+
+
+def _of_kind(job: Job, kind: str) -> list[Site]:
+    return [site for site in job.dense if site.kind == kind]
 
 
 def _common(job: Job, sites: Sequence[Site]) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from trimformer.errors import CheckpointError
 from trimformer.model.manifest import as_text
 from trimformer.pruning.facts import BlockFacts
 from trimformer.pruning.plan import Plan, PlannedSize
+from trimformer.pruning.sizes import is_of_sizes
 from trimformer.report import page, pictures, summary
 from trimformer.report.characters import printable
 from trimformer.report.render import render
@@ -129,7 +130,7 @@ def save_sizes(size: PlannedSize, path: str | Path, *, overwrite: bool = False) 
 
 
 def check_sizes_writable(out: Path, *, overwrite: bool) -> None:
-    """Refuse a file that exists, cannot be made, or has another ending than JSON has.
+    """Refuse a file that exists, cannot be made, or has another ending than JSON has; only sizes are replaced.
 
     Raises:
         CheckpointError: says what to give.
@@ -137,6 +138,8 @@ def check_sizes_writable(out: Path, *, overwrite: bool) -> None:
     if out.suffix != ".json":
         raise CheckpointError(f"sizes are written as JSON, not as {out.name}: give a name such as plan.json")
     page.check_page_writable(out, overwrite=overwrite)
+    if out.is_file() and not is_of_sizes(out):
+        raise CheckpointError(f"{out} is no file of sizes: it is never replaced; choose another name")
 
 
 def report(plan: Plan, path: str | Path, *, overwrite: bool = False) -> Path:

@@ -49,6 +49,7 @@ class Embedding:
 
     description: str = "sentence embeddings: retrieval by nDCG, recall and MRR, or Spearman's correlation with a score"
     auto_class: str = "AutoModel"
+    metrics: tuple[str, ...] = ("ndcg_at_10", "recall_at_1", "recall_at_10", "mrr", "spearman", "cosine_to_dense")
 
     def fits(self, source: str) -> bool:
         """Tell whether a source has pairs, or queries with documents."""

@@ -9,7 +9,7 @@ Source: Devlin et al. (arXiv 1810.04805), without their unmasked and random toke
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from zlib import crc32
@@ -43,6 +43,7 @@ class FillMask:
 
     description: str = "your own text for a masked language model: accuracy and perplexity of masked tokens"
     auto_class: str = "AutoModelForMaskedLM"
+    metrics: tuple[str, ...] = ("accuracy", PERPLEXITY)
 
     def rows(self, source: str | None, split: Split) -> Dataset:
         """Read the rows of one split from a folder or one file; rows without any text are left out.
@@ -95,7 +96,8 @@ class FillMask:
         right = [int((found.argmax(-1) == own).sum()) for found, own in zip(logits, truth, strict=True)]
         losses = [float(F.nll_loss(found, own, reduction="sum")) for found, own in zip(logits, truth, strict=True)]
         counts = list(map(len, places))
-        return {"accuracy": metric(statistics.ratio, right, counts), PERPLEXITY: metric(_perplexity, losses, counts)}
+        perplexity = replace(metric(_perplexity, losses, counts), sample_size=sum(counts))
+        return {"accuracy": metric(statistics.ratio, right, counts), PERPLEXITY: perplexity}
 
 
 def masked_places(tokens: Sequence[int], special: Sequence[int]) -> list[int]:

@@ -30,7 +30,7 @@ from trimformer.data.hub import read_hub
 from trimformer.data.rows import Batch, Features, Split
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
 from trimformer.judging.evaluation import outputs_by_row
-from trimformer.judging.metrics import Metrics
+from trimformer.judging.metrics import PERPLEXITY, Metrics
 from trimformer.judging.statistics import Array, metric
 from trimformer.model.limits import fitted
 from trimformer.progress import Progress
@@ -55,6 +55,7 @@ class LanguageModeling:
     stride: int | None = None
     """Tokens from the start of a window to that of the next; None for windows that do not overlap."""
     auto_class: str = "AutoModelForCausalLM"
+    metrics: tuple[str, ...] = (PERPLEXITY,)
 
     def rows(self, source: str | None, split: Split) -> Dataset:
         """Read the passages of one split in the order of the text, in column `text`; together they are the whole text.
@@ -125,7 +126,7 @@ class LanguageModeling:
             float(loss[: len(window.ids) - 1][-window.new :].double().sum())
             for loss, window in zip(found, windows, strict=True)
         ]
-        return {"perplexity": replace(metric(_perplexity, sums, counts), sample_size=sum(counts))}
+        return {PERPLEXITY: replace(metric(_perplexity, sums, counts), sample_size=sum(counts))}
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,10 @@ class Question:
 
     first: str
     choices: tuple[str, ...]
+    """As the model reads them: after the question, where a context is read first."""
     names: tuple[str, ...]
+    texts: tuple[str, ...]
+    """The choices as the row has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,7 @@ class MultipleChoice:
 
     description: str = "your own multiple choice: accuracy of the choice"
     auto_class: str = "AutoModelForMultipleChoice"
+    metrics: tuple[str, ...] = ("accuracy",)
 
     def fits(self, source: str) -> bool:
         """Tell whether the rows of a source have choices and answers."""
@@ -104,7 +108,7 @@ class MultipleChoice:
         for number, (given, each) in enumerate(zip(rows[column], questions(rows, source), strict=True), start=1):
             known = {str(place): place for place in range(len(each.choices))}
             known |= {name: place for place, name in enumerate(each.names)}
-            known |= {choice: place for place, choice in enumerate(each.choices)}
+            known |= {text: place for place, text in enumerate(each.texts)}
             place = given if isinstance(given, int) else known.get(str(given).strip())
             if place is None or not 0 <= place < len(each.choices):
                 raise DataError(
@@ -148,19 +152,20 @@ def questions(rows: Dataset, source: str = "the data") -> list[Question]:
     if columns == ENDINGS:
         first, second, *endings = (texts(rows, name, source) for name in ENDINGS)
         return [
-            Question(start, tuple(f"{middle} {ending}" for ending in own), tuple(LETTERS[: len(own)]))
+            Question(start, tuple(f"{middle} {ending}" for ending in own), tuple(LETTERS[: len(own)]), own)
             for start, middle, own in zip(first, second, zip(*endings, strict=True), strict=True)
         ]
     *before, column = columns
     found = []
     asked = [texts(rows, name, source) for name in before]
     for number, (given, *parts) in enumerate(zip(rows[column], *asked, strict=True), start=1):
-        choices, names = (given["text"], given.get("label")) if isinstance(given, dict) else (given, None)
-        is_list = isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)
-        if not is_list or len(choices) < 2:
+        about: dict[str, Any] = given if isinstance(given, dict) else {"text": given}
+        choices, names = about.get("text"), about.get("label")
+        if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) for text in choices):
             raise DataError(f"{source}, row {number}: {column!r} is {given!r:.60}, not a list of two texts or more")
         last = [f"{parts[1]} {choice}" for choice in choices] if len(parts) > 1 else choices
-        found.append(Question(parts[0], tuple(last), tuple(map(str, names or LETTERS[: len(choices)]))))
+        called = tuple(map(str, names or LETTERS[: len(choices)]))
+        found.append(Question(parts[0], tuple(last), called, tuple(choices)))
     return found
 
 

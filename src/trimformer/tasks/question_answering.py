@@ -90,6 +90,7 @@ class QuestionAnswering:
     may_lack_answer: bool | None = None
     """Whether a question may have no answer; None: where one of the rows has none."""
     auto_class: str = field(default="AutoModelForQuestionAnswering")
+    metrics: tuple[str, ...] = ("f1", "exact_match")
 
     def fits(self, source: str) -> bool:
         """Tell whether the rows of a source have answers."""

@@ -39,6 +39,7 @@ class Reranking:
 
     description: str = "your own cross-encoder: nDCG@10 and MRR of queries with documents, or correlation of pairs"
     auto_class: str = "AutoModelForSequenceClassification"
+    metrics: tuple[str, ...] = ("ndcg_at_10", "mrr", "spearman")
     has_new_head: bool = False
     """Whether the model is yet to get its head, which then has one output."""
 

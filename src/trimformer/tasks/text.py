@@ -22,7 +22,7 @@ from trimformer.data.files import read_split_of_text
 from trimformer.data.rows import Batch, Features, Split
 from trimformer.errors import DataError, LabelError, UnsupportedModel
 from trimformer.judging.evaluation import inference, outputs_by_row
-from trimformer.judging.metrics import Metrics
+from trimformer.judging.metrics import RELATIVE, Metrics
 from trimformer.judging.statistics import mean, metric
 from trimformer.judging.task import Task
 from trimformer.model.offload import device_of
@@ -39,6 +39,7 @@ class Text:
 
     description: str = "your own unlabelled text: agreement with the dense model, and divergence from it"
     auto_class: str | None = None
+    metrics: tuple[str, ...] = RELATIVE
     encoded_by: Task | None = None
     """Another task whose rows are compared on, encoded as it does; None for rows of text."""
 

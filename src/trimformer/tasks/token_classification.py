@@ -47,6 +47,15 @@ class TokenClassification:
     auto_class: str = "AutoModelForTokenClassification"
 
     @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics, the judging one first."""
+        return ("f1", "precision", "recall", "accuracy") if self._marks_entities else ("accuracy",)
+
+    @property
+    def _marks_entities(self) -> bool:
+        return any(name.startswith(ENTITY_MARKS) for name in self.classes_of_tags)
+
+    @property
     def head_config(self) -> dict[str, Any]:
         """Settings of a new head's config: the names of the tags."""
         names = dict(enumerate(self.classes_of_tags))
@@ -150,8 +159,7 @@ class TokenClassification:
         ]
         right = [sum(map(str.__eq__, *pair)) for pair in zip(predicted, actual, strict=True)]
         accuracy = {"accuracy": metric(statistics.ratio, right, [len(tags) for tags in actual])}
-        marks_entities = any(name.startswith(ENTITY_MARKS) for name in names)
-        return (_of_entities(predicted, actual) | accuracy) if marks_entities else accuracy
+        return (_of_entities(predicted, actual) | accuracy) if task._marks_entities else accuracy  # noqa: SLF001
 
 
 def words_of(rows: Dataset, source: str = "the data") -> list[list[str]]:
