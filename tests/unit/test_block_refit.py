@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import default_names, inputs, outputs, tiny_model
+from tiny_models import CONFIGS, inputs, outputs, tiny_model
 from trimformer.data.rows import Batch
 from trimformer.model.structure import Structure, read_structure
 from trimformer.observing.boundary import Boundary
@@ -18,6 +18,7 @@ from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.refit.blocks import Training, train_blocks
 
 SOME = Training(epochs=3, rate=1e-2)
+COMMON = ("bert", "llama", "albert", "modernbert")
 
 
 def job_of(architecture: str, *, damage: float, batches: int = 12) -> Job:
@@ -41,7 +42,9 @@ def first_block(structure: Structure, batch: Batch) -> Tensor:
     return found if mask is None else found[mask]
 
 
-@pytest.mark.parametrize("architecture", default_names())
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(name, marks=[] if name in COMMON else pytest.mark.slow) for name in CONFIGS]
+)
 def test_it_brings_a_damaged_block_nearer_to_the_dense_one_on_rows_it_has_not_seen(architecture: str) -> None:
     job = job_of(architecture, damage=0.1)
     unseen = inputs(job.dense.model, (12, 7, 9, 12), seed=99)
