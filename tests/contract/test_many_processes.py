@@ -40,6 +40,7 @@ CASES: dict[str, tuple[str, str, str, Budget, dict[str, Any]]] = {
     "surgeon by energy": ("roberta", "token classification", "surgeon", Budget(params=0.4), {"focus": 1.0}),
     "surgeon on a decoder": ("llama", "language model", "surgeon", Budget(flops=0.5), {}),
     "surgeon on query heads": ("llama", "language model", "surgeon", Budget(flops=0.7), {}),
+    "surgeon with trained blocks": ("bert", "regression", "surgeon", Budget(flops=0.5), {"epochs": 2, "rate": 1e-3}),
     "uniform surgeon": ("llama", "sequence classification", "surgeon", Budget(flops=0.5, uniform=True), {}),
     "kprune by Fisher": ("opt", "language model", "kprune", Budget(flops=0.5), {"predictive": "fisher"}),
     "mask_tuning cut": ("distilbert", "question answering", "mask_tuning", Budget(flops=0.6), {"tune": False}),

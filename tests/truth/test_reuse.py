@@ -21,7 +21,7 @@ from trimformer.pruning.result import PruningResult
 
 SHARES = {"kcm": (0.9, 0.8)}
 """By method, the two budgets where 60 and 40 % are too small."""
-OTHER_NUMBERS = {"tolerance": 0.02, "tokens": 5, "minibatch": 3, "reconsider": 0.25, "focus": 0.5}
+OTHER_NUMBERS = {"tolerance": 0.02, "tokens": 5, "epochs": 1, "minibatch": 3, "reconsider": 0.25, "focus": 0.5}
 """Values inside the ranges of options that doubling would leave."""
 
 

@@ -1,0 +1,191 @@
+"""Refit that is not linear: all weights of a student's block are trained to put out what the dense block does.
+
+A sublayer's closed-form refit solves for one matrix and takes the activations as they are; here producers and
+consumers move together. From the bottom up each block reads the student's own residual stream and is to put out the
+dense model's. A tenth of the batches never train: by them the best epoch is chosen, the one before any training too.
+
+Needs no labels, and no backward pass through more than a block. Memory: hidden states of both models and the targets,
+tokens × width numbers each, and three times a block's weights.
+
+Source: ours. Nearest relatives: block-wise reconstruction of quantised networks, BRECQ (arXiv 2102.05426), and windows
+of layers after pruning (arXiv 2510.14444).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trimformer import processes
+from trimformer.model.structure import Structure
+from trimformer.observing.boundary import Boundary
+from trimformer.observing.watching import frozen
+from trimformer.pruning.contract import Job
+
+HELD_OUT = 10
+"""One batch of so many is held out; with fewer than two nothing is trained."""
+BETAS, WARM_UP = (0.9, 0.95), 0.05
+"""Of Adam, and of its rate, which then falls to zero along a cosine."""
+PASSES_AN_EPOCH = 1.8
+"""Forward passes of the dense model that an epoch takes as long as, at half of the FLOPs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the blocks are trained."""
+
+    epochs: int
+    rate: float
+    """Largest step of Adam."""
+
+
+def train_blocks(job: Job, training: Training) -> None:
+    """Train the blocks of a student that is cut and refitted, from the bottom up, towards the dense model's.
+
+    One step follows the other, so that several processes share nothing of it: all train on all batches, and go on with
+    the first one's weights.
+
+    Args:
+        job: with a student as it is to be, of all sublayers.
+        training: nothing happens with 0 epochs.
+    """
+    if training.epochs == 0 or len(job.batches) < 2:  # one to train on, one held out
+        return
+    blocks = [(chain, block) for chain in range(len(job.dense.architecture.chains)) for block in _blocks(job, chain)]
+    with frozen(job.dense.model), frozen(job.student.model):
+        for chain, block in job.progress(blocks, "refitting blocks"):
+            if block == 0:
+                dense, student = (Boundary(each, job.batches, chain) for each in (job.dense, job.student))
+                student.hidden = list(dense.hidden)
+            targets = [_whole(dense, index) for index in range(len(dense.batches))]
+            if student.sites:
+                _train(job, student, targets, training)
+            dense.advance(dict(enumerate(targets)))
+            student.advance()
+
+
+def _blocks(job: Job, chain: int) -> range:
+    return range(len(job.dense.blocks(chain)))
+
+
+@torch.no_grad()
+def _whole(boundary: Boundary, index: int) -> Tensor:
+    return boundary.block_output(index)
+
+
+def _train(job: Job, student: Boundary, targets: list[Tensor], training: Training) -> None:
+    """Train the block that the student stands at; it keeps the weights that were best on the batches held out."""
+    structure, site = job.student, student.sites[0]
+    size = _size(structure, student, targets)
+    with structure.in_memory(site):
+        losses = _Losses(structure, student, targets, size)
+        held, learned = _divided(len(student.batches), len(job.batches))
+        with _learning(structure.block(site)) as weights:
+            best, kept = losses.mean(held), [weight.detach().clone() for weight in weights]
+            for _ in _epochs(losses, weights, learned, training, job.seed):
+                found = losses.mean(held)
+                if found < best:
+                    best, kept = found, [weight.detach().clone() for weight in weights]
+            with torch.no_grad():
+                for weight, values in zip(weights, kept, strict=True):
+                    weight.copy_(processes.agreed(values))
+
+
+def _divided(count: int, batches: int) -> tuple[list[int], list[int]]:
+    """Divide the numbers of batches into those held out, of all lengths, and those that train.
+
+    Where blocks run several times every batch counts once a pass, and is held out in all of them or none.
+    """
+    chosen = set(range(HELD_OUT // 2, batches, HELD_OUT)) or {batches - 1}
+    held = [index for index in range(count) if index % batches in chosen]
+    return held, [index for index in range(count) if index % batches not in chosen]
+
+
+def _size(structure: Structure, student: Boundary, targets: Sequence[Tensor]) -> float:
+    """Compute the mean square of the targets, over all real tokens, that losses are shares of."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    for index, target in enumerate(targets):
+        rows = _real(structure, student, index, target).double()
+        sums += torch.tensor([float(rows.square().sum()), len(rows)], dtype=torch.float64)
+    return max(float(sums[0] / sums[1]), torch.finfo(torch.float32).tiny)
+
+
+def _real(structure: Structure, boundary: Boundary, index: int, values: Tensor) -> Tensor:
+    mask = structure.token_mask(boundary.batches[index], boundary.chain)
+    return values.flatten(0, -2) if mask is None else values[mask]
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """Squared distance of the student's block from the targets, as a share of their own squares, by batch."""
+
+    structure: Structure
+    student: Boundary
+    targets: Sequence[Tensor]
+    size: float
+
+    def __call__(self, index: int) -> Tensor:
+        """Compute the loss of a batch: the mean over its real tokens."""
+        off = self.student.block_output(index).float() - self.targets[index].float()
+        return _real(self.structure, self.student, index, off).square().sum(-1).mean() / self.size
+
+    @torch.no_grad()
+    def mean(self, indices: Sequence[int]) -> float:
+        """Compute the mean loss of some batches."""
+        return sum(float(self(index)) for index in indices) / len(indices)
+
+
+@contextmanager
+def _learning(block: nn.Module) -> Iterator[list[nn.Parameter]]:
+    """Within the context, the weights of a block need gradients."""
+    weights = [weight for weight in block.parameters() if weight.is_floating_point()]
+    for weight in weights:
+        weight.requires_grad = True
+    try:
+        yield weights
+    finally:
+        for weight in weights:
+            weight.requires_grad = False
+            weight.grad = None
+
+
+def _epochs(
+    losses: _Losses, weights: list[nn.Parameter], batches: list[int], training: Training, seed: int
+) -> Iterator[int]:
+    """Train by Adam, one step a batch, in an order of its own in each epoch; yields after every epoch.
+
+    Steps are taken on copies in float32, so that small ones are not lost where the model has fewer digits.
+    """
+    precise = [weight.detach().float().clone() for weight in weights]
+    adam = torch.optim.Adam(precise, lr=training.rate, betas=BETAS)
+    total = len(batches) * training.epochs
+    rates = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _share_of_rate(step, total))
+    generator = torch.Generator().manual_seed(seed)
+    for epoch in range(training.epochs):
+        for place in torch.randperm(len(batches), generator=generator).tolist():
+            _step(losses(batches[place]), weights, precise, adam)
+            rates.step()
+        yield epoch
+
+
+def _step(loss: Tensor, weights: list[nn.Parameter], precise: list[Tensor], adam: torch.optim.Optimizer) -> None:
+    """Take one step of Adam by the gradients of a loss."""
+    for weight in weights:
+        weight.grad = None
+    loss.backward()
+    for weight, copy in zip(weights, precise, strict=True):
+        copy.grad = torch.zeros_like(copy) if weight.grad is None else weight.grad.float()
+    adam.step()
+    with torch.no_grad():
+        for weight, copy in zip(weights, precise, strict=True):
+            weight.copy_(copy)
+
+
+def _share_of_rate(step: int, total: int) -> float:
+    warm = max(1, round(WARM_UP * total))
+    return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))

@@ -1,0 +1,111 @@
+"""The refit that is not linear: what it brings nearer, what it leaves alone, and what it may never make worse."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from tiny_models import CONFIGS, inputs, outputs, tiny_model
+from trimformer.data.rows import Batch
+from trimformer.model.structure import Structure, read_structure
+from trimformer.observing.boundary import Boundary
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.contract import Job
+from trimformer.pruning.pruner import Pruner
+from trimformer.pruning.refit.blocks import Training, train_blocks
+
+SOME = Training(epochs=3, rate=1e-2)
+COMMON = ("bert", "llama", "albert", "modernbert")
+
+
+def job_of(architecture: str, *, damage: float, batches: int = 12) -> Job:
+    """A job whose student is the dense model with noise in its weights."""
+    dense = read_structure(tiny_model(architecture))
+    student = read_structure(copy.deepcopy(dense.model))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for site in student.sites:
+            for weight in student.block(site).parameters():
+                weight.add_(damage * torch.randn(weight.shape, generator=generator))
+    rows = [inputs(dense.model, (12, 7, 9, 12), seed=seed) for seed in range(batches)]
+    return Job(dense, rows, 0, lambda items, _: items, student=student, costs={}, limit=0.0)
+
+
+@torch.no_grad()
+def first_block(structure: Structure, batch: Batch) -> Tensor:
+    """What the first block puts out, at real tokens."""
+    boundary, mask = Boundary(structure, [batch]), structure.token_mask(batch)
+    found = boundary.block_output(0)
+    return found if mask is None else found[mask]
+
+
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(name, marks=[] if name in COMMON else pytest.mark.slow) for name in CONFIGS]
+)
+def test_it_brings_a_damaged_block_nearer_to_the_dense_one_on_rows_it_has_not_seen(architecture: str) -> None:
+    job = job_of(architecture, damage=0.1)
+    unseen = inputs(job.dense.model, (12, 7, 9, 12), seed=99)
+    wanted, before = first_block(job.dense, unseen), first_block(job.student, unseen)
+    train_blocks(job, SOME)
+    after = first_block(job.student, unseen)
+    assert (after - wanted).square().mean() < 0.9 * (before - wanted).square().mean()
+    assert not any(weight.requires_grad and weight.grad is not None for weight in job.student.model.parameters())
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama", "albert"])
+def test_the_dense_model_itself_stays_as_it_is_to_the_last_bit(architecture: str) -> None:
+    job = job_of(architecture, damage=0.0)
+    before = copy.deepcopy(job.student.model.state_dict())
+    train_blocks(job, SOME)
+    for name, values in job.student.model.state_dict().items():
+        assert torch.equal(values, before[name]), name
+
+
+@pytest.mark.parametrize("training", [Training(epochs=2, rate=10.0), Training(epochs=0, rate=1e-2)])
+def test_weights_stay_where_training_makes_what_is_held_out_worse(training: Training) -> None:
+    job = job_of("bert", damage=0.05)
+    before = copy.deepcopy(job.student.model.state_dict())
+    train_blocks(job, training)
+    for name, values in job.student.model.state_dict().items():
+        assert torch.equal(values, before[name]), name
+
+
+def test_one_batch_is_too_few() -> None:
+    job = job_of("bert", damage=0.05, batches=1)
+    before = copy.deepcopy(job.student.model.state_dict())
+    train_blocks(job, SOME)
+    assert all(torch.equal(values, before[name]) for name, values in job.student.model.state_dict().items())
+
+
+def test_what_lies_outside_of_the_blocks_and_the_dense_model_are_never_touched() -> None:
+    job = job_of("gpt2", damage=0.1)
+    inside = {id(weight) for block in job.student.blocks() for weight in block.parameters()}
+    models = job.dense.model, job.student.model
+    outside = {name: w for model in models for name, w in model.named_parameters() if id(w) not in inside}
+    before = {name: weight.clone() for name, weight in outside.items()}
+    train_blocks(job, SOME)
+    assert all(torch.equal(weight, before[name]) for name, weight in outside.items())
+
+
+@pytest.mark.parametrize("architecture", ["bert", "llama", "albert"])
+def test_a_model_damaged_in_all_blocks_answers_more_like_the_dense_one(architecture: str) -> None:
+    job = job_of(architecture, damage=0.05)
+    unseen = inputs(job.dense.model, (12, 7, 9, 12), seed=99)
+    wanted, before = outputs(job.dense.model, unseen), outputs(job.student.model, unseen)
+    train_blocks(job, SOME)
+    after = outputs(job.student.model, unseen)
+    assert (after - wanted).square().mean() < 0.9 * (before - wanted).square().mean()
+
+
+def test_surgeon_keeps_the_same_units_and_trains_what_is_left_of_them() -> None:
+    model = tiny_model("bert")
+    rows = [inputs(model, (12, 7, 9, 12), seed=seed) for seed in range(60)]
+    plain, trained = (
+        Pruner(model, rows, options=options).prune(Budget(flops=0.6)) for options in ({}, {"epochs": 3, "rate": 2e-2})
+    )
+    assert trained.facts.units == plain.facts.units
+    assert trained.facts.options["epochs"] == 3
+    assert not torch.equal(outputs(trained.model, rows[0]), outputs(plain.model, rows[0]))
