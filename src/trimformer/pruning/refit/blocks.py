@@ -31,8 +31,8 @@ HELD_OUT = 10
 """One batch of so many is held out; with fewer than two nothing is trained."""
 BETAS, WARM_UP = (0.9, 0.95), 0.05
 """Of Adam, and of its rate, which then falls to zero along a cosine."""
-PASSES_AN_EPOCH = 1.8
-"""Forward passes of the dense model that an epoch takes as long as, at half of the FLOPs."""
+PASSES_AN_EPOCH = 1.9
+"""Forward passes of the dense model that an epoch takes as long as, at half of the FLOPs; 1.3 at 30 %, 2.5 at 70 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
