@@ -10,6 +10,8 @@ from torch import Tensor
 
 from tiny_models import CONFIGS, inputs, outputs, tiny_model
 from trimformer.data.rows import Batch
+from trimformer.errors import InvalidOption
+from trimformer.methods.surgeon import Surgeon
 from trimformer.model.structure import Structure, read_structure
 from trimformer.observing.boundary import Boundary
 from trimformer.pruning.budget import Budget
@@ -109,3 +111,17 @@ def test_surgeon_keeps_the_same_units_and_trains_what_is_left_of_them() -> None:
     assert trained.facts.units == plain.facts.units
     assert trained.facts.options["epochs"] == 3
     assert not torch.equal(outputs(trained.model, rows[0]), outputs(plain.model, rows[0]))
+
+
+def test_it_needs_a_refit_and_gradients_of_a_block() -> None:
+    with pytest.raises(InvalidOption, match="tune=false"):
+        Surgeon(epochs=1, tune=False)
+    assert Surgeon(epochs=1, gradients=False).backward == "by block"
+    assert Surgeon(gradients=False).backward == "none"
+
+
+def test_it_is_in_the_time_that_a_plan_foretells() -> None:
+    plain, trained = (Surgeon(epochs=epochs).effort.after(10.0, sites=4) for epochs in (0, 5))
+    assert plain is not None
+    assert trained is not None
+    assert trained > 2 * plain

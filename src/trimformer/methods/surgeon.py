@@ -92,17 +92,19 @@ class Surgeon:
 
     @property
     def effort(self) -> Effort:
-        """Passes as measured on MiniLM; each epoch takes as many as the training's passes, forward and back."""
+        """Count the passes as they were measured on MiniLM, and those of every epoch of training blocks."""
         return Effort(measuring=3.7, pruning=4.2 + PASSES_AN_EPOCH * self.epochs)
 
     @property
     def backward(self) -> Backward:
-        """By block, since gradients are taken so where memory is short; none without gradients."""
-        return "by block" if self.gradients else "none"
+        """By block, since gradients are taken so where memory is short, and blocks trained so; else none."""
+        return "by block" if self.gradients or self.epochs else "none"
 
     def __post_init__(self) -> None:
         if self.focus and not self.gradients:
             raise InvalidOption("focus weighs tokens by their gradients: it goes not with gradients=false")
+        if self.epochs and not self.tune:
+            raise InvalidOption("`epochs` train blocks that were refitted: they go not with tune=false")
         for name in ("damping", "curve_ridge", "rate"):
             require_range(name, getattr(self, name), low_included=False)
         for name in ("ridge", "epochs"):

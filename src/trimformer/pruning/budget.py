@@ -124,7 +124,7 @@ class Budget:
 
     @property
     def asked(self) -> str:
-        """What was asked for, as it is typed: a share or, with its unit, an amount."""
+        """Write what was asked for as it is typed: a share or, with its unit, an amount."""
         value = self._given[self.cost]
         return value if isinstance(value, str) else f"{value:g}"
 

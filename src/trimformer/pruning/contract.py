@@ -37,6 +37,14 @@ class Effort:
         """Add up what one budget takes, on a model with so many sublayers."""
         return self.measuring + self.pruning + self.by_site * sites
 
+    def after(self, measuring: float, sites: int) -> float | None:
+        """Estimate the seconds of one budget where measuring took so many; None where nothing is measured before.
+
+        >>> Effort(measuring=2.0, pruning=3.0).after(10.0, sites=12)
+        15.0
+        """
+        return measuring * (self.passes(sites) / self.measuring - 1) if self.measuring else None
+
 
 class Method(Protocol):
     """A pruning method: a frozen, keyword-only dataclass whose fields are its options."""

@@ -22,8 +22,6 @@ BAND = 3.0
 """Factor, up and down, within which 23 of these 24 lay."""
 FEWEST = 1.25
 """Least tokens a feature that the ratio is computed with: nearer to 1 it grows without limit."""
-PRUNING_PER_MEASURING = 1.0
-"""Seconds that one size takes for a second of measuring: 0.3 to 1.9 on a busy machine with the same models."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from trimformer.pruning.budget import Budget, CostTables, MeasuredCost, Prices, 
 from trimformer.pruning.claims import by_layer, called
 from trimformer.pruning.contract import Foretells, Job, Method
 from trimformer.pruning.facts import BlockFacts, BudgetFacts, compact_curves, units_by_block
-from trimformer.pruning.foretelling import PRUNING_PER_MEASURING, ForetoldLoss, foretold, with_band
+from trimformer.pruning.foretelling import ForetoldLoss, foretold, with_band
 from trimformer.pruning.memory import footprint
 from trimformer.pruning.probe import shortest_row
 from trimformer.pruning.sizes import Sizes
@@ -37,7 +37,7 @@ DISTANCE_OF = {"categorical": "kl", "gaussian": "half_squared_distance"}
 
 
 class Measuring(Protocol):
-    """What a plan is made of: a `Pruner`, which this file does not import."""
+    """Gives what a plan is made of: a `Pruner`, which this file does not import."""
 
     name: str
     method: Method
@@ -67,7 +67,7 @@ class Measuring(Protocol):
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class PlannedSize:
-    """What one budget would leave of a model; counted, or foretold."""
+    """Tells what one budget would leave of a model; counted, or foretold."""
 
     asked: str
     """As it was asked for: a share or, with its unit, an amount."""
@@ -113,7 +113,7 @@ class DenseFacts:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Plan:
-    """What budgets would remove and lose; shows itself in a notebook, and can be saved and reported."""
+    """Tells what budgets would remove and lose; shows itself in a notebook, and can be saved and reported."""
 
     method: str
     model: str
@@ -241,7 +241,7 @@ def make_plan(of: Measuring, budgets: Sequence[Budget] | None, sizes: Sizes | No
         sequences=calibration.sequences,
         distance=distance,
         measuring_seconds=seconds,
-        pruning_seconds=None if seconds is None else PRUNING_PER_MEASURING * seconds,
+        pruning_seconds=None if seconds is None else of.method.effort.after(seconds, len(dense.sites)),
         memory_bytes=footprint(dense, calibration.batches, of.method).needed,
         dense=DenseFacts(
             parameters=parameter_count(dense.model),

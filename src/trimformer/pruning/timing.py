@@ -28,7 +28,7 @@ MINUTE = 60.0
 
 @dataclass(frozen=True)
 class Timing:
-    """What tells how long a method will take on a model."""
+    """Estimates how long a method will take on a model."""
 
     dense: Structure
     tokenizer: PreTrainedTokenizerBase | None

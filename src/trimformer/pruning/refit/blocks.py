@@ -5,7 +5,7 @@ consumers move together. From the bottom up each block reads the student's own r
 dense model's. A tenth of the batches never train: by them the best epoch is chosen, the one before any training too.
 
 Needs no labels, and no backward pass through more than a block. Memory: hidden states of both models and the targets,
-tokens × width numbers each, and three times a block's weights.
+tokens × width numbers each, and six times a block's weights in float32: copies, gradients, moments, the best so far.
 
 Source: ours. Nearest relatives: block-wise reconstruction of quantised networks, BRECQ (arXiv 2102.05426), and windows
 of layers after pruning (arXiv 2510.14444).
