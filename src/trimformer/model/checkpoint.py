@@ -136,6 +136,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise CheckpointError(f"{name} has no tokenizer: copy that of the model it was made from into it")
     check_tokenizer(name)
     tokenizer: PreTrainedTokenizerBase = read_tokenizer(name)
+    known = getattr(read_config(name), "vocab_size", None)
+    if isinstance(known, int) and (tokenizer.pad_token_id or 0) >= known:
+        raise CheckpointError(
+            f"{name} has a tokenizer that pads with {tokenizer.pad_token!r}, token {tokenizer.pad_token_id}, and its "
+            f"model knows {known}: correct pad_token in tokenizer_config.json, or the tokenizer is that of another model"
+        )
     return tokenizer
 
 

@@ -32,6 +32,8 @@ from trimformer.model.trimformer_checks import (
 
 WHOLE, CHANGED, MISSING, NOT_LISTED = "whole", "changed", "missing", "not listed"
 READABLE, DAMAGED, NOT_CHECKED = "readable", "damaged", "not checked"
+CAN_BE_TOLD = "compared by SHA-256 with what was saved"
+CANNOT_BE_TOLD = "no checksums here: the files can be read, but whether they are what was saved cannot be told"
 BAD = (CHANGED, MISSING, DAMAGED)
 """States that make a checkpoint one that is not as it was saved."""
 

@@ -18,9 +18,9 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from trimformer import plugins
-from trimformer.errors import CheckpointError, InvalidOption, first_line
+from trimformer.errors import CheckpointError, InvalidOption
 from trimformer.model.modeling_trimformer import reshape, sizes_of
-from trimformer.model.soundness import ANYTHING, damaged, naming, read_config, read_json, trusts_code
+from trimformer.model.soundness import ANYTHING, damaged, in_short, naming, read_config, read_json, trusts_code
 from trimformer.model.trimformer_checks import refuse_unplaced
 
 INDEX = "model.safetensors.index.json"
@@ -74,7 +74,7 @@ def _without_weights(name: str, found: Any, config: Any) -> PreTrainedModel:
     """Build the model that a config describes, without memory for its weights."""
     dense = copy.deepcopy(config)
     vars(dense).pop("quantization_config", None)
-    with naming(name, ANYTHING), torch.device("meta"):
+    with naming(name, ANYTHING, "config.json describes no model"), torch.device("meta"):
         if issubclass(found, PreTrainedModel):
             model: PreTrainedModel = found(dense)
         else:
@@ -136,4 +136,4 @@ def check_loaded(name: str, model: PreTrainedModel, unexpected: Any) -> None:
         innermost = list(traceback.walk_tb(error.__traceback__))[-1][0]
         if innermost.f_globals.get("__name__", "").startswith("trimformer."):
             raise
-        raise damaged(name, f"its modules do not fit together, {first_line(error)}") from error
+        raise damaged(name, f"its modules do not fit together, {in_short(error)}") from error

@@ -24,6 +24,8 @@ UNREADABLE = (OSError, ValueError, SafetensorError)
 """Errors that files raise which are absent, cut off or not of their format, whoever reads them."""
 ANYTHING = (Exception,)
 """What a library may raise while it reads somebody's file: no code of ours runs inside."""
+LONGEST = 200
+"""Most characters of somebody else's error that are repeated."""
 MOST = {"layer": 10_000, "block": 10_000, "label": 1_000_000}
 """Most that a config may ask for, by a word in the entry's name: transformers makes lists of that length first."""
 _trusts: ContextVar[bool] = ContextVar("trusts", default=False)
@@ -45,12 +47,13 @@ def trusts_code() -> bool:
 
 
 @contextmanager
-def naming(name: str, errors: tuple[type[Exception], ...] = UNREADABLE) -> Iterator[None]:
+def naming(name: str, errors: tuple[type[Exception], ...] = UNREADABLE, what: str = "") -> Iterator[None]:
     """Within the context, turn errors into one line that names the checkpoint and says what to do.
 
     Args:
         name: a checkpoint folder or a hub name.
         errors: what is caught.
+        what: is wrong, to be said before the error's own words.
 
     Raises:
         CheckpointError: any of them came.
@@ -58,7 +61,14 @@ def naming(name: str, errors: tuple[type[Exception], ...] = UNREADABLE) -> Itera
     try:
         yield
     except errors as error:
-        raise damaged(name, first_line(error)) from error
+        raise damaged(name, f"{what}: {in_short(error)}" if what else in_short(error)) from error
+
+
+def in_short(error: Exception) -> str:
+    """Give an error's first line, cut where it is long; with the next one where it only announces that."""
+    lines = str(error).strip().splitlines()
+    announces = len(lines) > 1 and lines[0].endswith(":")
+    return f"{lines[0]} {lines[1].strip()}"[:LONGEST] if announces else first_line(error)[:LONGEST]
 
 
 def damaged(name: str | Path, why: str) -> CheckpointError:
@@ -90,7 +100,7 @@ def read_config(name: str) -> Any:
         CheckpointError: no checkpoint, or no config that transformers can read, or only with code that lies in it.
     """
     _check_folder(name)
-    with _naming_code(name):
+    with _naming_code(name, "config.json cannot be read"):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trusts_code(), **lookup(name))
     for field, fits, says in _FIELDS:
         value = getattr(config, field, None)
@@ -100,10 +110,10 @@ def read_config(name: str) -> Any:
 
 
 @contextmanager
-def _naming_code(name: str) -> Iterator[None]:
+def _naming_code(name: str, what: str) -> Iterator[None]:
     """Within the context, as `naming` of anything; an error that asks for trust in a checkpoint's code says how."""
     try:
-        with naming(name, ANYTHING):
+        with naming(name, ANYTHING, what if Path(name).is_dir() else ""):
             yield
     except CheckpointError as error:
         if "trust_remote_code" not in str(error.__cause__):
@@ -137,7 +147,7 @@ def read_tokenizer(name: str) -> Any:
         CheckpointError: there is none that transformers can read, or only with code that lies in it.
     """
     _check_folder(name)
-    with _naming_code(name):
+    with _naming_code(name, "its tokenizer cannot be read"):
         return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trusts_code(), **lookup(name))
 
 

@@ -31,6 +31,8 @@ TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "voca
 FREE = ("*.md", "*.html", "*.py", "generation_config.json", "chat_template*")
 """Files that may be edited: nothing that a model computes depends on them."""
 CHUNK = 2**20
+MOST_AXES = 4
+"""Axes of whatever attention gets for every head."""
 
 
 def digest_of_file(file: Path) -> str:
@@ -126,9 +128,13 @@ def forget_files(folder: Path) -> None:
 def field(name: str, given: Any, empty: Any, fits: Callable[[Any], bool]) -> Any:
     """Check a field that was read from JSON: of the type of `empty`, with entries that fit; None is empty."""
     found = empty if given is None else given
-    entries = found.values() if isinstance(found, dict) else found
-    if not isinstance(found, type(empty)) or not all(fits(entry) for entry in entries):
-        raise ValueError(f"quantization_config.{name} of config.json has an entry of a wrong type: {found!r:.200}")
+    if not isinstance(found, type(empty)):
+        raise ValueError(f"quantization_config.{name} of config.json is of a wrong type: {found!r:.100}")
+    for place, entry in found.items() if isinstance(found, dict) else enumerate(found):
+        if not fits(entry):
+            raise ValueError(
+                f"quantization_config.{name} of config.json has at {place!r} what cannot be: {entry!r:.100}"
+            )
     return found
 
 
@@ -155,7 +161,8 @@ def is_selection(value: Any) -> bool:
     """Tell whether a value is what `HeadSelection` takes."""
     if not isinstance(value, dict) or value.keys() != {"kept", "of", "arguments"}:
         return False
-    named = isinstance(value["arguments"], dict) and all(map(_is_size, value["arguments"].values()))
+    axes = isinstance(value["arguments"], dict) and list(value["arguments"].values())
+    named = isinstance(axes, list) and all(_is_size(axis) and axis < MOST_AXES for axis in axes)
     return named and _is_size(value["of"]) and are_sizes(value["kept"]) and _are_indices(value["kept"], value["of"])
 
 
