@@ -132,15 +132,15 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         CheckpointError: there is none, it is damaged, or changed since it was saved.
     """
     check_path("name", name)
+    check_tokenizer(name)
     if Path(name).is_dir() and not any(file for kind in _TOKENIZER_FILES for file in Path(name).glob(kind)):
         raise CheckpointError(f"{name} has no tokenizer: copy that of the model it was made from into it")
-    check_tokenizer(name)
     tokenizer: PreTrainedTokenizerBase = read_tokenizer(name)
     known = getattr(read_config(name), "vocab_size", None)
     if isinstance(known, int) and (tokenizer.pad_token_id or 0) >= known:
         raise CheckpointError(
             f"{name} has a tokenizer that pads with {tokenizer.pad_token!r}, token {tokenizer.pad_token_id}, and its "
-            f"model knows {known}: correct pad_token in tokenizer_config.json, or the tokenizer is that of another model"
+            f"model knows {known}: correct pad_token in tokenizer_config.json, or take the model's own tokenizer"
         )
     return tokenizer
 

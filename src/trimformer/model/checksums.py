@@ -72,8 +72,8 @@ def check_model(name: str) -> None:
 
 
 def check_tokenizer(name: str) -> None:
-    """Compare the files of a tokenizer with their checksums; raises the same error."""
-    _check(name, lambda file: is_of(file, TOKENIZER))
+    """Compare the files of a tokenizer, and the config, with their checksums; raises the same error."""
+    _check(name, lambda file: is_of(file, (*TOKENIZER, CONFIG)))
 
 
 def check_config(name: str) -> None:

@@ -28,6 +28,8 @@ ENTRY, OWN = "checkpoint", "sha256"
 CONFIG = "config.json"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
+SETTINGS, PASSING = "tokenizer_config.json", ("is_local", "local_files_only")
+"""A file in which transformers notes where it was read from, by these entries: saving it again is no change."""
 FREE = ("*.md", "*.html", "*.py", "generation_config.json", "chat_template*")
 """Files that may be edited: nothing that a model computes depends on them."""
 CHUNK = 2**20
@@ -36,12 +38,23 @@ MOST_AXES = 4
 
 
 def digest_of_file(file: Path) -> str:
-    """Compute the SHA-256 of a file, read piece by piece."""
+    """Compute the SHA-256 of a file, read piece by piece; of `SETTINGS`, that of its entries but the passing ones."""
+    settings = _settings(file) if file.name == SETTINGS else None
+    if settings is not None:
+        return digest_of_facts({name: value for name, value in settings.items() if name not in PASSING})
     found = hashlib.sha256()
     with file.open("rb") as content:
         while piece := content.read(CHUNK):
             found.update(piece)
     return found.hexdigest()
+
+
+def _settings(file: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def digest_of_facts(facts: Mapping[str, Any]) -> str:
@@ -70,6 +83,9 @@ def listed_files(folder: Path) -> dict[str, str] | None:
         raise ValueError(f"{MANIFEST} cannot be read ({(str(error).splitlines() or [''])[0]})") from error
     if not isinstance(facts, dict):
         raise ValueError(f"{MANIFEST} must be an object")
+    misnamed = [name for name, value in facts.items() if name != ENTRY and isinstance(value, dict) and OWN in value]
+    if misnamed:
+        raise ValueError(f"{MANIFEST} is not as it was saved: it has {misnamed[0]!r} for {ENTRY!r}")
     return None if ENTRY not in facts else _checked_entry(facts)
 
 
