@@ -1,7 +1,7 @@
 """The model that a checkpoint's config describes: whether its weights are of it, before memory is taken for them.
 
 Transformers reads a config that says other sizes than the weights have, and begins such weights anew. Here that is told
-from the headers of the files; and a model that is loaded runs once, on two tokens, so that no size is left unseen.
+from the headers of the files; and a model that is loaded runs once, on a few tokens, so that no size is left unseen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from trimformer.model.trimformer_checks import refuse_unplaced
 INDEX = "model.safetensors.index.json"
 TIMES, NUMBERS = 4, 2**28
 """Most numbers of a model: so many times those that are stored, and so many more, for a new head or tables."""
-TOKENS = 2
+ROWS, TOKENS = 3, 7
+"""Of the batch that a loaded model is tried on: numbers that sizes of modules seldom have."""
 
 
 def model_class(name: str, auto_class: str | None) -> Any:
@@ -127,11 +128,14 @@ def check_loaded(name: str, model: PreTrainedModel, unexpected: Any) -> None:
     if model.config.model_type not in plugins.names("architectures") or model.dtype is torch.float16:
         return
     padding = getattr(model.config, "pad_token_id", None)
-    ids = torch.full((1, TOKENS), next(number for number in range(1, TOKENS + 1) if number != padding))
-    errors = ANYTHING if sizes_of(model.config) else (RuntimeError,)  # a dense model may want more than tokens
+    ids = torch.full((ROWS, TOKENS), next(number for number in range(1, TOKENS) if number != padding))
+    mask = torch.ones_like(ids).tril(TOKENS - ROWS)
+    is_pruned = sizes_of(model.config) is not None
+    errors = ANYTHING if is_pruned else (RuntimeError,)  # a dense model may want more than tokens
+    takes_rows = is_pruned and not type(model).__name__.endswith("ForMultipleChoice")
     try:
         with torch.no_grad():
-            model.base_model(input_ids=ids)
+            (model if takes_rows else model.base_model)(input_ids=ids, attention_mask=mask)
     except errors as error:
         innermost = list(traceback.walk_tb(error.__traceback__))[-1][0]
         if innermost.f_globals.get("__name__", "").startswith("trimformer."):

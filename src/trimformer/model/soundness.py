@@ -148,7 +148,10 @@ def read_tokenizer(name: str) -> Any:
     """
     _check_folder(name)
     with _naming_code(name, "its tokenizer cannot be read"):
-        return transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trusts_code(), **lookup(name))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trusts_code(), **lookup(name))
+    if not isinstance(tokenizer.model_max_length, (int, float)):
+        raise damaged(name, f"tokenizer_config.json has model_max_length={tokenizer.model_max_length!r:.50}, no number")
+    return tokenizer
 
 
 def _check_folder(name: str) -> None:
