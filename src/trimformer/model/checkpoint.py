@@ -57,7 +57,7 @@ def load_model(
     if auto_class is not None and not isinstance(auto_class, str):
         raise InvalidOption(f"`auto_class={told(auto_class)}` must be text, such as 'AutoModel'")
     check_flag("trust_remote_code", trust_remote_code)
-    with trusting(trust_remote_code or trusts_code()):
+    with trusting(trusts=trust_remote_code or trusts_code()):
         model = place_model(str(name), auto_class, Placement(device=device, dtype=dtype))
     if pooling is not None:
         choose_pooling(model, pooling)

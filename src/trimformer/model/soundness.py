@@ -32,7 +32,7 @@ _trusts: ContextVar[bool] = ContextVar("trusts", default=False)
 
 
 @contextmanager
-def trusting(trusts: bool) -> Iterator[None]:  # noqa: FBT001  # its one argument
+def trusting(*, trusts: bool) -> Iterator[None]:
     """Within the context, code that lies in a checkpoint runs if it is trusted; else, and without, it never does."""
     before = _trusts.set(trusts)
     try:
