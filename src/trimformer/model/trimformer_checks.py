@@ -211,7 +211,7 @@ def check_kept(kept: Mapping[str, list[int]], units: Mapping[str, int]) -> None:
             raise ValueError(f"quantization_config of config.json keeps units of {name} that it cannot have had")
 
 
-COUNTS = re.compile(r"(n|num)(_\w+)?_(heads?|groups)|all_head_size|embed_dim|split_size")
+COUNTS = re.compile(r"(\w+_)?(heads?|groups)|all_head_size|embed_dim|split_size")
 """Names of sizes of attention that count heads or features, and so get smaller; never the width of a head."""
 
 
