@@ -104,7 +104,7 @@ def measure_within(
     rounds = seconds / max(one * len(models), TINY)
     counted = round(min(runs, max(FEWEST_RUNS, rounds - warmup)))
     if rounds < FEWEST_RUNS + 1:
-        warmup, rows = 1, max(1, int(workload.batch_size * rounds / (FEWEST_RUNS + 1)))
+        warmup, rows = 1, max(1, round(workload.batch_size * rounds / (FEWEST_RUNS + 1)))
         batch = {name: values[:rows] for name, values in batch.items()}
     return measure(models, batch, runs=counted, warmup=min(warmup, counted), progress=progress)
 
