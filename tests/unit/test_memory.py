@@ -105,10 +105,11 @@ def test_less_backward_needs_less(milder: Backward, than: Backward) -> None:
 
 
 def test_a_language_models_logits_count_among_what_a_pass_keeps() -> None:
-    dense = read_structure(tiny_model("llama", "causal language model"))
+    dense = read_structure(tiny_model("llama", "language model"))
     per_token = dense.numbers_per_token + memory.LOGIT_COPIES * dense.model.config.vocab_size
     assert pass_tokens(dense) == memory.NUMBERS_AT_ONCE // per_token
-    assert pass_tokens(read_structure(tiny_model("llama"))) == memory.NUMBERS_AT_ONCE // dense.numbers_per_token
+    classifier = read_structure(tiny_model("llama", "sequence classification"))
+    assert pass_tokens(classifier) == memory.NUMBERS_AT_ONCE // classifier.numbers_per_token
 
 
 def test_batches_are_split_for_large_models(monkeypatch: pytest.MonkeyPatch) -> None:
