@@ -14,6 +14,7 @@ from trimformer.cli.options import (
     JsonOption,
     ModelArgument,
     OverwriteOption,
+    TrustOption,
     columns_named,
     option_of,
 )
@@ -38,6 +39,7 @@ def vocabulary_command(
     dtype: DtypeOption = DTYPE.default,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Keep only the tokens that your texts need, in tokenizer and embeddings; proved to read these texts as before."""
     from trimformer.cli import console, steps

@@ -24,6 +24,7 @@ from trimformer.model.checkpoint import check_writable
 from trimformer.model.folders import whole_folder
 from trimformer.model.manifest import as_text, plain, versions
 from trimformer.model.pooling import Pooling
+from trimformer.model.trimformer_checks import digest_of_file
 from trimformer.observing.watching import frozen
 from trimformer.progress import Progress
 
@@ -90,6 +91,7 @@ def export(
                 quantize(new / FLOAT, new / name)
             exported = OnnxModel(new / name, model.config)
             about: dict[str, Any] = {"megabytes": round((new / name).stat().st_size / 1e6, 1)}
+            about["sha256"] = digest_of_file(new / name)
             about |= compare(model, exported, make_batches(features, tokenizer, model.device), pooling)
             if name == FLOAT:
                 _check(about["max_difference"], target)

@@ -11,8 +11,9 @@ from typing import Any
 from trimformer.errors import CheckpointError, DataError
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest
 from trimformer.model.folders import check_place, reason
-from trimformer.model.manifest import MANIFEST, checked
+from trimformer.model.manifest import checked
 from trimformer.model.sites import place
+from trimformer.model.trimformer_checks import MANIFEST, listed_files
 from trimformer.pruning.facts import PruningFacts
 from trimformer.report import pictures, side_by_side, summary
 from trimformer.report.headline import headline, kept
@@ -39,6 +40,7 @@ def from_folder(folder: Path) -> str:
 def _read_results(file: Path) -> list[Manifest]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        listed_files(file.parent)
         return _pruned(checked(list, content, "") if file.name == SWEEP else [content])
     except (OSError, ValueError, DataError) as error:
         raise DataError(

@@ -13,6 +13,7 @@ from rich.text import Text
 from trimformer.judging.manifest import DENSE, FINETUNED, PRUNED, Manifest
 from trimformer.judging.metrics import BRACKETS, Metric, Metrics, interval, sample, shown
 from trimformer.judging.training_facts import FineTuningFacts
+from trimformer.model.checksums import CAN_BE_TOLD, CANNOT_BE_TOLD, READABLE, FileState
 from trimformer.pruning.facts import BlockFacts, GuardFacts, PruningFacts
 from trimformer.pruning.plan import Plan, PlannedSize
 from trimformer.report import plans, summary
@@ -292,6 +293,15 @@ def plugins_table(folder: str, described: Mapping[str, str]) -> Table:
     table = _table(folder, "")
     for name, description in described.items():
         table.add_row(name, description)
+    return table
+
+
+def files_table(files: Sequence[FileState]) -> Table:
+    """Show what is known of a checkpoint's files, one row each."""
+    table = _table("file", "state", "")
+    for file in files:
+        table.add_row(Text(file.name), file.state, Text(file.about))
+    table.caption = CANNOT_BE_TOLD if any(file.state == READABLE for file in files) else CAN_BE_TOLD
     return table
 
 
