@@ -94,9 +94,13 @@ def gather(
     )
 
 
-def kept_measurements(folder: Path | None) -> MeasuredCache:
-    """Open the cache in a folder, or in the user's own; what is found there is said on stderr."""
-    return MeasuredCache(folder or default_folder(), say=console.say)
+def kept_measurements(folder: Path | None) -> MeasuredCache | None:
+    """Open the cache in a folder, or in the user's own; what is found, or that there is none, is said on stderr."""
+    place = folder or default_folder()
+    if place is None:
+        console.say("nothing is kept for later runs, this user has no home: name a folder, `--cache FOLDER`")
+        return None
+    return MeasuredCache(place, say=console.say)
 
 
 def save_pruned(result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwrite: bool) -> None:
