@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -27,6 +28,7 @@ from trimformer.cli.console import error_console, replace_missing_characters
 from trimformer.cli.launch import Launch, launched, process_count
 from trimformer.cli.options import HELP_GROUPS
 from trimformer.errors import InvalidOption, ProcessLost, TrimformerError, TrimformerWarning, first_line
+from trimformer.report.characters import visible
 
 app = typer.Typer(
     help="Make a Transformer physically smaller and measurably faster in minutes, without retraining.",
@@ -119,6 +121,9 @@ def _run(typed: Sequence[str], launch: Launch) -> None:
         except Exception as error:
             if os.environ.get(TRACE):
                 raise
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # only a path that was given can be
+                told = f"{error.filename!s:.60}… cannot be a path, it is too long: give a shorter one"
+                _end(told, MISTAKE, launch)
             _end(_unexpected(error, typed), UNEXPECTED, launch)
     if ended == INTERRUPTED:  # newer versions of typer return it
         _end("interrupted", INTERRUPTED, launch)
@@ -184,4 +189,4 @@ def command_line(arguments: Sequence[str]) -> str:
     >>> command_line(["prune", "my model", "--flops", "0.4"])
     "trimformer prune 'my model' --flops 0.4"
     """
-    return without_credentials(shlex.join(["trimformer", *arguments]))
+    return visible(without_credentials(shlex.join(["trimformer", *arguments])))
