@@ -108,6 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(typed: Sequence[str], launch: Launch) -> None:
+    strange = next((word for word in typed if any("\ud800" <= each <= "\udfff" for each in word)), None)
+    if strange is not None:  # what is not UTF-8 comes so from Python; other programs can neither read nor write it
+        _end(f"{strange} is not UTF-8: rename the file or folder", MISTAKE, launch)
     with dialect.speaking(_dialect_of(typed)):
         try:
             with launch.only_first_prints(), _own_warnings():

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from trimformer.cli.dialect import spoken
 from trimformer.progress import Stages
-from trimformer.report.characters import ERRORS, visible
+from trimformer.report.characters import ERRORS, in_a_line, visible
 
 BAR_WIDTH = 16
 """Characters of a bar: where a console is narrow, the text beside it goes on in a second line."""
@@ -66,8 +66,10 @@ def say(message: str) -> None:
 
 
 def written(what: str, path: Path, about: str = "") -> None:
-    """Print a line on stdout that says where something was written; the path as it is, in one piece."""
-    out_console.print(Text.assemble(f"{what}: ", (str(path), "bold"), f"   {about}" if about else ""), soft_wrap=True)
+    """Print a line on stdout that says where something was written; the path in one piece."""
+    out_console.print(
+        Text.assemble(f"{what}: ", (in_a_line(str(path)), "bold"), f"   {about}" if about else ""), soft_wrap=True
+    )
 
 
 def warn(warnings: Iterable[str]) -> None:

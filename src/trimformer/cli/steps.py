@@ -33,6 +33,7 @@ from trimformer.pruning.budget import Budget
 from trimformer.pruning.cache import MeasuredCache, default_folder
 from trimformer.pruning.plan import Plan, check_one_size
 from trimformer.report import page, plans, saving, terminal
+from trimformer.report.characters import in_a_line
 from trimformer.report.headline import headline, kept
 from trimformer.report.loading import in_one_line, is_of_sentence_transformers, loading
 
@@ -177,7 +178,7 @@ def write_report(html: str, report: Path) -> None:
     """Write a report page, and say where it is."""
     if processes.is_first():
         page.write_page(html, report)
-    console.say(f"report: {report}")
+    console.say(f"report: {in_a_line(str(report))}")
 
 
 def push(out: Path, repo: str) -> None:

@@ -33,7 +33,16 @@ def visible(text: str) -> str:
     >>> visible("name\x1b[31m")
     'name\\x1b[31m'
     """
-    return STEERING.sub(lambda found: found[0].encode("ascii", "backslashreplace").decode(), text)
+    return STEERING.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def in_a_line(text: str) -> str:
+    r"""Show a name in one line, whatever it has in it.
+
+    >>> in_a_line("two\nlines")
+    'two\\nlines'
+    """
+    return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def printable(text: str, encoding: str | None) -> str:
