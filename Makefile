@@ -8,7 +8,8 @@ PIP_VERSION := 26.0.1
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt --build-constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test fuzz properties check coverage mutants matrix clean
+SECONDS ?= 600
 
 help: ## show this list
 	@echo "trimformer: make a Transformer smaller and faster. Targets (PYTHON=$(PYTHON) makes .venv):"
@@ -19,6 +20,9 @@ demo: $(STAMPS)/demo ## prune a real encoder, write it to demo-model, compare be
 
 test: $(STAMPS)/test ## run the tests that need neither network nor GPU
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+fuzz: $(STAMPS)/test ## damage files of every kind and run the commands that read them, for SECONDS=600
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(FUZZ)
 
 check: $(STAMPS)/lint ## ruff check, ruff format --check, mypy
 	@$(BIN)/ruff check

@@ -40,7 +40,7 @@ def _read_results(file: Path) -> list[Manifest]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return _pruned(checked(list, content, "") if file.name == SWEEP else [content])
-    except (OSError, ValueError, DataError) as error:
+    except (OSError, ValueError, RecursionError, DataError) as error:
         raise DataError(
             f"{file} is damaged or not written by this version of trimformer ({error}): make the result again"
         ) from error
