@@ -28,6 +28,7 @@ from trimformer.cli.console import error_console, replace_missing_characters
 from trimformer.cli.launch import Launch, launched, process_count
 from trimformer.cli.options import HELP_GROUPS
 from trimformer.errors import InvalidOption, ProcessLost, TrimformerError, TrimformerWarning, first_line
+from trimformer.judging.names import ELSEWHERE, shared_words
 from trimformer.report.characters import visible
 
 app = typer.Typer(
@@ -187,9 +188,15 @@ def without_credentials(text: str) -> str:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Write a command as it can be typed again; tokens and passwords in it become `…`.
+    """Write a command as it can be typed again, and shared: tokens, passwords and folders elsewhere in it become `…`.
 
     >>> command_line(["prune", "my model", "--flops", "0.4"])
     "trimformer prune 'my model' --flops 0.4"
     """
-    return visible(without_credentials(shlex.join(["trimformer", *arguments])))
+    return visible(without_credentials(" ".join(map(_quoted, ["trimformer", *shared_words(arguments)]))))
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for a shell, which would not find `~` in quotes; `…` needs none."""
+    bare = word.removeprefix("~/").replace(ELSEWHERE, "")
+    return word if shlex.quote(bare) == bare else shlex.quote(word)

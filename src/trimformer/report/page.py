@@ -10,6 +10,7 @@ from typing import Any
 
 from trimformer.errors import CheckpointError, DataError
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest
+from trimformer.judging.names import shared_name
 from trimformer.model.folders import check_place, reason
 from trimformer.model.manifest import MANIFEST, checked
 from trimformer.model.sites import place
@@ -80,7 +81,7 @@ def checkpoint_page(facts: Manifest, folder: str = CHECKPOINT) -> str:
         curve_pictures=curve_pictures(pruning.curves, summary.removed(facts)),
         stages=summary.stages(facts),
         cached=_cached(pruning),
-        loading=loading(facts, folder, sentences=is_of_sentence_transformers(folder)),
+        loading=loading(facts, shared_name(folder), sentences=is_of_sentence_transformers(folder)),
         command=facts.origin.command,
         settings=summary.settings(facts),
         versions=pruning.versions,
