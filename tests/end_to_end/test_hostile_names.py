@@ -54,7 +54,8 @@ class TestEverywhere:
         _, header, body = card.split("---\n", 2)
         assert yaml.safe_load(header)["library_name"] == "transformers"
         assert "# x" not in body.splitlines()
-        outside = "".join(part for number, part in enumerate(body.replace("\\`", "").split("`")) if number % 2 == 0)
+        blocks = "".join(part for number, part in enumerate(body.split("\n```")) if number % 2 == 0)
+        outside = "".join(part for number, part in enumerate(blocks.replace("\\`", "").split("`")) if number % 2 == 0)
         assert "<script>" not in outside.replace("\\<script", "")
         page = (tmp_path / "page.html").read_text()
         assert_harmless(page)
