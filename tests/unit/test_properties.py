@@ -1,4 +1,4 @@
-"""What must hold for any input, tried on many: a few dozen of each by default, `make properties` tries 10,000 in all."""
+"""What must hold for any input, tried on many: some dozens of each; `make properties` tries 10,000."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_least_squares_are_those_of_scipy(
 
 class TestWholeModels:
     @cases(4)
-    @given(st.sampled_from(["bert", "llama", "gpt2", "t5"]), st.data())
+    @given(st.sampled_from(["bert", "llama", "gpt2", "distilbert"]), st.data())
     def test_cutting_is_masking(self, architecture: str, data: st.DataObject) -> None:
         model = tiny_model(architecture)
         structure, batch = read_structure(model), inputs(model)
