@@ -305,7 +305,7 @@ class TestUnexpected:
     @pytest.fixture(autouse=True)
     def a_bug(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         def fail(_: object) -> None:
-            raise ZeroDivisionError("https://me:secret@host has nothing")
+            raise ZeroDivisionError("https://me:secret@host has nothing")  # pragma: allowlist secret
 
         monkeypatch.setattr(plugins, "descriptions", fail)
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

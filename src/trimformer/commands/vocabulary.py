@@ -45,6 +45,7 @@ def vocabulary_command(
     from trimformer.cli import console, steps
     from trimformer.data.columns import all_texts, naming_columns
     from trimformer.data.files import read_rows
+    from trimformer.judging.names import shared_name
     from trimformer.model import checkpoint
     from trimformer.model.placement import Placement
     from trimformer.report import saving, terminal
@@ -66,7 +67,7 @@ def vocabulary_command(
         minimum_count=minimum_count,
         characters=characters,
         held_out=others,
-        name=texts,
+        name=shared_name(texts),
         dtype=stored,
     )
     manifest = trimmed_manifest(trimmed, model, context.obj)

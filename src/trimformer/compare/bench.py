@@ -23,6 +23,7 @@ from trimformer.data.batches import device_of_batch
 from trimformer.data.columns import naming_columns
 from trimformer.data.hub import hub_revision, model_folder
 from trimformer.errors import CheckpointError, TrimformerError
+from trimformer.judging.names import shared_text
 from trimformer.judging.project import Project
 from trimformer.judging.task import Task
 from trimformer.model import checkpoint, placement
@@ -98,7 +99,7 @@ class Bench:
             try:
                 yield Row(*about, self._outcome(cell, project, pruner, forward))
             except TrimformerError as error:
-                yield Row(*about, None, str(error))
+                yield Row(*about, None, shared_text(str(error)))
 
     def _pruner(self, contender: Contender, seed: int) -> tuple[Project, Pruner]:
         """Make a pruner of the fine-tuned model or of the pre-trained one, and the project that it belongs to.

@@ -21,6 +21,7 @@ from trimformer.compare.published import Published
 from trimformer.compare.rows import Row
 from trimformer.judging.manifest import DENSE
 from trimformer.judging.metrics import LOWER_IS_BETTER, interval, shown
+from trimformer.report.markdown import escaped
 from trimformer.report.summary import versions_text
 
 FILE = "tables.md"
@@ -31,7 +32,7 @@ NOTHING = "–"
 def document(plan: Plan, rows: Sequence[Row]) -> str:
     """Write all tables that the rows can fill, and their notes."""
     parts = [
-        f"# {plan.title}",
+        f"# {escaped(plan.title)}",
         accuracy(plan, rows),
         notes(plan, rows),
         failures(rows),
@@ -120,7 +121,7 @@ def failures(rows: Sequence[Row]) -> str:
         here = [row for row in failed if row.method == method]
         first, reasons = here[0], {row.failure for row in here}
         about = f"({first.task} at {first.share:.0%}) " if len(reasons) > 1 else ""
-        said.append(f"No result for {method} on {_cells(here)}: {about}{first.failure}.")
+        said.append(escaped(f"No result for {method} on {_cells(here)}: {about}{first.failure}."))
     return _paragraphs(said)
 
 
@@ -247,4 +248,4 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(map(escaped, cells))} |"

@@ -208,7 +208,7 @@ def _read(line: str) -> Row | None:
         if content.pop(CHECKSUM, None) != _checksum(content):
             return None
         row: Row = read(Row, content)
-    except (ValueError, DataError):
+    except (ValueError, RecursionError, DataError):
         return None
     return row
 

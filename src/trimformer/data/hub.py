@@ -39,7 +39,7 @@ def read_hub(name: str, config: str | None, split: str) -> Dataset:
     try:
         with _silent_datasets():
             return cast("Dataset", datasets.load_dataset(name, config, split=split, revision=_revision.get()))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of any class: somebody's files go through somebody's parsers
         raise DataError(
             f"cannot load split {split!r} of dataset {name!r}: {first_line(error)}; "
             "check the connection, or give a local file or folder as `data`"
@@ -55,7 +55,7 @@ def splits_on_hub(name: str, config: str | None) -> list[str]:
     try:
         with _silent_datasets():
             return list(datasets.get_dataset_split_names(name, config, revision=_revision.get()))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # as above
         raise DataError(
             f"no file or folder {name}, and no dataset of that name can be had from the hub ({first_line(error)}): "
             "check the path, or the connection"

@@ -7,11 +7,12 @@ and those of every judgement stand side by side at its top.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_type_hints
 
 from trimformer.errors import DataError
 from trimformer.judging.metrics import Metrics
+from trimformer.judging.names import shared_name
 from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.model.manifest import checked, plain, read
 from trimformer.observing.latency import Latency
@@ -38,9 +39,14 @@ class Origin:
     columns: Mapping[str, str] = field(default_factory=dict)
     """What the columns of the rows are called, by the name that the task knows; empty where they are called so."""
 
+    @property
+    def shared(self) -> Origin:
+        """The same as others may see it, without absolute paths; of the command, whoever words it takes care."""
+        return replace(self, source=shared_name(self.source), data=shared_name(self.data))
+
     def as_json(self) -> dict[str, Any]:
-        """Write the fields that somebody named, by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name)}
+        """Write the fields that somebody named, by name, as others may see them."""
+        return {each.name: value for each in fields(self) if (value := getattr(self.shared, each.name))}
 
     @classmethod
     def from_json(cls, value: Any, where: str = "") -> Origin:

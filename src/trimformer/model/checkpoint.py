@@ -256,7 +256,11 @@ def check_writable(
 
 
 def sentence_transformers_files(name: str) -> dict[str, Path]:
-    """Find the files beside the weights that make a folder a sentence-transformers model, by relative path; or none."""
+    """Find the files beside the weights that make a folder a sentence-transformers model, by relative path; or none.
+
+    Raises:
+        CheckpointError: one of them is a link that leads out of the folder: it would be copied from there.
+    """
     found = checkpoint_file(name, MODULES)
     if found is None:
         return {}
@@ -265,7 +269,13 @@ def sentence_transformers_files(name: str) -> dict[str, Path]:
     files = [folder / name for name in names] + [
         file for file in folder.glob("*_*/*") if file.suffix in (".json", ".safetensors")
     ]
-    return {str(file.relative_to(folder)): file for file in files if file.exists()}
+    found_files = {str(file.relative_to(folder)): file for file in files if file.exists()}
+    of_hub = folder.parent.name == "snapshots"  # its files are links into the same checkpoint's blobs
+    inside = (folder.parents[1] if of_hub else folder).resolve()
+    for file in found_files.values():
+        if not file.resolve().is_relative_to(inside):
+            raise CheckpointError(f"{file} is a link that leads out of {folder}: put the file itself there")
+    return found_files
 
 
 def _verify(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:

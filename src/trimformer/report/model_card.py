@@ -34,7 +34,7 @@ def model_card(facts: Manifest, *, sentences: bool = False) -> str:
     body = render(
         "card.md",
         title=f"{summary.name(facts)}, pruned by {pruning.method}",
-        model=facts.origin.source or "a model",
+        model=facts.origin.shared.source or "a model",
         verdict=headline(facts),
         kept=kept(facts),
         warnings=summary.each_once([pruning.warnings]),

@@ -22,11 +22,12 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from trimformer.data.labels import in_model_order
-from trimformer.data.rows import Features
+from trimformer.data.rows import TOKENS, Features
 from trimformer.errors import DataError, NumericalError, require_range
 from trimformer.judging.metrics import LOWER_IS_BETTER, Metrics
 from trimformer.judging.project import Project, without
 from trimformer.judging.task import OwnLoss
+from trimformer.model.limits import check_rows
 from trimformer.model.manifest import versions
 from trimformer.pruning.method_options import read_option
 from trimformer.training.trainer import (
@@ -159,7 +160,7 @@ def training_features(project: Project, options: FineTuning, seed: int) -> list[
 
     Raises:
         LabelError: rows without labels, or with wrong ones.
-        DataError: no rows are left.
+        DataError: no rows are left, or they have tokens that the model does not know.
     """
     task, rows = project.task, project.calibration_rows
     order = np.random.default_rng(seed).permutation(len(rows))[: options.rows]
@@ -174,6 +175,7 @@ def training_features(project: Project, options: FineTuning, seed: int) -> list[
     kept = without(features, project.held_out)
     if not kept:
         raise DataError("no rows to train on: none, or every row is also an evaluation row; give rows kept apart")
+    check_rows([row for row in kept if TOKENS in row], project.tokenizer, project.model.config)
     return kept
 
 
