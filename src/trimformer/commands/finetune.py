@@ -52,6 +52,7 @@ def finetune_command(
 
     columns, options = columns_named(column), finetune_run.tuning(train)
     check_writable(out, overwrite=overwrite, source=model)
+    steps.claim(context, out)
     run = finetune_run.Run(
         model=model,
         task=steps.task_to_train(task, model, data, columns),

@@ -78,6 +78,7 @@ def pprune_command(
     make_method(method, options)
     columns = columns_named(column)
     check_writable(out, overwrite=overwrite, source=model)
+    steps.claim(context, out)
     run = finetune_run.Run(
         model=model,
         task=steps.task_to_train(task, model, data, columns),

@@ -122,6 +122,7 @@ def prune_command(
     made = make_method(method, options)
     check_writable(out, overwrite=overwrite, source=model)
     steps.check_asked(report, push_to_hub, overwrite=overwrite)
+    steps.claim(context, out, report)
     origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
     with console.progress_bars(console.error_console, stages=4) as progress:
         project = steps.gather(origin, max_length, placement, progress, metric)

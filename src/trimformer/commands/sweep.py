@@ -108,6 +108,7 @@ def sweep_command(
         check_writable(target, overwrite=overwrite)
     frontier.check_no_sweep(out, overwrite=overwrite)
     steps.check_asked(report, overwrite=overwrite)
+    steps.claim(context, out, *targets, report)
     origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
     results = []
     with console.progress_bars(console.error_console, stages=2 + 2 * len(asked)) as progress:

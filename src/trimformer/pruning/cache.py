@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trimformer import processes
+from trimformer.errors import CheckpointError
+from trimformer.model.folders import whole_file
 
 DIGEST_CHARACTERS = 16
 LOGGER = logging.getLogger("trimformer")
@@ -69,13 +70,10 @@ class MeasuredCache:
         if not measured or not processes.is_first():
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as scratch:
-                new = Path(scratch) / "new"
-                tensors = {name: values.cpu().contiguous() for name, values in measured.items()}
+            tensors = {name: values.cpu().contiguous() for name, values in measured.items()}
+            with whole_file(self._path(key)) as new:
                 save_file(tensors, new, metadata={"key": _text(key)})
-                new.replace(self._path(key))
-        except (OSError, SafetensorError) as error:
+        except CheckpointError as error:
             self.say(f"nothing is kept for later runs: {error}")
 
     def _path(self, key: dict[str, Any]) -> Path:
