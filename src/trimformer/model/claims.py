@@ -22,7 +22,7 @@ from trimformer.errors import CheckpointError
 if sys.platform != "win32":
     import fcntl
 
-LOCK, OLD = "lock", "old"
+LOCK, OLD, FILES = "lock", "old", "files"
 SCRATCH = "trimformer-"
 WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """Numbers of the errors of file systems that have no locks: there nothing is locked, and nothing of others cleared."""
@@ -84,7 +84,8 @@ def scratch_folder() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=place))
     try:
         with _alone_in(folder):
-            yield folder
+            (folder / FILES).mkdir()
+            yield folder / FILES
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
