@@ -93,7 +93,7 @@ def whole_folder(out: Path, check: Callable[[], None] = lambda: None) -> Iterato
     with explained(out), _filled(out, check) as (new, old):
         yield new
         for path in [new, *new.rglob("*")]:
-            _to_disk(path)
+            to_disk(path)
         check()
         _put_in_place(new, real(out), old)
 
@@ -110,9 +110,9 @@ def whole_file(out: Path, *, other: str = "another file") -> Iterator[Path]:
     with explained(out, other=other), _filled(out, lambda: None) as (new, _):
         new.mkdir()
         yield new / out.name
-        _to_disk(new / out.name)
+        to_disk(new / out.name)
         (new / out.name).replace(real(out))
-        _to_disk(real(out).parent)
+        to_disk(real(out).parent)
 
 
 def write_text(text: str, out: Path) -> None:
@@ -133,7 +133,7 @@ def _filled(out: Path, check: Callable[[], None]) -> Iterator[tuple[Path, Path]]
         yield Path(room) / "new", Path(room) / OLD
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Wait until the disk has a file, or the names in a folder; systems that open no folders do without these."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -164,7 +164,7 @@ def _put_in_place(new: Path, target: Path, old: Path) -> None:
         finally:
             if old.exists() and not target.exists():
                 old.rename(target)
-    _to_disk(target.parent)
+    to_disk(target.parent)
 
 
 def _exchanged(one: Path, other: Path) -> bool:
