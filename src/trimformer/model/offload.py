@@ -82,15 +82,16 @@ def stored(model: nn.Module, named: Iterable[tuple[str, Tensor]]) -> Iterator[tu
 def in_memory(model: nn.Module, part: nn.Module) -> Iterator[None]:
     """Within the context, the weights of a part of a model are in memory, and what is changed in them is kept."""
     modules = [module for module in part.modules() if has_offloaded_params(module)]
-    for module in modules:
-        _hook(module).pre_forward(module)
-        _hook(module).offload = False
-    before = {id(module): _state(module) for module in modules}
+    before: dict[int, dict[str, tuple[int, int]]] = {}
     try:
+        for module in modules:
+            _hook(module).pre_forward(module)
+            _hook(module).offload = False
+            before[id(module)] = _state(module)
         yield
     finally:
         for module in modules:
-            if _state(module) != before[id(module)]:
+            if id(module) in before and _state(module) != before[id(module)]:
                 _hook(module).weights_map = _kept(model, module)
             _hook(module).offload = True
             for name, _ in module.named_parameters(recurse=False):

@@ -21,12 +21,13 @@ from trimformer.model.sites import Masks
 from trimformer.model.slots import read_by_slot
 from trimformer.model.structure import Structure, parameter_count, read_structure
 from trimformer.model.surgery import describe_cut, describe_stock, pruning_config
+from trimformer.model.unchanged import leaves_unchanged, unchanged
 from trimformer.observing.measurements import Measured
 from trimformer.observing.resources import Used, watching_resources
 from trimformer.progress import Progress, staged
 from trimformer.pruning import preflight
 from trimformer.pruning.arguments import check_arguments
-from trimformer.pruning.budget import Budget, CostTables, HasUnit, MeasuredCost, Prices, workload_of
+from trimformer.pruning.budget import Budget, CostTables, MeasuredCost, Prices, kept_by_cost, workload_of
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.contract import STAGES, Job, JudgesUnits, job_on
 from trimformer.pruning.facts import ParameterFacts, PruningFacts, compact_curves, patterns, units_by_block
@@ -158,9 +159,10 @@ class Pruner:
         self.name, self.method = method, make_method(method, options or {})
         dense, left_out = read_structure(model), list[str]()
         source = Source(data, tokenizer, calibration_tokens, minutes, sequence_length, seed, column)
-        with asked_by(method):
-            self.calibration = calibration_on(dense, source, self.method, self.stages, left_out.append)
-        self.warnings = left_out + preflight.check(self.calibration, method, self.method)
+        with unchanged(model):
+            with asked_by(method):
+                self.calibration = calibration_on(dense, source, self.method, self.stages, left_out.append)
+            self.warnings = left_out + preflight.check(self.calibration, method, self.method)
         self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
         self.cache, self.journal = cache or (journal.measured if journal else None), journal
         self.measuring = Used()
@@ -209,6 +211,7 @@ class Pruner:
         vars(found).update(calibration=self.calibration.on(structure), _prices={}, _judging=judging)
         return found
 
+    @leaves_unchanged
     def prune(self, budget: Budget | None = None, sizes: Sizes | None = None) -> PruningResult:
         """Make a pruned copy of the model within a budget, with sizes asked for by name, or both.
 
@@ -248,6 +251,7 @@ class Pruner:
             if target.uniform:
                 check_fits(job)
 
+    @leaves_unchanged
     def plan(self, budgets: Sequence[Budget] | None = None, sizes: Sizes | None = None) -> Plan:
         """Foretell what budgets would remove and lose, after one measurement; nothing is cut. See `Plan`.
 
@@ -319,18 +323,12 @@ class Pruner:
             )
         return self._prices[cost]
 
-    def _kept_by_cost(self, masks: Masks) -> dict[str, float]:
-        """Compute the share of every cost that stays; of times and of the file, where they are priced already."""
-        costs, asked_only = plugins.provided("costs"), (MeasuredCost, HasUnit)
-        counted = [name for name, cost in costs.items() if name in self._prices or not isinstance(cost, asked_only)]
-        return {name: self.prices(name).kept(masks) for name in counted}
-
     def _facts(self, job: Job, masks: Masks, target: Target, curves: Mapping[str, tuple[float, ...]]) -> PruningFacts:
         small = job.student.model
         return PruningFacts(
             method=self.name,
             options=asdict(self.method),  # type: ignore[call-overload]  # every method is a dataclass
-            kept=self._kept_by_cost(masks),
+            kept=kept_by_cost(self.prices, self._prices, masks),
             model_class=type(small).__name__,
             dtype=str(small.dtype).removeprefix("torch."),
             units=units_by_block(job.dense, masks),

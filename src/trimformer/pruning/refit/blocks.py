@@ -160,9 +160,9 @@ class _Losses:
 def _learning(block: nn.Module) -> Iterator[list[nn.Parameter]]:
     """Within the context, the weights of a block need gradients."""
     weights = [weight for weight in block.parameters() if weight.is_floating_point()]
-    for weight in weights:
-        weight.requires_grad = True
     try:
+        for weight in weights:
+            weight.requires_grad = True
         yield weights
     finally:
         for weight in weights:
