@@ -8,7 +8,7 @@ PIP_VERSION := 26.0.1
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt --build-constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check clean
+.PHONY: help demo test check kill clean
 
 help: ## show this list
 	@echo "trimformer: make a Transformer smaller and faster. Targets (PYTHON=$(PYTHON) makes .venv):"
@@ -24,6 +24,9 @@ check: $(STAMPS)/lint ## ruff check, ruff format --check, mypy
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+
+kill: $(STAMPS)/test ## kill commands at random moments, start them twice at once (KILL="--kills 300 --seconds 3600")
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/trust/killing.py $(KILL)
 
 clean: ## remove .venv, caches and what the demo wrote
 	@rm -rf $(VENV) demo-model build dist .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache

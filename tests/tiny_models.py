@@ -316,6 +316,8 @@ UNITS_KEPT = {"kcm": "head"}
 """By method, the kind of unit that it never removes: a budget must leave room for it."""
 SHARES = {"kcm": 0.9}
 """By method, the budget in tests of something else, where half of the FLOPs is too small."""
+WHOLE_LAYERS = ("shortgpt",)
+"""Methods that remove whole layers only: of a budget, up to a layer's cost is left."""
 SETTINGS: dict[str, dict[str, Any]] = {"dual_cp": {"lambda_": 0.32}}
 """By method, options without which it refuses models as small as these: their neurons cost less than their heads."""
 

@@ -194,7 +194,7 @@ def _first_rows(model: PreTrainedModel, layout: Layout) -> list[dict[str, Tensor
     for block in model.get_submodule(layout.blocks):  # type: ignore[union-attr]
         weights = dict(block.named_parameters())
         values = weights.get(f"{layout.inputs[2]}.weight", torch.zeros(0, model.config.hidden_size))
-        neurons = weights[f"{layout.up[0]}.weight"]
+        neurons = weights.get(f"{layout.up[0]}.weight", torch.zeros(0, model.config.hidden_size))
         by_unit = values.reshape(-1, layout.head_width * model.config.hidden_size)
         found.append({"attention": by_unit, "ffn": neurons})
     return found

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tiny_models import FAMILIES, SETTINGS, inputs, labelled, outputs, tiny_model
+from tiny_models import FAMILIES, SETTINGS, WHOLE_LAYERS, inputs, labelled, outputs, tiny_model
 from trimformer import Budget, Sizes, plugins, prune
 from trimformer.data.labels import pad_labels
 from trimformer.data.rows import Batch
@@ -23,7 +23,7 @@ from trimformer.pruning.pruner import Pruner
 METHODS = plugins.names("methods")
 FREE = [name for name in METHODS if plugins.load("methods", name).removes is None]
 """Methods that remove units of any kind."""
-JUDGING = [name for name in FREE if isinstance(make_method(name, {}), JudgesUnits)]
+JUDGING = [name for name in (*FREE, *WHOLE_LAYERS) if isinstance(make_method(name, {}), JudgesUnits)]
 BLOCKS = 3
 PROTECTED = {"heads": [3], "neurons": [0, 7, 23]}
 
@@ -80,11 +80,14 @@ def test_protected_units_are_there(method: str) -> None:
     by = pruner(method)
     own = {kind: {"keep": stay} for kind, stay in PROTECTED.items() if method in FREE or kind == "neurons"}
     share = 0.3 if method in FREE else 0.8
-    free, bound = by.prune(Budget(flops=share)), by.prune(Budget(flops=share), Sizes(sites={f"0-{BLOCKS - 1}": own}))
+    free, layers = by.prune(Budget(flops=share)), f"0-{BLOCKS - 1}"
+    if method in WHOLE_LAYERS:
+        layers = next(site.block for site in by.calibration.dense if not free.masks[site.name].any())
+    bound = by.prune(Budget(flops=share), Sizes(sites={layers: own}))
     assert bound.facts.budget.reached <= share
     lost = 0
     for site in by.calibration.dense:
-        stay = own.get(f"{site.kind}s", {"keep": []})["keep"]
+        stay = own.get(f"{site.kind}s", {"keep": []})["keep"] if layers in (site.block, f"0-{BLOCKS - 1}") else []
         assert bool(bound.masks[site.name][stay].all()), site.name
         lost += int((~free.masks[site.name][stay]).sum())
     assert lost, "the budget alone keeps all of them: nothing is shown"

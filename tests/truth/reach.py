@@ -14,6 +14,7 @@ from trimformer.data.rows import Batch
 from trimformer.methods.kprune import KPrune, _Teacher
 from trimformer.model.sites import Masks, Scores
 from trimformer.model.structure import read_structure
+from trimformer.observing.measurements import Measured
 from trimformer.observing.predictions import Predictions, predictions
 from trimformer.observing.watching import frozen
 from trimformer.pruning.baseline import Baseline
@@ -43,7 +44,7 @@ class _Scored(Baseline):
 
     given: Any = None
 
-    def scores(self, job: Job) -> Scores:
+    def scores(self, job: Job, measured: Measured) -> Scores:
         return self.given
 
 

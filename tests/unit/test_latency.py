@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from tiny_models import inputs, outputs, random_masks, tiny_model
+from trimformer.data.batches import Workload
 from trimformer.errors import InvalidOption, UnsupportedModel
 from trimformer.export.runtimes import compile_for, runners, runtimes_of
 from trimformer.model import checkpoint
 from trimformer.model.structure import read_structure
 from trimformer.model.surgery import cut
-from trimformer.observing.latency import Latency, measure, using_threads
+from trimformer.observing.latency import Latency, measure, measure_within, using_threads
 
 BATCH = {"input_ids": torch.ones(4, 8, dtype=torch.long)}
 
@@ -43,6 +44,25 @@ def test_models_take_turns_and_warming_up_does_not_count() -> None:
     assert times["slow"].median_ms >= 20
     assert all(model.training for model in models.values())
     assert (times["slow"].runs, times["slow"].rows, times["slow"].length) == (3, 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "runs", "rows"),
+    [
+        (60.0, 15, 4),  # 15 passes and 2 to warm up, of two models at 20 ms, take 0.7 s
+        (0.4, 8, 4),  # time for 10 rounds
+        (0.09, 3, 2),  # for a little over 2 rounds of 4 rows, so for the 4 that there must be of 2 rows
+        (0.001, 3, 1),
+    ],
+)
+def test_within_a_time_there_are_fewer_passes_and_then_fewer_rows(seconds: float, runs: int, rows: int) -> None:
+    by_row = {name: tiny_model("bert") for name in ("before", "after")}
+    for model in by_row.values():
+        model.forward = lambda input_ids, **_: time.sleep(0.005 * len(input_ids))
+    start = time.perf_counter()
+    times = measure_within(seconds, Workload(8.0, batch_size=4), by_row)
+    assert time.perf_counter() - start < max(1.5 * seconds, 0.2) + 0.6
+    assert {(found.runs, found.rows) for found in times.values()} <= {(runs + d, rows) for d in (-2, -1, 0)}
 
 
 def test_sequences_per_second() -> None:

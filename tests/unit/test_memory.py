@@ -104,6 +104,14 @@ def test_less_backward_needs_less(milder: Backward, than: Backward) -> None:
     assert replace(LARGE, backward=milder).needed < replace(LARGE, backward=than).needed
 
 
+def test_a_language_models_logits_count_among_what_a_pass_keeps() -> None:
+    dense = read_structure(tiny_model("llama", "language model"))
+    per_token = dense.numbers_per_token + memory.LOGIT_COPIES * dense.model.config.vocab_size
+    assert pass_tokens(dense) == memory.NUMBERS_AT_ONCE // per_token
+    classifier = read_structure(tiny_model("llama", "sequence classification"))
+    assert pass_tokens(classifier) == memory.NUMBERS_AT_ONCE // classifier.numbers_per_token
+
+
 def test_batches_are_split_for_large_models(monkeypatch: pytest.MonkeyPatch) -> None:
     dense = read_structure(tiny_model("llama"))
     monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", 64 * dense.numbers_per_token)

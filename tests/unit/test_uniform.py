@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from tiny_models import (
     CONFIGS,
     HEADS_PER_BLOCK,
+    WHOLE_LAYERS,
     default_names,
     inputs,
     is_causal,
@@ -24,7 +25,7 @@ from tiny_models import (
 )
 from trimformer import plugins
 from trimformer.data.rows import Batch
-from trimformer.errors import UnreachableTarget, UnsupportedModel
+from trimformer.errors import InvalidOption, UnreachableTarget, UnsupportedModel
 from trimformer.model.structure import Structure, read_structure
 from trimformer.model.surgery import cut
 from trimformer.pruning.budget import Budget
@@ -88,6 +89,10 @@ def test_every_layer_keeps_as_many_units(name: str) -> None:
 @pytest.mark.parametrize("name", ["bert", "gpt2", "llama"])
 def test_every_method_prunes_uniformly(name: str, method: str) -> None:
     model = tiny_model(name, head_of(name))
+    if method in WHOLE_LAYERS:
+        with pytest.raises(InvalidOption, match=f"{method} removes whole layers"):
+            uniform(model, method=method)
+        return
     structure = read_structure(uniform(model, method=method).model)
     assert all(len(found) == 1 for found in sizes(structure).values())
 

@@ -151,7 +151,7 @@ class Project:
         with watching_resources(device_of(self.model)) as judging:
             after = self.evaluate(result.model, self.evaluation_rows)
             models = {DENSE: self.model, PRUNED: result.model}
-            times = latency.measure_at(result.facts.workload, models, progress=self.stages)
+            times = latency.measure_within(latency.LONGEST_JUDGING, result.facts.workload, models, progress=self.stages)
         collapsed = collapse(self.before, after, result.facts.budget, result.facts.sizes)
         warnings = [*filter(None, [collapsed, few_rows(after), other_tokens(after, self.vocabulary)])]
         for warning in warnings:

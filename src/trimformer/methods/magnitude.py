@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trimformer.model.sites import Scores
+from trimformer.observing.measurements import Measured
 from trimformer.pruning.baseline import Baseline
 from trimformer.pruning.contract import Job
 
@@ -17,7 +18,7 @@ from trimformer.pruning.contract import Job
 class Magnitude(Baseline):
     """Magnitude, with the options of every baseline."""
 
-    def scores(self, job: Job) -> Scores:
+    def scores(self, job: Job, measured: Measured) -> Scores:
         """Score units by the squared norm of their output weights per cost."""
         return {
             site.name: job.dense.unit_weights(site).double().square().sum((1, 2)) / job.unit_cost(site)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from trimformer.model.sites import Scores
+from trimformer.observing.measurements import Measured
 from trimformer.pruning.baseline import Baseline
 from trimformer.pruning.contract import Job
 
@@ -18,7 +19,7 @@ from trimformer.pruning.contract import Job
 class Random(Baseline):
     """Random, with the options of every baseline."""
 
-    def scores(self, job: Job) -> Scores:
+    def scores(self, job: Job, measured: Measured) -> Scores:
         """Score units by uniform random numbers, the same for the same seed."""
         generator = torch.Generator().manual_seed(job.seed)
         return {site.name: torch.rand(site.units, generator=generator) for site in job.dense}

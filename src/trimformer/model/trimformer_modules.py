@@ -57,6 +57,7 @@ class NoHeads(nn.Module):
     def replace(self, replaced: nn.Module, owned: list[str]) -> None:
         """Take the place of an attention module; keep the output projection if it owns one, and a norm behind it."""
         nn.Module.__init__(self)
+        self.training = replaced.training
         self.config: Any = getattr(replaced, "config", None)
         self.layer_idx: int | None = getattr(replaced, "layer_idx", getattr(replaced, "layer_id", None))
         self.arguments = list(signature(type(replaced).forward).parameters)[2:]
@@ -140,7 +141,7 @@ def leave_out(base: nn.Module, path: str) -> None:
     projection: Any = base.get_submodule(path)
     sizes = sizes_of_projection(projection)
     if 0 in sizes:
-        base.set_submodule(path, BiasOnly(sizes[0], sizes[1], projection.bias))
+        base.set_submodule(path, BiasOnly(sizes[0], sizes[1], projection.bias).train(projection.training))
 
 
 def add_bias(projection: Any, dtype: torch.dtype, device: torch.device) -> None:

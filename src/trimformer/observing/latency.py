@@ -41,6 +41,12 @@ class Latency:
         return 1000 * self.rows / self.median_ms
 
 
+FEWEST_RUNS = 3
+"""Passes that count of each model, at least, where the time is limited."""
+LONGEST_JUDGING = 30.0
+"""Seconds that timing models before and after pruning takes at most, about."""
+
+
 def measure(
     models: Mapping[str, nn.Module], batch: Batch, *, runs: int = 15, warmup: int = 2, progress: Progress | None = None
 ) -> dict[str, Latency]:
@@ -77,6 +83,34 @@ def measure_at(
     """Time one forward pass over random tokens, of models with the same vocabulary on the same device."""
     first = next(iter(models.values()))
     return measure(models, random_batch(first.config, workload, device_of(first)), runs=runs, progress=progress)
+
+
+def measure_within(
+    seconds: float,
+    workload: Workload,
+    models: Mapping[str, PreTrainedModel],
+    *,
+    runs: int = 15,
+    warmup: int = 2,
+    progress: Progress | None = None,
+) -> dict[str, Latency]:
+    """Time models as `measure_at` does, in about so many seconds: by fewer passes, and if need be over fewer rows.
+
+    One pass of the first model, which is the slowest, tells how many there is time for. `Latency` says what was run.
+    """
+    first = next(iter(models.values()))
+    batch = random_batch(first.config, workload, device_of(first))
+    one = processes.agreed_number(_one_pass_ms(first, batch) / 1000 if processes.is_first() else 0.0)
+    rounds = seconds / max(one * len(models), TINY)
+    counted = round(min(runs, max(FEWEST_RUNS, rounds - warmup)))
+    if rounds < FEWEST_RUNS + 1:
+        warmup, rows = 1, max(1, round(workload.batch_size * rounds / (FEWEST_RUNS + 1)))
+        batch = {name: values[:rows] for name, values in batch.items()}
+    return measure(models, batch, runs=counted, warmup=min(warmup, counted), progress=progress)
+
+
+TINY = 1e-9
+"""Seconds that a pass takes at least, to divide by."""
 
 
 def quartiles(milliseconds: Sequence[float]) -> dict[str, float]:

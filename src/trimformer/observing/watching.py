@@ -28,16 +28,19 @@ SeeOutputGradients = Callable[[Site, Tensor], None]
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Within the context, a model is in eval mode and no parameter needs a gradient; then each is as it was."""
-    training = [(module, module.training) for module in model.modules()]
+    """Within the context, a model is in eval mode and no parameter needs a gradient; then each is as it was.
+
+    A module that took another's place meanwhile is in the mode of that one.
+    """
+    training = {name: module.training for name, module in model.named_modules()}
     learning = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
         model.eval()
         model.requires_grad_(requires_grad=False)
         yield
     finally:
-        for module, mode in training:
-            module.training = mode
+        for name, module in model.named_modules():
+            module.training = training.get(name, training[""])
         for parameter in model.parameters():
             if not parameter.is_meta:
                 parameter.requires_grad_(learning.get(parameter, True))

@@ -43,8 +43,8 @@ class Baseline(ABC):
         return Effort(pruning=3.0) if self.tune else Effort(most_tokens=FIXED_TOKENS)
 
     @abstractmethod
-    def scores(self, job: Job) -> Scores:
-        """Score every unit of the dense model; higher = keep."""
+    def scores(self, job: Job, measured: Measured) -> Scores:
+        """Score every unit of the dense model, by what was measured where anything was; higher = keep."""
 
     def measure(self, calibration: Calibration) -> Measured:
         """Measure nothing before a budget is known."""
@@ -52,12 +52,12 @@ class Baseline(ABC):
 
     def worth(self, job: Job, measured: Measured) -> Scores:
         """Give the scores, not per cost."""
-        scores = self.scores(job)
+        scores = self.scores(job, measured)
         return {site.name: scores[site.name] * job.unit_cost(site) for site in job.dense}
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Score all units, keep the best within the limit, cut the student and, with `tune`, refit it."""
-        masks = keep_best(self.scores(job), job.costs, job.limit, job.bounds)
+        masks = job.dense.full_masks() | keep_best(self.scores(job, measured), job.costs, job.limit, job.bounds)
         with frozen(job.dense.model), frozen(job.student.model):
             cut_and_refit(job, masks, tune=self.tune, ridge=self.ridge, intercept=self.intercept)
         return masks

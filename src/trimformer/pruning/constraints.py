@@ -16,7 +16,7 @@ from trimformer.pruning.budget import CostTables
 from trimformer.pruning.choose.bounds import FREE, Bounds
 from trimformer.pruning.choose.search import ROUNDING
 from trimformer.pruning.claims import KINDS, NONE, Claims, Range, by_layer, of_layers
-from trimformer.pruning.contract import JudgesUnits, Method
+from trimformer.pruning.contract import LAYER, JudgesUnits, Method
 from trimformer.pruning.sizes import Sizes, entries, how_many, numbers
 
 STEP = 1e-4
@@ -128,13 +128,16 @@ def suited(constraints: Constraints, structure: Structure, name: str, method: Me
             "head: use another method, or `heads`"
         )
     whole: dict[str, Range] = {}
+    least = 1 if method.removes == LAYER else 0
     for site in structure:
-        if method.removes not in (None, site.kind):
-            if constraints.bounds.of(site.name, site.units)[1] < site.units:
-                raise InvalidOption(
-                    f"{name} removes {method.removes}s only, and {site.name} is to have fewer {site.kind}s: "
-                    "use another method"
-                )
+        if method.removes in (None, site.kind):
+            continue
+        if least <= constraints.bounds.of(site.name, site.units)[1] < site.units:
+            raise InvalidOption(
+                f"{name} removes {method.removes}s only, and {site.name} is to have fewer {site.kind}s: "
+                "use another method"
+            )
+        if method.removes != LAYER:
             whole[site.name] = (site.units, site.units)
     return replace(constraints, bounds=constraints.bounds.with_range(whole))
 

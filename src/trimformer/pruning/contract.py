@@ -17,6 +17,8 @@ from trimformer.pruning.journal import Journal, Stage
 from trimformer.pruning.parameters import MOST_TOKENS
 
 Backward = Literal["none", "by block", "whole model"]
+LAYER = "layer"
+"""Kind of unit of a method that removes whole layers only."""
 STAGES = 2
 """Stages of a method, `measure` and `prune`, as progress numbers them."""
 
@@ -57,7 +59,7 @@ class Method(Protocol):
     needs_labels: ClassVar[bool]
     """True if `calibration.labels` is read; only then are there any."""
     removes: ClassVar[str | None]
-    """Kind of the units that it removes; None for units of any kind."""
+    """Kind of the units that it removes, `layer` for whole layers; None for units of any kind."""
 
     @property
     def backward(self) -> Backward:

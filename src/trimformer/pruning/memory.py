@@ -17,8 +17,10 @@ BY_BLOCK = '`method="surgeon"`'
 GIGABYTE = 1e9
 FLOAT32, FLOAT64, HALF = 4, 8, 2
 """Bytes of a number."""
-NUMBERS_AT_ONCE = 2**30
-"""Numbers that may flow through the projections in one pass: a gradient pass keeps about as many."""
+NUMBERS_AT_ONCE = 2**28
+"""Numbers that a gradient pass may keep: what flows through the projections, and the logits. More in large models."""
+PARAMETERS_AT_ONCE = 2
+"""Numbers that it may keep for each parameter of the model, if that is more."""
 LOGIT_COPIES = 6
 """Float32 tensors of the size of the logits while a loss and its gradient are computed."""
 SITE_COPIES = 6
@@ -95,14 +97,20 @@ def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footpri
         blocks=len(blocks),
         width=dense.width,
         features=max(site.features for site in dense),
-        logits=0 if model.get_output_embeddings() is None else int(model.config.vocab_size),
+        logits=_logits(dense),
         backward=method.backward,
     )
 
 
 def pass_tokens(dense: Structure) -> int:
-    """Limit the padded tokens of a batch, so that what a gradient pass keeps is bounded in large models too."""
-    return max(1, NUMBERS_AT_ONCE // max(1, dense.numbers_per_token))
+    """Limit the padded tokens of a batch, so that what a gradient pass keeps is in proportion to the model."""
+    allowed = max(NUMBERS_AT_ONCE, PARAMETERS_AT_ONCE * parameter_count(dense.model))
+    return max(1, allowed // max(1, dense.numbers_per_token + LOGIT_COPIES * _logits(dense)))
+
+
+def _logits(dense: Structure) -> int:
+    """Count a language model's logits for a token; 0 for other models."""
+    return 0 if dense.model.get_output_embeddings() is None else int(dense.model.config.vocab_size)
 
 
 def check_memory(dense: Structure, batches: list[Batch], method: Method) -> None:

@@ -280,7 +280,7 @@ class Pruner:
         budget = budget and budget.as_share(self.calibration.dense, self.prices)
         target = aimed(budget, sizes, self.calibration.dense, self.name, self.method)
         if target.uniform:
-            check_uniform(self.calibration.dense)
+            check_uniform(self.calibration.dense, self.name, self.method)
         return target
 
     def _prune(self, target: Target, share: float) -> PruningResult:

@@ -10,20 +10,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trimformer.errors import UnreachableTarget, UnsupportedModel
+from trimformer.errors import InvalidOption, UnreachableTarget, UnsupportedModel
 from trimformer.model.sites import Masks, Site
 from trimformer.model.structure import Structure
 from trimformer.model.surgery import class_accepts, pruning_config
 from trimformer.pruning.choose.search import ROUNDING
-from trimformer.pruning.contract import Job
+from trimformer.pruning.contract import LAYER, Job, Method
 
 
-def check_uniform(structure: Structure) -> None:
-    """Refuse a model whose class cannot have fewer units, or whose layers already differ.
+def check_uniform(structure: Structure, name: str, method: Method) -> None:
+    """Refuse a model whose class cannot have fewer units, or whose layers already differ; and a method for layers.
 
     Raises:
+        InvalidOption: the method of that name removes whole layers, so that those left are as large as before.
         UnsupportedModel: says which.
     """
+    if method.removes == LAYER:
+        raise InvalidOption(f"{name} removes whole layers: it has no use for uniform sizes; leave them out")
     config = pruning_config(structure)
     if config.kept or config.biases:
         raise UnsupportedModel("the layers of this model already differ: prune the original with uniform sizes")

@@ -78,7 +78,7 @@ def prune_pretrained(
     )
     result = pruner.prune(budget)
     models = {DENSE: dense, PRUNED: result.model}
-    times = latency.measure_at(pruner.workload, models, progress=project.stages)
+    times = latency.measure_within(latency.LONGEST_JUDGING, pruner.workload, models, progress=project.stages)
     facts = Manifest(model=result.facts, new_head=tuple(new_head), latency=times, origin=project.origin)
     whole = put_on(model, result.model) if new_head else result.model
     return PrunedPretrained(whole, result.masks, facts)
