@@ -8,7 +8,7 @@ PIP_VERSION := 26.0.1
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt --build-constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz properties check coverage mutants matrix clean
+.PHONY: help demo test fuzz properties check kill coverage mutants matrix clean
 SECONDS ?= 600
 
 help: ## show this list
@@ -41,6 +41,9 @@ mutants: $(STAMPS)/test ## change what decides and repairs, bit by bit, and see 
 
 matrix: ## run a selection of tests on the oldest and newest versions that are supported (MATRIX="--cell NAME")
 	@$(PYTHON) tests/matrix.py $(MATRIX)
+
+kill: $(STAMPS)/test ## kill commands at random moments, start them twice at once (KILL="--kills 300 --seconds 3600")
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/trust/killing.py $(KILL)
 
 clean: ## remove .venv, caches and what the demo wrote
 	@rm -rf $(VENV) .venv-matrix fuzz-findings demo-model build dist .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache

@@ -26,7 +26,7 @@ from transformers import (
 from conftest import TinyBert
 from tiny_models import random_masks, tiny_model
 from trimformer.errors import CheckpointError, TrimformerError
-from trimformer.model import checkpoint, modeling_trimformer
+from trimformer.model import checkpoint, folders, modeling_trimformer
 from trimformer.model.manifest import read_manifest
 from trimformer.model.structure import parameter_count, read_structure
 from trimformer.model.surgery import cut, pruning_config
@@ -395,6 +395,7 @@ class TestWriting:
                 raise OSError("the disk is gone")
             return rename(self, target)
 
+        monkeypatch.setattr(folders, "_exchanged", lambda *_: False)  # a system that cannot
         monkeypatch.setattr(Path, "rename", fail_for_new)
         with pytest.raises(CheckpointError, match="the disk is gone"):
             checkpoint.write(small, saved, overwrite=True)

@@ -27,6 +27,7 @@ from trimformer.cli import dialect
 from trimformer.cli.console import error_console, replace_missing_characters
 from trimformer.cli.launch import Launch, launched, process_count
 from trimformer.cli.options import HELP_GROUPS
+from trimformer.cli.signals import Asked, ending_at_signals
 from trimformer.errors import InvalidOption, ProcessLost, TrimformerError, TrimformerWarning, first_line
 from trimformer.judging.names import ELSEWHERE, shared_words
 from trimformer.report.characters import visible
@@ -38,7 +39,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 UNEXPECTED, MISTAKE, INTERRUPTED = 1, 2, 130
-"""Exit codes of the program, where it does not end well."""
+"""Exit codes of the program, where it does not end well; that of an interruption is as typer gives it."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors of places where no more can be written."""
 TRACE = "TRIMFORMER_TRACE"
 """Name of an environment variable: where it is set, an unexpected error shows Python's traceback."""
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -96,19 +99,22 @@ def _before_commands(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    A user's mistake is one line on stderr and exit code 2, Ctrl-C is exit code 130. An error that nobody expected is
-    one line too, exit code 1 and a file with Python's traceback.
+    A user's mistake is one line on stderr and exit code 2. Ctrl-C is exit code 130, SIGTERM 143, SIGHUP 129. An error
+    that nobody expected is one line too, exit code 1 and a file with Python's traceback.
     """
     typed = sys.argv[1:] if arguments is None else arguments
     replace_missing_characters()
-    try:
-        with launched() as launch:
-            _run(typed, launch)
-    except ProcessLost as error:  # the processes of this launch did not meet
-        _end(str(error), MISTAKE, Launch())
+    with ending_at_signals() as asked:
+        try:
+            with launched() as launch:
+                _run(typed, launch, asked)
+        except ProcessLost as error:  # the processes of this launch did not meet
+            _end(str(error), asked.code if asked.number else MISTAKE, Launch())
+        except KeyboardInterrupt:
+            _end(asked.message, asked.code, Launch())
 
 
-def _run(typed: Sequence[str], launch: Launch) -> None:
+def _run(typed: Sequence[str], launch: Launch, asked: Asked) -> None:
     strange = next((word for word in typed if any("\ud800" <= each <= "\udfff" for each in word)), None)
     if strange is not None:  # what is not UTF-8 comes so from Python; other programs can neither read nor write it
         _end(f"{strange} is not UTF-8: rename the file or folder", MISTAKE, launch)
@@ -117,12 +123,16 @@ def _run(typed: Sequence[str], launch: Launch) -> None:
             with launch.only_first_prints(), _own_warnings():
                 ended = app(typed, prog_name="trimformer", standalone_mode=False, obj=command_line(typed))
         except TrimformerError as error:
-            _end(dialect.spoken(str(error)), MISTAKE, launch, lost=isinstance(error, ProcessLost))
+            code = asked.code if asked.number else MISTAKE
+            _end(dialect.spoken(str(error)), code, launch, lost=isinstance(error, ProcessLost))
         except UsageError as error:
             _end(_usage(error, typed), MISTAKE, launch)
         except (typer.Abort, KeyboardInterrupt):
             ended = INTERRUPTED
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                what = error.filename or "the output"
+                _end(f"cannot write {what}: {error.strerror}; free some space", MISTAKE, launch)
             if os.environ.get(TRACE):
                 raise
             if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # only a path that was given can be
@@ -130,7 +140,7 @@ def _run(typed: Sequence[str], launch: Launch) -> None:
                 _end(told, MISTAKE, launch)
             _end(_unexpected(error, typed), UNEXPECTED, launch)
     if ended == INTERRUPTED:  # newer versions of typer return it
-        _end("interrupted", INTERRUPTED, launch)
+        _end(asked.message, asked.code, launch)
 
 
 def _dialect_of(typed: Sequence[str]) -> dialect.Dialect:

@@ -7,7 +7,6 @@ Trainer's checkpoints, and the pruned model where pruning comes first. It goes a
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -15,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
-from transformers.trainer import TRAINER_STATE_NAME
 
 from trimformer import plugins, processes
 from trimformer.cli import console, steps
 from trimformer.cli.options import assignments
+from trimformer.cli.unfinished import JOURNAL, PRUNED, Unfinished
 from trimformer.data.columns import naming_columns
-from trimformer.errors import CheckpointError, InvalidOption
+from trimformer.errors import InvalidOption
 from trimformer.judging import manifest
 from trimformer.judging.manifest import Manifest, Origin
 from trimformer.judging.metrics import Metrics
@@ -29,19 +28,20 @@ from trimformer.judging.project import Project
 from trimformer.judging.task import FitsRows, Task, fitted_to
 from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.model import checkpoint
+from trimformer.model.folders import explained
 from trimformer.model.manifest import plain, read, read_manifest
 from trimformer.model.modeling_trimformer import auto_class
 from trimformer.progress import Progress
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.facts import PruningFacts
+from trimformer.pruning.journal import Journal
 from trimformer.report import saving, terminal
 from trimformer.training.finetune import FineTuning, finetune, judge, training_features
 from trimformer.training.heads import load_to_train
 from trimformer.training.p_pruning import prune_pretrained
 from trimformer.training.step_time import step_times
 
-ASKED = "run.json"
-PRUNED, DENSE = "pruned", "dense"
+DENSE = "dense"
 NOT_ASKED = {"out", "device", "command"}
 """Fields of a run that may differ when it is resumed."""
 ROWS_TO_CHECK = 8
@@ -81,11 +81,6 @@ class Run:
             raise InvalidOption("`dense_too` needs to know the dense model: name it as `dense`")
 
     @property
-    def folder(self) -> Path:
-        """Folder where unfinished work is kept."""
-        return self.out.with_name(f"{self.out.name}.unfinished")
-
-    @property
     def asked(self) -> dict[str, Any]:
         """Fields that must be the same for a run to be resumed, as JSON has them."""
         facts = {name: value for name, value in asdict(self).items() if name not in NOT_ASKED}
@@ -106,21 +101,18 @@ def workplace(run: Run, *, resume: bool) -> Iterator[Path]:
     """Within the context, a run has a folder for unfinished work, which stays after an interruption if it holds some.
 
     Raises:
-        CheckpointError: an earlier run was interrupted and `resume` is not set.
+        CheckpointError: an earlier run was interrupted and `resume` is not set, or the folder cannot be written to.
         InvalidOption: the earlier run was asked for something else.
     """
-    _check_earlier(run, resume=resume)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    (run.folder / ASKED).write_text(json.dumps(run.asked, indent=2) + "\n")
-    try:
-        yield run.folder
-    except BaseException:
-        if _has_work(run.folder):
-            console.say(f"{run.folder} keeps what was done: the same command with --resume goes on from there")
-        else:
-            shutil.rmtree(run.folder)
-        raise
-    shutil.rmtree(run.folder)
+    unfinished = Unfinished(run.out, run.asked, resume)
+    with explained(unfinished.folder):
+        unfinished.begin()
+        try:
+            yield unfinished.folder
+        except BaseException:
+            unfinished.leave()
+            raise
+    unfinished.done()
 
 
 @dataclass(frozen=True)
@@ -212,26 +204,6 @@ def save_finetuned(run: Run, trained: Completed, *, overwrite: bool) -> None:
     )
 
 
-def _check_earlier(run: Run, *, resume: bool) -> None:
-    asked = run.folder / ASKED
-    if not run.folder.exists():
-        return
-    if not resume:
-        raise CheckpointError(f"{run.folder} holds an interrupted run: go on with --resume, or delete that folder")
-    try:
-        earlier = json.loads(asked.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{asked} cannot be read: delete {run.folder} and start anew") from error
-    for name, value in run.asked.items():
-        if earlier.get(name) != value:
-            said = f"the interrupted run has {name} {earlier.get(name)!r}, not {value!r}"
-            raise InvalidOption(f"{said}: give the same again, or delete {run.folder}")
-
-
-def _has_work(folder: Path) -> bool:
-    return (folder / PRUNED).exists() or any(folder.rglob(TRAINER_STATE_NAME))
-
-
 def _project_to_train(run: Run, name: str, progress: Progress) -> tuple[Project, list[str]]:
     task: Task = plugins.load("tasks", run.task)
     with naming_columns(run.columns):
@@ -270,7 +242,8 @@ def _prune_once(run: Run, project: Project, new: list[str], folder: Path) -> Non
     some = min(run.options.rows or ROWS_TO_CHECK, ROWS_TO_CHECK)
     training_features(project, replace(run.options, rows=some), run.seed)
     options = dict(run.pruning)
-    result = prune_pretrained(project, Budget(**options.pop("budget")), new_head=new, **options)
+    budget, journal = Budget(**options.pop("budget")), Journal(folder.with_name(JOURNAL), console.say)
+    result = prune_pretrained(project, budget, new_head=new, journal=journal, **options)
     saving.save(result.model, folder, tokenizer=project.tokenizer, manifest=result.manifest)
 
 
@@ -282,7 +255,7 @@ class _Trained:
 
 
 def _train(run: Run, project: Project, folder: Path, *, resume: bool) -> _Trained:
-    trained = finetune(project, run.options, folder, seed=run.seed, resume=resume)
+    trained = finetune(project, run.options, folder, seed=run.seed, resume=resume, say=console.say)
     checkpoint.round_weights(trained.model, project.stored_dtype)
     return _Trained(trained.model, trained.facts, judge(project, trained.model, project.evaluation_rows))
 

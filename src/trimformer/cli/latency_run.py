@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from trimformer.data.batches import Workload, random_batch
 from trimformer.errors import InvalidOption
 from trimformer.export.runtimes import MOST_COMPILED, compile_for, runners, runtimes_of
 from trimformer.model.checkpoint import load_config
+from trimformer.model.claims import scratch_folder
 from trimformer.model.limits import most_tokens
 from trimformer.model.placement import find_device
 from trimformer.observing.latency import device_name, measure, using_threads
@@ -51,8 +51,8 @@ def time_models(
     for model, config in zip(models, configs, strict=True):
         _check_lengths(model, config, sizes)
     smallest = min(configs, key=lambda config: int(config.vocab_size))
-    with using_threads(threads), tempfile.TemporaryDirectory() as scratch:
-        candidates = _candidates(models, asked, str(place), Path(scratch), progress)
+    with using_threads(threads), scratch_folder() as scratch:
+        candidates = _candidates(models, asked, str(place), scratch, progress)
         measured = []
         for rows, length in sizes:
             batch = random_batch(smallest, Workload(length, rows), place)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from time import monotonic, sleep
-from types import FrameType
 from typing import Any
 
 from trimformer.errors import ProcessLost, first_line
@@ -92,7 +91,6 @@ def launched() -> Iterator[Launch]:
         ) from error
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK") or rank) % torch.cuda.device_count())
-    signal.signal(signal.SIGTERM, _end)
     try:
         with _until_left(store, rank, size):
             yield Launch(store, rank)
@@ -124,7 +122,3 @@ def _there(store: Any, keys: list[str], seconds: float) -> bool:
     while not (there := store.check(keys)) and monotonic() < end:
         sleep(EVERY_SECONDS)
     return bool(there)
-
-
-def _end(_: int, __: FrameType | None) -> None:
-    raise ProcessLost("stopped by SIGTERM: another process of this run has ended, or somebody stopped the run")

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins, processes
@@ -25,6 +26,8 @@ from trimformer.judging.project import Project
 from trimformer.judging.result import TaskResult
 from trimformer.judging.task import UNLABELLED, Task, chosen_task, fitted_to, trained_task
 from trimformer.model import checkpoint
+from trimformer.model.claims import claimed
+from trimformer.model.folders import explained
 from trimformer.model.manifest import as_text
 from trimformer.model.placement import Placement
 from trimformer.model.pooling import MODULES, pooling_of
@@ -160,6 +163,18 @@ def report_plan(plan: Plan, out: Path | None, report: Path | None, *, command: s
     console.remarks(plans.remarks(plan))
     if out is not None:
         console.written("sizes", out, f"edit them, and prune with --sizes {out}")
+
+
+def claim(context: typer.Context, *outputs: Path | None) -> None:
+    """Have the outputs of a command for itself until it ends; another run that is at work on one ends this.
+
+    Raises:
+        CheckpointError: names the output.
+    """
+    for out in outputs if processes.is_first() else ():
+        if out is not None:
+            with explained(out):
+                context.with_resource(claimed(out))
 
 
 def check_asked(report: Path | None, push_to_hub: str | None = None, *, overwrite: bool) -> None:

@@ -36,11 +36,12 @@ def compare_command(
     from trimformer.compare.plan import read_plan
     from trimformer.compare.rows import as_facts
     from trimformer.compare.run import run, stored
-    from trimformer.model.folders import check_place
+    from trimformer.model.folders import check_place, write_text
 
     plan = read_plan(file)
     check_place(out / markdown.FILE)
     steps.check_asked(report, overwrite=overwrite)
+    steps.claim(context, out, report)
     if show:
         rows = stored(plan, out, console.say)
         if not rows:
@@ -48,7 +49,7 @@ def compare_command(
     else:
         rows = run(plan, out, console.say, lambda: console.progress_bars(console.error_console))
     text = markdown.document(plan, rows)
-    (out / markdown.FILE).write_text(text, encoding="utf-8")
+    write_text(text, out / markdown.FILE)
     files = plots.write_plots(plan, rows, out)
     if report is not None:
         steps.write_report(_page(file, rows, context.obj), report)

@@ -51,6 +51,7 @@ def demo_command(
     make_method(method, {})
     checkpoint.check_writable(out, overwrite=overwrite)
     steps.check_asked(report, overwrite=overwrite)
+    steps.claim(context, out, report)
     task = plugins.load("tasks", "embedding")
     name = demo_model()
     dense, tokenizer = steps.load_with_tokenizer(name, task, Placement(device=device))

@@ -23,6 +23,7 @@ HELP_PLACE = ("Take it along", 1)
 
 
 def export_command(
+    context: typer.Context,
     model: ModelArgument,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Write model.int8.onnx as well.")] = False,
@@ -47,6 +48,7 @@ def export_command(
     require_onnx()
     target = out or Path(f"{model.rstrip('/')}-onnx" if Path(model).is_dir() else f"{Path(model).name}-onnx")
     check_writable(target, overwrite=overwrite, source=model, weights="*.onnx")
+    steps.claim(context, target)
     origin = export_run.judged_on(model, task, data, columns_named(column))
     gone = "" if origin.task else export_run.rows_gone(model)
     if int8 and not origin.task:

@@ -49,11 +49,12 @@ def finetune_command(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Fine-tune a model on labelled rows, keep the best checkpoint, and judge it on rows kept apart."""
-    from trimformer.cli import finetune_run, steps
+    from trimformer.cli import finetune_run, steps, unfinished
     from trimformer.model.checkpoint import check_writable
 
     columns, options = columns_named(column), finetune_run.tuning(train)
-    check_writable(out, overwrite=overwrite, source=model)
+    check_writable(out, overwrite=overwrite or unfinished.goes_on(out, resume=resume), source=model)
+    steps.claim(context, out)
     run = finetune_run.Run(
         model=model,
         task=steps.task_to_train(task, model, data, columns),
@@ -68,7 +69,7 @@ def finetune_command(
         dense_too=dense_too,
         command=context.obj,
     )
-    tuned = finetune_run.carry_out(run, resume=resume, overwrite=overwrite)
+    tuned = finetune_run.carry_out(run, resume=resume, overwrite=overwrite or resume)
     finetune_run.report_finetuned(run, tuned, as_json=as_json)
 
 

@@ -113,6 +113,7 @@ def plan_command(
     check_foretells(method, made)
     steps.check_plan(out, asked, overwrite=overwrite)
     steps.check_asked(report, overwrite=overwrite)
+    steps.claim(context, out, report)
     origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
     with console.progress_bars(console.error_console) as progress:
         project = steps.gather(origin, max_length, placement, progress)

@@ -70,7 +70,7 @@ def pprune_command(
     """P-pruning: make a pre-trained model smaller without labels, then fine-tune it and judge it."""
     from dataclasses import asdict
 
-    from trimformer.cli import finetune_run, steps, wanted
+    from trimformer.cli import finetune_run, steps, unfinished, wanted
     from trimformer.model.checkpoint import check_writable
     from trimformer.pruning.method_options import make_method
 
@@ -79,7 +79,8 @@ def pprune_command(
     options = assignments(set_)
     make_method(method, options)
     columns = columns_named(column)
-    check_writable(out, overwrite=overwrite, source=model)
+    check_writable(out, overwrite=overwrite or unfinished.goes_on(out, resume=resume), source=model)
+    steps.claim(context, out)
     run = finetune_run.Run(
         model=model,
         task=steps.task_to_train(task, model, data, columns),
@@ -103,7 +104,7 @@ def pprune_command(
             "seed": seed,
         },
     )
-    tuned = finetune_run.carry_out(run, resume=resume, overwrite=overwrite)
+    tuned = finetune_run.carry_out(run, resume=resume, overwrite=overwrite or resume)
     finetune_run.report_finetuned(run, tuned, as_json=as_json)
 
 

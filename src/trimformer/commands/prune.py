@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -38,6 +38,7 @@ from trimformer.cli.options import (
     PushOption,
     QueryHeadsOption,
     ReportOption,
+    ResumeOption,
     RoundOption,
     SeedOption,
     SetOption,
@@ -53,6 +54,9 @@ from trimformer.cli.options import (
 )
 from trimformer.model.parameters import DEVICE, DTYPE
 from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, MINUTES, ROUND_TO, SEED
+
+if TYPE_CHECKING:
+    from trimformer.judging.result import TaskResult
 
 HELP_PLACE = ("Make it smaller", 1)
 MANY_PROCESSES = True
@@ -99,13 +103,14 @@ def prune_command(
     set_: SetOption = None,
     cache: CacheOption = None,
     report: ReportOption = None,
+    resume: ResumeOption = False,
     push_to_hub: PushOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Make a model smaller for a task, judge it before and after, and save it."""
-    from trimformer.cli import console, steps, wanted
+    from trimformer.cli import console, steps, unfinished, wanted
     from trimformer.judging.guard import smallest_within
     from trimformer.judging.manifest import Origin
     from trimformer.judging.vocabulary import with_vocabulary
@@ -113,17 +118,16 @@ def prune_command(
     from trimformer.model.placement import Placement
     from trimformer.pruning.method_options import make_method
     from trimformer.pruning.target import COUNTED
-    from trimformer.report.page import checkpoint_page
 
     shares = {"flops": flops, "params": params, "latency": latency, "size": wanted.share_or_amount(size)}
     sizes = wanted.asked_sizes((heads, query_heads, neurons), sites, keep_layers, (drop_blocks, drop_sublayers), only)
     budget, sizes = wanted.target(shares, max_drop, sizes, round_to=round_to, uniform=uniform)
     wanted.check_guarded(max_drop, metric, cost)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
-    options = assignments(set_)
-    made = make_method(method, options)
-    check_writable(out, overwrite=overwrite, source=model)
+    made = make_method(method, options := assignments(set_))
+    check_writable(out, overwrite=overwrite or unfinished.goes_on(out, resume=resume), source=model)
     steps.check_asked(report, push_to_hub, overwrite=overwrite)
+    run = unfinished.begun(context, out, report, resume=resume)
     origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
     with console.progress_bars(console.error_console, stages=4) as progress:
         project = steps.gather(origin, max_length, placement, progress, metric)
@@ -138,23 +142,31 @@ def prune_command(
             batch_size=batch_size,
             options=options,
             cache=steps.kept_measurements(cache),
+            journal=run.journal,
             budgets=[budget] if budget else [],
             sizes=sizes,
         )
-        small = (
-            pruner.prune(budget, sizes)
-            if max_drop is None
-            else smallest_within(
+        if max_drop is None:
+            small = pruner.prune(budget, sizes)
+        else:
+            small = smallest_within(
                 project, pruner, max_drop, metric=metric, cost=cost or COUNTED, round_to=round_to, sizes=sizes
             )
-        )
         result = project.judge(small)
-    steps.save_pruned(result, model, project.tokenizer, out, overwrite=overwrite)
+    steps.save_pruned(result, model, project.tokenizer, out, overwrite=overwrite or resume)
+    run.done()
+    _tell(result, out, report, as_json=as_json)
+    if push_to_hub is not None:
+        steps.push(out, push_to_hub)
+
+
+def _tell(result: TaskResult, out: Path, report: Path | None, *, as_json: bool) -> None:
+    from trimformer.cli import steps
+    from trimformer.report.page import checkpoint_page
+
     if report is not None:
         steps.write_report(checkpoint_page(result.facts, str(out)), report)
     steps.report_pruned(result, out, as_json=as_json)
-    if push_to_hub is not None:
-        steps.push(out, push_to_hub)
 
 
 PROVIDES = {"prune": prune_command}

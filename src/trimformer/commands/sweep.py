@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,6 +32,7 @@ from trimformer.cli.options import (
     OverwriteOption,
     QueryHeadsOption,
     ReportOption,
+    ResumeOption,
     RoundOption,
     SeedOption,
     SetOption,
@@ -44,6 +45,9 @@ from trimformer.cli.options import (
 )
 from trimformer.model.parameters import DEVICE, DTYPE
 from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, MINUTES, ROUND_TO, SEED
+
+if TYPE_CHECKING:
+    from trimformer.judging.manifest import Manifest
 
 HELP_PLACE = ("Make it smaller", 2)
 MANY_PROCESSES = True
@@ -86,19 +90,19 @@ def sweep_command(
     set_: SetOption = None,
     cache: CacheOption = None,
     report: ReportOption = None,
+    resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     trust_remote_code: TrustOption = False,
 ) -> None:
     """One calibration, several sizes: a checkpoint each, a table, and a plot of the metric against what is kept."""
-    from trimformer.cli import console, steps, wanted
-    from trimformer.judging.manifest import Origin
+    from trimformer.cli import console, steps, unfinished, wanted
+    from trimformer.judging.manifest import Manifest, Origin
     from trimformer.model.checkpoint import check_writable
-    from trimformer.model.manifest import plain
+    from trimformer.model.manifest import read_manifest
     from trimformer.model.placement import Placement
     from trimformer.pruning.method_options import make_method
-    from trimformer.report import frontier, terminal
-    from trimformer.report.page import sweep_page
+    from trimformer.report import frontier
 
     texts = {"flops": flops, "params": params, "latency": latency, "size": size}
     asked = wanted.budgets(texts if any(texts.values()) else {"flops": DEFAULT_SHARES}, round_to)
@@ -106,12 +110,15 @@ def sweep_command(
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     made = make_method(method, options := assignments(set_))
     targets = [out / f"{budget.cost}-{budget.asked}" for budget in asked]
-    for target in targets:
-        check_writable(target, overwrite=overwrite)
-    frontier.check_no_sweep(out, overwrite=overwrite)
     steps.check_asked(report, overwrite=overwrite)
+    run = unfinished.begun(context, out, report, resume=resume)
+    frontier.check_no_sweep(out, overwrite=overwrite or run.goes_on)
+    there = [target for target in targets if run.has_written(target)]
+    for target in targets:
+        check_writable(target, overwrite=overwrite or run.goes_on)
+    steps.claim(context, *targets)
     origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
-    results = []
+    results: list[Manifest] = []
     with console.progress_bars(console.error_console, stages=2 + 2 * len(asked)) as progress:
         project = steps.gather(origin, max_length, placement, progress)
         wanted.check_sizes(sizes, project.model, method, made)
@@ -124,14 +131,29 @@ def sweep_command(
             seed=seed,
             options=options,
             cache=steps.kept_measurements(cache),
+            journal=run.journal,
             budgets=asked,
             sizes=sizes,
         )
         for budget, target in zip(asked, targets, strict=True):
+            if target in there:
+                results.append(Manifest.from_json(read_manifest(target)))
+                continue
             result = project.judge(pruner.prune(budget, sizes))
-            steps.save_pruned(result, model, project.tokenizer, target, overwrite=overwrite)
+            steps.save_pruned(result, model, project.tokenizer, target, overwrite=overwrite or resume)
+            run.note_written(target)
             results.append(result.facts)
     frontier.write_sweep(results, out)
+    run.done()
+    _tell(results, out, report, as_json=as_json)
+
+
+def _tell(results: list[Manifest], out: Path, report: Path | None, *, as_json: bool) -> None:
+    from trimformer.cli import console, steps
+    from trimformer.model.manifest import plain
+    from trimformer.report import frontier, terminal
+    from trimformer.report.page import sweep_page
+
     if report is not None:
         steps.write_report(sweep_page(results), report)
     console.warn([warning for facts in results for warning in facts.pruning.warnings])

@@ -53,6 +53,7 @@ def vocabulary_command(
     from trimformer.vocabulary.trim import trim_vocabulary
 
     checkpoint.check_writable(out, overwrite=overwrite, source=model)
+    steps.claim(context, out)
     named = columns_named(column)
     with naming_columns(named):
         to_keep = all_texts(read_rows(texts, "train"), texts, tuple(named))

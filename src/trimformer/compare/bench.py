@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -27,6 +26,7 @@ from trimformer.judging.names import shared_text
 from trimformer.judging.project import Project
 from trimformer.judging.task import Task
 from trimformer.model import checkpoint, placement
+from trimformer.model.claims import scratch_folder
 from trimformer.model.manifest import read_manifest, versions
 from trimformer.model.sites import Masks
 from trimformer.observing.resources import watching_resources
@@ -208,7 +208,7 @@ class Bench:
     def _tuned(self, project: Project, seed: int) -> FineTuned:
         options = self.subject.finetuning
         project = project.with_guard(seed) if options.patience else project
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             return finetune(project, options, folder, seed=seed)
 
     @property

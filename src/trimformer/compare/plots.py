@@ -15,6 +15,7 @@ from trimformer.compare.findings import best_speedup, over_seeds, pairs_in_commo
 from trimformer.compare.plan import Plan
 from trimformer.compare.rows import Row
 from trimformer.judging.metrics import LOWER_IS_BETTER
+from trimformer.model.folders import whole_file
 from trimformer.report.pictures import metric_scale
 
 PANEL = (4.2, 3.4)
@@ -44,8 +45,8 @@ def figures(plan: Plan, rows: Sequence[Row]) -> dict[str, Figure]:
 
 def save_svg(figure: Figure, file: Path) -> Path:
     """Write a figure as SVG, the same bytes each time."""
-    with mpl.rc_context({"svg.hashsalt": "trimformer"}):
-        figure.savefig(file, metadata={"Date": None})
+    with mpl.rc_context({"svg.hashsalt": "trimformer"}), whole_file(file) as new:
+        figure.savefig(new, metadata={"Date": None})
     return file
 
 

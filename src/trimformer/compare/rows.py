@@ -18,6 +18,7 @@ from typing import Any
 from trimformer.errors import DataError
 from trimformer.judging.manifest import DENSE, PRUNED, speedup
 from trimformer.judging.metrics import Metric, Metrics, degradation
+from trimformer.model.folders import write_text
 from trimformer.model.manifest import checked, plain, read
 from trimformer.observing.latency import Latency
 from trimformer.pruning.facts import BudgetFacts, CalibrationFacts, ParameterFacts
@@ -239,6 +240,4 @@ def _ends_in_newline(file: Path) -> bool:
 
 
 def _replace(file: Path, lines: list[str]) -> None:
-    new = file.with_name(f".{file.name}.new")
-    new.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    new.replace(file)
+    write_text("".join(line + "\n" for line in lines), file)

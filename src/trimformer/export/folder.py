@@ -6,6 +6,7 @@ import copy
 import inspect
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,11 @@ def export(
     """
     require_onnx()
     target = Path(out)
-    check_writable(target, overwrite=overwrite, weights="*.onnx")
+    free = partial(check_writable, target, overwrite=overwrite, weights="*.onnx")
     check_rows(features, tokenizer, model.config)
     files = [FLOAT, INT8] if int8 else [FLOAT]
     found: dict[str, Any] = {**(facts or {}), "opset": OPSET, "versions": _versions(), "files": {}}
-    with whole_folder(target) as new:
+    with whole_folder(target, free) as new:
         new.mkdir()
         for name in files if progress is None else progress(files, "exporting"):
             if name == FLOAT:

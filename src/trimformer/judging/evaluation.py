@@ -26,9 +26,9 @@ Read = Callable[[Any, Batch], Mapping[str, Iterable[Tensor]]]
 def inference(*models: PreTrainedModel) -> Iterator[None]:
     """Within the context, models are in evaluation mode and without gradients; then every module is as it was."""
     modes = [(module, module.training) for model in models for module in model.modules()]
-    for model in models:
-        model.eval()
     try:
+        for model in models:
+            model.eval()
         with torch.inference_mode():
             yield
     finally:

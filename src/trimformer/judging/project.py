@@ -32,6 +32,7 @@ from trimformer.progress import Progress, Stages, staged
 from trimformer.pruning.budget import Budget, stored_in
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.facts import ParameterFacts
+from trimformer.pruning.journal import Journal
 from trimformer.pruning.method_options import asked_by
 from trimformer.pruning.parameters import AUTO, DEFAULT_METHOD, DEFAULT_MINUTES, MOST_TOKENS, check_parameters
 from trimformer.pruning.preparation import shorter
@@ -102,6 +103,7 @@ class Project:
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
+        journal: Journal | None = None,
         judged: bool = True,
         budgets: Sequence[Budget] = (),
         sizes: Sizes | None = None,
@@ -127,6 +129,7 @@ class Project:
             seed=seed,
             options=options,
             cache=cache,
+            journal=journal,
             progress=self.stages,
         )
         pruner.workload = stored_in(pruner.workload, self.model.dtype, self.stored_dtype)

@@ -37,7 +37,7 @@ from trimformer.pruning.budget import total_cost
 from trimformer.pruning.choose.scoring import mask_gradients, output_energy, unit_second_moments
 from trimformer.pruning.choose.search import keep_best
 from trimformer.pruning.contract import Backward, Effort, Job
-from trimformer.pruning.refit.walk import Walk
+from trimformer.pruning.refit.walk import Stop, Walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,23 +93,27 @@ class KPrune:
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Measure, search, cut and tune, sublayer by sublayer from the bottom up."""
-        masks: Masks = {}
-        left = job.limit
         with frozen(job.dense.model), frozen(job.student.model):
             walk = Walk(job, "pruning sublayers")
             teacher = _Teacher(walk)
-            sites = job.student.sites
-            chosen: Masks = {}
-            for position, stop in enumerate(walk):
-                name = stop.site.name
-                if not (self.one_shot and chosen):
-                    knowledge = self.knowledge(job, walk.student, teacher, sites[position:])
-                    chosen = keep_best(knowledge, job.costs, left, job.bounds)
-                masks[name] = stop.cut(chosen[name])
-                left -= total_cost({name: masks[name]}, job.costs)
+            at_once = self._chosen(walk, teacher) if self.one_shot else None
+
+            def settle(stop: Stop) -> Tensor:
+                chosen = at_once or self._chosen(walk, teacher)
+                mask = stop.cut(chosen[stop.site.name])
                 if self.tune:
                     stop.solve(stop.regression(), ridge=self.ridge, intercept=self.intercept)
-        return masks
+                return mask
+
+            return walk.settled(settle)
+
+    def _chosen(self, walk: Walk, teacher: Callable[[int], Predictions]) -> Masks:
+        """Choose the masks of all sites that are not settled yet, within what these leave of the limit."""
+        job, left = walk.job, walk.job.limit
+        for name, mask in walk.masks.items():
+            left -= total_cost({name: mask}, job.costs)
+        knowledge = self.knowledge(job, walk.student, teacher, job.student.sites[len(walk.masks) :])
+        return keep_best(knowledge, job.costs, left, job.bounds)
 
     def knowledge(
         self, job: Job, student: Boundary, teacher: Callable[[int], Predictions], sites: Sequence[Site]

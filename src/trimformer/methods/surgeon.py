@@ -138,14 +138,14 @@ class Surgeon:
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Allocate the budget; from the bottom up cut, choose the last units anew, and refit."""
-        masks = self.decide(job, measured)
+        decided = self.decide(job, measured)
         with frozen(job.dense.model), frozen(job.student.model):
             if not self.tune:
-                cut_and_refit(job, masks, tune=False, ridge=0.0, intercept=False)
-                return masks
-            for stop in Walk(job, "cutting and refitting"):
-                name = stop.site.name
-                masks[name] = self._settle(stop, masks[name], measured.get(name))
+                cut_and_refit(job, decided, tune=False, ridge=0.0, intercept=False)
+                return decided
+            masks = Walk(job, "cutting and refitting").settled(
+                lambda stop: self._settle(stop, decided[stop.site.name], measured.get(stop.site.name))
+            )
         train_blocks(job, Training(epochs=self.epochs, rate=self.rate))
         return masks
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
@@ -203,8 +204,7 @@ def write(
         CheckpointError: the folder exists and `overwrite` is not set, it cannot be written, or it does not read back.
     """
     target = Path(out)
-    check_writable(target, overwrite=overwrite)
-    with whole_folder(target) as new:
+    with whole_folder(target, partial(check_writable, target, overwrite=overwrite)) as new:
         weights = None if dtype in (None, model.dtype) else _converted(model, dtype)
         with catch_warnings():
             simplefilter("ignore")  # that offloaded weights are loaded shard by shard

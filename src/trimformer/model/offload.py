@@ -7,11 +7,9 @@ checkpoint that it was loaded from.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimformer.errors import UnsupportedModel
+from trimformer.model.claims import scratch_folder
 
 HOOK, VERSION = "_hf_hook", "_version"
 """Attributes: accelerate's hook of a module, and PyTorch's number of times that a tensor was written to."""
@@ -83,15 +82,16 @@ def stored(model: nn.Module, named: Iterable[tuple[str, Tensor]]) -> Iterator[tu
 def in_memory(model: nn.Module, part: nn.Module) -> Iterator[None]:
     """Within the context, the weights of a part of a model are in memory, and what is changed in them is kept."""
     modules = [module for module in part.modules() if has_offloaded_params(module)]
-    for module in modules:
-        _hook(module).pre_forward(module)
-        _hook(module).offload = False
-    before = {id(module): _state(module) for module in modules}
+    before: dict[int, dict[str, tuple[int, int]]] = {}
     try:
+        for module in modules:
+            _hook(module).pre_forward(module)
+            _hook(module).offload = False
+            before[id(module)] = _state(module)
         yield
     finally:
         for module in modules:
-            if _state(module) != before[id(module)]:
+            if id(module) in before and _state(module) != before[id(module)]:
                 _hook(module).weights_map = _kept(model, module)
             _hook(module).offload = True
             for name, _ in module.named_parameters(recurse=False):
@@ -148,8 +148,9 @@ class _Scratch:
 
     def __init__(self, origin: _Scratch | None = None) -> None:
         self.origin = origin
-        self.folder = Path(tempfile.mkdtemp(prefix="trimformer-"))
-        weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+        held = ExitStack()
+        self.folder = held.enter_context(scratch_folder())
+        weakref.finalize(self, held.close)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Scratch:
         return _Scratch(self)

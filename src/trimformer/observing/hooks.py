@@ -17,11 +17,11 @@ class Reached(Exception):
 def forward_replaced(module: nn.Module, output: Any) -> Iterator[None]:
     """Within the context, a module computes nothing and gives a known output."""
     before = vars(module).get("forward")
-    module.forward = lambda *_, **__: output
     try:
+        module.forward = lambda *_, **__: output
         yield
     finally:
-        del module.forward
+        vars(module).pop("forward", None)
         if before is not None:
             module.forward = before
 

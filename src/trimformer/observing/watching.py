@@ -34,9 +34,9 @@ def frozen(model: nn.Module) -> Iterator[None]:
     """
     training = {name: module.training for name, module in model.named_modules()}
     learning = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    model.eval()
-    model.requires_grad_(requires_grad=False)
     try:
+        model.eval()
+        model.requires_grad_(requires_grad=False)
         yield
     finally:
         for name, module in model.named_modules():
@@ -125,9 +125,9 @@ def only_blocks(structure: Structure, start: int, stop: int | None = None, chain
     owner, blocks, config = structure.module(owner_path), structure.blocks(chain), structure.config(chain)
     before = {key: config.__dict__[key] for key in ("layer_types", "use_cache") if config.__dict__.get(key)}
     changed = {key: before[key][start:stop] if key == "layer_types" else False for key in before}
-    setattr(owner, name, blocks[start:stop])
-    vars(config).update(changed)
     try:
+        setattr(owner, name, blocks[start:stop])
+        vars(config).update(changed)
         yield
     finally:
         setattr(owner, name, blocks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Protocol, runtime_checkable
@@ -253,6 +253,19 @@ class HasUnit(Cost, Protocol):
 
     def share(self, amount: float, structure: Structure, prices: Prices) -> float:
         """Compute the share of the dense model's cost; one that no budget comes to raises `UnreachableTarget`."""
+
+
+def kept_by_cost(prices: Callable[[str], Prices], priced: Collection[str], masks: Masks) -> dict[str, float]:
+    """Compute the share of every cost that stays; of times and of the file, where they are priced already.
+
+    Args:
+        prices: gives those of a cost.
+        priced: costs of which they are known.
+        masks: what stays.
+    """
+    costs, asked_only = plugins.provided("costs"), (MeasuredCost, HasUnit)
+    counted = [name for name, cost in costs.items() if name in priced or not isinstance(cost, asked_only)]
+    return {name: prices(name).kept(masks) for name in counted}
 
 
 def rounded_tables(dense: Structure, tables: CostTables, multiple: int) -> CostTables:

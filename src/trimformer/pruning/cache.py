@@ -11,18 +11,18 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from trimformer import processes
-from trimformer.errors import DataError, first_line, reading
+from trimformer.errors import CheckpointError, DataError, first_line, reading
+from trimformer.model.folders import whole_file
 
 DIGEST_CHARACTERS = 16
 LOGGER = logging.getLogger("trimformer")
@@ -75,13 +75,10 @@ class MeasuredCache:
         if not measured or not processes.is_first():
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as scratch:
-                new = Path(scratch) / "new"
-                tensors = {name: values.cpu().contiguous() for name, values in measured.items()}
+            tensors = {name: values.cpu().contiguous() for name, values in measured.items()}
+            with whole_file(self._path(key)) as new:
                 save_file(tensors, new, metadata=_seal(_text(key), tensors))
-                new.replace(self._path(key))
-        except (OSError, SafetensorError) as error:
+        except CheckpointError as error:
             self.warn(f"nothing is kept for later runs: {error}")
 
     def _path(self, key: dict[str, Any]) -> Path:

@@ -13,6 +13,7 @@ from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured, Measurement
 from trimformer.pruning.budget import CostTables, total_cost
 from trimformer.pruning.choose.bounds import FREE, Bounds
+from trimformer.pruning.journal import Journal, Stage
 from trimformer.pruning.parameters import MOST_TOKENS
 
 Backward = Literal["none", "by block", "whole model"]
@@ -111,6 +112,16 @@ class Job(Calibration):
     """True if the student stays one of its own class: no output projection gets a bias that it does not have."""
     bounds: Bounds = field(default=FREE, kw_only=True)
     """What every site keeps at least and at most, and units that stay; every search takes it."""
+    journal: Journal | None = field(default=None, kw_only=True)
+    """Where to keep what is settled, for a run that goes on where this one was interrupted; None keeps nothing."""
+
+    def stage(self, name: str) -> Stage | None:
+        """Open what the journal has of a stage of exactly this job; None without a journal."""
+        if self.journal is None:
+            return None
+        bounds, made_by = self.bounds, [str(self.dense.device), processes.count()]
+        asked = [self.limit, self.stock, dict(bounds.least), dict(bounds.most)]
+        return self.journal.on(made_by, asked, dict(self.costs), dict(bounds.protected)).stage(name)
 
     def unit_cost(self, site: Site) -> float:
         """Compute the mean cost of a unit of the site; 1 where there is none, so that scores can be divided by it."""
@@ -132,3 +143,9 @@ class Job(Calibration):
             raise TrimformerError(
                 f"the method kept {cost:.4g} of at most {self.limit:.4g}: this is a bug of the method"
             )
+
+
+def job_on(calibration: Calibration, student: Structure, costs: CostTables, limit: float) -> Job:
+    """Make a job of a calibration, without bounds."""
+    of = calibration
+    return Job(of.dense, of.batches, of.seed, of.progress, labels=of.labels, student=student, limit=limit, costs=costs)

@@ -42,6 +42,11 @@ def measured_key(calibration: Calibration, name: str, method: Any) -> dict[str, 
     }
 
 
+def work_key(calibration: Calibration, name: str, method: Any) -> dict[str, Any]:
+    """Collect everything that pruning by a method depends on, but for the target."""
+    return measured_key(calibration, name, method) | {"options": asdict(method)}
+
+
 def _pooling(model: PreTrainedModel) -> list[str]:
     """Describe how a model without a head embeds, which is what it predicts; nothing for others."""
     return pooling_of(model).described() if auto_class(type(model).__name__) == "AutoModel" else []

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from trimformer.model.unchanged import unchanged
 from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured, from_tensors, to_tensors
 from trimformer.observing.resources import Used, watching_resources
@@ -41,7 +42,7 @@ def measure(calibration: Calibration, name: str, method: Method, cache: Measured
             cache.warn(f"what {cache.folder} has does not fit the method ({error}): measuring again")
         else:
             return Measuring(measured, Used(), None if seconds is None else float(seconds))
-    with watching_resources(calibration.dense.device) as used:
+    with unchanged(calibration.dense.model), watching_resources(calibration.dense.device) as used:
         found = method.measure(calibration)
     tensors = to_tensors(found)
     if cache and tensors:

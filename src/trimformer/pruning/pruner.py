@@ -21,15 +21,18 @@ from trimformer.model.sites import Masks
 from trimformer.model.slots import read_by_slot
 from trimformer.model.structure import Structure, parameter_count, read_structure
 from trimformer.model.surgery import describe_cut, describe_stock, pruning_config
+from trimformer.model.unchanged import leaves_unchanged, unchanged
 from trimformer.observing.measurements import Measured
 from trimformer.observing.resources import Used, watching_resources
 from trimformer.progress import Progress, staged
 from trimformer.pruning import preflight
 from trimformer.pruning.arguments import check_arguments
-from trimformer.pruning.budget import Budget, CostTables, HasUnit, MeasuredCost, Prices, workload_of
+from trimformer.pruning.budget import Budget, CostTables, MeasuredCost, Prices, kept_by_cost, workload_of
 from trimformer.pruning.cache import MeasuredCache
-from trimformer.pruning.contract import STAGES, Job, JudgesUnits
+from trimformer.pruning.contract import STAGES, Job, JudgesUnits, job_on
 from trimformer.pruning.facts import ParameterFacts, PruningFacts, compact_curves, patterns, units_by_block
+from trimformer.pruning.fingerprint import work_key
+from trimformer.pruning.journal import Journal
 from trimformer.pruning.measured_budget import pruned_as_measured
 from trimformer.pruning.measuring import measure
 from trimformer.pruning.method_options import asked_by, make_method
@@ -134,14 +137,16 @@ class Pruner:
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
         cache: MeasuredCache | None = None,
+        journal: Journal | None = None,
         progress: Progress | bool | None = None,
         column: Column = None,
     ) -> None:
-        """Read and check model, data and method, as for `prune`; `cache` keeps what is measured for later runs."""
+        """Read and check all, as for `prune`; `cache` and `journal` keep for later what is measured, and settled."""
         check_arguments(
             tokenizer=tokenizer,
             options=options,
             cache=cache,
+            journal=journal,
             method=method,
             calibration_tokens=calibration_tokens,
             minutes=minutes,
@@ -154,11 +159,12 @@ class Pruner:
         self.name, self.method = method, make_method(method, options or {})
         dense, left_out = read_structure(model), list[str]()
         source = Source(data, tokenizer, calibration_tokens, minutes, sequence_length, seed, column)
-        with asked_by(method):
-            self.calibration = calibration_on(dense, source, self.method, self.stages, left_out.append)
-        self.warnings = left_out + preflight.check(self.calibration, method, self.method)
+        with unchanged(model):
+            with asked_by(method):
+                self.calibration = calibration_on(dense, source, self.method, self.stages, left_out.append)
+            self.warnings = left_out + preflight.check(self.calibration, method, self.method)
         self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
-        self.cache = cache
+        self.cache, self.journal = cache or (journal.measured if journal else None), journal
         self.measuring = Used()
         self.measuring_seconds: float | None = None
         self.ordering: Used | None = None
@@ -205,6 +211,7 @@ class Pruner:
         vars(found).update(calibration=self.calibration.on(structure), _prices={}, _judging=judging)
         return found
 
+    @leaves_unchanged
     def prune(self, budget: Budget | None = None, sizes: Sizes | None = None) -> PruningResult:
         """Make a pruned copy of the model within a budget, with sizes asked for by name, or both.
 
@@ -213,8 +220,7 @@ class Pruner:
         Raises:
             TrimformerError: as `prune`.
         """
-        asked = self._asked(sizes)
-        if asked is not self:
+        if (asked := self._asked(sizes)) is not self:
             return asked.prune(budget, sizes)
         target = self.target(budget, sizes)
         cost = plugins.load("costs", target.cost)
@@ -236,8 +242,7 @@ class Pruner:
         """
         if not isinstance(budgets, Sequence):
             raise InvalidOption(f"`budgets={told(budgets)}` must be a list of Budgets")
-        asked = self._asked(sizes)
-        if asked is not self:
+        if (asked := self._asked(sizes)) is not self:
             asked.check(budgets, sizes)
             return
         for budget in budgets:
@@ -246,6 +251,7 @@ class Pruner:
             if target.uniform:
                 check_fits(job)
 
+    @leaves_unchanged
     def plan(self, budgets: Sequence[Budget] | None = None, sizes: Sizes | None = None) -> Plan:
         """Foretell what budgets would remove and lose, after one measurement; nothing is cut. See `Plan`.
 
@@ -259,8 +265,7 @@ class Pruner:
 
         With `uniform`, the least that the same sizes in every layer come to.
         """
-        asked = self._asked(sizes)
-        if asked is not self:
+        if (asked := self._asked(sizes)) is not self:
             return asked.reachable(cost, sizes, uniform=uniform)
         prices = self.prices(cost)
         target = self.target(replace(Budget.of(cost, 1.0), uniform=uniform), sizes)
@@ -286,7 +291,8 @@ class Pruner:
         costs, limit = target.terms(dense, prices, share)
         measured = self.measured  # before the student takes its memory
         self.stages.enter("pruning")
-        job = replace(self._bounded(target, costs, limit), student=dense.copied())
+        journal = self.journal and self.journal.on(work_key(self.calibration, self.name, self.method))
+        job = replace(self._bounded(target, costs, limit), student=dense.copied(), journal=journal)
         with watching_resources(dense.device) as pruning:
             job = target.dropping(job, self.method, measured, prices)
             masks = processes.agreed_masks(self.method.prune(job, measured))
@@ -304,10 +310,7 @@ class Pruner:
 
     def job(self, student: Structure, costs: CostTables, limit: float) -> Job:
         """Make a job of this calibration without bounds."""
-        of = self.calibration
-        return Job(
-            of.dense, of.batches, of.seed, of.progress, labels=of.labels, student=student, limit=limit, costs=costs
-        )
+        return job_on(self.calibration, student, costs, limit)
 
     def _bounded(self, target: Target, costs: CostTables, limit: float) -> Job:
         return replace(self.job(self.calibration.dense, costs, limit), bounds=target.constraints.bounds)
@@ -320,18 +323,12 @@ class Pruner:
             )
         return self._prices[cost]
 
-    def _kept_by_cost(self, masks: Masks) -> dict[str, float]:
-        """Compute the share of every cost that stays; of times and of the file, where they are priced already."""
-        costs, asked_only = plugins.provided("costs"), (MeasuredCost, HasUnit)
-        counted = [name for name, cost in costs.items() if name in self._prices or not isinstance(cost, asked_only)]
-        return {name: self.prices(name).kept(masks) for name in counted}
-
     def _facts(self, job: Job, masks: Masks, target: Target, curves: Mapping[str, tuple[float, ...]]) -> PruningFacts:
         small = job.student.model
         return PruningFacts(
             method=self.name,
             options=asdict(self.method),  # type: ignore[call-overload]  # every method is a dataclass
-            kept=self._kept_by_cost(masks),
+            kept=kept_by_cost(self.prices, self._prices, masks),
             model_class=type(small).__name__,
             dtype=str(small.dtype).removeprefix("torch."),
             units=units_by_block(job.dense, masks),

@@ -11,6 +11,7 @@ from trimformer import processes
 from trimformer.errors import CheckpointError
 from trimformer.judging.manifest import Manifest
 from trimformer.judging.metrics import sample
+from trimformer.model import folders
 from trimformer.model.manifest import as_text, plain
 from trimformer.report.pictures import draw_frontier
 from trimformer.report.side_by_side import frontiers
@@ -36,9 +37,9 @@ def write_sweep(results: Sequence[Manifest], folder: Path) -> None:
     """Write `frontier.svg` and `frontier.json` into a folder; of several processes, the first one does."""
     if not processes.is_first():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FACTS).write_text(as_text(plain(results)), encoding="utf-8")
-    plot(results).savefig(folder / PLOT, metadata={"Date": None})
+    folders.write_text(as_text(plain(results)), folder / FACTS)
+    with folders.whole_file(folder / PLOT) as new:
+        plot(results).savefig(new, metadata={"Date": None})
 
 
 def plot(results: Sequence[Manifest]) -> Figure:

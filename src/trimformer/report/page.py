@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from trimformer.errors import CheckpointError, DataError
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest
 from trimformer.judging.names import shared_name
-from trimformer.model.folders import check_place, reason
+from trimformer.model.folders import check_place, write_text
 from trimformer.model.manifest import checked
 from trimformer.model.sites import place
 from trimformer.model.trimformer_checks import MANIFEST, listed_files
@@ -177,13 +176,7 @@ def write_page(page: str, out: Path) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
-            (Path(scratch) / out.name).write_text(page, encoding="utf-8")
-            (Path(scratch) / out.name).replace(out)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {out}: {reason(error)}; choose another file") from error
+    write_text(page, out)
 
 
 def curve_pictures(curves: Mapping[str, Sequence[float]], removed: Mapping[str, float]) -> list[str]:

@@ -7,8 +7,8 @@ metric is reported.
 from __future__ import annotations
 
 import copy
-import shutil
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from trimformer.data.labels import in_model_order
 from trimformer.data.rows import TOKENS, Features
@@ -30,6 +28,7 @@ from trimformer.judging.task import OwnLoss
 from trimformer.model.limits import check_rows
 from trimformer.model.manifest import versions
 from trimformer.pruning.method_options import read_option
+from trimformer.training.checkpoints import Sealing, newest_whole, step_of
 from trimformer.training.trainer import (
     DEFAULTS,
     Bar,
@@ -41,6 +40,7 @@ from trimformer.training.trainer import (
     training_arguments,
 )
 
+LOGGER = logging.getLogger("trimformer")
 MASKED_LOSS = "masked_loss"
 LOWER = (*LOWER_IS_BETTER, MASKED_LOSS)
 """Metrics of which lower values are better."""
@@ -94,7 +94,13 @@ class FineTuned:
 
 
 def finetune(
-    project: Project, options: FineTuning, folder: Path | str, *, seed: int = 0, resume: bool = False
+    project: Project,
+    options: FineTuning,
+    folder: Path | str,
+    *,
+    seed: int = 0,
+    resume: bool = False,
+    say: Callable[[str], None] = LOGGER.info,
 ) -> FineTuned:
     """Train a copy of a project's model on its calibration rows, labelled where the loss needs labels.
 
@@ -107,6 +113,7 @@ def finetune(
         folder: for the Trainer's checkpoints.
         seed: of the choice and order of rows, and of dropout.
         resume: go on from the last whole checkpoint in the folder, if there is one.
+        say: is told of a checkpoint that is damaged, in place of the package's log.
 
     Raises:
         LabelError: rows without labels, or with wrong ones.
@@ -134,7 +141,7 @@ def finetune(
         data_collator=collator(model, project.tokenizer, project.task),
         callbacks=_callbacks(project, options),
     )
-    last = _last_checkpoint(Path(folder)) if resume else None
+    last = newest_whole(Path(folder), say) if resume else None
     start = perf_counter()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     seconds = perf_counter() - start
@@ -148,7 +155,7 @@ def finetune(
         "guard_rows": len(guard.guard_rows) if guard else 0,
         "seconds": seconds,
         "judging_seconds": guard.seconds if guard else 0.0,
-        "resumed_at_step": _step_of(last),
+        "resumed_at_step": step_of(last),
     }
     return FineTuned(trained, facts)
 
@@ -207,7 +214,7 @@ class _GuardJudge:
 
 
 def _callbacks(project: Project, options: FineTuning) -> list[TrainerCallback]:
-    shown: list[TrainerCallback] = [Bar(project.stages)]
+    shown: list[TrainerCallback] = [Bar(project.stages), Sealing()]
     return [*shown, EarlyStoppingCallback(options.patience)] if options.patience else shown
 
 
@@ -233,19 +240,6 @@ def _curve(trainer: TaskTrainer, guard: _GuardJudge) -> list[dict[str, float]]:
     name = f"eval_{guard.name}"
     judged = [entry for entry in trainer.state.log_history if name in entry]
     return [{"step": 0, "value": guard.first}, *({"step": entry["step"], "value": entry[name]} for entry in judged)]
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    """Find the newest checkpoint that was written to its end, or None; unfinished ones after it are removed."""
-    for checkpoint in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step_of, reverse=True):
-        if (checkpoint / TRAINER_STATE_NAME).exists():
-            return checkpoint
-        shutil.rmtree(checkpoint)
-    return None
-
-
-def _step_of(checkpoint: Path | None) -> int:
-    return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
 
 
 def _check_finite(model: PreTrainedModel) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel, TrainerCallback
 
 from trimformer.judging.project import Project
 from trimformer.judging.training_facts import StepTime
+from trimformer.model.claims import scratch_folder
 from trimformer.observing.latency import quartiles
 from trimformer.training.finetune import FineTuning, training_features
 from trimformer.training.trainer import DEFAULTS, TaskTrainer, collator, training_arguments
@@ -45,8 +45,8 @@ def step_times(
     batches = [collate(features[start : start + count]) for start in range(0, len(features), count)]
     turns = [batches[start : start + STEPS_A_TURN] for start in range(0, len(batches), STEPS_A_TURN)]
     clocks = {name: _Clock() for name in models}
-    with TemporaryDirectory() as scratch:
-        trainers = [_trainer(project, model, clocks[name], scratch, seed) for name, model in models.items()]
+    with scratch_folder() as scratch:
+        trainers = [_trainer(project, model, clocks[name], str(scratch), seed) for name, model in models.items()]
         for turn in project.stages(turns, "timing steps"):
             for trainer in trainers:
                 trainer.train_dataset, trainer.args.max_steps = turn, len(turn)

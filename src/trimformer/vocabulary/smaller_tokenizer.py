@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trimformer.errors import UnsupportedModel
 from trimformer.model.checkpoint import load_tokenizer
+from trimformer.model.claims import scratch_folder
 from trimformer.vocabulary.tokenizer_file import TokenizerFile, trimmed
 
 TOKENIZER, SETTINGS = "tokenizer.json", "tokenizer_config.json"
@@ -71,8 +71,8 @@ def with_tokens(
 def _by_way_of_a_folder(
     tokenizer: PreTrainedTokenizerBase, config: Any, change: Callable[[Path], None] = lambda _: None
 ) -> PreTrainedTokenizerBase:
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        change(Path(folder))
-        return load_tokenizer(folder)
+        change(folder)
+        return load_tokenizer(str(folder))

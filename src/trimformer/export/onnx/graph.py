@@ -200,8 +200,8 @@ def _site_of(structure: Structure, path: str) -> str:
 def _plain_attention(model: PreTrainedModel) -> Iterator[None]:
     """Within the context attention is computed by matrix products and a softmax, which every runtime has."""
     before = model.config._attn_implementation  # noqa: SLF001  # nothing public tells it
-    model.set_attn_implementation("eager")
     try:
+        model.set_attn_implementation("eager")
         yield
     finally:
         model.set_attn_implementation(before)
@@ -211,9 +211,9 @@ def _plain_attention(model: PreTrainedModel) -> Iterator[None]:
 def _without_empty_sublayers(structure: Structure) -> Iterator[None]:
     """Within the context a sublayer without units is its bias: nothing is left of what comes before it."""
     empty = {site: structure.consumer(site) for site in structure if site.units == 0}
-    for site, consumer in empty.items():
-        structure.base.set_submodule(site.consumer, _BiasOnly(consumer, site.width))
     try:
+        for site, consumer in empty.items():
+            structure.base.set_submodule(site.consumer, _BiasOnly(consumer, site.width))
         yield
     finally:
         for site, consumer in empty.items():

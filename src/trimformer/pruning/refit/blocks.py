@@ -26,6 +26,7 @@ from trimformer.model.structure import Structure
 from trimformer.observing.boundary import Boundary
 from trimformer.observing.watching import frozen
 from trimformer.pruning.contract import Job
+from trimformer.pruning.journal import Stage
 
 HELD_OUT = 10
 """One batch of so many is held out; with fewer than two nothing is trained."""
@@ -57,6 +58,7 @@ def train_blocks(job: Job, training: Training) -> None:
     if training.epochs == 0 or len(job.batches) < 2:  # one to train on, one held out
         return
     blocks = [(chain, block) for chain in range(len(job.dense.architecture.chains)) for block in _blocks(job, chain)]
+    kept = job.stage("refitting blocks")
     with frozen(job.dense.model), frozen(job.student.model):
         for chain, block in job.progress(blocks, "refitting blocks"):
             if block == 0:
@@ -64,7 +66,7 @@ def train_blocks(job: Job, training: Training) -> None:
                 student.hidden = list(dense.hidden)
             targets = [_whole(dense, index) for index in range(len(dense.batches))]
             if student.sites:
-                _train(job, student, targets, training)
+                _settle(job, student, targets, training, kept)
             dense.advance(dict(enumerate(targets)))
             student.advance()
 
@@ -76,6 +78,20 @@ def _blocks(job: Job, chain: int) -> range:
 @torch.no_grad()
 def _whole(boundary: Boundary, index: int) -> Tensor:
     return boundary.block_output(index)
+
+
+def _settle(job: Job, student: Boundary, targets: list[Tensor], training: Training, kept: Stage | None) -> None:
+    """Train the block that the student stands at, or give it the weights that the job's journal has."""
+    name, site = f"block {student.chain}.{student.block}", student.sites[0]
+    found = kept.read(name) if kept else None
+    if found is None:
+        _train(job, student, targets, training)
+    with job.student.in_memory(site), torch.no_grad():
+        weights = dict(job.student.block(site).named_parameters())
+        for each, values in (found or {}).items():
+            weights[each].copy_(values)
+        if kept and found is None:
+            kept.write(name, weights)
 
 
 def _train(job: Job, student: Boundary, targets: list[Tensor], training: Training) -> None:
@@ -144,9 +160,9 @@ class _Losses:
 def _learning(block: nn.Module) -> Iterator[list[nn.Parameter]]:
     """Within the context, the weights of a block need gradients."""
     weights = [weight for weight in block.parameters() if weight.is_floating_point()]
-    for weight in weights:
-        weight.requires_grad = True
     try:
+        for weight in weights:
+            weight.requires_grad = True
         yield weights
     finally:
         for weight in weights:

@@ -21,7 +21,7 @@ from trimformer.observing.sums import RegressionSums
 from trimformer.observing.watching import check_finite, frozen, watching
 from trimformer.pruning.contract import Job
 from trimformer.pruning.refit.least_squares import spd_solve
-from trimformer.pruning.refit.walk import Walk, cut_and_refit
+from trimformer.pruning.refit.walk import Stop, Walk, cut_and_refit
 
 LARGEST_SCALE = 10.0
 TINY = 1e-30
@@ -95,14 +95,17 @@ def rescale(job: Job, masks: Masks, teacher: Masks, *, damping: float) -> None:
     last = job.dense.sites[-1].name
     only_read = tokens_read(job.dense, job.batches)
     counting = None if only_read is None else job.share(only_read)
+
+    def settle(stop: Stop) -> Tensor:
+        site, mask = stop.site, stop.cut(masks[stop.site.name])
+        if bool(mask.any()) and site != job.student.sites[0]:
+            sums = stop.regression(counting if site.name == last else None)
+            with job.student.in_memory(site):
+                _scale(job.student, site, sums, int(mask.sum()), damping)
+        return mask
+
     with masked(job.dense, teacher):
-        for stop in Walk(job, "rescaling"):
-            site = stop.site
-            stop.cut(masks[site.name])
-            if bool(masks[site.name].any()) and site != job.student.sites[0]:
-                sums = stop.regression(counting if site.name == last else None)
-                with job.student.in_memory(site):
-                    _scale(job.student, site, sums, int(masks[site.name].sum()), damping)
+        Walk(job, "rescaling").settled(settle)
 
 
 def teacher_job(job: Job) -> Job:

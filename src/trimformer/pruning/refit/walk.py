@@ -17,6 +17,7 @@ from trimformer.observing.boundary import Boundary, Crossing
 from trimformer.observing.sums import RegressionSums
 from trimformer.observing.watching import check_finite
 from trimformer.pruning.contract import Job
+from trimformer.pruning.journal import settle_again, settled_weights
 from trimformer.pruning.refit.least_squares import Refit, solve
 
 Step = TypeVar("Step", bound=Callable[..., Any])
@@ -35,13 +36,15 @@ class Walk:
         job: with a student of which nothing is cut yet.
         description: of the bar.
 
-    As in `cut_and_refit`: `for stop in Walk(job, "refitting")`: cut, then solve, what `stop` stands at.
+    As in `cut_and_refit`: `settled` is given a function that cuts, then solves, what a `Stop` stands at.
     """
 
     def __init__(self, job: Job, description: str) -> None:
         self.job = job
         self.description = description
         self.batches = job.share(job.batches)
+        self.masks: Masks = {}
+        """Masks of the sites that are settled so far."""
         self._enter(0)
 
     def __iter__(self) -> Iterator[Stop]:
@@ -51,6 +54,25 @@ class Walk:
             stop = Stop(self, site)
             yield stop
             self._leave(stop)
+
+    def settled(self, settle: Callable[[Stop], Tensor]) -> Masks:
+        """Go past every site, cut and refitted by a function that gives its mask; gives the masks of all.
+
+        The mask is in units of the dense model. A site that the job's journal has is not settled but made what it was:
+        what the function reads of others may only be the student's weights and `masks`.
+        """
+        kept = self.job.stage(self.description)
+        for stop in self:
+            site = stop.site
+            found = kept.read(site.name) if kept else None
+            if found is not None:
+                self.masks[site.name] = settle_again(self.job.student, site, found)
+                continue
+            self.masks[site.name] = settle(stop)
+            if kept:
+                with self.job.student.in_memory(site):
+                    kept.write(site.name, settled_weights(self.job.student, site, self.masks[site.name]))
+        return self.masks
 
     def _enter(self, chain: int) -> None:
         """Stand at the first block of a chain, all of the dense model's sublayers settled."""
@@ -205,9 +227,13 @@ def cut_and_refit(job: Job, masks: Masks, *, tune: bool, ridge: float, intercept
         for site in job.student:
             cut_site(job.student, site, processes.agreed(masks[site.name]))
         return
-    for stop in Walk(job, "refitting"):
-        stop.cut(masks[stop.site.name])
+
+    def settle(stop: Stop) -> Tensor:
+        mask = stop.cut(masks[stop.site.name])
         stop.solve(stop.regression(), ridge=ridge, intercept=intercept)
+        return mask
+
+    Walk(job, "refitting").settled(settle)
 
 
 def _solve(sums: RegressionSums, prior: Tensor, bias: Tensor, *, ridge: float, intercept: bool, site: str) -> Refit:
