@@ -32,6 +32,7 @@ from trimformer.pruning.method_options import read_option
 from trimformer.training.trainer import (
     DEFAULTS,
     Bar,
+    Judge,
     TaskTrainer,
     check_arguments,
     collator,
@@ -113,7 +114,7 @@ def finetune(
         InvalidOption: training arguments that contradict each other.
         NumericalError: the training diverged.
     """
-    guard = _GuardJudge(project) if options.patience else None
+    guard = GuardJudge(project) if options.patience else None
     features = training_features(project, options, seed)
     model = copy.deepcopy(project.model)
     arguments = training_arguments(
@@ -133,13 +134,13 @@ def finetune(
         data_collator=collator(model, project.tokenizer, project.task),
         callbacks=_callbacks(project, options),
     )
-    last = _last_checkpoint(Path(folder)) if resume else None
+    last = last_checkpoint(Path(folder)) if resume else None
     start = perf_counter()
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     seconds = perf_counter() - start
     trained = trainer.bare_model().eval()
-    _check_finite(trained)
-    facts = _facts(trainer, guard) | {
+    check_finite(trained)
+    facts = facts_of(trainer, guard) | {
         "arguments": {**DEFAULTS, **options.arguments},
         "patience": options.patience,
         "seed": seed,
@@ -147,7 +148,7 @@ def finetune(
         "guard_rows": len(guard.guard_rows) if guard else 0,
         "seconds": seconds,
         "judging_seconds": guard.seconds if guard else 0.0,
-        "resumed_at_step": _step_of(last),
+        "resumed_at_step": step_of(last),
     }
     return FineTuned(trained, facts)
 
@@ -185,21 +186,23 @@ def judge(project: Project, model: PreTrainedModel, rows: Dataset) -> Metrics:
     return project.task.evaluate(model, project.tokenizer, rows, max_length=project.max_length, progress=project.stages)
 
 
-class _GuardJudge:
+class GuardJudge:
     """A judge on the guard rows, which keeps its seconds in all, and the value that the model had at first."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, measure: Judge | None = None) -> None:
+        """Judge by the task's metrics, or as `measure` does."""
         if project.guard_rows is None:
             raise DataError(
                 "no rows are set aside to choose the best checkpoint by: use project.with_guard(), or `patience=0`"
             )
         self.project, self.guard_rows, self.seconds = replace(project, progress=False), project.guard_rows, 0.0
-        self.name, first = next(iter(judge(self.project, project.model, self.guard_rows).items()))
+        self.measure = measure or (lambda model: judge(self.project, model, self.guard_rows))
+        self.name, first = next(iter(self.measure(project.model).items()))
         self.first = first.value
 
     def __call__(self, model: PreTrainedModel) -> Metrics:
         start = perf_counter()
-        metrics = judge(self.project, model, self.guard_rows)
+        metrics = self.measure(model)
         self.seconds += perf_counter() - start
         return metrics
 
@@ -209,7 +212,7 @@ def _callbacks(project: Project, options: FineTuning) -> list[TrainerCallback]:
     return [*shown, EarlyStoppingCallback(options.patience)] if options.patience else shown
 
 
-def _facts(trainer: TaskTrainer, guard: _GuardJudge | None) -> dict[str, Any]:
+def facts_of(trainer: TaskTrainer, guard: GuardJudge | None) -> dict[str, Any]:
     arguments, state = trainer.args, trainer.state
     return {
         "steps": state.global_step,
@@ -226,27 +229,27 @@ def _facts(trainer: TaskTrainer, guard: _GuardJudge | None) -> dict[str, Any]:
     }
 
 
-def _curve(trainer: TaskTrainer, guard: _GuardJudge) -> list[dict[str, float]]:
+def _curve(trainer: TaskTrainer, guard: GuardJudge) -> list[dict[str, float]]:
     """Collect the metric on the guard rows: before training, and at every save."""
     name = f"eval_{guard.name}"
     judged = [entry for entry in trainer.state.log_history if name in entry]
     return [{"step": 0, "value": guard.first}, *({"step": entry["step"], "value": entry[name]} for entry in judged)]
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
+def last_checkpoint(folder: Path) -> Path | None:
     """Find the newest checkpoint that was written to its end, or None; unfinished ones after it are removed."""
-    for checkpoint in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=_step_of, reverse=True):
+    for checkpoint in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of, reverse=True):
         if (checkpoint / TRAINER_STATE_NAME).exists():
             return checkpoint
         shutil.rmtree(checkpoint)
     return None
 
 
-def _step_of(checkpoint: Path | None) -> int:
+def step_of(checkpoint: Path | None) -> int:
     return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
 
 
-def _check_finite(model: PreTrainedModel) -> None:
+def check_finite(model: PreTrainedModel) -> None:
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise NumericalError(f"the training diverged: {name} is NaN or infinite; lower `learning_rate`")
