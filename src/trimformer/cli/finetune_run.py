@@ -6,22 +6,19 @@ Trainer's checkpoints, and the pruned model where pruning comes first. It goes a
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
-from transformers.trainer import TRAINER_STATE_NAME
 
 from trimformer import plugins, processes
 from trimformer.cli import console, steps
 from trimformer.cli.options import assignments
+from trimformer.cli.workplace import PRUNED, Resumable, workplace
 from trimformer.data.columns import naming_columns
-from trimformer.errors import CheckpointError, InvalidOption
+from trimformer.errors import InvalidOption
 from trimformer.judging import manifest
 from trimformer.judging.manifest import Manifest, Origin
 from trimformer.judging.metrics import Metrics
@@ -40,15 +37,12 @@ from trimformer.training.heads import load_to_train
 from trimformer.training.p_pruning import prune_pretrained
 from trimformer.training.step_time import step_times
 
-ASKED = "run.json"
-PRUNED, DENSE = "pruned", "dense"
-NOT_ASKED = {"out", "device", "command"}
-"""Fields of a run that may differ when it is resumed."""
+DENSE = "dense"
 ROWS_TO_CHECK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(Resumable):
     """A fine-tuning run as it was asked for: the model, the rows, and how to train.
 
     Raises:
@@ -58,7 +52,6 @@ class Run:
     model: str
     task: str
     data: str | None
-    out: Path
     options: FineTuning
     max_length: int | None = None
     seed: int = 0
@@ -80,17 +73,6 @@ class Run:
         if self.dense_too and self.dense is None:
             raise InvalidOption("`dense_too` needs to know the dense model: name it as `dense`")
 
-    @property
-    def folder(self) -> Path:
-        """Folder where unfinished work is kept."""
-        return self.out.with_name(f"{self.out.name}.unfinished")
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """Fields that must be the same for a run to be resumed, as JSON has them."""
-        facts = {name: value for name, value in asdict(self).items() if name not in NOT_ASKED}
-        return json.loads(json.dumps(facts, default=str))  # type: ignore[no-any-return]
-
 
 def tuning(train: Sequence[str] | None) -> FineTuning:
     """Read options of fine-tuning from the command line's `--train name=value`.
@@ -99,28 +81,6 @@ def tuning(train: Sequence[str] | None) -> FineTuning:
         InvalidOption: no assignment, an unknown name, or a value of the wrong type or range.
     """
     return FineTuning.from_text(assignments(train, "--train", "learning_rate=1e-4"))
-
-
-@contextmanager
-def workplace(run: Run, *, resume: bool) -> Iterator[Path]:
-    """Within the context, a run has a folder for unfinished work, which stays after an interruption if it holds some.
-
-    Raises:
-        CheckpointError: an earlier run was interrupted and `resume` is not set.
-        InvalidOption: the earlier run was asked for something else.
-    """
-    _check_earlier(run, resume=resume)
-    run.folder.mkdir(parents=True, exist_ok=True)
-    (run.folder / ASKED).write_text(json.dumps(run.asked, indent=2) + "\n")
-    try:
-        yield run.folder
-    except BaseException:
-        if _has_work(run.folder):
-            console.say(f"{run.folder} keeps what was done: the same command with --resume goes on from there")
-        else:
-            shutil.rmtree(run.folder)
-        raise
-    shutil.rmtree(run.folder)
 
 
 @dataclass(frozen=True)
@@ -210,26 +170,6 @@ def save_finetuned(run: Run, trained: Completed, *, overwrite: bool) -> None:
         dtype=checkpoint.stored_dtype(run.model),
         extra_files=checkpoint.sentence_transformers_files(run.model) if _is_encoder(trained) else None,
     )
-
-
-def _check_earlier(run: Run, *, resume: bool) -> None:
-    asked = run.folder / ASKED
-    if not run.folder.exists():
-        return
-    if not resume:
-        raise CheckpointError(f"{run.folder} holds an interrupted run: go on with --resume, or delete that folder")
-    try:
-        earlier = json.loads(asked.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{asked} cannot be read: delete {run.folder} and start anew") from error
-    for name, value in run.asked.items():
-        if earlier.get(name) != value:
-            said = f"the interrupted run has {name} {earlier.get(name)!r}, not {value!r}"
-            raise InvalidOption(f"{said}: give the same again, or delete {run.folder}")
-
-
-def _has_work(folder: Path) -> bool:
-    return (folder / PRUNED).exists() or any(folder.rglob(TRAINER_STATE_NAME))
 
 
 def _project_to_train(run: Run, name: str, progress: Progress) -> tuple[Project, list[str]]:
