@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +87,9 @@ def carry_out(run: Run, *, resume: bool, overwrite: bool) -> list[TaskResult]:
             resume=resume,
             sequence_length=run.sequence_length,
         )
-        options, shared = asdict(recipe), len(run.budgets) if recipe.serves_all else 1  # type: ignore[call-overload]  # every recipe is a dataclass
         made = recipe.make(course, run.budgets)
         for budget, target, left in zip(run.budgets, run.targets, made, strict=True):
-            result = judged(course, run.method, options, budget, left, beside=project, shared_by=shared)
+            result = judged(course, run.method, recipe, budget, left, project)
             steps.save_pruned(result, run.model, project.tokenizer, target, overwrite=overwrite or resume)
             results.append(result)
     return results

@@ -13,7 +13,9 @@ def list_command(as_json: JsonOption = False) -> None:
     from trimformer.cli import console, steps
     from trimformer.report import terminal
 
-    listed = {folder: plugins.descriptions(folder) for folder in ("methods", "recipes", "tasks", "architectures", "costs")}
+    listed = {
+        folder: plugins.descriptions(folder) for folder in ("methods", "recipes", "tasks", "architectures", "costs")
+    }
     if as_json:
         steps.print_json(listed)
     else:

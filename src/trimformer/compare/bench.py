@@ -23,19 +23,19 @@ from trimformer.compare.sources import CHARACTERS, data_digest, model_digest
 from trimformer.data.batches import device_of_batch, make_batches
 from trimformer.data.columns import naming_columns
 from trimformer.data.hub import hub_revision, model_folder
+from trimformer.data.rows import Batch
 from trimformer.errors import CheckpointError, TrimformerError
 from trimformer.judging.project import Project
 from trimformer.judging.result import TaskResult
 from trimformer.judging.task import Task
 from trimformer.model import checkpoint, placement
 from trimformer.model.manifest import read_manifest, versions
-from trimformer.data.rows import Batch
 from trimformer.model.sites import Masks
 from trimformer.observing.resources import watching_resources
 from trimformer.progress import Progress, Stages
+from trimformer.pruning.budget import Budget
 from trimformer.pruning.method_options import asked_by, make_plugin
 from trimformer.pruning.pruner import Pruner
-from trimformer.pruning.budget import Budget
 from trimformer.training.finetune import FineTuned, FineTuning, finetune
 from trimformer.training.heads import load_to_train, put_on
 from trimformer.training.recipe import Course, check_budgets, judged
@@ -147,13 +147,13 @@ class Bench:
         for budget in budgets:
             with watching_resources(project.model.device) as used:
                 left = next(made)
-            result = judged(course, contender.method, contender.options, budget, left, beside=self.dense)
+            result = judged(course, contender.method, recipe, budget, left, self.dense)
             about = result.facts.recipe
             spent = {name: course.spent[name] for name in left.work}
             whole = WholeCost(
                 cpu_seconds=sum(each.cpu_seconds for each in spent.values()),
                 forward_cpu_seconds=per_row.cpu_seconds * len(self._rows[0]),
-                shared_by=len(budgets) if recipe.serves_all else 1,
+                shared_by=left.shared_by,
                 trained_rows=len(course.unlabelled),
             )
             seconds = {

@@ -203,7 +203,11 @@ def whole_costs(plan: Plan, rows: Sequence[Row]) -> str:
         beside = select(known, task=task, cost=cost, share=share, method=first)
         spent = statistics.mean(row.whole_cost.cpu_seconds for row in here)
         ratio = [spent / statistics.mean(row.whole_cost.cpu_seconds for row in beside)] if beside else []
-        ahead = [statistics.mean(row.value for row in here) - statistics.mean(row.value for row in beside)] if beside else []
+        ahead = (
+            [statistics.mean(row.value for row in here) - statistics.mean(row.value for row in beside)]
+            if beside
+            else []
+        )
         cells = [
             _measured(rows, task, method, cost, share),
             f"{ahead[0]:+.4f}" if ahead else NOTHING,
@@ -222,10 +226,8 @@ def whole_costs(plan: Plan, rows: Sequence[Row]) -> str:
 def _shared(rows: Sequence[Row]) -> list[str]:
     """Say how costs are counted where one training serves several budgets."""
     shared = unique(row.method for row in rows if row.whole_cost.shared_by > 1)
-    said = [
-        "Costs are of everything that a result needs: measuring, rewiring, training, choosing, pruning. Forward passes are "
-        "over all training rows that the task has."
-    ]
+    parts = "measuring, rewiring, training, choosing, pruning"
+    said = [f"Costs are of all that a result needs: {parts}. Forward passes are over all training rows of the task."]
     said += [f"One training of {', '.join(shared)} serves all budgets; each row has all of its cost."] if shared else []
     return [_paragraphs(said)]
 

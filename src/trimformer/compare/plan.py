@@ -264,7 +264,7 @@ def _folder(method: str) -> Literal["methods", "recipes"]:
     Raises:
         InvalidOption: neither has it; lists those that exist.
     """
-    known = {name: "methods" for name in plugins.names("methods")} | dict.fromkeys(plugins.names("recipes"), "recipes")
+    known = dict.fromkeys(plugins.names("methods"), "methods") | dict.fromkeys(plugins.names("recipes"), "recipes")
     if method not in known:
         raise unknown_name("method", method, known)
     return "recipes" if known[method] == "recipes" else "methods"
@@ -274,7 +274,9 @@ def _training(entry: Section, folder: str) -> FineTuning | None:
     """Read rows and training arguments of a recipe, which trains to the end unless `patience` is given."""
     if folder == "methods":
         if "train" in entry:
-            raise InvalidOption(f"{entry.at('train')}: only what trains takes train: — {', '.join(plugins.names('recipes'))}")
+            raise InvalidOption(
+                f"{entry.at('train')}: only what trains takes train: — {', '.join(plugins.names('recipes'))}"
+            )
         return None
     given = {name: str(value) for name, value in entry.section("train").plain().items()}
     with entry.about("train") if given else nullcontext():

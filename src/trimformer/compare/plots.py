@@ -73,7 +73,6 @@ def accuracy(plan: Plan, rows: Sequence[Row]) -> Figure | None:
 
 def time(plan: Plan, rows: Sequence[Row]) -> Figure | None:
     """Draw the metric against seconds of pruning (and fine-tuning, where that comes after), on a logarithmic axis."""
-
     return _against(plan, rows, lambda row: row.seconds, "seconds")
 
 

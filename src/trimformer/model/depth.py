@@ -1,4 +1,4 @@
-"""A model with some of its blocks only: the others are taken out of its list, and its config says how many there are."""
+"""A model with some of its blocks only: the others are taken out of its list, and its config tells the number."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import copy
 from dataclasses import asdict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimformer.errors import UnsupportedModel
@@ -29,10 +29,15 @@ def check_gates(structure: Structure) -> None:
     """
     name = type(structure.model).__name__
     if structure.architecture.causal:
-        raise UnsupportedModel(f"{name} is a decoder, whose tokens come one by one: only encoders can decide row by row")
+        raise UnsupportedModel(
+            f"{name} is a decoder, whose tokens come one by one: only encoders can decide row by row"
+        )
     if len(structure.architecture.chains) > 1 or structure.passes() > 1:
         raise UnsupportedModel(f"{name} runs blocks several times or several chains of them: it cannot have gates")
     for site in structure.occupied:
+        paths = (*(producer.path for producer in site.producers), site.consumer)
+        if any(type(structure.projection(path)) is not nn.Linear for path in paths):
+            raise UnsupportedModel(f"{site.name} of {name} has no plain linear layers: it cannot have gates")
         if any(producer.shared for producer in site.producers):
             raise UnsupportedModel(f"{name} has heads that share keys and values: it cannot have gates")
 
@@ -54,7 +59,7 @@ def with_gates(structure: Structure, seed: int) -> PreTrainedModel:
         torch.manual_seed(seed)
         add_gates(model.base_model, entries, model.dtype, model.device)
     for gate in gates_of(model.base_model, list(entries)).values():
-        torch.nn.init.constant_(gate.last.bias, OPEN)
+        nn.init.constant_(gate.last.bias, OPEN)
     before = sizes_of(model.config) or TrimformerConfig()
     before.gates = {site: asdict(entry) for site, entry in entries.items()}
     model.config.quantization_config = before
@@ -78,7 +83,10 @@ def decided(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _entry(structure: Structure, site: Site) -> GateEntry:
-    sublayer, counts = structure.sublayer(site), {"heads": 1, "query heads": site.query_heads, "features": site.unit_width}
+    sublayer, counts = (
+        structure.sublayer(site),
+        {"heads": 1, "query heads": site.query_heads, "features": site.unit_width},
+    )
     by_head = isinstance(sublayer, Attention) and bool(sublayer.by_head)
     return GateEntry(
         reads=site.core or site.producers[0].path,

@@ -81,7 +81,9 @@ def check_use(model: PreTrainedModel, architecture: Architecture) -> None:
         raise UnsupportedModel("chunk_size_feed_forward is set: load the model with chunk_size_feed_forward=0")
     sizes = sizes_of(config)
     if sizes is not None and sizes.gates:
-        raise UnsupportedModel("the model decides row by row what to compute (ebert): give the one that it was made from")
+        raise UnsupportedModel(
+            "the model decides row by row what to compute (ebert): give the one that it was made from"
+        )
     if any(type(each).__module__.startswith("peft.") for each in model.modules()):
         raise UnsupportedModel("the model has adapters in it: give what PeftModel.merge_and_unload() returns")
     if any(each.is_inference() for each in model.parameters()):

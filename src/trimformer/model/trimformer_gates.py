@@ -1,7 +1,7 @@
 """Gates: a model that decides for every row which units of a sublayer to use.
 
 A copy of this file goes into every checkpoint, beside those of `modeling_trimformer` and `trimformer_modules`; it needs
-torch and transformers only.
+torch only.
 
 Source: Liu et al., EBERT (Findings of ACL 2021).
 """
@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.pytorch_utils import Conv1D
 
 Pool = Literal["first", "mean"]
 POOLS = ("first", "mean")
@@ -52,20 +51,29 @@ class GateEntry:
     """Whether a single row is computed with the units chosen alone."""
 
     def __post_init__(self) -> None:
-        counts = {name: getattr(self, name) for name in ("units", "unit_width", "groups", "width", "hidden")}
-        counts |= self.sizes if isinstance(self.sizes, dict) else {"sizes": None}
-        wide = self.producers if isinstance(self.producers, dict) and self.producers else {"producers": [None]}
-        for name, count in (*counts.items(), *((path, each) for path, widths in wide.items() for each in widths)):
+        given: dict[str, Any] = vars(self)
+        for name in ("producers", "sizes"):
+            if not isinstance(given[name], dict) or not all(isinstance(path, str) for path in given[name]):
+                raise ValueError(f"a gate of config.json has {name} of a wrong type")
+        counts = [given[name] for name in ("units", "unit_width", "groups", "width", "hidden")]
+        widths = given["producers"].values()
+        counts += [*given["sizes"].values(), *(each for part in widths for each in (part if _some(part) else [None]))]
+        for count in counts:
             if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-                raise ValueError(f"a gate of config.json has {name} {count!r:.80}, which must be a number above 0")
-        texts = (self.reads, self.consumer, *self.producers)
-        if not all(isinstance(each, str) for each in texts) or self.pool not in POOLS or not isinstance(self.skips, bool):
+                raise ValueError(f"a gate of config.json has the size {count!r:.80}, which must be a number above 0")
+        if not (given["producers"] and isinstance(given["reads"], str) and isinstance(given["consumer"], str)):
+            raise ValueError("a gate of config.json does not name the modules that it is for")
+        if given["pool"] not in POOLS or not isinstance(given["skips"], bool) or self.unit_width % self.groups:
             raise ValueError("a gate of config.json has an entry of a wrong type")
 
     @property
     def flops(self) -> int:
         """FLOPs of the gate itself, once a row."""
         return 2 * self.hidden * (self.width + self.units)
+
+
+def _some(widths: Any) -> bool:
+    return isinstance(widths, list) and len(widths) > 0
 
 
 def straight_through(logits: Tensor, noise: Tensor) -> Tensor:
@@ -97,7 +105,7 @@ class Gate(nn.Module):
 
     def forward(self, hidden: Tensor, real: Tensor) -> Tensor:
         """Decide for some rows: `(rows, tokens, width)` and bool `(rows, tokens)` -> `(rows, units)`."""
-        logits = self.last(F.relu(self._normalised(self.first(self._pooled(hidden, real)))))
+        logits: Tensor = self.last(F.relu(self._normalised(self.first(self._pooled(hidden, real)))))
         if self.training:
             return straight_through(logits, logistic_noise(logits))
         return (logits >= 0).to(hidden)
@@ -117,11 +125,9 @@ class Gate(nn.Module):
         return F.batch_norm(values, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
-class GatedProjection:
-    """A projection that can compute with some of its outputs, or of its inputs, or with inputs times a factor."""
+class GatedLinear(nn.Linear):
+    """A linear layer that can compute with some of its outputs, or of its inputs, or with inputs times a factor."""
 
-    weight: Tensor
-    bias: Tensor | None
     outputs: Tensor | None = None
     inputs: Tensor | None = None
     factor: Tensor | None = None
@@ -129,28 +135,14 @@ class GatedProjection:
     def forward(self, hidden: Tensor) -> Tensor:
         """Turn `(…, inputs)` into `(…, outputs)`, of those that were chosen."""
         scaled = hidden if self.factor is None else hidden * self.factor.to(hidden.dtype)
-        if self.outputs is None and self.inputs is None:
-            forward: Tensor = super().forward(scaled)  # type: ignore[misc]  # the projection's own
-            return forward
-        outputs_axis = 1 if isinstance(self, Conv1D) else 0
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor | None = self.bias
         if self.outputs is not None:
-            weight = weight.index_select(outputs_axis, self.outputs)
+            weight = weight.index_select(0, self.outputs)
             bias = None if bias is None else bias.index_select(0, self.outputs)
         if self.inputs is not None:
-            weight = weight.index_select(1 - outputs_axis, self.inputs)
-        return F.linear(scaled, weight.T if isinstance(self, Conv1D) else weight, bias)
-
-
-class GatedLinear(GatedProjection, nn.Linear):
-    """A linear layer as a gated projection."""
-
-
-class GatedConv1D(GatedProjection, Conv1D):
-    """GPT-2's linear layer as a gated projection."""
-
-
-_GATED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: GatedLinear, Conv1D: GatedConv1D}
+            weight = weight.index_select(1, self.inputs)
+        return F.linear(scaled, weight, bias)
 
 
 class _Tokens:
@@ -226,7 +218,7 @@ def _places(units: Tensor, width: int) -> Tensor:
 
 
 def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or bool(torch.jit.is_tracing())  # type: ignore[attr-defined,no-untyped-call]  # it is public
 
 
 def add_gates(base: Any, entries: dict[str, GateEntry], dtype: torch.dtype, device: torch.device) -> None:
@@ -245,7 +237,7 @@ def add_gates(base: Any, entries: dict[str, GateEntry], dtype: torch.dtype, devi
         base.get_submodule(site.rpartition(".")[0]).add_module(_name(site), gate)
         for path in (*entry.producers, entry.consumer):
             module = base.get_submodule(path)
-            module.__class__ = _GATED.get(type(module), type(module))
+            module.__class__ = GatedLinear
         gating = _Gating(base, gate, tokens)
         base.get_submodule(entry.reads).register_forward_pre_hook(gating.before, with_kwargs=True)
         base.get_submodule(entry.consumer).register_forward_hook(gating.after, always_call=True)
@@ -253,9 +245,7 @@ def add_gates(base: Any, entries: dict[str, GateEntry], dtype: torch.dtype, devi
 
 def gates_of(base: nn.Module, sites: list[str]) -> dict[str, Gate]:
     """Find the gates of a base model by site."""
-    found: dict[str, Any] = {
-        site: base.get_submodule(f"{site.rpartition('.')[0]}.{_name(site)}") for site in sites
-    }
+    found: dict[str, Any] = {site: base.get_submodule(f"{site.rpartition('.')[0]}.{_name(site)}") for site in sites}
     return found
 
 
@@ -279,9 +269,8 @@ def _check(base: nn.Module, site: str, entry: GateEntry) -> None:
     expected = {path: (1, entry.units * sum(widths)) for path, widths in entry.producers.items()}
     for path, (side, count) in {**expected, entry.consumer: (0, entry.units * entry.unit_width)}.items():
         projection: Any = modules[path]
-        if not isinstance(projection, (*_GATED, *_GATED.values())):
-            raise ValueError(f"the gate of {site} expects a projection at {path}, not a {type(projection).__name__}")
-        is_conv = isinstance(projection, Conv1D)
-        sizes = (projection.nx, projection.nf) if is_conv else (projection.in_features, projection.out_features)
-        if sizes[side] != count:
-            raise ValueError(f"the gate of {site} is for {count} numbers of {path}, which has {sizes[side]}")
+        if type(projection) not in (nn.Linear, GatedLinear):
+            raise ValueError(f"the gate of {site} expects a linear layer at {path}, not a {type(projection).__name__}")
+        found = (projection.in_features, projection.out_features)[side]
+        if found != count:
+            raise ValueError(f"the gate of {site} is for {count} numbers of {path}, which has {found}")

@@ -136,7 +136,7 @@ class _Lessons:
                 features=augmented(rows, course.project.model, course.project.tokenizer, options.augment, course.seed),
                 labelled=labelled,
                 epochs=epochs,
-                arguments=PLAIN | arguments,
+                arguments={**PLAIN, **arguments},
                 measure=lambda model: _mean_metric(course, model, [self.networks[place] for place in places]),
             )
         )
@@ -223,7 +223,7 @@ def _importance(course: Course, model: PreTrainedModel) -> Scores:
     model.eval()
     for batch in course.project.stages(course.batches, "rewiring"):
         model.zero_grad()
-        course.task_loss(model, batch).backward()  # type: ignore[no-untyped-call]  # torch's own
+        course.task_loss(model, batch).backward()
         add_importance(structure, scores)
     model.zero_grad()
     return scores | {site.name: torch.zeros(0) for site in structure if not site.units}
@@ -281,6 +281,7 @@ def _chosen(
             kept=course.kept_by_cost(network.masks) | {budget.cost: kept[best]},
             chosen={"width": best[0], "depth": best[1], "blocks": network.blocks, "compared": len(within)},
             work=tuple(course.spent),
+            shared_by=len(budgets),
         )
 
 

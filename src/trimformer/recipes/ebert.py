@@ -35,6 +35,9 @@ from trimformer.training.stages import PLAIN, Group, Stage
 SIZE_WEIGHT = 5.0
 """Weight of the shares of heads and of neurons beside that of FLOPs."""
 TIMED_ROWS, TIMED_RUNS = 32, 5
+NEAR = 0.02
+"""Relative excess of FLOPs above what was asked for that is not worth a warning."""
+NOTHING_SHRINKS = "the model decides row by row: it is not smaller on disk, and time is saved on single rows only"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +68,6 @@ class EBERT:
         """Train a model with predictors for each budget, and tell what it computes of the evaluation rows."""
         check_gates(course.dense)
         for budget in budgets:
-            work = f"training-{budget.asked}"
             model = with_gates(course.dense, course.seed).requires_grad_(requires_grad=True)
             accounts = _Accounts(course, model)
 
@@ -75,17 +77,20 @@ class EBERT:
 
             course.train(
                 Stage(
-                    name=work,
+                    name=work_of(budget),
                     model=model,
                     losses=losses,
                     features=course.features,
                     epochs=self.epochs,
-                    arguments=PLAIN
-                    | {"learning_rate": self.learning_rate, "per_device_train_batch_size": self.batch_size},
+                    arguments={
+                        **PLAIN,
+                        "learning_rate": self.learning_rate,
+                        "per_device_train_batch_size": self.batch_size,
+                    },
                     groups=self._groups,
                 )
             )
-            yield _left(course, model, accounts, work)
+            yield _left(course, model, accounts, budget)
 
     def _groups(self, model: PreTrainedModel) -> list[Group]:
         predictors = {id(each) for gate in gates(model).values() for each in gate.parameters()}
@@ -128,7 +133,7 @@ class _Accounts:
 
 
 @torch.inference_mode()
-def _left(course: Course, model: PreTrainedModel, accounts: _Accounts, work: str) -> Left:
+def _left(course: Course, model: PreTrainedModel, accounts: _Accounts, budget: Budget) -> Left:
     """Tell what the model computes of the evaluation rows, and how long it takes alone and together."""
     project = course.project
     rows = project.task.encode(project.evaluation_rows, project.tokenizer, project.max_length)
@@ -151,7 +156,22 @@ def _left(course: Course, model: PreTrainedModel, accounts: _Accounts, work: str
     decided(model)
     masks = course.dense.full_masks()
     kept = {"flops": sum(shares) / len(shares), "params": 1.0}
-    return Left(model=model, masks=masks, kept=kept, work=(work,), dynamic=dynamic)
+    warnings = (NOTHING_SHRINKS, *_missed(kept["flops"], budget.keep_fraction))
+    work = (work_of(budget),)
+    return Left(model=model, masks=masks, kept=kept, work=work, dynamic=dynamic, warnings=warnings)
+
+
+def work_of(budget: Budget) -> str:
+    """Name the training for a budget."""
+    return f"training-{budget.asked}"
+
+
+def _missed(kept: float, asked: float) -> list[str]:
+    if kept <= asked * (1 + NEAR):
+        return []
+    return [
+        f"rows take {kept:.1%} of the FLOPs on average, {asked:.1%} was asked for: train longer, or more `strength`"
+    ]
 
 
 def make_batches_of_one(course: Course, rows: Sequence[Mapping[str, object]]) -> list[Batch]:

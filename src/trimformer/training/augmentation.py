@@ -9,8 +9,10 @@ Differs from DynaBERT (which takes TinyBERT's augmentation): no masked language 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -53,7 +55,8 @@ def _whole_words(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def _nearest(model: PreTrainedModel, words: Sequence[int]) -> list[list[int]]:
     """Give for every word the words whose embeddings are nearest, itself left out."""
-    embeddings = model.get_input_embeddings().weight.detach()
+    words_module: Any = model.get_input_embeddings()
+    embeddings: Tensor = words_module.weight.detach()
     vectors = F.normalize(embeddings[torch.tensor(words, device=embeddings.device)].float(), dim=-1)
     count, places = min(NEAR, len(words) - 1), []
     for chunk in range(0, len(words), 1024):

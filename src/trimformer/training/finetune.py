@@ -201,6 +201,7 @@ class GuardJudge:
         self.first = first.value
 
     def __call__(self, model: PreTrainedModel) -> Metrics:
+        """Judge a model, on the clock."""
         start = perf_counter()
         metrics = self.measure(model)
         self.seconds += perf_counter() - start
@@ -213,6 +214,7 @@ def _callbacks(project: Project, options: FineTuning) -> list[TrainerCallback]:
 
 
 def facts_of(trainer: TaskTrainer, guard: GuardJudge | None) -> dict[str, Any]:
+    """Tell how a training went, by the names of `TrainingFacts`."""
     arguments, state = trainer.args, trainer.state
     return {
         "steps": state.global_step,
@@ -246,10 +248,12 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def step_of(checkpoint: Path | None) -> int:
+    """Read the step of a checkpoint off its name; 0 of none."""
     return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
 
 
 def check_finite(model: PreTrainedModel) -> None:
+    """Refuse a model whose training diverged; raises `NumericalError`."""
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise NumericalError(f"the training diverged: {name} is NaN or infinite; lower `learning_rate`")

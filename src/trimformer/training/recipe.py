@@ -1,14 +1,15 @@
 """The contract of a recipe, a method that trains: what it is given, and what it leaves.
 
-A pruning method (`pruning/contract`) looks at unlabelled rows once. A recipe trains, as ordinary stages of transformers'
-`Trainer`: it says what is trained, on which rows, for how long and by which losses, and what it leaves for each budget.
+A pruning method (`pruning/contract`) looks at unlabelled rows once. A recipe trains, in ordinary stages of
+transformers' `Trainer`: it says what is trained, on which rows, for how long and by which losses, and what it leaves
+for each budget.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -69,6 +70,10 @@ class Left:
     """Names of the work in `Course.spent` without which this would not be there."""
     dynamic: DynamicFacts | None = None
     """What only a model has that decides row by row."""
+    shared_by: int = 1
+    """Number of budgets that the work served."""
+    warnings: tuple[str, ...] = ()
+    """What a user should know before anything else."""
 
 
 class Recipe(Protocol):
@@ -250,6 +255,7 @@ class Course:
             ),
             workload=workload_of(self.project.model, self.sequence_length, None, self.mean_length),
             processes=processes.count(),
+            warnings=left.warnings,
             versions=versions(),
             budget=BudgetFacts(cost=budget.cost, asked=budget.keep_fraction, reached=left.kept[budget.cost]),
             seconds={"measuring": 0.0} | {name: self.spent[name].seconds for name in left.work},
@@ -287,33 +293,23 @@ def _first_buffers(model: PreTrainedModel) -> None:
             values.copy_(processes.agreed(values))
 
 
-def judged(
-    course: Course,
-    name: str,
-    options: Mapping[str, Any],
-    budget: Budget,
-    left: Left,
-    *,
-    beside: Project,
-    shared_by: int = 1,
-) -> TaskResult:
+def judged(course: Course, name: str, recipe: Recipe, budget: Budget, left: Left, beside: Project) -> TaskResult:
     """Judge what a recipe left on the evaluation rows, beside a fine-tuned dense model.
 
     Args:
         course: the recipe's.
         name: of the recipe.
-        options: of the recipe.
+        recipe: with its options.
         budget: what was asked for.
         left: what came of it.
         beside: project of the dense model to compare with; its evaluation rows are judged on.
-        shared_by: number of budgets that the trainings served.
     """
-    facts = course.facts(name, options, budget, left)
+    facts = course.facts(name, asdict(recipe), budget, left)  # type: ignore[call-overload]  # every recipe is a dataclass
     result = beside.judge(PruningResult(left.model, left.masks, facts, course.project.tokenizer))
     about = RecipeFacts(
         seconds={work: course.spent[work].seconds for work in left.work},
         cpu_seconds={work: course.spent[work].cpu_seconds for work in left.work},
-        shared_by=shared_by,
+        shared_by=left.shared_by,
         chosen=left.chosen,
         trainings={
             work: read(TrainingFacts, plain(course.trainings[work]), work)

@@ -129,8 +129,9 @@ class StageTrainer(TaskTrainer):
         def falling(step: int) -> float:
             return max(0.0, 1 - step / max(1, num_training_steps))
 
+        rated: Any = optimizer or self.optimizer
         shapes = [(lambda _: 1.0) if each.constant else falling for each in self.stage.groups(self.bare_model())]
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, shapes)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(rated, shapes)
         self._created_lr_scheduler = True
         return self.lr_scheduler
 

@@ -72,7 +72,7 @@ def add_importance(structure: Structure, scores: dict[str, Tensor]) -> None:
 
 def _product(projection: Any) -> Tensor:
     """Multiply a projection's weight by its gradient, `(inputs, outputs)`."""
-    product = projection.weight.detach() * _gradient(projection.weight)
+    product: Tensor = projection.weight.detach() * _gradient(projection.weight)
     return product if isinstance(projection, Conv1D) else product.T
 
 
@@ -91,7 +91,7 @@ class Taken:
 
     def of(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Take it out of the whole model's weights."""
-        whole = weights[self.source]
+        whole: Tensor = weights[self.source]
         return whole if self.index is None else whole.index_select(self.axis, self.index.to(whole.device))
 
 
