@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -31,9 +30,7 @@ from trimformer.pruning.budget import Budget
 from trimformer.recipes import ebert
 from trimformer.training.augmentation import augmented
 from trimformer.training.distillation import hidden_loss, soft_loss
-from trimformer.training.finetune import FineTuning
-from trimformer.training.recipe import Course, Left, judged
-from trimformer.training.stages import Stage
+from trimformer.training.recipe import Course, judged
 from trimformer.training.subnetworks import SubNetwork, add_importance, spread, widest
 from unit.test_finetuning import interrupted_after, project_of, same_weights
 
@@ -265,7 +262,7 @@ class TestGates:
             with pytest.raises(ValueError, match="gate"):
                 type(config)(gates={site: entry | wrong})
         model.config.quantization_config = type(config)(gates={site: entry | {"units": 5}})
-        with pytest.raises(ValueError, match="is for 5 numbers of|for 5 .*num_attention_heads|gate of"):
+        with pytest.raises(ValueError, match=r"the gate of encoder\.layer\.0\.attention is for 5 "):
             type(model)._from_config(model.config)
 
 
@@ -319,39 +316,3 @@ class TestRuns:
         assert left.dynamic is not None
         assert left.dynamic.flops_low <= left.kept["flops"] <= left.dynamic.flops_high
         assert "not smaller on disk" in left.warnings[0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Polish:
-    """A third recipe, whole: what was pruned is trained on labels for a while."""
-
-    starts_from: ClassVar[str] = "finetuned"
-    serves_all: ClassVar[bool] = False
-    costs: ClassVar[tuple[str, ...]] = ("flops",)
-    epochs: float = 1.0
-
-    def make(self, course: Course, budgets: Sequence[Budget]) -> Iterator[Left]:
-        for budget in budgets:
-            with course.doing("pruning"):
-                pruned = course.project.pruner(method="magnitude", calibration_tokens=100, judged=False).prune(budget)
-            course.train(
-                Stage(
-                    name="polish",
-                    model=pruned.model,
-                    losses=lambda model, batch: iter([course.task_loss(model, batch)]),
-                    features=course.features,
-                    epochs=self.epochs,
-                    arguments={"learning_rate": 1e-3},
-                )
-            )
-            yield Left(pruned.model, pruned.masks, pruned.facts.kept, work=tuple(course.spent))
-
-
-def test_a_third_recipe_is_one_class(course: Course) -> None:
-    recipe, budget = Polish(), Budget(flops=0.5)
-    patient = replace(course, tuning=FineTuning(rows=20, patience=1, arguments={"num_train_epochs": 2}))
-    left = next(recipe.make(patient, [budget]))
-    facts = judged(patient, "polish", recipe, budget, left, patient.project).facts
-    assert facts.pruning.budget.reached <= 0.5
-    training = facts.recipe.trainings["polish"]
-    assert (training.rows, training.guard_rows, len(training.curve)) == (20, 16, 3)
