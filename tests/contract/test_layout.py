@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 ROOT = REPOSITORY / "src" / "trimformer"
 PLAN = REPOSITORY / "docs" / "architecture.md"
 SETTINGS = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
-PLUGIN_FOLDERS = ("architectures", "methods", "tasks", "costs", "commands")
+PLUGIN_FOLDERS = ("architectures", "methods", "recipes", "tasks", "costs", "commands")
 MOST_FLOORS = 10
 MOST_FILES_AT_THE_TOP = 6
 

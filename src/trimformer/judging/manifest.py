@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 from trimformer.errors import DataError
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.names import shared_name
-from trimformer.judging.training_facts import FineTuningFacts
+from trimformer.judging.training_facts import FineTuningFacts, RecipeFacts
 from trimformer.model.manifest import checked, plain, read
 from trimformer.observing.latency import Latency
 from trimformer.pruning.facts import PruningFacts
@@ -82,6 +82,8 @@ class Manifest:
     """Measured time by model, of `DENSE` and `PRUNED`; empty where nothing was timed."""
     origin: Origin = field(default_factory=Origin)
     finetuning: FineTuningFacts | None = None
+    recipe: RecipeFacts | None = None
+    """What a method that trains did; None of others."""
     vocabulary: VocabularyFacts | None = None
     """What was trimmed of the vocabulary; None where nothing was."""
     bytes: BeforeAfter | None = None
@@ -116,6 +118,7 @@ class Manifest:
             "latency": self.latency or None,
             "vocabulary": self.vocabulary,
             "bytes": self.bytes,
+            "recipe": self.recipe,
         }
         facts: dict[str, Any] = plain(self.model) | plain(
             {name: each for name, each in done.items() if each is not None}
@@ -137,6 +140,7 @@ class Manifest:
             latency=read(Mapping[str, Latency], content.get("latency", {}), "latency"),
             origin=Origin.from_json(content, where),
             finetuning=read(FineTuningFacts | None, content.get("finetuning"), "finetuning"),
+            recipe=read(RecipeFacts | None, content.get("recipe"), "recipe"),
             vocabulary=read(VocabularyFacts | None, content.get("vocabulary"), "vocabulary"),
             bytes=read(BeforeAfter | None, content.get("bytes"), "bytes"),
         )

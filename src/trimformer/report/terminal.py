@@ -46,9 +46,9 @@ def result_table(facts: Manifest) -> Table:
     _add_costs(table, pruning)
     _add_sizes(table, facts)
     _add_latency(table, facts)
-    calibration = pruning.calibration
+    calibration, rows = pruning.calibration, "training" if facts.recipe else "calibration"
     table.caption = (
-        f"{pruning.method}, {_making_seconds(facts):.0f} s, {calibration.tokens} calibration tokens in "
+        f"{pruning.method}, {_making_seconds(facts):.0f} s, {calibration.tokens} {rows} tokens in "
         f"{calibration.sequences} rows, seed {calibration.seed}"
         + ("; the model was pruned before: shares are of what was there" if pruning.already_pruned else "")
     )
@@ -128,6 +128,8 @@ def _add_latency(table: Table, facts: Manifest) -> None:
 def _making_seconds(facts: Manifest) -> float:
     """Add up the seconds of all that pruning took; 0 of a model that was not pruned."""
     seconds = facts.model.seconds if isinstance(facts.model, PruningFacts) else {}
+    if facts.recipe is not None:
+        return sum(facts.recipe.seconds.values())
     return sum(seconds.get(stage, 0.0) for stage in ("ordering", "measuring", "pruning"))
 
 
