@@ -78,7 +78,7 @@ class MeasuredCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self.folder, prefix=".") as scratch:
                 new = Path(scratch) / "new"
-                tensors = {name: values.cpu().contiguous() for name, values in measured.items()}
+                tensors = {name: values.cpu().contiguous().clone() for name, values in measured.items()}
                 save_file(tensors, new, metadata=_seal(_text(key), tensors))
                 new.replace(self._path(key))
         except (OSError, SafetensorError) as error:
