@@ -30,8 +30,8 @@ def shared_name(name: str) -> str:
 def shared_words(words: Iterable[str]) -> list[str]:
     """Give the words of a command as others may see them, values after `=` as well.
 
-    >>> shared_words(["prune", "/data/somebody/model", "--data=/data/rows.csv"])
-    ['prune', '…/model', '--data=…/rows.csv']
+    >>> shared_words(["prune", "/data/somebody/model", "data=/data/rows.csv"])
+    ['prune', '…/model', 'data=…/rows.csv']
     """
     return ["=".join(map(shared_name, word.split("="))) for word in words]
 

@@ -75,7 +75,7 @@ class MeasuredCache:
         if not measured or not processes.is_first():
             return
         try:
-            tensors = {name: values.cpu().contiguous() for name, values in measured.items()}
+            tensors = {name: values.cpu().contiguous().clone() for name, values in measured.items()}  # some are views
             with whole_file(self._path(key)) as new:
                 save_file(tensors, new, metadata=_seal(_text(key), tensors))
         except CheckpointError as error:
