@@ -70,9 +70,7 @@ class MeasuredCache:
         if not measured or not processes.is_first():
             return
         try:
-            tensors = {
-                name: values.cpu().contiguous().clone() for name, values in measured.items()
-            }  # some share memory
+            tensors = {name: values.cpu().contiguous().clone() for name, values in measured.items()}  # some are views
             with whole_file(self._path(key)) as new:
                 save_file(tensors, new, metadata={"key": _text(key)})
         except CheckpointError as error:
