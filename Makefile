@@ -8,7 +8,8 @@ PIP_VERSION := 26.0.1
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt --build-constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check kill clean
+.PHONY: help demo test fuzz properties check kill coverage mutants matrix clean
+SECONDS ?= 600
 
 help: ## show this list
 	@echo "trimformer: make a Transformer smaller and faster. Targets (PYTHON=$(PYTHON) makes .venv):"
@@ -20,16 +21,32 @@ demo: $(STAMPS)/demo ## prune a real encoder, write it to demo-model, compare be
 test: $(STAMPS)/test ## run the tests that need neither network nor GPU
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-check: $(STAMPS)/lint ## ruff check, ruff format --check, mypy
+fuzz: $(STAMPS)/test ## damage files of every kind and run the commands that read them, for SECONDS=600
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(FUZZ)
+
+properties: $(STAMPS)/test ## try 10,000 cases of what must hold for any input
+	@OMP_NUM_THREADS=1 TRIMFORMER_PROPERTIES=26 $(BIN)/python -m pytest -q tests/unit/test_properties.py
+
+check: $(STAMPS)/lint ## ruff check, ruff format --check, mypy; unsafe code, secrets, advisories
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/python tests/check_security.py
+
+coverage: $(STAMPS)/test ## run the tests and measure which branches they go through
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term-missing
+
+mutants: $(STAMPS)/test ## change what decides and repairs, bit by bit, and see whether tests notice (hours; MUTANTS=search)
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/mutants.py $(MUTANTS)
+
+matrix: ## run a selection of tests on the oldest and newest versions that are supported (MATRIX="--cell NAME")
+	@$(PYTHON) tests/matrix.py $(MATRIX)
 
 kill: $(STAMPS)/test ## kill commands at random moments, start them twice at once (KILL="--kills 300 --seconds 3600")
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/trust/killing.py $(KILL)
 
 clean: ## remove .venv, caches and what the demo wrote
-	@rm -rf $(VENV) demo-model build dist .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf $(VENV) .venv-matrix fuzz-findings demo-model build dist .coverage htmlcov .mypy_cache .pytest_cache .ruff_cache
 	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMPS)/torch: constraints.txt

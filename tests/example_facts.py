@@ -70,7 +70,7 @@ def plain_facts(share: float = 0.5, **changes: Any) -> dict[str, Any]:
             "sequences": 892,
             "mean_length": 22.4,
             "seed": 7,
-            "fingerprint": "060e51de8f1a1684",
+            "fingerprint": "060e51de8f1a1684",  # pragma: allowlist secret
         },
         "workload": {"sequence_length": 22.4, "batch_size": 32},
         "versions": {"trimformer": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "python": "3.11.7"},

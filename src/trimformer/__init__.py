@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trimformer.judging.project import Project, evaluate
     from trimformer.model.by_hand import cut
     from trimformer.model.checkpoint import load_model, load_tokenizer
+    from trimformer.model.checksums import verify
     from trimformer.model.structure import read_structure
     from trimformer.pruning.budget import Budget
     from trimformer.pruning.pruner import Pruner, prune
@@ -42,6 +43,7 @@ _HOMES = {
     "read_structure": "model.structure",
     "save": "report.saving",
     "trim_vocabulary": "vocabulary.trim",
+    "verify": "model.checksums",
 }
 """Module of every public name, below `trimformer`."""
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "read_structure",
     "save",
     "trim_vocabulary",
+    "verify",
 ]
 
 

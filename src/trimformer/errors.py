@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -105,3 +106,18 @@ def unknown_name(kind: str, name: Any, known: Iterable[str]) -> InvalidOption:
 def first_line(error: Exception) -> str:
     """Give the first line of an error's text without its full stop, or the error's class where it has no text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".;")
+
+
+@contextmanager
+def reading(what: object, remedy: str, kind: type[TrimformerError] = DataError) -> Iterator[None]:
+    """Within the context, an error of any kind becomes one of ours, in a line: `cannot read …: why; what to do`.
+
+    For a user's file in the hands of another library's parser, and nothing else: a parser meets damage with errors of
+    any class, and code of our own within the context would lose the trace of its bugs. Our own errors pass unchanged.
+    """
+    try:
+        yield
+    except TrimformerError:
+        raise
+    except Exception as error:
+        raise kind(f"cannot read {what}: {first_line(error)}; {remedy}") from error

@@ -1,4 +1,4 @@
-"""Find methods, architectures, tasks, costs, commands: one file in a plug-in folder each, or an outside entry point.
+"""Find plug-ins, such as methods, recipes and architectures: one file in a folder each, or an outside entry point.
 
 A plug-in module has a dictionary `PROVIDES` of public names. Nobody registers anything: the file is enough.
 Other packages add theirs with entry points in the groups `trimformer.methods`, `trimformer.tasks`, ….
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from trimformer.errors import unknown_name
 
-Folder = Literal["architectures", "methods", "tasks", "costs", "commands"]
+Folder = Literal["architectures", "methods", "recipes", "tasks", "costs", "commands"]
 
 
 @cache

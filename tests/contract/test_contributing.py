@@ -12,15 +12,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 import trimformer
+from conftest import TinyBert
 from tiny_models import inputs, outputs, tiny_model
 from trimformer import Budget, plugins
 from trimformer.errors import InvalidOption, UnsupportedModel
 from trimformer.model.masking import masked
 from trimformer.model.structure import read_structure
+from trimformer.training.finetune import FineTuning
+from trimformer.training.recipe import Course, judged
+from unit.test_finetuning import project_of
 
 PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 
@@ -41,7 +45,7 @@ def nothing_remembered() -> Iterator[None]:
     yield
     plugins.provided.cache_clear()
     for name in set(sys.modules) - before:
-        if name.rpartition(".")[2] in {"peak", "my_encoder"} or name == "my_package":
+        if name.rpartition(".")[2] in {"peak", "polish", "my_encoder"} or name == "my_package":
             del sys.modules[name]
 
 
@@ -90,6 +94,21 @@ def test_a_method_in_a_package_of_your_own(tmp_path: Path, monkeypatch: pytest.M
     (about / "entry_points.txt").write_text(f"[{group}]\n{entry.replace(chr(34), '')}\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert_the_strongest_stay(*by_peak(0.5), 4.0)
+
+
+@pytest.mark.usefixtures("nothing_remembered")
+def test_a_method_that_trains(
+    tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("recipes", "polish.py", example("A method that trains", "python"), tmp_path, monkeypatch)
+    recipe, budget = plugins.load("recipes", "polish")(epochs=2), Budget(flops=0.5)
+    project = project_of(tiny_bert(num_labels=2), tokenizer).with_guard()
+    course = Course(project, tmp_path / "work", tuning=FineTuning(rows=20, patience=1))
+    left = next(recipe.make(course, [budget]))
+    facts = judged(course, "polish", recipe, budget, left, project).facts
+    assert facts.pruning.budget.reached <= 0.5
+    training = facts.recipe.trainings["polish-0.5"]
+    assert (training.rows, training.guard_rows, len(training.curve)) == (20, 16, 3)
 
 
 class MyConfig(PreTrainedConfig):

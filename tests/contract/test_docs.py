@@ -84,24 +84,31 @@ def test_every_option_is_described(command: str) -> None:
     assert not missing, f"docs/command-line.md, section {command}, says nothing of {', '.join(sorted(missing))}"
 
 
-@pytest.mark.parametrize("folder", ["methods", "tasks", "architectures", "costs"])
+@pytest.mark.parametrize("folder", ["methods", "recipes", "tasks", "architectures", "costs"])
 def test_every_plugin_is_described(folder: Any) -> None:
     docs = "\n".join(read(page) for page in PAGES if page.is_relative_to(ROOT / "docs")).lower()
     missing = [name for name in plugins.names(folder) if not re.search(rf"\b{name}\b", docs)]
     assert not missing, f"docs/ says nothing of {folder}: {', '.join(missing)}"
 
 
-@pytest.mark.parametrize("method", plugins.names("methods"))
+FOLDERS: dict[str, Any] = {
+    **dict.fromkeys(plugins.names("methods"), "methods"),
+    **dict.fromkeys(plugins.names("recipes"), "recipes"),
+}
+"""Plug-in folders of all that has a page."""
+
+
+@pytest.mark.parametrize("method", FOLDERS)
 def test_options_of_methods_are_described_with_their_defaults(method: str) -> None:
     page = METHOD_PAGES / f"{method}.md"
     assert page.is_file(), f"method {method} has no page: write docs/methods/{method}.md, as its neighbours are"
     shown = dict(OPTION_ROW.findall(read(page)))
-    assert shown == {field.name: str(field.default).lower() for field in fields(plugins.load("methods", method))}
+    assert shown == {field.name: str(field.default).lower() for field in fields(plugins.load(FOLDERS[method], method))}
 
 
 def test_the_overview_links_every_page_of_a_method() -> None:
     linked = set(re.findall(r"\]\(methods/(\w+)\.md\)", read(ROOT / "docs" / "methods.md")))
-    assert linked == {page.stem for page in METHOD_PAGES.glob("*.md")} == set(plugins.names("methods"))
+    assert linked == {page.stem for page in METHOD_PAGES.glob("*.md")} == set(FOLDERS)
 
 
 @every_page

@@ -13,6 +13,7 @@ from commands import Run, assert_mistake, write
 from conftest import WORDS, TinyBert
 from trimformer.cli import finetune_run as training_run
 from trimformer.model import checkpoint
+from trimformer.model.manifest import read_manifest
 from trimformer.model.structure import parameter_count
 
 QUICK = ("--train", "per_device_train_batch_size=8", "--train", "learning_rate=1e-2", "--train", "num_train_epochs=2")
@@ -70,7 +71,7 @@ def test_pprune_and_finetune_again(run: Run, base: Path, data: Path, out: Path) 
     assert result.code == 0, result.err
     facts = json.loads(result.out)
     assert facts.pop("out") == str(out)
-    assert facts == json.loads((out / "trimformer.json").read_text())
+    assert facts == read_manifest(out)
     assert facts["budget"]["reached"] <= 0.6
     assert facts["metrics"]["pruned"]["accuracy"]["value"] > 0.8
     assert set(facts["metrics"]["dense"]) == set(facts["metrics"]["pruned"])

@@ -79,12 +79,12 @@ def uneven(tiny_bert: TinyBert) -> PreTrainedModel:
     return model
 
 
-def interrupted_after(steps: int) -> Any:
-    """A progress that ends the run as Ctrl-C does, after so many training steps."""
+def interrupted_after(steps: int, stage: str = "fine-tuning") -> Any:
+    """A progress that ends the run as Ctrl-C does, after so many training steps of a stage."""
 
     def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
         for index, item in enumerate(items):
-            if description == "fine-tuning" and index == steps:
+            if description == stage and index == steps:
                 raise KeyboardInterrupt
             yield item
 

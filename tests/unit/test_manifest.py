@@ -32,7 +32,10 @@ def test_text_reads_back_and_has_a_line_for_a_list_of_numbers() -> None:
     [
         (["prune", "a b", "--set", "x='1'"], """trimformer prune 'a b' --set 'x='"'"'1'"'"''"""),
         (["prune", "hf_abcdefghijklmnop"], "trimformer prune …"),
-        (["prune", "--data", "https://me:secret@host/file"], "trimformer prune --data https://…@host/file"),
+        (
+            ["prune", "--data", "https://me:secret@host/file"],  # pragma: allowlist secret
+            "trimformer prune --data https://…@host/file",
+        ),
         (["prune", "half_hf_model"], "trimformer prune half_hf_model"),
     ],
 )

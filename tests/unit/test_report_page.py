@@ -113,7 +113,7 @@ def test_every_fact_of_a_checkpoint_is_told() -> None:
         "seed",
         "7",
         "torch 2.13.0",
-        "060e51de8f1a1684",
+        "060e51de8f1a1684",  # pragma: allowlist secret
         "damping=0.3",
         'pipeline("text-classification", "my/folder", trust_remote_code=True)',
         "not a measure of speed",

@@ -19,6 +19,8 @@ import transformers
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from trimformer.model import checkpoint
+from trimformer.model.checksums import verify
+from trimformer.model.modeling_trimformer import FILES
 from trimformer.model.structure import read_structure
 
 STORED = Path(__file__).parents[1] / "stored" / "0.1"
@@ -110,3 +112,13 @@ def test_its_own_loader_loads_it_where_the_package_is_not(folders: dict[str, Pat
     assert done.returncode == 0, done.stderr
     for folder, logits in json.loads(done.stdout.splitlines()[-1]).items():
         assert_as_stored(Path(folder), torch.tensor(logits))
+
+
+def test_format_2_loads_with_all_its_checksums() -> None:
+    """Written when checksums were new, without the loader, which nobody misses: it may be another by now."""
+    folder = STORED.parent / "format-2" / "gpt2"
+    model = checkpoint.load_model(str(folder))
+    assert_as_stored(folder, logits_of(model, folder))
+    assert len(checkpoint.load_tokenizer(str(folder))) == 106
+    states = {each.name: each.state for each in verify(folder)}
+    assert {name: state for name, state in states.items() if state != "whole"} == dict.fromkeys(FILES, "missing")

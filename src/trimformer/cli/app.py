@@ -29,6 +29,8 @@ from trimformer.cli.launch import Launch, launched, process_count
 from trimformer.cli.options import HELP_GROUPS
 from trimformer.cli.signals import Asked, ending_at_signals
 from trimformer.errors import InvalidOption, ProcessLost, TrimformerError, TrimformerWarning, first_line
+from trimformer.judging.names import ELSEWHERE, shared_words
+from trimformer.report.characters import visible
 
 app = typer.Typer(
     help="Make a Transformer physically smaller and measurably faster in minutes, without retraining.",
@@ -113,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(typed: Sequence[str], launch: Launch, asked: Asked) -> None:
+    strange = next((word for word in typed if any("\ud800" <= each <= "\udfff" for each in word)), None)
+    if strange is not None:  # what is not UTF-8 comes so from Python; other programs can neither read nor write it
+        _end(f"{strange} is not UTF-8: rename the file or folder", MISTAKE, launch)
     with dialect.speaking(_dialect_of(typed)):
         try:
             with launch.only_first_prints(), _own_warnings():
@@ -130,6 +135,9 @@ def _run(typed: Sequence[str], launch: Launch, asked: Asked) -> None:
                 _end(f"cannot write {what}: {error.strerror}; free some space", MISTAKE, launch)
             if os.environ.get(TRACE):
                 raise
+            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # only a path that was given can be
+                told = f"{error.filename!s:.60}… cannot be a path, it is too long: give a shorter one"
+                _end(told, MISTAKE, launch)
             _end(_unexpected(error, typed), UNEXPECTED, launch)
     if ended == INTERRUPTED:  # newer versions of typer return it
         _end(asked.message, asked.code, launch)
@@ -190,9 +198,15 @@ def without_credentials(text: str) -> str:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """Write a command as it can be typed again; tokens and passwords in it become `…`.
+    """Write a command as it can be typed again, and shared: tokens, passwords and folders elsewhere in it become `…`.
 
     >>> command_line(["prune", "my model", "--flops", "0.4"])
     "trimformer prune 'my model' --flops 0.4"
     """
-    return without_credentials(shlex.join(["trimformer", *arguments]))
+    return visible(without_credentials(" ".join(map(_quoted, ["trimformer", *shared_words(arguments)]))))
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for a shell, which would not find `~` in quotes; `…` needs none."""
+    bare = word.removeprefix("~/").replace(ELSEWHERE, "")
+    return word if shlex.quote(bare) == bare else shlex.quote(word)

@@ -9,21 +9,48 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
 from trimformer.cli.dialect import spoken
 from trimformer.progress import Stages
-from trimformer.report.characters import ERRORS
+from trimformer.report.characters import ERRORS, in_a_line, visible
 
 BAR_WIDTH = 16
 """Characters of a bar: where a console is narrow, the text beside it goes on in a second line."""
 
-out_console = Console()
-error_console = Console(stderr=True)
+
+class _Visible:
+    """Something to print, whose words do not steer the terminal: names in it are other people's."""
+
+    def __init__(self, printed: Any) -> None:
+        self.printed = printed
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Render it; the styles, which are ours, stand beside the words."""
+        for part in console.render(self.printed, options):
+            yield part if part.control else Segment(visible(part.text), part.style)
+
+
+class _AllVisible(RenderHook):
+    """Makes everything that a console prints visible."""
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Visible(each) for each in renderables]
+
+
+def _console(*, stderr: bool) -> Console:
+    """Make a console that takes no word for markup or an emoji."""
+    console = Console(stderr=stderr, markup=False, emoji=False)
+    console.push_render_hook(_AllVisible())
+    return console
+
+
+out_console, error_console = _console(stderr=False), _console(stderr=True)
 
 
 def replace_missing_characters() -> None:
@@ -39,8 +66,10 @@ def say(message: str) -> None:
 
 
 def written(what: str, path: Path, about: str = "") -> None:
-    """Print a line on stdout that says where something was written; the path as it is, in one piece."""
-    out_console.print(Text.assemble(f"{what}: ", (str(path), "bold"), f"   {about}" if about else ""), soft_wrap=True)
+    """Print a line on stdout that says where something was written; the path in one piece."""
+    out_console.print(
+        Text.assemble(f"{what}: ", (in_a_line(str(path)), "bold"), f"   {about}" if about else ""), soft_wrap=True
+    )
 
 
 def warn(warnings: Iterable[str]) -> None:
@@ -85,7 +114,7 @@ def progress_bars(console: Console, stages: int = 0) -> Iterator[Stages]:
         yield Stages(_announced, stages, _said)
         return
     with RichProgress(*columns, console=console) as bars:
-        yield Stages(lambda items, description: bars.track(items, description=description), stages, _said)
+        yield Stages(lambda items, told: bars.track(items, description=visible(told)), stages, _said)
 
 
 def _said(message: str) -> None:

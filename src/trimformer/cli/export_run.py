@@ -18,6 +18,7 @@ from trimformer.errors import InvalidOption
 from trimformer.export.folder import CHECK_TEXTS, evenly_chosen, export
 from trimformer.judging.manifest import DENSE, Origin
 from trimformer.judging.metrics import RELATIVE, Metrics
+from trimformer.judging.names import own_name
 from trimformer.judging.task import Task
 from trimformer.model import checkpoint
 from trimformer.model.limits import fitted
@@ -42,15 +43,15 @@ def judged_on(model: str, task: str | None, data: str | None, columns: Mapping[s
         if not known.task:
             raise InvalidOption(f"`data` needs `task`: {model} does not say what it was pruned for")
         return Origin(source=model, task=known.task, data=data, columns=columns)
-    if not known.data or not Path(known.data).exists():
+    if not known.data or not Path(own_name(known.data)).exists():
         return Origin(source=model)
-    return replace(known, source=model, columns=columns or known.columns)
+    return replace(known, source=model, data=own_name(known.data), columns=columns or known.columns)
 
 
 def rows_gone(model: str) -> str:
     """Say which rows a model was pruned for that are not found from here; empty where it names none, or they are."""
     known = Origin.from_json(read_manifest(model)).data
-    if known in ("", HUB) or Path(known).exists():
+    if known in ("", HUB) or Path(own_name(known)).exists():
         return ""
     place = "" if Path(known).is_absolute() else f" from {Path.cwd()}, and may be elsewhere"
     return f"the rows that {model} was pruned for, {known}, are not found{place}"
@@ -71,7 +72,8 @@ def export_for(
         rows = chosen.rows(origin.data or None, "validation") if chosen else None
     dense = checkpoint.load_model(model, chosen.auto_class if chosen else None)
     tokenizer = fitted(checkpoint.load_tokenizer(model), dense)
-    facts: dict[str, Any] = {"source": model, "task": origin.task or None, "data": origin.data or None}
+    named = origin.shared
+    facts: dict[str, Any] = {"source": named.source, "task": origin.task or None, "data": named.data or None}
     if chosen and rows is not None:
         features = evenly_chosen(chosen.encode(rows, tokenizer, max_length))
         original = _original(model, chosen)
@@ -104,7 +106,7 @@ def export_for(
 def _original(model: str, task: Task) -> PreTrainedModel | None:
     """Load the model that a checkpoint was pruned from, where its folder is still there and has the same tokens."""
     manifest = read_manifest(model)
-    source = Origin.from_json(manifest).source
+    source = own_name(Origin.from_json(manifest).source)
     if not source or "vocabulary" in manifest or not Path(source).is_dir():
         return None
     return checkpoint.load_model(source, task.auto_class)
@@ -113,7 +115,7 @@ def _original(model: str, task: Task) -> PreTrainedModel | None:
 def _judged(original: PreTrainedModel, model: str, judge: Callable[[Any], Metrics]) -> dict[str, Any]:
     """Judge the original on the same rows."""
     source = Origin.from_json(read_manifest(model)).source
-    size = weight_bytes(original, checkpoint.stored_dtype(source))
+    size = weight_bytes(original, checkpoint.stored_dtype(own_name(source)))
     return {"source": source, "megabytes": round(size / 1e6, 1), "metrics": plain(judge(original))}
 
 

@@ -6,10 +6,8 @@ Trainer's checkpoints, and the pruned model where pruning comes first. It goes a
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ from transformers import PreTrainedModel
 from trimformer import plugins, processes
 from trimformer.cli import console, steps
 from trimformer.cli.options import assignments
-from trimformer.cli.unfinished import JOURNAL, PRUNED, Unfinished
+from trimformer.cli.unfinished import JOURNAL, PRUNED
+from trimformer.cli.workplace import Resumable, workplace
 from trimformer.data.columns import naming_columns
 from trimformer.errors import InvalidOption
 from trimformer.judging import manifest
@@ -28,7 +27,6 @@ from trimformer.judging.project import Project
 from trimformer.judging.task import FitsRows, Task, fitted_to
 from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.model import checkpoint
-from trimformer.model.folders import explained
 from trimformer.model.manifest import plain, read, read_manifest
 from trimformer.model.modeling_trimformer import auto_class
 from trimformer.progress import Progress
@@ -42,13 +40,11 @@ from trimformer.training.p_pruning import prune_pretrained
 from trimformer.training.step_time import step_times
 
 DENSE = "dense"
-NOT_ASKED = {"out", "device", "command"}
-"""Fields of a run that may differ when it is resumed."""
 ROWS_TO_CHECK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class Run(Resumable):
     """A fine-tuning run as it was asked for: the model, the rows, and how to train.
 
     Raises:
@@ -58,7 +54,6 @@ class Run:
     model: str
     task: str
     data: str | None
-    out: Path
     options: FineTuning
     max_length: int | None = None
     seed: int = 0
@@ -80,12 +75,6 @@ class Run:
         if self.dense_too and self.dense is None:
             raise InvalidOption("`dense_too` needs to know the dense model: name it as `dense`")
 
-    @property
-    def asked(self) -> dict[str, Any]:
-        """Fields that must be the same for a run to be resumed, as JSON has them."""
-        facts = {name: value for name, value in asdict(self).items() if name not in NOT_ASKED}
-        return json.loads(json.dumps(facts, default=str))  # type: ignore[no-any-return]
-
 
 def tuning(train: Sequence[str] | None) -> FineTuning:
     """Read options of fine-tuning from the command line's `--train name=value`.
@@ -94,25 +83,6 @@ def tuning(train: Sequence[str] | None) -> FineTuning:
         InvalidOption: no assignment, an unknown name, or a value of the wrong type or range.
     """
     return FineTuning.from_text(assignments(train, "--train", "learning_rate=1e-4"))
-
-
-@contextmanager
-def workplace(run: Run, *, resume: bool) -> Iterator[Path]:
-    """Within the context, a run has a folder for unfinished work, which stays after an interruption if it holds some.
-
-    Raises:
-        CheckpointError: an earlier run was interrupted and `resume` is not set, or the folder cannot be written to.
-        InvalidOption: the earlier run was asked for something else.
-    """
-    unfinished = Unfinished(run.out, run.asked, resume)
-    with explained(unfinished.folder):
-        unfinished.begin()
-        try:
-            yield unfinished.folder
-        except BaseException:
-            unfinished.leave()
-            raise
-    unfinished.done()
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,18 @@ def number_or_word(text: Any) -> Any:
         return text
 
 
+def _trust(context: typer.Context, trusts: bool) -> bool:  # noqa: FBT001  # typer calls it so
+    """Let code in a checkpoint run until the command ends."""
+    if trusts:
+        from trimformer.model.soundness import trusting  # noqa: PLC0415  # late imports keep --help fast
+
+        context.with_resource(trusting(trusts=True))
+    return trusts
+
+
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python files that lie in the model's folder.", callback=_trust)
+]
 ModelArgument = Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")]
 AUTO = "auto"
 TaskOption = Annotated[

@@ -36,6 +36,7 @@ from trimformer.pruning.budget import Budget
 from trimformer.pruning.cache import MeasuredCache, default_folder
 from trimformer.pruning.plan import Plan, check_one_size
 from trimformer.report import page, plans, saving, terminal
+from trimformer.report.characters import in_a_line
 from trimformer.report.headline import headline, kept
 from trimformer.report.loading import in_one_line, is_of_sentence_transformers, loading
 
@@ -97,9 +98,13 @@ def gather(
     )
 
 
-def kept_measurements(folder: Path | None) -> MeasuredCache:
-    """Open the cache in a folder, or in the user's own; what is found there is said on stderr."""
-    return MeasuredCache(folder or default_folder(), say=console.say)
+def kept_measurements(folder: Path | None) -> MeasuredCache | None:
+    """Open the cache in a folder, or in the user's own; what is found, or that there is none, is said on stderr."""
+    place = folder or default_folder()
+    if place is None:
+        console.say("nothing is kept for later runs, this user has no home: name a folder, `--cache FOLDER`")
+        return None
+    return MeasuredCache(place, say=console.say)
 
 
 def save_pruned(result: TaskResult, source: str, tokenizer: Any, out: Path, *, overwrite: bool) -> None:
@@ -188,7 +193,7 @@ def write_report(html: str, report: Path) -> None:
     """Write a report page, and say where it is."""
     if processes.is_first():
         page.write_page(html, report)
-    console.say(f"report: {report}")
+    console.say(f"report: {in_a_line(str(report))}")
 
 
 def push(out: Path, repo: str) -> None:

@@ -20,7 +20,7 @@ from trimformer import processes
 from trimformer.cli import console, steps
 from trimformer.errors import CheckpointError, InvalidOption
 from trimformer.model.folders import write_text
-from trimformer.model.manifest import MANIFEST
+from trimformer.model.trimformer_checks import MANIFEST
 from trimformer.pruning.journal import Journal
 from trimformer.training.checkpoints import has_checkpoint
 

@@ -18,6 +18,7 @@ from trimformer.cli.options import (
     MaxMemoryOption,
     ModelArgument,
     TaskOption,
+    TrustOption,
     columns_named,
 )
 from trimformer.model.parameters import DEVICE, DTYPE
@@ -38,6 +39,7 @@ def evaluate_command(
     device_map: DeviceMapOption = None,
     max_memory: MaxMemoryOption = None,
     as_json: JsonOption = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Judge a model, dense or pruned, on the validation rows of a task."""
     from trimformer import plugins

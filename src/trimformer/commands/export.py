@@ -14,6 +14,7 @@ from trimformer.cli.options import (
     LengthOption,
     ModelArgument,
     OverwriteOption,
+    TrustOption,
     columns_named,
 )
 from trimformer.errors import InvalidOption
@@ -33,6 +34,7 @@ def export_command(
     max_length: LengthOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Write a model, dense or pruned, as ONNX; compared with PyTorch, and judged by the task's metrics."""
     from trimformer.cli import console, export_run, steps

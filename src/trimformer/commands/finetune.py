@@ -21,6 +21,7 @@ from trimformer.cli.options import (
     SeedOption,
     TaughtOption,
     TrainOption,
+    TrustOption,
     columns_named,
 )
 from trimformer.model.parameters import DEVICE
@@ -45,6 +46,7 @@ def finetune_command(
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Fine-tune a model on labelled rows, keep the best checkpoint, and judge it on rows kept apart."""
     from trimformer.cli import finetune_run, steps, unfinished

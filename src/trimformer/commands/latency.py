@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from trimformer.cli.options import DeviceOption, JsonOption
+from trimformer.cli.options import DeviceOption, JsonOption, TrustOption
 from trimformer.model.parameters import DEVICE
 
 HELP_PLACE = ("Measure", 2)
@@ -20,6 +20,7 @@ def latency_command(
     threads: Annotated[int | None, typer.Option(help="CPU threads; else PyTorch's own number.", min=1)] = None,
     device: DeviceOption = DEVICE.default,
     as_json: JsonOption = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Time models on the same batches, in turn: PyTorch, compiled, or ONNX Runtime."""
     from trimformer.cli import console, latency_run, steps

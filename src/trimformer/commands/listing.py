@@ -8,12 +8,14 @@ HELP_PLACE = ("About", 1)
 
 
 def list_command(as_json: JsonOption = False) -> None:
-    """List methods, tasks, architectures and costs."""
+    """List methods, recipes, tasks, architectures and costs."""
     from trimformer import plugins
     from trimformer.cli import console, steps
     from trimformer.report import terminal
 
-    listed = {folder: plugins.descriptions(folder) for folder in ("methods", "tasks", "architectures", "costs")}
+    listed = {
+        folder: plugins.descriptions(folder) for folder in ("methods", "recipes", "tasks", "architectures", "costs")
+    }
     if as_json:
         steps.print_json(listed)
     else:

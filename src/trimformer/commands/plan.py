@@ -39,6 +39,7 @@ from trimformer.cli.options import (
     SitesOption,
     TaskOption,
     TokensOption,
+    TrustOption,
     UniformOption,
     VocabularyOption,
     assignments,
@@ -92,6 +93,7 @@ def plan_command(
     report: ReportOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Look before the cut: what each budget would remove, by layer, and what it is likely to lose."""
     from trimformer.cli import console, steps, wanted

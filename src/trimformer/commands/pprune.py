@@ -29,6 +29,7 @@ from trimformer.cli.options import (
     TaughtOption,
     TokensOption,
     TrainOption,
+    TrustOption,
     UniformOption,
     assignments,
     columns_named,
@@ -64,6 +65,7 @@ def pprune_command(
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """P-pruning: make a pre-trained model smaller without labels, then fine-tune it and judge it."""
     from dataclasses import asdict

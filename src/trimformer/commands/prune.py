@@ -46,6 +46,7 @@ from trimformer.cli.options import (
     SizeOption,
     TaskOption,
     TokensOption,
+    TrustOption,
     UniformOption,
     VocabularyOption,
     assignments,
@@ -106,6 +107,7 @@ def prune_command(
     push_to_hub: PushOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Make a model smaller for a task, judge it before and after, and save it."""
     from trimformer.cli import console, steps, unfinished, wanted

@@ -39,6 +39,7 @@ from trimformer.cli.options import (
     SitesOption,
     TaskOption,
     TokensOption,
+    TrustOption,
     assignments,
     columns_named,
 )
@@ -92,6 +93,7 @@ def sweep_command(
     resume: ResumeOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """One calibration, several sizes: a checkpoint each, a table, and a plot of the metric against what is kept."""
     from trimformer.cli import console, steps, unfinished, wanted

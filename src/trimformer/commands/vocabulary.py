@@ -14,6 +14,7 @@ from trimformer.cli.options import (
     JsonOption,
     ModelArgument,
     OverwriteOption,
+    TrustOption,
     columns_named,
     option_of,
 )
@@ -38,11 +39,13 @@ def vocabulary_command(
     dtype: DtypeOption = DTYPE.default,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Keep only the tokens that your texts need, in tokenizer and embeddings; proved to read these texts as before."""
     from trimformer.cli import console, steps
     from trimformer.data.columns import all_texts, naming_columns
     from trimformer.data.files import read_rows
+    from trimformer.judging.names import shared_name
     from trimformer.model import checkpoint
     from trimformer.model.placement import Placement
     from trimformer.report import saving, terminal
@@ -65,7 +68,7 @@ def vocabulary_command(
         minimum_count=minimum_count,
         characters=characters,
         held_out=others,
-        name=texts,
+        name=shared_name(texts),
         dtype=stored,
     )
     manifest = trimmed_manifest(trimmed, model, context.obj)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,16 @@ from transformers import PreTrainedModel
 
 from trimformer import plugins
 from trimformer.compare.plan import Cell, Contender, Source, Subject
-from trimformer.compare.rows import Outcome, PackedMask, Row
-from trimformer.compare.sources import data_digest, model_digest
-from trimformer.data.batches import device_of_batch
+from trimformer.compare.rows import Outcome, PackedMask, Row, WholeCost
+from trimformer.compare.sources import CHARACTERS, data_digest, model_digest
+from trimformer.data.batches import device_of_batch, make_batches
 from trimformer.data.columns import naming_columns
 from trimformer.data.hub import hub_revision, model_folder
+from trimformer.data.rows import Batch
 from trimformer.errors import CheckpointError, TrimformerError
+from trimformer.judging.names import shared_text
 from trimformer.judging.project import Project
+from trimformer.judging.result import TaskResult
 from trimformer.judging.task import Task
 from trimformer.model import checkpoint, placement
 from trimformer.model.claims import scratch_folder
@@ -30,13 +34,18 @@ from trimformer.model.manifest import read_manifest, versions
 from trimformer.model.sites import Masks
 from trimformer.observing.resources import watching_resources
 from trimformer.progress import Progress, Stages
-from trimformer.pruning.method_options import asked_by
+from trimformer.pruning.budget import Budget
+from trimformer.pruning.method_options import asked_by, make_plugin
 from trimformer.pruning.pruner import Pruner
-from trimformer.training.finetune import FineTuned, finetune
+from trimformer.training.finetune import FineTuned, FineTuning, finetune
 from trimformer.training.heads import load_to_train, put_on
+from trimformer.training.recipe import Course, check_budgets, judged
+from trimformer.training.stages import Spent, spending
 
 DENSE_SEED = 0
 """Seed of a dense model's fine-tuning: all seeds of a comparison prune the same one."""
+TIMED_ROWS = 512
+"""Most rows of a recipe that a forward pass is timed on."""
 DETERMINING_VERSIONS = ("trimformer", "torch", "transformers")
 
 
@@ -58,8 +67,10 @@ class Bench:
     def identity(self, cell: Cell) -> dict[str, Any]:
         """Collect everything that decides a cell's outcome, as it reads back from JSON."""
         subject, contender, budget = cell.subject, cell.contender, cell.budget
+        trains = {} if contender.training is None else {"training": asdict(contender.training)}
         return _as_json(
-            {
+            trains
+            | {
                 "task": subject.task,
                 **self._content,
                 "max_length": subject.max_length,
@@ -91,14 +102,69 @@ class Bench:
         A cell that cannot be done is a row with the reason; what fails before the first one, such as loading a model,
         is raised.
         """
+        if cells[0].contender.training is not None:
+            yield from self._run_recipe(cells)
+            return
         project, pruner = self._pruner(cells[0].contender, cells[0].seed)
-        forward = _forward_seconds(pruner)
+        forward = _forward(pruner.calibration.dense.model, pruner.calibration.batches)
         for cell in cells:
             about = (cell.subject.label, cell.contender.label, self.identity(cell))
             try:
                 yield Row(*about, self._outcome(cell, project, pruner, forward))
             except TrimformerError as error:
-                yield Row(*about, None, str(error))
+                yield Row(*about, None, shared_text(str(error)))
+
+    def _run_recipe(self, cells: Sequence[Cell]) -> Iterator[Row]:
+        """Train once for all budgets, or once for each, as the recipe does; an interrupted training goes on."""
+        first, waiting = cells[0], list(cells)
+        folder = self.folder / f"training-{_digest(self.identity(first) | {'budget': None})}"
+        try:
+            for outcome in self._trained(first, [cell.budget for cell in cells], folder):
+                cell = waiting.pop(0)
+                yield Row(cell.subject.label, cell.contender.label, self.identity(cell), outcome)
+        except TrimformerError as error:
+            for cell in waiting:
+                yield Row(cell.subject.label, cell.contender.label, self.identity(cell), None, str(error))
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def _trained(self, cell: Cell, budgets: Sequence[Budget], folder: Path) -> Iterator[Outcome]:
+        contender = cell.contender
+        recipe = make_plugin("recipes", contender.method, contender.options)
+        check_budgets(contender.method, recipe, budgets)
+        project, new_head = self.before_finetuning(cell.seed) if contender.needs_pretrained else (self.dense, [])
+        course = Course(
+            project.with_guard(cell.seed),
+            folder,
+            tuning=contender.training or FineTuning(patience=0),
+            new_head=tuple(new_head),
+            seed=cell.seed,
+            resume=True,
+            sequence_length=self.subject.sequence_length,
+        )
+        rows = course.unlabelled[:TIMED_ROWS]
+        forward = _forward(project.model, make_batches(rows, project.tokenizer, project.model.device))
+        per_row = replace(forward, cpu_seconds=forward.cpu_seconds / len(rows), seconds=forward.seconds / len(rows))
+        made = recipe.make(course, budgets)
+        for budget in budgets:
+            with watching_resources(project.model.device) as used:
+                left = next(made)
+            result = judged(course, contender.method, recipe, budget, left, self.dense)
+            about = result.facts.recipe
+            spent = {name: course.spent[name] for name in left.work}
+            whole = WholeCost(
+                cpu_seconds=sum(each.cpu_seconds for each in spent.values()),
+                forward_cpu_seconds=per_row.cpu_seconds * len(self._rows[0]),
+                shared_by=left.shared_by,
+                trained_rows=len(course.unlabelled),
+            )
+            seconds = {
+                "measuring": 0.0,
+                "pruning": sum(each.seconds for each in spent.values()),
+                "finetuning": self.dense_seconds,
+            }
+            outcome = _outcome(result, seconds, used.memory_mb, per_row.seconds * len(course.unlabelled), whole)
+            single = about.dynamic.times["1"] if about and about.dynamic else None
+            yield replace(outcome, single=single)
 
     def _pruner(self, contender: Contender, seed: int) -> tuple[Project, Pruner]:
         """Make a pruner of the fine-tuned model or of the pre-trained one, and the project that it belongs to.
@@ -127,34 +193,24 @@ class Bench:
         )
         return whole, pruner
 
-    def _outcome(self, cell: Cell, project: Project, pruner: Pruner, forward_seconds: float) -> Outcome:
+    def _outcome(self, cell: Cell, project: Project, pruner: Pruner, forward: Spent) -> Outcome:
+        known = "measured" in vars(pruner)
         with watching_resources(project.model.device) as used:
             result = pruner.prune(cell.budget)
-        finetuning = self.dense_seconds
+        finetuning, cpu_seconds = self.dense_seconds, used.cpu_seconds
+        cpu_seconds += pruner.measuring.cpu_seconds if known else 0.0
         if cell.contender.before_finetuning:
             below_head = pruner.calibration.dense.model is not project.model
             whole = put_on(project.model, result.model) if below_head else result.model
-            tuned = self._tuned(replace(project, model=whole), cell.seed)
+            with spending() as spent:
+                tuned = self._tuned(replace(project, model=whole), cell.seed)
+            cpu_seconds += spent.cpu_seconds
             result = replace(result, model=tuned.model)
             finetuning = float(tuned.facts["seconds"])
         seconds = {**result.facts.seconds, "finetuning": finetuning}
-        judged = self.dense.judge(result).facts
-        facts = judged.pruning
-        return Outcome(
-            metrics=judged.metrics,
-            latency=judged.latency,
-            budget=facts.budget,
-            kept=facts.kept,
-            parameters=facts.parameters,
-            calibration=facts.calibration,
-            warnings=facts.warnings,
-            versions=facts.versions,
-            units=packed(result.masks),
-            seconds=seconds,
-            memory_mb=used.memory_mb,
-            threads=torch.get_num_threads(),
-            forward_seconds=forward_seconds,
-        )
+        task_rows = len(self._rows[0]) / pruner.calibration.sequences
+        cost = WholeCost(cpu_seconds=cpu_seconds, forward_cpu_seconds=forward.cpu_seconds * task_rows)
+        return _outcome(self.dense.judge(result), seconds, used.memory_mb, forward.seconds, cost)
 
     @cached_property
     def dense(self) -> Project:
@@ -245,20 +301,49 @@ def packed(masks: Masks) -> dict[str, PackedMask]:
     }
 
 
+def _outcome(
+    result: TaskResult,
+    seconds: Mapping[str, float | None],
+    memory_mb: Mapping[str, float],
+    forward_seconds: float,
+    cost: WholeCost,
+) -> Outcome:
+    facts = result.facts.pruning
+    return Outcome(
+        metrics=result.facts.metrics,
+        latency=result.facts.latency,
+        budget=facts.budget,
+        kept=facts.kept,
+        parameters=facts.parameters,
+        calibration=facts.calibration,
+        warnings=facts.warnings,
+        versions=facts.versions,
+        units=packed(result.pruning.masks),
+        seconds=seconds,
+        memory_mb=memory_mb,
+        threads=torch.get_num_threads(),
+        forward_seconds=forward_seconds,
+        cost=cost,
+    )
+
+
+def _digest(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:CHARACTERS]
+
+
 def _as_json(value: dict[str, Any]) -> dict[str, Any]:
     """Turn a value into what it is when it is read back from JSON."""
     read: dict[str, Any] = json.loads(json.dumps(value))
     return read
 
 
-def _forward_seconds(pruner: Pruner) -> float:
-    """Time one forward pass over the calibration rows, in seconds: what the cost of pruning is compared with."""
-    model, batches = pruner.calibration.dense.model, pruner.calibration.batches
+def _forward(model: PreTrainedModel, batches: Sequence[Batch]) -> Spent:
+    """Time one forward pass over some batches: what costs are compared with."""
     with torch.inference_mode():
         model(**batches[0])
-        start = perf_counter()
-        for batch in batches:
-            model(**batch)
-        if device_of_batch(batches[0]).type == "cuda":
-            torch.cuda.synchronize()
-    return perf_counter() - start
+        with spending() as spent:
+            for batch in batches:
+                model(**batch)
+            if device_of_batch(batches[0]).type == "cuda":
+                torch.cuda.synchronize()
+    return spent

@@ -19,8 +19,9 @@ from trimformer.compare.findings import (
 from trimformer.compare.plan import Plan
 from trimformer.compare.published import Published
 from trimformer.compare.rows import Row
-from trimformer.judging.manifest import DENSE
+from trimformer.judging.manifest import DENSE, speedup
 from trimformer.judging.metrics import LOWER_IS_BETTER, interval, shown
+from trimformer.report.markdown import escaped
 from trimformer.report.summary import versions_text
 
 FILE = "tables.md"
@@ -31,11 +32,12 @@ NOTHING = "–"
 def document(plan: Plan, rows: Sequence[Row]) -> str:
     """Write all tables that the rows can fill, and their notes."""
     parts = [
-        f"# {plan.title}",
+        f"# {escaped(plan.title)}",
         accuracy(plan, rows),
         notes(plan, rows),
         failures(rows),
         costs(rows),
+        whole_costs(plan, rows),
         speedups(plan, rows),
         units_in_common(rows),
         sensitivity(plan, rows),
@@ -120,7 +122,7 @@ def failures(rows: Sequence[Row]) -> str:
         here = [row for row in failed if row.method == method]
         first, reasons = here[0], {row.failure for row in here}
         about = f"({first.task} at {first.share:.0%}) " if len(reasons) > 1 else ""
-        said.append(f"No result for {method} on {_cells(here)}: {about}{first.failure}.")
+        said.append(escaped(f"No result for {method} on {_cells(here)}: {about}{first.failure}."))
     return _paragraphs(said)
 
 
@@ -188,6 +190,62 @@ def _pruning(row: Row) -> float:
     return row.facts.measuring_seconds + row.facts.pruning_seconds
 
 
+def whole_costs(plan: Plan, rows: Sequence[Row]) -> str:
+    """Write the metric beside all that it cost, a row a task, method and budget; where a recipe trains, else nothing.
+
+    Ratios and differences are to the first method of the file.
+    """
+    known = [row for row in succeeded(rows) if row.facts.cost]
+    if not any(contender.training for contender in plan.contenders):
+        return ""
+    first, lines = plan.contenders[0].label, []
+    for task, cost, share, method in unique((row.task, row.cost, row.share, row.method) for row in known):
+        here = select(known, task=task, cost=cost, share=share, method=method)
+        beside = select(known, task=task, cost=cost, share=share, method=first)
+        spent = statistics.mean(row.whole_cost.cpu_seconds for row in here)
+        ratio = [spent / statistics.mean(row.whole_cost.cpu_seconds for row in beside)] if beside else []
+        ahead = (
+            [statistics.mean(row.value for row in here) - statistics.mean(row.value for row in beside)]
+            if beside
+            else []
+        )
+        cells = [
+            _measured(rows, task, method, cost, share),
+            f"{ahead[0]:+.4f}" if ahead else NOTHING,
+            f"{statistics.mean(row.facts.budget.reached for row in here):.1%}",
+            f"{spent:.0f}",
+            f"{statistics.mean(row.whole_cost.passes for row in here):.1f}",
+            _times(ratio[0] if ratio else None),
+            _range(row.whole_cost.trained_rows for row in here),
+        ]
+        lines.append([task, f"{share:.0%} of {cost}", method, *cells])
+    header = ["task", "kept", "method", "metric", f"− {first}", "reached", "CPU seconds", "forward passes"]
+    text = table([*header, f"cost ÷ {first}", "rows trained on"], lines)
+    return "\n\n".join([text, *_shared(known), *_single(known)])
+
+
+def _shared(rows: Sequence[Row]) -> list[str]:
+    """Say how costs are counted where one training serves several budgets."""
+    shared = unique(row.method for row in rows if row.whole_cost.shared_by > 1)
+    parts = "measuring, rewiring, training, choosing, pruning"
+    said = [f"Costs are of all that a result needs: {parts}. Forward passes are over all training rows of the task."]
+    said += [f"One training of {', '.join(shared)} serves all budgets; each row has all of its cost."] if shared else []
+    return [_paragraphs(said)]
+
+
+def _single(rows: Sequence[Row]) -> list[str]:
+    """Write what is measured of single rows, of models that decide row by row: their time is saved there only."""
+    here = [row for row in rows if row.facts.single]
+    if not here:
+        return []
+    lines = [
+        [row.method, row.task, f"{row.share:.0%}", str(row.seed), *(_times(speedup(each or {})) for each in both)]
+        for row in here
+        for both in [(row.facts.single, row.facts.latency)]
+    ]
+    return [table(["method", "task", "kept", "seed", "speed-up, 1 row at once", "speed-up, a batch"], lines)]
+
+
 def speedups(plan: Plan, rows: Sequence[Row]) -> str:
     """Write the largest measured speed-up within a small loss, by method and task, published ones below."""
     tasks = unique(row.task for row in succeeded(rows))
@@ -247,4 +305,4 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(map(escaped, cells))} |"

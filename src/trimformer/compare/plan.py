@@ -6,16 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trimformer import plugins
 from trimformer.compare.published import Published, read_published
 from trimformer.compare.settings import Section, read_settings
 from trimformer.data.demo import demo_model
-from trimformer.errors import InvalidOption
+from trimformer.errors import InvalidOption, unknown_name
 from trimformer.model.parameters import Parameter
 from trimformer.pruning.budget import Budget
-from trimformer.pruning.method_options import make_method
+from trimformer.pruning.method_options import make_plugin
 from trimformer.pruning.parameters import CALIBRATION_TOKENS, FIXED_TOKENS, MAX_LENGTH, SEED, SEQUENCE_LENGTH
 from trimformer.training.finetune import FineTuning
 
@@ -33,7 +33,7 @@ TASK_KEYS = (
     "sequence_length",
     "finetune",
 )
-METHOD_KEYS = ("method", "options", "vary", "calibration_tokens", "prune", "seeds")
+METHOD_KEYS = ("method", "options", "vary", "calibration_tokens", "prune", "seeds", "train")
 TOKENS = replace(CALIBRATION_TOKENS, default=FIXED_TOKENS, words=())
 """Calibration tokens of a comparison: a number, so that the rows do not depend on the machine."""
 DEMO = "demo"
@@ -87,7 +87,7 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A method with all of its options, and which model it prunes."""
+    """A method, or a recipe that trains, with all of its options, and which model it prunes."""
 
     label: str
     method: str
@@ -96,8 +96,21 @@ class Contender:
     seeds: tuple[int, ...]
     before_finetuning: bool = False
     """Whether the pre-trained model is pruned, and what is left fine-tuned, in place of the fine-tuned model."""
+    training: FineTuning | None = None
+    """Rows and training arguments of a recipe, over its own; None of a method, which does not train."""
     varied: tuple[str, str, float] | None = None
     """Label of the contender that this one varies, with the option and its value; None where it is no variation."""
+
+    @property
+    def folder(self) -> Literal["methods", "recipes"]:
+        """Plug-in folder that has it."""
+        return "methods" if self.training is None else "recipes"
+
+    @property
+    def needs_pretrained(self) -> bool:
+        """Whether it starts from the pre-trained model."""
+        starts = getattr(plugins.load(self.folder, self.method), "starts_from", STAGES[0])
+        return self.before_finetuning or starts == STAGES[1]
 
 
 @dataclass(frozen=True)
@@ -214,14 +227,17 @@ def _contenders(methods: Section, label: str, top: Section) -> Iterator[Contende
     method = entry.text("method", label) or label
     given = entry.section("options").plain()
     with entry.about("method") if "method" in entry else methods.about(label):
-        plugins.load("methods", method)
+        folder = _folder(method)
+    training = _training(entry, folder)
     stage = entry.text("prune", STAGES[0])
     if stage not in STAGES:
         raise InvalidOption(f"{entry.at('prune')}: prune={stage!r} must be one of {', '.join(STAGES)}")
+    if training and "prune" in entry:
+        raise InvalidOption(f"{entry.at('prune')}: {method} knows which model it starts from: leave out prune:")
     if stage == "pretrained" and plugins.load("methods", method).needs_labels:
         raise InvalidOption(f"{entry.at('prune')}: {method} needs a fine-tuned model and labels: leave out prune:")
     with entry.about("options") if given else methods.about(label):
-        options = asdict(make_method(method, given))  # type: ignore[call-overload]  # every method is a dataclass
+        options = asdict(make_plugin(folder, method, given))
     everywhere = _parameter(top, TOKENS, TOKENS.default)
     contender = Contender(
         label=label,
@@ -230,15 +246,41 @@ def _contenders(methods: Section, label: str, top: Section) -> Iterator[Contende
         calibration_tokens=_parameter(entry, TOKENS, everywhere),
         seeds=tuple(_seeds(entry, _seeds(top, [0]))),
         before_finetuning=stage == "pretrained",
+        training=training,
     )
     yield contender
     varied = entry.section("vary")
     for option in varied:
         for value in varied.values_of(option):
             with varied.about(option):
-                changed = asdict(make_method(method, {**given, option: value}))  # type: ignore[call-overload]  # as above
+                changed = asdict(make_plugin(folder, method, {**given, option: value}))
                 varied_label = f"{label} {option}={value:g}"
                 yield replace(contender, label=varied_label, options=changed, varied=(label, option, float(value)))
+
+
+def _folder(method: str) -> Literal["methods", "recipes"]:
+    """Find the plug-in folder that has a method.
+
+    Raises:
+        InvalidOption: neither has it; lists those that exist.
+    """
+    known = dict.fromkeys(plugins.names("methods"), "methods") | dict.fromkeys(plugins.names("recipes"), "recipes")
+    if method not in known:
+        raise unknown_name("method", method, known)
+    return "recipes" if known[method] == "recipes" else "methods"
+
+
+def _training(entry: Section, folder: str) -> FineTuning | None:
+    """Read rows and training arguments of a recipe, which trains to the end unless `patience` is given."""
+    if folder == "methods":
+        if "train" in entry:
+            raise InvalidOption(
+                f"{entry.at('train')}: only what trains takes train: — {', '.join(plugins.names('recipes'))}"
+            )
+        return None
+    given = {name: str(value) for name, value in entry.section("train").plain().items()}
+    with entry.about("train") if given else nullcontext():
+        return FineTuning.from_text({"patience": "0", **given})
 
 
 def _budgets(top: Section) -> Iterator[Budget]:
@@ -266,7 +308,7 @@ def _published(top: Section, folder: Path) -> Iterator[Published]:
 
 def _check_models(plan: Plan, tasks: Section, methods: Section) -> None:
     """Refuse equal labels, and a task without a model to prune or (needed where pruning comes first) to fine-tune."""
-    early = [contender.label for contender in plan.contenders if contender.before_finetuning]
+    early = [contender.label for contender in plan.contenders if contender.needs_pretrained]
     for subject in plan.subjects:
         if subject.model is None and subject.pretrained is None:
             raise InvalidOption(f"{tasks.at(subject.label)}: {subject.label} needs a model: or a pretrained:")

@@ -36,6 +36,7 @@ def figures(plan: Plan, rows: Sequence[Row]) -> dict[str, Figure]:
     drawn = {
         "accuracy": accuracy(plan, rows),
         "time": time(plan, rows),
+        "cost": cost(plan, rows),
         "speedup": speedup(plan, rows),
         "common": common(rows),
         "sensitivity": sensitivity(plan, rows),
@@ -73,21 +74,29 @@ def accuracy(plan: Plan, rows: Sequence[Row]) -> Figure | None:
 
 def time(plan: Plan, rows: Sequence[Row]) -> Figure | None:
     """Draw the metric against seconds of pruning (and fine-tuning, where that comes after), on a logarithmic axis."""
+    return _against(plan, rows, lambda row: row.seconds, "seconds")
+
+
+def cost(plan: Plan, rows: Sequence[Row]) -> Figure | None:
+    """Draw the metric against all that a result cost, in CPU seconds, on a logarithmic axis; None where none is known.
+
+    As K-prune's and P-pruning's figures of accuracy against cost; of a training that serves several budgets, all of it.
+    """
+    known = [row for row in succeeded(rows) if row.facts.cost]
+    return _against(plan, known, lambda row: row.whole_cost.cpu_seconds, "CPU seconds, training included")
+
+
+def _against(plan: Plan, rows: Sequence[Row], cost_of: Callable[[Row], float], label: str) -> Figure | None:
+    """Draw the metric against a cost, on a logarithmic axis, a point a budget with its share beside it."""
 
     def draw(axes: Axes, task: str) -> None:
         for colour, method in _coloured(plan, rows):
             for here in _by_share(rows, task, method):
-                found = over_seeds(row.value for row in here)
-                _line(axes, [(_mean(row.seconds for row in here), found)], colour, method)
-                axes.annotate(
-                    f"{here[0].share:.0%}",
-                    (_mean(row.seconds for row in here), _mean(row.value for row in here)),
-                    (4, 4),
-                    textcoords="offset points",
-                    fontsize="x-small",
-                )
+                place = _mean(cost_of(row) for row in here), _mean(row.value for row in here)
+                _line(axes, [(place[0], over_seeds(row.value for row in here))], colour, method)
+                axes.annotate(f"{here[0].share:.0%}", place, (4, 4), textcoords="offset points", fontsize="x-small")
         axes.set_xscale("log")
-        axes.set_xlabel("seconds")
+        axes.set_xlabel(label)
 
     return _panels(rows, draw)
 

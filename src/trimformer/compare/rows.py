@@ -37,6 +37,25 @@ class PackedMask:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WholeCost:
+    """All that a result cost, in CPU seconds of all threads: measuring, training and pruning, nothing divided."""
+
+    cpu_seconds: float
+    """Of a training that serves several budgets, all of it."""
+    forward_cpu_seconds: float
+    """CPU seconds of a forward pass of the dense model over all training rows that the task has."""
+    shared_by: int = 1
+    """Number of budgets that one training served; 1 where each has its own, or nothing was trained."""
+    trained_rows: int = 0
+    """Rows that were trained on; 0 where nothing was."""
+
+    @property
+    def passes(self) -> float:
+        """The cost in forward passes over all training rows of the task."""
+        return self.cpu_seconds / self.forward_cpu_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """The outcome of a cell: facts as a manifest has them, and what only a comparison asks for."""
 
@@ -57,6 +76,10 @@ class Outcome:
     threads: int
     forward_seconds: float
     """Seconds of a forward pass over the calibration rows, with which times of pruning are compared."""
+    cost: WholeCost | None = None
+    """All that it cost; None in rows of an earlier version."""
+    single: Mapping[str, Latency] | None = None
+    """Measured time of single rows by model, of models that decide row by row."""
 
     @property
     def measuring_seconds(self) -> float:
@@ -116,6 +139,17 @@ class Row:
         if self.outcome is None:
             raise DataError(f"{self.method} on {self.task} failed: {self.failure}")
         return self.outcome
+
+    @property
+    def whole_cost(self) -> WholeCost:
+        """All that the outcome cost.
+
+        Raises:
+            DataError: the row is of a version that did not tell.
+        """
+        if self.facts.cost is None:
+            raise DataError(f"{self.method} on {self.task} does not say what it cost: run it again")
+        return self.facts.cost
 
     @property
     def metric(self) -> str:
@@ -209,7 +243,7 @@ def _read(line: str) -> Row | None:
         if content.pop(CHECKSUM, None) != _checksum(content):
             return None
         row: Row = read(Row, content)
-    except (ValueError, DataError):
+    except (ValueError, RecursionError, DataError):
         return None
     return row
 

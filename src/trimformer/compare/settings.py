@@ -9,7 +9,15 @@ from typing import Any
 
 import yaml
 
-from trimformer.errors import InvalidOption, TrimformerError, unknown_name
+from trimformer.data.readers import utf8
+from trimformer.errors import InvalidOption, TrimformerError, first_line, unknown_name
+
+MOST_BYTES = 2**18
+"""Bytes of a file: some thousand times those of a large comparison, and few enough to be parsed in seconds."""
+MOST_ENTRIES = 10_000
+"""Values of a file with its lists, keys and values, those behind an alias or a merge counted wherever they stand."""
+MOST_NESTED = 32
+"""Lists and mappings within each other."""
 
 
 class Section(Mapping[str, Any]):
@@ -110,33 +118,90 @@ def read_settings(file: Path) -> Section:
     """Read a YAML file as sections. Plain data only: tags that would make objects are refused.
 
     Raises:
-        InvalidOption: no such file, no YAML, a key that is there twice, or no mapping at the top; with the line.
+        InvalidOption: no such file, no YAML, one that is larger than any comparison or whose aliases make it so, a key
+            that is there twice, or no mapping at the top; with the line.
     """
     try:
-        node = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        value = _value(node, str(file), yaml.SafeLoader("")) if node else None
+        text = utf8(_content(file)).decode()
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise InvalidOption(f"cannot read {file}: {error.strerror}; check the path") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InvalidOption(f"{file}, line {line}: {error.problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InvalidOption(f"{file} is no YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(value, Section):
+        raise InvalidOption(f"{file} is no YAML: {first_line(error)}") from error
+    if not isinstance(node, yaml.MappingNode):
         raise InvalidOption(f"{file} must have keys such as tasks: and methods: at its top")
+    _check_extent(node, str(file))
+    value: Section = _value(node, str(file), yaml.SafeLoader(""))
     return value
+
+
+def _content(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        content = stream.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise InvalidOption(f"{file} has more than {MOST_BYTES:,} bytes, no comparison has: give a compare file")
+    return content
+
+
+def _check_extent(top: yaml.Node, place: str) -> None:
+    """Refuse a file that is deep, or large once its aliases stand for what they name, before anything is made of it."""
+    counted: dict[int, int] = {}
+
+    def count(node: yaml.Node, depth: int) -> int:
+        if id(node) in counted:
+            return counted[id(node)]
+        where = f"{place}, line {node.start_mark.line + 1}"
+        if depth > MOST_NESTED:
+            raise InvalidOption(f"{where}: more than {MOST_NESTED} lists and keys within each other; make it flat")
+        entries = node.value if isinstance(node, yaml.CollectionNode) else []
+        inner = [part for entry in entries for part in (entry if isinstance(entry, tuple) else (entry,))]
+        total = 1
+        for part in inner:
+            total += count(part, depth + 1)
+            if total > MOST_ENTRIES:
+                raise InvalidOption(f"{where}: more than {MOST_ENTRIES:,} values, aliases counted; write fewer")
+        counted[id(node)] = total
+        return total
+
+    count(top, 0)
 
 
 def _value(node: yaml.Node, place: str, loader: yaml.SafeLoader) -> Any:
     if isinstance(node, yaml.SequenceNode):
         return [_value(entry, place, loader) for entry in node.value]
     if not isinstance(node, yaml.MappingNode):
-        return loader.construct_object(node)
-    loader.flatten_mapping(node)
+        return _plain(node, place, loader)
+    with _at(node, place):
+        loader.flatten_mapping(node)
     entries: dict[str, tuple[str, int, Any]] = {}
     for key_node, value_node in node.value:
-        key, line = str(loader.construct_object(key_node)), key_node.start_mark.line + 1
+        key, line = str(_plain(key_node, place, loader)), key_node.start_mark.line + 1
         if key in entries:
             raise InvalidOption(f"{place}, line {line}: {key!r} is there twice, first in line {entries[key][1]}")
         entries[key] = (key, line, _value(value_node, place, loader))
     return Section(place, list(entries.values()))
+
+
+def _plain(node: yaml.Node, place: str, loader: yaml.SafeLoader) -> Any:
+    with _at(node, place):
+        if not isinstance(node, yaml.ScalarNode):
+            raise InvalidOption("a key must be text")
+        value = loader.construct_object(node)
+        if isinstance(value, str):
+            value.encode()  # half of a character, which `"\\ud800"` is, cannot be written anywhere
+        return value
+
+
+@contextmanager
+def _at(node: yaml.Node, place: str) -> Iterator[None]:
+    """Within the context, in which yaml makes a value, its errors become ours, with the line; they are of any class."""
+    try:
+        yield
+    except Exception as error:
+        told = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
+        if isinstance(node, yaml.ScalarNode) and not isinstance(error, yaml.MarkedYAMLError | InvalidOption):
+            told = f"{node.value:.40} is no {node.tag.rpartition(':')[2]}"
+        raise InvalidOption(f"{place}, line {node.start_mark.line + 1}: {told}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 from trimformer.compare.plan import Source
 from trimformer.data.hub import MODEL_FILES
 from trimformer.data.readers import PACKED, READERS
-from trimformer.model.manifest import MANIFEST
+from trimformer.model.trimformer_checks import MANIFEST
 
 DATA_FILES = tuple(f"*{ending}{packed}" for ending in READERS for packed in ("", PACKED))
 CHARACTERS = 16

@@ -17,13 +17,14 @@ from typing import NamedTuple, get_args
 
 import datasets
 import numpy as np
-from datasets import Dataset, DatasetDict
+import pyarrow.compute as pc  # type: ignore[import-untyped]  # pyarrow ships no types
+from datasets import ClassLabel, Dataset, DatasetDict
 
 from trimformer.data.columns import TEXT_COLUMNS, choose_columns, renamed, texts
 from trimformer.data.hub import read_hub, splits_on_hub
 from trimformer.data.readers import ENDINGS, READERS, ending_of, read_table
 from trimformer.data.rows import Split
-from trimformer.errors import DataError, first_line
+from trimformer.errors import DataError, reading
 
 FILE_STEMS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "validation": ("validation", "valid", "dev")}
 VALIDATION_SHARE = 0.2
@@ -54,7 +55,20 @@ def _rows_at(place: _Place) -> Dataset:
     rows = place.read()
     if len(rows) == 0:
         raise DataError(f"no rows in {place.name}: give a file with at least one row")
+    _check_classes(rows, place.name)
     return renamed(rows, place.name)
+
+
+def _check_classes(rows: Dataset, source: str) -> None:
+    """Refuse numbers of classes that a dataset's own names do not reach; -1 stands for no label."""
+    for column, feature in rows.features.items():
+        if isinstance(feature, ClassLabel) and (found := rows.data.column(column).drop_null()):
+            low, high = (reduce(found).as_py() for reduce in (pc.min, pc.max))
+            if not -1 <= low <= high < len(feature.names):
+                raise DataError(
+                    f"{source}: {column!r} has the numbers {low} to {high}, and names {len(feature.names)} classes: "
+                    "mend the numbers, or what the file says of its columns"
+                )
 
 
 def read_split_of_text(source: str | None, split: Split, task: str) -> Dataset:
@@ -147,18 +161,9 @@ def _of_file(file: Path) -> _Place:
 
 def _rows_of(file: Path) -> Dataset:
     table = read_table(file)
-    try:
+    kinds = ", ".join(f"{each.name!r} {each.type}" for each in table.schema)
+    with reading(file, f"leave out the column of that kind, of {kinds:.200}, or what the file says of its columns"):
         return Dataset(table)
-    except (
-        ValueError,
-        TypeError,
-        IndexError,
-        RecursionError,
-    ) as error:  # of datasets, on kinds that it has no word for
-        kinds = ", ".join(f"{each.name!r} {each.type}" for each in table.schema)
-        raise DataError(
-            f"cannot read {file}: {first_line(error)}; leave out the column of that kind, of {kinds:.200}"
-        ) from error
 
 
 def _of_folder(folder: Path, split: Split) -> _Place:
@@ -175,14 +180,18 @@ def _of_saved(folder: Path, split: Split) -> _Place | None:
     """Find the rows of a split in a folder that `save_to_disk` wrote; None where it is no such folder."""
     if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
         return None
-    try:
+    with reading(folder, "save the dataset again"):
         saved = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"cannot read {folder}: {first_line(error)}; save the dataset again") from error
     if not isinstance(saved, DatasetDict):
-        return _Place(str(folder), lambda: saved)
+        return _Place(str(folder), partial(_whole, saved, folder))
     own = _own_or_other(saved, split, str(folder))
-    return _Place(f"split {own!r} of {folder}", lambda: saved[own])
+    return _Place(f"split {own!r} of {folder}", partial(_whole, saved[own], folder))
+
+
+def _whole(saved: Dataset, folder: Path) -> Dataset:
+    with reading(folder, "save the dataset again"):
+        saved.data.validate(full=True)
+    return saved
 
 
 def _own_or_other(names: Iterable[str], split: Split, source: str) -> str:

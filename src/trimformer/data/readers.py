@@ -1,7 +1,6 @@
 """Parsers of files, by ending: plain data becomes a table; nothing is executed, and the network is not used.
 
-Each is given a file's content, unpacked where the file ends in `.gz`. What it cannot parse is a `ValueError` or an
-`OSError`.
+Each is given a file's content, unpacked where the file ends in `.gz`. What it cannot parse is an error of any kind.
 """
 
 from __future__ import annotations
@@ -23,11 +22,13 @@ import pyarrow.csv  # type: ignore[import-untyped]
 import pyarrow.json  # type: ignore[import-untyped]
 import pyarrow.parquet  # type: ignore[import-untyped]
 
-from trimformer.errors import DataError, first_line
+from trimformer.errors import DataError, first_line, reading
 
 PACKED = ".gz"
 SEPARATORS = ",;\t|"
 """What may separate the columns of a `.csv` file."""
+MOST_NESTED = 900
+"""Lists and objects within each other in a row of JSON: far below what ends pyarrow's parser, and with it Python."""
 LOOKED_AT = 50
 """Rows of a `.csv` file that are looked at to tell its separator."""
 
@@ -48,19 +49,17 @@ def read_table(file: Path) -> pa.Table:
     Raises:
         DataError: it is damaged, in another encoding than UTF-8, or two of its columns have the same name.
     """
-    try:
+    with reading(file, "mend or re-create the file"):
         content = file.read_bytes()
         table = READERS[ending_of(file)](gzip.decompress(content) if file.suffix.lower() == PACKED else content)
-    except (ValueError, TypeError, OSError, EOFError, zlib.error, RecursionError) as error:  # EOF and zlib: bad `.gz`
-        raise DataError(f"cannot read {file}: {first_line(error)}; mend or re-create the file") from error
     twice = [name for name in table.column_names if table.column_names.count(name) > 1]
     if twice:
         raise DataError(f"cannot read {file}: it has several columns {twice[0]!r}; give each a name of its own")
     return table
 
 
-def _utf8(content: bytes) -> bytes:
-    """Give text as UTF-8 without its mark; UTF-16, which says by its mark that it is, is converted.
+def utf8(content: bytes) -> bytes:
+    """Give a text file's content as UTF-8 without its mark; UTF-16, which says by its mark that it is, is converted.
 
     Raises:
         ValueError: another encoding; names the line and the byte.
@@ -91,7 +90,7 @@ def _separator(text: str) -> str:
 
 
 def _read_separated(content: bytes, separator: str | None = None) -> pa.Table:
-    text = _utf8(content)
+    text = utf8(content)
     return pa.csv.read_csv(
         io.BytesIO(text),
         read_options=pa.csv.ReadOptions(use_threads=False),
@@ -102,7 +101,7 @@ def _read_separated(content: bytes, separator: str | None = None) -> pa.Table:
 
 
 def _read_json_lines(content: bytes) -> pa.Table:
-    text = _utf8(content)
+    text = utf8(content)
     try:
         return _parse_json_lines(text)
     except ValueError as error:
@@ -123,7 +122,7 @@ def _line_problem(line: bytes) -> str | None:
 
 
 def _read_json(content: bytes) -> pa.Table:
-    text = _utf8(content)
+    text = utf8(content)
     try:
         parsed = json.loads(text)
     except json.JSONDecodeError as error:
@@ -139,16 +138,30 @@ def _read_json(content: bytes) -> pa.Table:
 def _parse_json_lines(content: bytes) -> pa.Table:
     if not content.strip():
         return pa.table({})
+    for number, line in enumerate(content.splitlines(), start=1):
+        if line.count(b"[") + line.count(b"{") > MOST_NESTED and _depth(json.loads(line)) > MOST_NESTED:
+            raise ValueError(f"row {number} has more than {MOST_NESTED} lists and objects within each other")
     one_block = pa.json.ReadOptions(use_threads=False, block_size=min(len(content) + 1, 2**31 - 1))
     return pa.json.read_json(io.BytesIO(content), read_options=one_block)
 
 
+def _depth(value: object) -> int:
+    """Count the lists and objects within each other, level by level."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, (list, dict))]:
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+        depth += 1
+    return depth
+
+
 def _read_text(content: bytes) -> pa.Table:
-    return pa.table({"text": [line for line in _utf8(content).decode().splitlines() if line.strip()]})
+    return pa.table({"text": [line for line in utf8(content).decode().splitlines() if line.strip()]})
 
 
 def _read_parquet(content: bytes) -> pa.Table:
-    return pa.parquet.read_table(pa.BufferReader(content))
+    table = pa.parquet.read_table(pa.BufferReader(content))
+    table.validate(full=True)  # reading checks neither that texts are UTF-8 nor that lists lie within their values
+    return table
 
 
 def _read_workbook(content: bytes) -> pa.Table:

@@ -23,8 +23,10 @@ from trimformer.export.onnx.model import FLOAT, INT8, PACKAGES, OnnxModel, requi
 from trimformer.judging.metrics import Metrics
 from trimformer.model.checkpoint import check_writable
 from trimformer.model.folders import whole_folder
+from trimformer.model.limits import check_rows
 from trimformer.model.manifest import as_text, plain, versions
 from trimformer.model.pooling import Pooling
+from trimformer.model.trimformer_checks import digest_of_file
 from trimformer.observing.watching import frozen
 from trimformer.progress import Progress
 
@@ -75,11 +77,13 @@ def export(
         InvalidOption: the extra `onnx` is not installed.
         CheckpointError: the folder exists and `overwrite` is not set, or it cannot be written.
         UnsupportedModel: a decoder, or an operator that ONNX does not have; names the site.
+        DataError: rows with tokens that the model does not know.
         NumericalError: an output differs from PyTorch's by more than `LIMIT`; int8 is not held to that.
     """
     require_onnx()
     target = Path(out)
     free = partial(check_writable, target, overwrite=overwrite, weights="*.onnx")
+    check_rows(features, tokenizer, model.config)
     files = [FLOAT, INT8] if int8 else [FLOAT]
     found: dict[str, Any] = {**(facts or {}), "opset": OPSET, "versions": _versions(), "files": {}}
     with whole_folder(target, free) as new:
@@ -91,6 +95,7 @@ def export(
                 quantize(new / FLOAT, new / name)
             exported = OnnxModel(new / name, model.config)
             about: dict[str, Any] = {"megabytes": round((new / name).stat().st_size / 1e6, 1)}
+            about["sha256"] = digest_of_file(new / name)
             about |= compare(model, exported, make_batches(features, tokenizer, model.device), pooling)
             if name == FLOAT:
                 _check(about["max_difference"], target)

@@ -11,11 +11,14 @@ from torch import nn
 
 from trimformer.data.rows import TOKEN_MASK, TOKENS, Batch
 from trimformer.errors import InvalidOption, UnsupportedModel, first_line, unknown_name
+from trimformer.export.folder import FACTS
 from trimformer.export.onnx.graph import to_onnx
 from trimformer.export.onnx.int8 import quantize
 from trimformer.export.onnx.model import FLOAT, INT8, OnnxModel, require_onnx
 from trimformer.model.checkpoint import load_config, load_model
 from trimformer.model.placement import find_device
+from trimformer.model.soundness import damaged, read_json
+from trimformer.model.trimformer_checks import digest_of_file
 from trimformer.observing.latency import measure
 
 RUNTIMES = {"eager": None, "compile": None, "onnx": FLOAT, "int8": INT8}
@@ -53,11 +56,13 @@ def runners(name: str, runtimes: Sequence[str], device: str, scratch: Path) -> d
 
     Raises:
         InvalidOption: a runtime that the folder is not for, or no such device.
+        CheckpointError: a file is damaged.
     """
     place = find_device(device)
     folder = Path(name)
     if (folder / FLOAT).is_file():
-        return {runtime: OnnxModel(_file(folder, runtime), load_config(name), place) for runtime in runtimes}
+        files = {runtime: _file(folder, runtime) for runtime in runtimes}
+        return {runtime: OnnxModel(file, load_config(name), place) for runtime, file in files.items()}
     model: Any = load_model(name, device=device)
     found: dict[str, Any] = {"eager": model}
     if "compile" in runtimes:
@@ -91,4 +96,15 @@ def _file(folder: Path, runtime: str) -> Path:
     if file is None or not (folder / file).is_file():
         there = [name for name, each in RUNTIMES.items() if each and (folder / each).is_file()]
         raise InvalidOption(f"{folder} is an ONNX export for the runtimes {', '.join(there)}, not for {runtime}")
+    _check_digest(folder, file)
     return folder / file
+
+
+def _check_digest(folder: Path, name: str) -> None:
+    """Refuse a file of an export that is not as it was written; an earlier version wrote no digests."""
+    known = read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
+    files = known.get("files") if isinstance(known, dict) else None
+    about = files.get(name) if isinstance(files, dict) else None
+    digest = about.get("sha256") if isinstance(about, dict) else None
+    if digest is not None and digest != digest_of_file(folder / name):
+        raise damaged(folder, f"{name} is not as it was written: its SHA-256 is not the one in {FACTS}")

@@ -14,7 +14,7 @@ from trimformer import processes
 from trimformer.data.batches import MAX_PADDED_TOKENS, length_sorted_indices, pad
 from trimformer.data.rows import Batch, Features, token_count
 from trimformer.errors import DataError, NumericalError
-from trimformer.model.limits import check_padding
+from trimformer.model.limits import check_padding, check_rows
 from trimformer.model.offload import device_of
 from trimformer.progress import Progress
 
@@ -50,11 +50,12 @@ def outputs_by_row(
     Several processes share the rows, and all have the whole result.
 
     Raises:
-        DataError: no rows, or padding that the model does not know.
+        DataError: no rows, or tokens or padding that the model does not know.
         NumericalError: the model's output is NaN or infinite.
     """
     if not features:
         raise DataError("no rows to evaluate on: give at least one")
+    check_rows(features, tokenizer, model.config)
     batches = length_sorted_indices(features, max_padded_tokens=max_padded_tokens)
     own = processes.own_places([len(indices) * token_count(features[indices[0]]) for indices in batches])
     found: dict[str, Tensor] = {}

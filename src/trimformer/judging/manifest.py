@@ -7,12 +7,13 @@ and those of every judgement stand side by side at its top.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, get_type_hints
 
 from trimformer.errors import DataError
 from trimformer.judging.metrics import Metrics
-from trimformer.judging.training_facts import FineTuningFacts
+from trimformer.judging.names import shared_name
+from trimformer.judging.training_facts import FineTuningFacts, RecipeFacts
 from trimformer.model.manifest import checked, plain, read
 from trimformer.observing.latency import Latency
 from trimformer.pruning.facts import PruningFacts
@@ -38,9 +39,14 @@ class Origin:
     columns: Mapping[str, str] = field(default_factory=dict)
     """What the columns of the rows are called, by the name that the task knows; empty where they are called so."""
 
+    @property
+    def shared(self) -> Origin:
+        """The same as others may see it, without absolute paths; of the command, whoever words it takes care."""
+        return replace(self, source=shared_name(self.source), data=shared_name(self.data))
+
     def as_json(self) -> dict[str, Any]:
-        """Write the fields that somebody named, by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if getattr(self, each.name)}
+        """Write the fields that somebody named, by name, as others may see them."""
+        return {each.name: value for each in fields(self) if (value := getattr(self.shared, each.name))}
 
     @classmethod
     def from_json(cls, value: Any, where: str = "") -> Origin:
@@ -76,6 +82,8 @@ class Manifest:
     """Measured time by model, of `DENSE` and `PRUNED`; empty where nothing was timed."""
     origin: Origin = field(default_factory=Origin)
     finetuning: FineTuningFacts | None = None
+    recipe: RecipeFacts | None = None
+    """What a method that trains did; None of others."""
     vocabulary: VocabularyFacts | None = None
     """What was trimmed of the vocabulary; None where nothing was."""
     bytes: BeforeAfter | None = None
@@ -110,6 +118,7 @@ class Manifest:
             "latency": self.latency or None,
             "vocabulary": self.vocabulary,
             "bytes": self.bytes,
+            "recipe": self.recipe,
         }
         facts: dict[str, Any] = plain(self.model) | plain(
             {name: each for name, each in done.items() if each is not None}
@@ -131,6 +140,7 @@ class Manifest:
             latency=read(Mapping[str, Latency], content.get("latency", {}), "latency"),
             origin=Origin.from_json(content, where),
             finetuning=read(FineTuningFacts | None, content.get("finetuning"), "finetuning"),
+            recipe=read(RecipeFacts | None, content.get("recipe"), "recipe"),
             vocabulary=read(VocabularyFacts | None, content.get("vocabulary"), "vocabulary"),
             bytes=read(BeforeAfter | None, content.get("bytes"), "bytes"),
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimformer.judging.metrics import Metrics
+from trimformer.observing.latency import Latency
 
 
 @dataclass(frozen=True)
@@ -78,3 +79,39 @@ class FineTuningFacts(TrainingFacts):
         if self.dense is not None:
             return self.dense.training_seconds
         return None if self.step_speedup is None else self.training_seconds * self.step_speedup
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicFacts:
+    """The facts of a model that decides row by row what to compute."""
+
+    rows: int
+    """Evaluation rows that they are of."""
+    flops_low: float
+    """Share of FLOPs that is computed on the row of which least is; predictors counted, as always."""
+    flops_high: float
+    times: Mapping[str, Mapping[str, Latency]]
+    """Measured time by rows at once, `1` and `32`, of real evaluation rows, by model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeFacts:
+    """The facts of a recipe, a method that trains: what was done for the result, all of it."""
+
+    seconds: Mapping[str, float]
+    """Wall time by work, in order; of a training that serves several budgets, all of it."""
+    cpu_seconds: Mapping[str, float]
+    """The same as time of all threads of the (first) process."""
+    shared_by: int
+    """Number of budgets that these trainings served."""
+    chosen: Mapping[str, Any]
+    """What the recipe chose for this budget."""
+    trainings: Mapping[str, TrainingFacts]
+    """Facts of the trainings by stage."""
+    dynamic: DynamicFacts | None = None
+    """What only a model has that decides row by row."""
+
+    @property
+    def total_cpu_seconds(self) -> float:
+        """CPU seconds of all work."""
+        return sum(self.cpu_seconds.values())

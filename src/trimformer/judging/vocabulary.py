@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from trimformer.data.columns import all_texts
 from trimformer.data.files import read_rows
+from trimformer.judging.names import shared_name
 from trimformer.judging.project import Project
 from trimformer.vocabulary.facts import CALIBRATION
 from trimformer.vocabulary.trim import trim_vocabulary
@@ -34,7 +35,7 @@ def with_vocabulary(project: Project, source: str | None, *, judged: bool = True
         all_texts(rows, source),
         held_out=all_texts(project.evaluation_rows),
         encoded_rows=[row["input_ids"] for row in encoded],
-        name=source,
+        name=shared_name(source),
         dtype=project.stored_dtype,
     )
     return replace(

@@ -123,7 +123,7 @@ def _influences(calibration: Calibration, chain: int) -> dict[str, Influence]:
     sites = [site for site in dense.occupied if site.chain == chain]
     for site in sites:
         check_finite(found[site.block], site.name)
-    return {site.name: Influence(influence=found[site.block : site.block + 1].cpu()) for site in sites}
+    return {site.name: Influence(influence=found[site.block].reshape(1).cpu().clone()) for site in sites}
 
 
 PROVIDES = {"shortgpt": ShortGPT}

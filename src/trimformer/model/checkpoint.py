@@ -16,19 +16,27 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.hub import model_folder
+from trimformer.data.hub import lookup, model_folder
 from trimformer.errors import CheckpointError, InvalidOption
-from trimformer.model.arguments import check_path, told
+from trimformer.model.arguments import check_flag, check_path, told
+from trimformer.model.checksums import check_config, check_model, check_tokenizer, note
+from trimformer.model.fitting import check_loaded, model_class, other_shape
 from trimformer.model.folders import check_place, whole_folder
-from trimformer.model.manifest import MANIFEST, as_text
+from trimformer.model.modeling_trimformer import files_are_checked, sizes_of
 from trimformer.model.offload import is_offloaded, like_offloaded, stored
 from trimformer.model.placement import Placement, find_device
 from trimformer.model.pooling import MODULES, PROMPTS, checkpoint_file, choose_pooling
-from trimformer.model.soundness import model_class, naming, read_config, read_tokenizer
+from trimformer.model.soundness import naming, read_config, read_tokenizer, trusting, trusts_code
 
 
 def load_model(
-    name: str, auto_class: str | None = None, device: str = "cpu", dtype: str = "float32", pooling: str | None = None
+    name: str,
+    auto_class: str | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    pooling: str | None = None,
+    *,
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """Load a model from a folder or (any other name) the hub.
 
@@ -39,15 +47,19 @@ def load_model(
         dtype: precision of its weights: `float32`, `bfloat16`, `float16`, or `auto`, that of the checkpoint.
         pooling: how a sentence encoder's hidden states become one embedding, such as `mean`, `cls` or `lasttoken`;
             None takes what its sentence-transformers files say, or the mean where there are none.
+        trust_remote_code: run Python files that lie in the checkpoint, where transformers has no code for it. A
+            checkpoint that this package made needs none.
 
     Raises:
         InvalidOption: there is no such device, precision or pooling, or an argument is of another kind.
-        CheckpointError: not a checkpoint, damaged, or without the weights of its task head.
+        CheckpointError: not a checkpoint, damaged, changed since it was saved, or without the weights of its task head.
     """
     check_path("name", name)
     if auto_class is not None and not isinstance(auto_class, str):
         raise InvalidOption(f"`auto_class={told(auto_class)}` must be text, such as 'AutoModel'")
-    model = place_model(str(name), auto_class, Placement(device=device, dtype=dtype))
+    check_flag("trust_remote_code", trust_remote_code)
+    with trusting(trusts=trust_remote_code or trusts_code()):
+        model = place_model(str(name), auto_class, Placement(device=device, dtype=dtype))
     if pooling is not None:
         choose_pooling(model, pooling)
     return model
@@ -71,23 +83,34 @@ def load_with_report(
     `settings` go to `from_pretrained`: of the config, or a device map; without a map the model is on the CPU.
 
     Raises:
-        CheckpointError: not a checkpoint, or damaged.
+        CheckpointError: not a checkpoint, damaged, or changed since it was saved.
     """
+    check_model(name)
     with _silent_transformers():
         loader = model_class(name, auto_class)
-        with naming(name):
+        with naming(name), files_are_checked():
             loaded: Any = loader.from_pretrained(
-                name, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **settings
+                name,
+                dtype=dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=trusts_code(),
+                **lookup(name),
+                **settings,
             )
-    return loaded[0].eval(), loaded[1]
+        model = loaded[0].eval()
+        if "device_map" not in settings:
+            check_loaded(name, model, loaded[1]["unexpected_keys"])
+    return model, loaded[1]
 
 
 def load_config(name: str) -> Any:
     """Read the config of a checkpoint.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is none, it is damaged, or changed since it was saved.
     """
+    check_config(name)
     return read_config(name)
 
 
@@ -107,12 +130,19 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
     Raises:
         InvalidOption: no name at all.
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is none, it is damaged, or changed since it was saved.
     """
     check_path("name", name)
+    check_tokenizer(name)
     if Path(name).is_dir() and not any(file for kind in _TOKENIZER_FILES for file in Path(name).glob(kind)):
         raise CheckpointError(f"{name} has no tokenizer: copy that of the model it was made from into it")
     tokenizer: PreTrainedTokenizerBase = read_tokenizer(name)
+    known = getattr(read_config(name), "vocab_size", None)
+    if isinstance(known, int) and (tokenizer.pad_token_id or 0) >= known:
+        raise CheckpointError(
+            f"{name} has a tokenizer that pads with {tokenizer.pad_token!r}, token {tokenizer.pad_token_id}, and its "
+            f"model knows {known}: correct pad_token in tokenizer_config.json, or take the model's own tokenizer"
+        )
     return tokenizer
 
 
@@ -164,7 +194,7 @@ def write(
         model: dense or pruned.
         out: the folder to make.
         tokenizer: saved along.
-        manifest: saved as `trimformer.json`.
+        manifest: saved as `trimformer.json`, with the checksums of all files; without one, so is a pruned model.
         texts: contents of further files, by name.
         overwrite: replace an existing folder.
         dtype: store floating-point weights in this precision; None stores them as they are.
@@ -181,11 +211,13 @@ def write(
             model.save_pretrained(new, state_dict=weights)
         if tokenizer is not None:
             tokenizer.save_pretrained(new)
-        for name, text in _texts(manifest, texts).items():
+        for name, text in (texts or {}).items():
             (new / name).write_text(text, encoding="utf-8")
         for path, source in (extra_files or {}).items():
             (new / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, new / path)
+        if manifest is not None or sizes_of(model.config) is not None:
+            note(new, manifest or {})
         _verify(new, model, dtype or model.dtype)
     return target
 
@@ -195,11 +227,6 @@ def _converted(model: PreTrainedModel, dtype: torch.dtype | None) -> dict[str, T
     once: dict[int, Tensor] = {}
     state = model.state_dict(keep_vars=True)
     return {name: once.setdefault(id(values), values.detach().to(dtype)) for name, values in state.items()}
-
-
-def _texts(manifest: Mapping[str, Any] | None, others: Mapping[str, str] | None) -> dict[str, str]:
-    own = {} if manifest is None else {MANIFEST: as_text(manifest)}
-    return own | dict(others or {})
 
 
 def check_writable(
@@ -229,7 +256,11 @@ def check_writable(
 
 
 def sentence_transformers_files(name: str) -> dict[str, Path]:
-    """Find the files beside the weights that make a folder a sentence-transformers model, by relative path; or none."""
+    """Find the files beside the weights that make a folder a sentence-transformers model, by relative path; or none.
+
+    Raises:
+        CheckpointError: one of them is a link that leads out of the folder: it would be copied from there.
+    """
     found = checkpoint_file(name, MODULES)
     if found is None:
         return {}
@@ -238,7 +269,13 @@ def sentence_transformers_files(name: str) -> dict[str, Path]:
     files = [folder / name for name in names] + [
         file for file in folder.glob("*_*/*") if file.suffix in (".json", ".safetensors")
     ]
-    return {str(file.relative_to(folder)): file for file in files if file.exists()}
+    found_files = {str(file.relative_to(folder)): file for file in files if file.exists()}
+    of_hub = folder.parent.name == "snapshots"  # its files are links into the same checkpoint's blobs
+    inside = (folder.parents[1] if of_hub else folder).resolve()
+    for file in found_files.values():
+        if not file.resolve().is_relative_to(inside):
+            raise CheckpointError(f"{file} is a link that leads out of {folder}: put the file itself there")
+    return found_files
 
 
 def _verify(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:
@@ -270,10 +307,7 @@ def check_report(name: str, report: Mapping[str, Any]) -> None:
         CheckpointError: names the first of them.
     """
     for parameter, found, expected in sorted(report["mismatched_keys"]):
-        raise CheckpointError(
-            f"{name} is damaged: its weights {parameter} have the shape {tuple(found)}, but its config.json says "
-            f"{tuple(expected)}; save it again, or load it with the number of labels that it was trained with"
-        )
+        raise other_shape(name, parameter, found, expected)
     absent = sorted(key for key in report["missing_keys"] if "pooler" not in key)
     if absent:
         raise CheckpointError(

@@ -10,10 +10,12 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.batches import only, shape, token_mask
-from trimformer.data.rows import LABELS, TOKENS, Batch
+from trimformer.data.batches import length_sorted_indices, only, pad, shape, token_mask
+from trimformer.data.rows import LABELS, TOKENS, Batch, Features
 from trimformer.errors import DataError
 from trimformer.model.structure import find_architecture
+
+TYPES = "token_type_ids"
 
 
 def check_padding(model: PreTrainedModel, batches: Sequence[Batch]) -> None:
@@ -82,7 +84,8 @@ def check_inputs(batches: Sequence[Batch], config: Any) -> None:
     """Refuse rows that the model cannot read.
 
     Raises:
-        DataError: a token id outside the vocabulary, or a row longer than the model's positions.
+        DataError: a token id outside the vocabulary, a token type that the model does not have, or a row longer than
+            its positions.
     """
     largest = max((int(batch[TOKENS].max()) for batch in batches if TOKENS in batch), default=0)
     smallest = min((int(batch[TOKENS].min()) for batch in batches if TOKENS in batch), default=0)
@@ -93,7 +96,21 @@ def check_inputs(batches: Sequence[Batch], config: Any) -> None:
         raise DataError(
             f"token id {largest} is outside the vocabulary of {config.vocab_size}: use the model's own tokenizer"
         )
+    types = getattr(config, "type_vocab_size", None) or math.inf
+    most = max((int(batch[TYPES].max()) for batch in batches if TYPES in batch), default=0)
+    if most >= types:
+        raise DataError(f"token type {most} is none of the model's {types}: leave out {TYPES}")
     if longest > most_tokens(config):
         raise DataError(
             f"a row has {longest} tokens, the model reads at most {most_tokens(config)}: truncate, or give `max_length`"
         )
+
+
+def check_rows(rows: Sequence[Features], tokenizer: PreTrainedTokenizerBase | None, config: Any) -> None:
+    """Refuse encoded rows that the model cannot read as they are padded, before it reads any of them.
+
+    Raises:
+        DataError: as `check_inputs`; the tokenizer's padding id counts where rows are padded.
+    """
+    for indices in length_sorted_indices(rows):
+        check_inputs([pad([rows[index] for index in indices], tokenizer, "cpu")], config)

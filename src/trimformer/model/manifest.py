@@ -16,7 +16,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import torch
 import transformers
 
-from trimformer.errors import DataError
+from trimformer.errors import DataError, first_line
+from trimformer.model.trimformer_checks import ENTRY, MANIFEST, listed_files
 
 NUMBERS_ONE_A_LINE = re.compile(r'\[\n\s+([^\[\]{}"]*?)\n\s+\]')
 IN_WORDS = {
@@ -124,23 +125,26 @@ def _below(where: str, name: str) -> str:
     return f"{where}.{name}" if where else name
 
 
-MANIFEST = "trimformer.json"
+def read_manifest(folder: str | Path, *, changed: bool = False) -> dict[str, Any]:
+    """Read the manifest of a folder, but for its list of files; an empty one where there is none.
 
-
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """Read the manifest of a folder as it is written there; an empty one where there is none.
+    Args:
+        folder: of a checkpoint.
+        changed: read one that was changed since it was saved as well.
 
     Raises:
-        DataError: it is no JSON, or holds something else than keys.
+        DataError: it is no JSON, holds something else than keys, or is not as it was saved.
     """
     file = Path(folder) / MANIFEST
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read ({error}): make the result again") from error
-    return dict(checked(dict, content, str(file)))
+        content = checked(dict, json.loads(file.read_text(encoding="utf-8")), str(file))
+        if not changed:
+            listed_files(Path(folder))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file} cannot be read ({first_line(error)}): make the result again") from error
+    return {name: value for name, value in content.items() if name != ENTRY}
 
 
 def versions() -> dict[str, str]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from trimformer.errors import UnsupportedModel
 from trimformer.model.arguments import told
+from trimformer.model.modeling_trimformer import sizes_of
 from trimformer.model.sites import Architecture
 
 
@@ -78,6 +79,11 @@ def check_use(model: PreTrainedModel, architecture: Architecture) -> None:
         raise UnsupportedModel("the model has cross-attention: only encoders, and decoders without it, can be pruned")
     if getattr(config, "chunk_size_feed_forward", 0):
         raise UnsupportedModel("chunk_size_feed_forward is set: load the model with chunk_size_feed_forward=0")
+    sizes = sizes_of(config)
+    if sizes is not None and sizes.gates:
+        raise UnsupportedModel(
+            "the model decides row by row what to compute (ebert): give the one that it was made from"
+        )
     if any(type(each).__module__.startswith("peft.") for each in model.modules()):
         raise UnsupportedModel("the model has adapters in it: give what PeftModel.merge_and_unload() returns")
     if any(each.is_inference() for each in model.parameters()):

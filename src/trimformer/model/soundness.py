@@ -1,40 +1,59 @@
 """Checks of a checkpoint's files before they are loaded: what is damaged is told from what is a bug of ours.
 
 A checkpoint is somebody else's file, and transformers, which reads it, raises nearly anything on what it does not
-expect. Each such call stands here alone, with the errors that it raises. Whatever comes later comes from our own code.
+expect. Each such call stands here alone, and whatever it raises is about the file. What comes later is our own code's.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
-from trimformer.errors import CheckpointError, InvalidOption, first_line
+from trimformer.data.hub import check_name, lookup
+from trimformer.errors import CheckpointError, first_line
 
-INDEX = "model.safetensors.index.json"
 UNREADABLE = (OSError, ValueError, SafetensorError)
 """Errors that files raise which are absent, cut off or not of their format, whoever reads them."""
-_NO_CONFIG = (*UNREADABLE, StrictDataclassError, TypeError, KeyError, AttributeError, IndexError, ZeroDivisionError)
-"""`UNREADABLE`, then errors of transformers' config classes where valid JSON holds something else."""
-_NO_MODEL = (*_NO_CONFIG, RuntimeError, AssertionError)
-"""`_NO_CONFIG`, then errors of transformers' and PyTorch's modules on sizes that make no model."""
+ANYTHING = (Exception,)
+"""What a library may raise while it reads somebody's file: no code of ours runs inside."""
+LONGEST = 200
+"""Most characters of somebody else's error that are repeated."""
+MOST = {"layer": 10_000, "block": 10_000, "label": 1_000_000}
+"""Most that a config may ask for, by a word in the entry's name: transformers makes lists of that length first."""
+_trusts: ContextVar[bool] = ContextVar("trusts", default=False)
 
 
 @contextmanager
-def naming(name: str, errors: tuple[type[Exception], ...] = UNREADABLE) -> Iterator[None]:
+def trusting(*, trusts: bool) -> Iterator[None]:
+    """Within the context, code that lies in a checkpoint runs if it is trusted; else, and without, it never does."""
+    before = _trusts.set(trusts)
+    try:
+        yield
+    finally:
+        _trusts.reset(before)
+
+
+def trusts_code() -> bool:
+    """Tell whether code that lies in a checkpoint may run."""
+    return _trusts.get()
+
+
+@contextmanager
+def naming(name: str, errors: tuple[type[Exception], ...] = UNREADABLE, what: str = "") -> Iterator[None]:
     """Within the context, turn errors into one line that names the checkpoint and says what to do.
 
     Args:
         name: a checkpoint folder or a hub name.
         errors: what is caught.
+        what: is wrong, to be said before the error's own words.
 
     Raises:
         CheckpointError: any of them came.
@@ -42,7 +61,14 @@ def naming(name: str, errors: tuple[type[Exception], ...] = UNREADABLE) -> Itera
     try:
         yield
     except errors as error:
-        raise damaged(name, first_line(error)) from error
+        raise damaged(name, f"{what}: {in_short(error)}" if what else in_short(error)) from error
+
+
+def in_short(error: Exception) -> str:
+    """Give an error's first line, cut where it is long; with the next one where it only announces that."""
+    lines = str(error).strip().splitlines()
+    announces = len(lines) > 1 and lines[0].endswith(":")
+    return f"{lines[0]} {lines[1].strip()}"[:LONGEST] if announces else first_line(error)[:LONGEST]
 
 
 def damaged(name: str | Path, why: str) -> CheckpointError:
@@ -71,16 +97,31 @@ def read_config(name: str) -> Any:
     """Read the config of a checkpoint by transformers, and check the fields that it trusts.
 
     Raises:
-        CheckpointError: no checkpoint, or no config that transformers can read.
+        CheckpointError: no checkpoint, or no config that transformers can read, or only with code that lies in it.
     """
     _check_folder(name)
-    with naming(name, _NO_CONFIG):
-        config = transformers.AutoConfig.from_pretrained(name)
+    with _naming_code(name, "config.json cannot be read"):
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=trusts_code(), **lookup(name))
     for field, fits, says in _FIELDS:
         value = getattr(config, field, None)
         if value is not None and not fits(value):
             raise damaged(name, f"config.json has {field}={value!r:.200}, which must be {says}")
     return config
+
+
+@contextmanager
+def _naming_code(name: str, what: str) -> Iterator[None]:
+    """Within the context, as `naming` of anything; an error that asks for trust in a checkpoint's code says how."""
+    try:
+        with naming(name, ANYTHING, what if Path(name).is_dir() else ""):
+            yield
+    except CheckpointError as error:
+        if "trust_remote_code" not in str(error.__cause__):
+            raise
+        raise CheckpointError(
+            f"{name} needs code that lies in it, which runs only if it is trusted: read it, then give "
+            "`trust_remote_code=True`"
+        ) from error
 
 
 def _are_names(value: Any) -> bool:
@@ -103,62 +144,25 @@ def read_tokenizer(name: str) -> Any:
     """Read the tokenizer of a checkpoint by transformers.
 
     Raises:
-        CheckpointError: there is none that transformers can read.
+        CheckpointError: there is none that transformers can read, or only with code that lies in it.
     """
     _check_folder(name)
-    try:
-        with naming(name, _NO_CONFIG):
-            return transformers.AutoTokenizer.from_pretrained(name)
-    except Exception as error:
-        if type(error) is not Exception:  # the tokenizers library raises just that on a damaged tokenizer.json
-            raise
-        raise damaged(name, f"its tokenizer cannot be read, {first_line(error)}") from error
-
-
-def model_class(name: str, auto_class: str | None) -> Any:
-    """Find the class to load a checkpoint with, after a look at its files and at the model that its config describes.
-
-    Args:
-        name: a checkpoint folder or a hub name.
-        auto_class: transformers' auto class; None takes the class that the checkpoint names.
-
-    Raises:
-        CheckpointError: files that cannot be read, or a config that describes no model.
-        InvalidOption: transformers does not have the class that the checkpoint names.
-    """
-    config = read_config(name)
-    named = auto_class or (config.architectures or ["none"])[0]
-    found: Any = getattr(transformers, named, None)
-    if found is None:
-        raise InvalidOption(f"{name} names the model class {named!r}, which transformers does not have")
-    if Path(name).is_dir():
-        _check_weight_files(name, config)
-    build = found.from_config if auto_class else found
-    with naming(name, _NO_MODEL), torch.device("meta"):  # sizes only: no memory is taken
-        build(config)
-    return found
+    with _naming_code(name, "its tokenizer cannot be read"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=trusts_code(), **lookup(name))
+    if not isinstance(tokenizer.model_max_length, (int, float)):
+        raise damaged(name, f"tokenizer_config.json has model_max_length={tokenizer.model_max_length!r:.50}, no number")
+    return tokenizer
 
 
 def _check_folder(name: str) -> None:
+    check_name(name)
     folder = Path(name)
     if folder.is_file() or (folder.is_dir() and not (folder / "config.json").exists()):
         raise CheckpointError(f"{name} is not a checkpoint: a folder with config.json and *.safetensors is needed")
-    if folder.is_dir() and not isinstance(read_json(folder / "config.json"), dict):
+    config = read_json(folder / "config.json") if folder.is_dir() else {}
+    if not isinstance(config, dict):
         raise damaged(name, "config.json must be an object")
-
-
-def _check_weight_files(name: str, config: Any) -> None:
-    """Refuse weights whose headers cannot be read, and a config with more blocks than there are weights."""
-    folder = Path(name)
-    if (folder / INDEX).exists():
-        index = read_json(folder / INDEX)
-        parts = index.get("weight_map") if isinstance(index, dict) else None
-        if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
-            raise damaged(name, f"{INDEX} has no weight_map of file names")
-    weights = 0
-    for file in sorted(folder.glob("*.safetensors")):
-        with naming(name), safe_open(file, framework="pt") as stored:
-            weights += len(stored.keys())
-    blocks = getattr(config, "num_hidden_layers", None)
-    if weights and isinstance(blocks, int) and blocks > weights:
-        raise damaged(name, f"config.json says {blocks} blocks, but there are {weights} weights in all")
+    for field, value in config.items():
+        limits = [most for word, most in MOST.items() if re.search(word, field)]
+        if isinstance(value, int) and any(value > most for most in limits):
+            raise damaged(name, f"config.json has {field}={value}, more than any model has")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event, Thread
-from time import perf_counter
+from time import perf_counter, process_time
 
 import psutil
 import torch
@@ -20,6 +20,8 @@ class Used:
     """Time and peak memory of a stage, filled in when it ends."""
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Time of all threads of this process."""
     memory_mb: dict[str, float] = field(default_factory=dict)
     """Peak memory in MB: `host` is the whole process's, seen every 50 ms; `cuda` what PyTorch allocates on the GPU."""
 
@@ -37,11 +39,11 @@ def watching_resources(device: torch.device) -> Iterator[Used]:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     watcher.start()
-    start = perf_counter()
+    start, cpu = perf_counter(), process_time()
     try:
         yield used
     finally:
-        used.seconds = perf_counter() - start
+        used.seconds, used.cpu_seconds = perf_counter() - start, process_time() - cpu
         done.set()
         watcher.join()
         used.memory_mb["host"] = round(max(peak[0], _resident()) / MEGABYTE, 1)

@@ -34,10 +34,14 @@ def measure(calibration: Calibration, name: str, method: Method, cache: Measured
     """Measure whatever no budget enters, or read it from the cache; what is measured is kept there."""
     key = measured_key(calibration, name, method) if cache else {}
     stored, kind = cache.read(key) if cache else None, method.measurement
-    if stored is not None and kind is not None:
+    if cache and stored is not None and kind is not None:
         seconds = stored.pop(SECONDS, None)
-        measured = from_tensors(kind, stored, [site.name for site in calibration.dense])
-        return Measuring(measured, Used(), None if seconds is None else float(seconds))
+        try:
+            measured = from_tensors(kind, stored, [site.name for site in calibration.dense])
+        except ValueError as error:  # written by a method of the same name and version that measures something else
+            cache.warn(f"what {cache.folder} has does not fit the method ({error}): measuring again")
+        else:
+            return Measuring(measured, Used(), None if seconds is None else float(seconds))
     with unchanged(calibration.dense.model), watching_resources(calibration.dense.device) as used:
         found = method.measure(calibration)
     tensors = to_tensors(found)

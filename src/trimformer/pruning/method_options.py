@@ -20,13 +20,22 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
     Raises:
         InvalidOption: an unknown method or option, or a value of the wrong type or range.
     """
-    kind = plugins.load("methods", name)
+    method: Method = make_plugin("methods", name, options)
+    return method
+
+
+def make_plugin(folder: plugins.Folder, name: str, options: Mapping[str, Any]) -> Any:
+    """Make a plug-in whose options are its fields, as a method or a recipe, as `make_method` does.
+
+    Raises:
+        InvalidOption: no such name or option, or a value of the wrong type or range.
+    """
+    kind = plugins.load(folder, name)
     known = [field.name for field in fields(kind)]
     for option in options:
         if option not in known:
             raise unknown_name(f"option of {name}", option, known)
-    method: Method = kind(**{option: read_option(kind, option, value) for option, value in options.items()})
-    return method
+    return kind(**{option: read_option(kind, option, value) for option, value in options.items()})
 
 
 def read_option(kind: Any, name: str, value: Any) -> Any:

@@ -34,7 +34,8 @@ def model_card(facts: Manifest, *, sentences: bool = False) -> str:
     body = render(
         "card.md",
         title=f"{summary.name(facts)}, pruned by {pruning.method}",
-        model=facts.origin.source or "a model",
+        model=facts.origin.shared.source or "a model",
+        dynamic=facts.recipe is not None and facts.recipe.dynamic is not None,
         verdict=headline(facts),
         kept=kept(facts),
         warnings=summary.each_once([pruning.warnings]),

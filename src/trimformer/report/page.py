@@ -9,9 +9,11 @@ from typing import Any
 
 from trimformer.errors import CheckpointError, DataError
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest
+from trimformer.judging.names import shared_name
 from trimformer.model.folders import check_place, write_text
-from trimformer.model.manifest import MANIFEST, checked
+from trimformer.model.manifest import checked
 from trimformer.model.sites import place
+from trimformer.model.trimformer_checks import MANIFEST, listed_files
 from trimformer.pruning.facts import PruningFacts
 from trimformer.report import pictures, side_by_side, summary
 from trimformer.report.headline import headline, kept
@@ -38,8 +40,9 @@ def from_folder(folder: Path) -> str:
 def _read_results(file: Path) -> list[Manifest]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        listed_files(file.parent)
         return _pruned(checked(list, content, "") if file.name == SWEEP else [content])
-    except (OSError, ValueError, DataError) as error:
+    except (OSError, ValueError, RecursionError, DataError) as error:
         raise DataError(
             f"{file} is damaged or not written by this version of trimformer ({error}): make the result again"
         ) from error
@@ -79,7 +82,7 @@ def checkpoint_page(facts: Manifest, folder: str = CHECKPOINT) -> str:
         curve_pictures=curve_pictures(pruning.curves, summary.removed(facts)),
         stages=summary.stages(facts),
         cached=_cached(pruning),
-        loading=loading(facts, folder, sentences=is_of_sentence_transformers(folder)),
+        loading=loading(facts, shared_name(folder), sentences=is_of_sentence_transformers(folder)),
         command=facts.origin.command,
         settings=summary.settings(facts),
         versions=pruning.versions,

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from trimformer.errors import CheckpointError
+from trimformer.judging.names import shared_name
 from trimformer.model.manifest import as_text
 from trimformer.pruning.facts import BlockFacts
 from trimformer.pruning.plan import Plan, PlannedSize
@@ -102,7 +103,11 @@ def plan_page(plan: Plan, command: str | None = None) -> str:
         curve_pictures=page.curve_pictures(plan.curves, {}),
         warnings=plan.warnings,
         command=command,
-        settings=[("model", plan.model), ("method", plan.method), ("versions", summary.versions_text(plan.versions))],
+        settings=[
+            ("model", shared_name(plan.model)),
+            ("method", plan.method),
+            ("versions", summary.versions_text(plan.versions)),
+        ],
         versions=plan.versions,
     )
 

@@ -6,27 +6,31 @@ from functools import cache, partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
 from trimformer.judging.metrics import WORDS, interval, sample, shown
-from trimformer.report import summary
+from trimformer.report import markdown, summary
+from trimformer.report.characters import visible
 
 
 def render(template: str, **facts: Any) -> str:
     """Fill facts into a template of the package; one that it needs and does not get is an error."""
-    return _environment().get_template(f"{template}.j2").render(**facts)
+    return _environment(of_markdown=template.endswith(".md")).get_template(f"{template}.j2").render(**facts)
 
 
 @cache
-def _environment() -> Environment:
+def _environment(*, of_markdown: bool) -> Environment:
     environment = Environment(
         loader=PackageLoader("trimformer.report"),
         autoescape=select_autoescape(("html.j2",)),
+        finalize=_escaped if of_markdown else _visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["code"] = _markdown_code
+    environment.filters["code"] = lambda value: Markup(markdown.code(value))  # noqa: S704  # escaped by it
+    environment.filters["code_line"] = lambda value: Markup(markdown.code_line(value))  # noqa: S704  # as above
     environment.globals |= {
         "names": summary.UNIT_NAMES,
         "interval": partial(interval, form=WORDS),
@@ -37,7 +41,11 @@ def _environment() -> Environment:
     return environment
 
 
-def _markdown_code(value: object) -> str:
-    """Write any text as code within a line or a table cell of Markdown."""
-    plain = " ".join(str(value).split()).replace("`", "'")
-    return f"`{plain.replace('|', '/')}`"
+def _escaped(value: Any) -> Any:
+    """Escape a value for Markdown, unless a filter did so."""
+    return value if isinstance(value, Markup) else markdown.escaped(value)
+
+
+def _visible(value: Any) -> Any:
+    """Show what would steer a browser's text; jinja escapes the rest."""
+    return visible(value) if type(value) is str else value

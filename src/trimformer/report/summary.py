@@ -305,7 +305,7 @@ def stages(facts: Manifest) -> list[Stage]:
 
 def settings(facts: Manifest) -> list[tuple[str, str]]:
     """List what the result depends on, in the order in which a person asks."""
-    pruning, origin, calibration = facts.pruning, facts.origin, facts.pruning.calibration
+    pruning, origin, calibration = facts.pruning, facts.origin.shared, facts.pruning.calibration
     tokens = f"{calibration.tokens:,} tokens in {calibration.sequences:,} rows, fingerprint {calibration.fingerprint}"
     options = ", ".join(f"{name}={value}" for name, value in pruning.options.items())
     rows = [

@@ -13,6 +13,7 @@ from rich.text import Text
 from trimformer.judging.manifest import DENSE, FINETUNED, PRUNED, Manifest
 from trimformer.judging.metrics import BRACKETS, Metric, Metrics, interval, sample, shown
 from trimformer.judging.training_facts import FineTuningFacts
+from trimformer.model.checksums import CAN_BE_TOLD, CANNOT_BE_TOLD, READABLE, FileState
 from trimformer.pruning.facts import BlockFacts, GuardFacts, PruningFacts
 from trimformer.pruning.plan import Plan, PlannedSize
 from trimformer.report import plans, summary
@@ -45,9 +46,9 @@ def result_table(facts: Manifest) -> Table:
     _add_costs(table, pruning)
     _add_sizes(table, facts)
     _add_latency(table, facts)
-    calibration = pruning.calibration
+    calibration, rows = pruning.calibration, "training" if facts.recipe else "calibration"
     table.caption = (
-        f"{pruning.method}, {_making_seconds(facts):.0f} s, {calibration.tokens} calibration tokens in "
+        f"{pruning.method}, {_making_seconds(facts):.0f} s, {calibration.tokens} {rows} tokens in "
         f"{calibration.sequences} rows, seed {calibration.seed}"
         + ("; the model was pruned before: shares are of what was there" if pruning.already_pruned else "")
     )
@@ -127,6 +128,8 @@ def _add_latency(table: Table, facts: Manifest) -> None:
 def _making_seconds(facts: Manifest) -> float:
     """Add up the seconds of all that pruning took; 0 of a model that was not pruned."""
     seconds = facts.model.seconds if isinstance(facts.model, PruningFacts) else {}
+    if facts.recipe is not None:
+        return sum(facts.recipe.seconds.values())
     return sum(seconds.get(stage, 0.0) for stage in ("ordering", "measuring", "pruning"))
 
 
@@ -292,6 +295,15 @@ def plugins_table(folder: str, described: Mapping[str, str]) -> Table:
     table = _table(folder, "")
     for name, description in described.items():
         table.add_row(name, description)
+    return table
+
+
+def files_table(files: Sequence[FileState]) -> Table:
+    """Show what is known of a checkpoint's files, one row each."""
+    table = _table("file", "state", "")
+    for file in files:
+        table.add_row(Text(file.name), file.state, Text(file.about))
+    table.caption = CANNOT_BE_TOLD if any(file.state == READABLE for file in files) else CAN_BE_TOLD
     return table
 
 

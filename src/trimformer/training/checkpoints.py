@@ -1,4 +1,4 @@
-"""Checkpoints of an unfinished training: sealed when they are whole, and checked before a run goes on from one."""
+"""Checkpoints of an unfinished training, and stages that it has finished: sealed when whole, checked before use."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def newest_whole(folder: Path, say: Callable[[str], None]) -> Path | None:
     It must be as it was sealed, and so must the best one so far, which it names.
     """
     for checkpoint in sorted(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=step_of, reverse=True):
-        if _is_whole(checkpoint) and _is_whole(_best(checkpoint)):
+        if is_whole(checkpoint) and is_whole(_best(checkpoint)):
             return checkpoint
         if (checkpoint / SEAL).exists():
             say(f"{checkpoint} is damaged: going on from the one before, if there is one")
@@ -58,7 +58,8 @@ def step_of(checkpoint: Path | None) -> int:
     return int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def is_whole(checkpoint: Path) -> bool:
+    """Tell whether a folder is as it was sealed."""
     try:
         sealed = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
         return bool(sealed == _digests(checkpoint))

@@ -20,17 +20,19 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 
 from trimformer.data.labels import in_model_order
-from trimformer.data.rows import Features
+from trimformer.data.rows import TOKENS, Features
 from trimformer.errors import DataError, NumericalError, require_range
 from trimformer.judging.metrics import LOWER_IS_BETTER, Metrics
 from trimformer.judging.project import Project, without
 from trimformer.judging.task import OwnLoss
+from trimformer.model.limits import check_rows
 from trimformer.model.manifest import versions
 from trimformer.pruning.method_options import read_option
 from trimformer.training.checkpoints import Sealing, newest_whole, step_of
 from trimformer.training.trainer import (
     DEFAULTS,
     Bar,
+    Judge,
     TaskTrainer,
     check_arguments,
     collator,
@@ -120,7 +122,7 @@ def finetune(
         InvalidOption: training arguments that contradict each other.
         NumericalError: the training diverged.
     """
-    guard = _GuardJudge(project) if options.patience else None
+    guard = GuardJudge(project) if options.patience else None
     features = training_features(project, options, seed)
     model = copy.deepcopy(project.model)
     arguments = training_arguments(
@@ -145,8 +147,8 @@ def finetune(
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     seconds = perf_counter() - start
     trained = trainer.bare_model().eval()
-    _check_finite(trained)
-    facts = _facts(trainer, guard) | {
+    check_finite(trained)
+    facts = facts_of(trainer, guard) | {
         "arguments": {**DEFAULTS, **options.arguments},
         "patience": options.patience,
         "seed": seed,
@@ -166,7 +168,7 @@ def training_features(project: Project, options: FineTuning, seed: int) -> list[
 
     Raises:
         LabelError: rows without labels, or with wrong ones.
-        DataError: no rows are left.
+        DataError: no rows are left, or they have tokens that the model does not know.
     """
     task, rows = project.task, project.calibration_rows
     order = np.random.default_rng(seed).permutation(len(rows))[: options.rows]
@@ -181,6 +183,7 @@ def training_features(project: Project, options: FineTuning, seed: int) -> list[
     kept = without(features, project.held_out)
     if not kept:
         raise DataError("no rows to train on: none, or every row is also an evaluation row; give rows kept apart")
+    check_rows([row for row in kept if TOKENS in row], project.tokenizer, project.model.config)
     return kept
 
 
@@ -192,21 +195,24 @@ def judge(project: Project, model: PreTrainedModel, rows: Dataset) -> Metrics:
     return project.task.evaluate(model, project.tokenizer, rows, max_length=project.max_length, progress=project.stages)
 
 
-class _GuardJudge:
+class GuardJudge:
     """A judge on the guard rows, which keeps its seconds in all, and the value that the model had at first."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, measure: Judge | None = None) -> None:
+        """Judge by the task's metrics, or as `measure` does."""
         if project.guard_rows is None:
             raise DataError(
                 "no rows are set aside to choose the best checkpoint by: use project.with_guard(), or `patience=0`"
             )
         self.project, self.guard_rows, self.seconds = replace(project, progress=False), project.guard_rows, 0.0
-        self.name, first = next(iter(judge(self.project, project.model, self.guard_rows).items()))
+        self.measure = measure or (lambda model: judge(self.project, model, self.guard_rows))
+        self.name, first = next(iter(self.measure(project.model).items()))
         self.first = first.value
 
     def __call__(self, model: PreTrainedModel) -> Metrics:
+        """Judge a model, on the clock."""
         start = perf_counter()
-        metrics = judge(self.project, model, self.guard_rows)
+        metrics = self.measure(model)
         self.seconds += perf_counter() - start
         return metrics
 
@@ -216,7 +222,8 @@ def _callbacks(project: Project, options: FineTuning) -> list[TrainerCallback]:
     return [*shown, EarlyStoppingCallback(options.patience)] if options.patience else shown
 
 
-def _facts(trainer: TaskTrainer, guard: _GuardJudge | None) -> dict[str, Any]:
+def facts_of(trainer: TaskTrainer, guard: GuardJudge | None) -> dict[str, Any]:
+    """Tell how a training went, by the names of `TrainingFacts`."""
     arguments, state = trainer.args, trainer.state
     return {
         "steps": state.global_step,
@@ -233,14 +240,15 @@ def _facts(trainer: TaskTrainer, guard: _GuardJudge | None) -> dict[str, Any]:
     }
 
 
-def _curve(trainer: TaskTrainer, guard: _GuardJudge) -> list[dict[str, float]]:
+def _curve(trainer: TaskTrainer, guard: GuardJudge) -> list[dict[str, float]]:
     """Collect the metric on the guard rows: before training, and at every save."""
     name = f"eval_{guard.name}"
     judged = [entry for entry in trainer.state.log_history if name in entry]
     return [{"step": 0, "value": guard.first}, *({"step": entry["step"], "value": entry[name]} for entry in judged)]
 
 
-def _check_finite(model: PreTrainedModel) -> None:
+def check_finite(model: PreTrainedModel) -> None:
+    """Refuse a model whose training diverged; raises `NumericalError`."""
     for name, parameter in model.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise NumericalError(f"the training diverged: {name} is NaN or infinite; lower `learning_rate`")

@@ -46,6 +46,7 @@ def prune_pretrained(
     new_head: Sequence[str] = (),
     calibration_tokens: int | str = AUTO,
     seed: int = 0,
+    timed: bool = True,
     **options: Any,
 ) -> PrunedPretrained:
     """Make a smaller copy of a project's model, to be fine-tuned; no label is looked at.
@@ -56,6 +57,7 @@ def prune_pretrained(
         new_head: names of the weights that are new; if there are any, only what is below the head is pruned by.
         calibration_tokens: draw calibration rows until they hold this many tokens; auto: as many as pay, up to 100,000.
         seed: of all sampling.
+        timed: measure the time of both models.
         options: further ones of `Pruner`; the method is Dual CP unless said.
 
     Raises:
@@ -78,7 +80,8 @@ def prune_pretrained(
     )
     result = pruner.prune(budget)
     models = {DENSE: dense, PRUNED: result.model}
-    times = latency.measure_within(latency.LONGEST_JUDGING, pruner.workload, models, progress=project.stages)
+    limit = latency.LONGEST_JUDGING
+    times = latency.measure_within(limit, pruner.workload, models, progress=project.stages) if timed else {}
     facts = Manifest(model=result.facts, new_head=tuple(new_head), latency=times, origin=project.origin)
     whole = put_on(model, result.model) if new_head else result.model
     return PrunedPretrained(whole, result.masks, facts)

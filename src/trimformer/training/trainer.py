@@ -225,16 +225,17 @@ class Bar(TrainerCallback):
 
     Args:
         progress: wraps a sequence to show a bar.
+        description: what is going on, beside the bar.
     """
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+    def __init__(self, progress: Progress, description: str = "fine-tuning") -> None:
+        self.progress, self.description = progress, description
         self.steps: Iterator[int] = iter(())
         self.shown = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Show the bar."""
-        self.steps, self.shown = iter(self.progress(range(state.max_steps + 1), "fine-tuning")), 0
+        self.steps, self.shown = iter(self.progress(range(state.max_steps + 1), self.description)), 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Move the bar to the step reached; after a resumption, past all earlier ones."""

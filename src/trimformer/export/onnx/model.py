@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 from trimformer.data.batches import device_of_batch
 from trimformer.data.rows import Batch
 from trimformer.errors import CheckpointError, InvalidOption, first_line
+from trimformer.model.soundness import ANYTHING
 
 FLOAT, INT8 = "model.onnx", "model.int8.onnx"
 """Names of the files in an exported folder."""
@@ -51,9 +52,8 @@ class OnnxModel(nn.Module):
         super().__init__()
         require_onnx()
         import onnxruntime as ort  # noqa: PLC0415  # an extra
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors  # noqa: PLC0415  # an extra
 
-        self.config, self.device = config, torch.device(device)
+        self.file, self.config, self.device = file, config, torch.device(device)
         provider = "CUDAExecutionProvider" if self.device.type == "cuda" else "CPUExecutionProvider"
         if provider not in ort.get_available_providers():
             raise InvalidOption(
@@ -65,23 +65,28 @@ class OnnxModel(nn.Module):
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self.session = ort.InferenceSession(str(file), options, providers=[provider])
-        except (
-            errors.Fail,
-            errors.InvalidArgument,
-            errors.InvalidGraph,
-            errors.InvalidProtobuf,
-            errors.NoSuchFile,
-            errors.NotImplemented,
-        ) as error:
-            raise CheckpointError(f"{file} cannot be read by ONNX Runtime: {first_line(error)}") from error
+        except ANYTHING as error:
+            raise CheckpointError(
+                f"{file} cannot be read by ONNX Runtime: {first_line(error)}; export the model again"
+            ) from error
         self.inputs = [given.name for given in self.session.get_inputs()]
         self.outputs = [found.name for found in self.session.get_outputs()]
 
     def forward(self, **batch: torch.Tensor) -> ModelOutput:
-        """Compute the outputs of a batch by name, on its device; token types that are not given are zero."""
+        """Compute the outputs of a batch by name, on its device; token types that are not given are zero.
+
+        Raises:
+            CheckpointError: the graph fails, because it is damaged or the inputs are not its own.
+        """
         place = device_of_batch(batch)
         given = self._complete(batch)
-        found = self.session.run(None, {name: given[name].cpu().numpy() for name in self.inputs})
+        inputs = {name: given[name].cpu().numpy() for name in self.inputs}
+        try:
+            found = self.session.run(None, inputs)
+        except ANYTHING as error:
+            raise CheckpointError(
+                f"{self.file} fails in ONNX Runtime: {first_line(error)}; export the model again"
+            ) from error
         tensors = (torch.from_numpy(values).to(place) for values in found)
         return ModelOutput(zip(self.outputs, tensors, strict=True))
 

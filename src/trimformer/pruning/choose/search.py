@@ -60,7 +60,7 @@ def remove_cheapest(curves: dict[str, RemovalCurve], tables: CostTables, limit: 
         limit: what the kept units may cost together.
         bounds: what every site keeps at least and at most.
     """
-    least = ROUNDING * max(float(tables[name][-1]) for name in curves)
+    least = ROUNDING * (max(float(tables[name][-1]) for name in curves) or 1.0)
     orders, prices = {}, {}
     for name, curve in curves.items():
         orders[name] = bounds.protected_last(name, curve.order)

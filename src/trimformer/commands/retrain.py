@@ -1,0 +1,107 @@
+"""`trimformer retrain`: methods that train, DynaBERT and EBERT, for one size or several."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trimformer.cli.options import (
+    AUTO,
+    ColumnOption,
+    CountedLengthOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    LengthOption,
+    ModelArgument,
+    OverwriteOption,
+    ReportOption,
+    ResumeOption,
+    SeedOption,
+    SetOption,
+    TaughtOption,
+    TrainOption,
+    TrustOption,
+    assignments,
+    columns_named,
+)
+from trimformer.errors import InvalidOption
+from trimformer.model.parameters import DEVICE
+from trimformer.pruning.parameters import SEED
+
+HELP_PLACE = ("Make it smaller", 5)
+
+
+def retrain_command(
+    context: typer.Context,
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="Folder for the checkpoint, or for one of each size.")],
+    method: Annotated[str, typer.Option(help="What trains: dynabert, ebert or p_pruning.")] = "dynabert",
+    task: TaughtOption = AUTO,
+    flops: Annotated[str | None, typer.Option(help="Shares of FLOPs to keep, such as 0.6,0.4.")] = None,
+    params: Annotated[str | None, typer.Option(help="Shares of sublayer parameters to keep.")] = None,
+    data: DataOption = None,
+    column: ColumnOption = None,
+    set_: SetOption = None,
+    train: TrainOption = None,
+    sequence_length: CountedLengthOption = None,
+    max_length: LengthOption = None,
+    seed: SeedOption = SEED.default,
+    device: DeviceOption = DEVICE.default,
+    report: ReportOption = None,
+    resume: ResumeOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+    trust_remote_code: TrustOption = False,
+) -> None:
+    """Make a model smaller by a method that trains it: better at small sizes perhaps, and far more work."""
+    from trimformer.cli import console, finetune_run, retrain_run, steps, wanted
+    from trimformer.model.manifest import plain
+    from trimformer.report import frontier, terminal
+    from trimformer.report.page import sweep_page
+
+    budgets = wanted.budgets({"flops": flops, "params": params})
+    if not budgets:
+        raise InvalidOption("say how small: `flops=0.6`, or several shares, `flops=0.6,0.4`; or `params`")
+    columns = columns_named(column)
+    run = retrain_run.Run(
+        out=out,
+        model=model,
+        task=steps.task_to_train(task, model, data, columns),
+        data=data,
+        method=method,
+        options=assignments(set_),
+        budgets=tuple(budgets),
+        training=finetune_run.tuning(["patience=0", *(train or [])]),
+        sequence_length=sequence_length,
+        max_length=max_length,
+        seed=seed,
+        device=device,
+        columns=columns,
+        command=context.obj,
+    )
+    steps.claim(context, out, report)
+    retrain_run.check(run, overwrite=overwrite or (resume and len(budgets) > 1))
+    steps.check_asked(report, overwrite=overwrite)
+    if len(budgets) > 1:
+        frontier.check_no_sweep(out, overwrite=overwrite)
+    results = retrain_run.carry_out(run, resume=resume, overwrite=overwrite)
+    facts = [result.facts for result in results]
+    if len(facts) > 1:
+        frontier.write_sweep(facts, out)
+    if report is not None:
+        steps.write_report(sweep_page(facts), report)
+    if len(results) == 1:
+        steps.report_pruned(results[0], out, as_json=as_json)
+        return
+    console.warn([warning for each in facts for warning in each.pruning.warnings])
+    if as_json:
+        steps.print_json(plain(facts))
+        return
+    console.out_console.print(terminal.sweep_table(facts))
+    console.written("checkpoints", out / "…", f"plot: {out / frontier.PLOT}")
+
+
+PROVIDES = {"retrain": retrain_command}

@@ -1,0 +1,1 @@
+"""Recipes: methods that train, one file each, found by `trimformer.plugins`."""

@@ -1,0 +1,95 @@
+"""Run tests on the oldest and the newest versions that are supported, each in an environment of its own.
+
+`python tests/matrix.py` makes the environments in `.venv-matrix` and runs a selection through every room; give paths of
+tests to run others. `--cell NAME` runs one cell. A Python that is not installed is said and skipped; so is an
+environment that cannot be had. Deprecation warnings of our own code fail, as in every run of the tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SELECTION = (
+    "tests/contract/test_layout.py",
+    "tests/contract/test_every_architecture.py",
+    "tests/contract/test_every_method.py",
+    "tests/unit/test_checkpoint.py",
+    "tests/unit/test_cache.py",
+    "tests/unit/test_data.py",
+    "tests/unit/test_finetuning.py",
+    "tests/unit/test_model_class.py",
+    "tests/end_to_end/test_command_line.py",
+)
+"""Tests that reach every room, and everything of transformers that differs between its versions."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One environment: a Python and the packages that are fixed in it; the others are the newest."""
+
+    python: str
+    packages: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return "-".join([f"py{self.python}", *(each.replace("==", "") for each in self.packages)])
+
+
+OLDEST, NEWEST = ("transformers==5.0.0", "torch==2.6.0"), ()
+CELLS = (
+    Cell("3.10", OLDEST),
+    Cell("3.11", ("transformers==5.0.0",)),
+    Cell("3.11", NEWEST),
+    Cell("3.12", NEWEST),
+    Cell("3.13", NEWEST),
+)
+
+
+def tried(cell: Cell, tests: list[str]) -> str:
+    """Make an environment, if there is none yet, run the tests in it, and say how that ended."""
+    python = shutil.which(f"python{cell.python}")
+    if python is None:
+        return f"skipped, there is no python{cell.python}"
+    folder = ROOT / ".venv-matrix" / cell.name
+    own = folder / "bin" / "python"
+    if not (folder / "made").exists():
+        pip = [str(own), "-m", "pip", "--disable-pip-version-check", "install", "-q"]
+        for words in (
+            [python, "-m", "venv", "--clear", str(folder)],
+            [*pip, "-U", "pip"],
+            [*pip, "--group", "test", "-e", ".[onnx]", *cell.packages],
+        ):
+            made = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+            if made.returncode:
+                last = (made.stderr.strip().splitlines() or ["?"])[-1]
+                return f"skipped, the environment cannot be had: {last}"
+        (folder / "made").touch()
+    print(f"{cell.name}: {' '.join(tests)}", flush=True)
+    ended = subprocess.run(
+        [str(own), "-m", "pytest", "-q", *tests], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+    )
+    return "passed" if ended.returncode == 0 else f"FAILED, exit code {ended.returncode}"
+
+
+def main() -> None:
+    """Run all cells, or those that are named, and print how each ended."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tests", nargs="*", help="tests to run in place of the selection")
+    parser.add_argument("--cell", action="append", choices=[cell.name for cell in CELLS])
+    asked = parser.parse_args()
+    cells = [cell for cell in CELLS if not asked.cell or cell.name in asked.cell]
+    ends = {cell.name: tried(cell, asked.tests or list(SELECTION)) for cell in cells}
+    print("\n".join(f"{name:45}{end}" for name, end in ends.items()))
+    sys.exit(any(end.startswith("FAILED") for end in ends.values()))
+
+
+if __name__ == "__main__":
+    main()
