@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,6 @@ from trimformer.pruning.result import PruningResult
 ROWS: list[Features] = [
     {"input_ids": [2, *range(5, 5 + n), 3], "attention_mask": [1] * (n + 2)} for n in (3, 9, 4, 12, 5, 7, 6, 11)
 ]
-TUNED = {"surgeon": {"epochs": 1}, "dual_cp": {"tune": True}, "random": {"tune": True}, "magnitude": {"tune": True}}
 
 
 class Interrupted(Exception):
@@ -37,7 +37,9 @@ def pruner(method: str, kept: Journal | None, architecture: str = "bert", **opti
     head = main_head(architecture)
     rows = labelled(ROWS, head) if plugins.load("methods", method).needs_labels else ROWS
     model = tiny_model(architecture, head)
-    settings = SETTINGS.get(method, {}) | TUNED.get(method, {}) | options
+    known = {field.name for field in fields(plugins.load("methods", method))}
+    refitted = {name: value for name, value in (("tune", True), ("epochs", 1)) if name in known}
+    settings = SETTINGS.get(method, {}) | refitted | options
     return Pruner(model, rows, method=method, calibration_tokens=None, options=settings, journal=kept, progress=False)
 
 

@@ -62,11 +62,6 @@ class Unfinished:
         return folder_of(self.out)
 
     @property
-    def goes_on(self) -> bool:
-        """Tell whether this run resumes an interrupted one; see `goes_on`."""
-        return goes_on(self.out, resume=self.resume)
-
-    @property
     def journal(self) -> Journal:
         """The journal of its pruning."""
         return Journal(self.folder / JOURNAL, console.say)

@@ -110,13 +110,13 @@ def sweep_command(
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     made = make_method(method, options := assignments(set_))
     targets = [out / f"{budget.cost}-{budget.asked}" for budget in asked]
-    steps.check_asked(report, overwrite=overwrite)
-    run = unfinished.begun(context, out, report, resume=resume)
-    frontier.check_no_sweep(out, overwrite=overwrite or run.goes_on)
-    there = [target for target in targets if run.has_written(target)]
+    going_on = unfinished.goes_on(out, resume=resume)
     for target in targets:
-        check_writable(target, overwrite=overwrite or run.goes_on)
-    steps.claim(context, *targets)
+        check_writable(target, overwrite=overwrite or going_on)
+    frontier.check_no_sweep(out, overwrite=overwrite or going_on)
+    steps.check_asked(report, overwrite=overwrite)
+    run = unfinished.begun(context, out, *targets, report, resume=resume)
+    there = [target for target in targets if run.has_written(target)]
     origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
     results: list[Manifest] = []
     with console.progress_bars(console.error_console, stages=2 + 2 * len(asked)) as progress:
