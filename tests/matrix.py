@@ -3,12 +3,15 @@
 `python tests/matrix.py` makes the environments in `.venv-matrix` and runs a selection through every room; give paths of
 tests to run others. `--cell NAME` runs one cell. A Python that is not installed is said and skipped; so is an
 environment that cannot be had. Deprecation warnings of our own code fail, as in every run of the tests.
+
+A cell that fixes no PyTorch has that of `constraints.txt`: what pip takes by itself may be a build of several GB.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,7 +45,14 @@ class Cell:
         """The name of its folder."""
         return "-".join([f"py{self.python}", *(each.replace("==", "") for each in self.packages)])
 
+    @property
+    def installed(self) -> list[str]:
+        """What pip is to install beside the package, PyTorch with its version in any case."""
+        has_torch = any(each.startswith("torch==") for each in self.packages)
+        return [*self.packages, *([] if has_torch else [KNOWN_TORCH])]
 
+
+KNOWN_TORCH = re.findall(r"^torch==.*$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[0]
 OLDEST, NEWEST = ("transformers==5.0.0", "torch==2.6.0"), ()
 CELLS = (
     Cell("3.10", OLDEST),
@@ -53,9 +63,18 @@ CELLS = (
 )
 
 
+def interpreter(version: str) -> str | None:
+    """Find a Python of a version that runs: on the path, or among those of pyenv, whose shims may run nothing."""
+    installed = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for place in (shutil.which(f"python{version}"), *sorted(installed.glob(f"{version}.*/bin/python"))):
+        if place and subprocess.run([place, "--version"], capture_output=True, check=False).returncode == 0:
+            return str(place)
+    return None
+
+
 def tried(cell: Cell, tests: list[str]) -> str:
     """Make an environment, if there is none yet, run the tests in it, and say how that ended."""
-    python = shutil.which(f"python{cell.python}")
+    python = interpreter(cell.python)
     if python is None:
         return f"skipped, there is no python{cell.python}"
     folder = ROOT / ".venv-matrix" / cell.name
@@ -65,7 +84,7 @@ def tried(cell: Cell, tests: list[str]) -> str:
         for words in (
             [python, "-m", "venv", "--clear", str(folder)],
             [*pip, "-U", "pip"],
-            [*pip, "--group", "test", "-e", ".[onnx]", *cell.packages],
+            [*pip, "--group", "test", "-e", ".[onnx]", *cell.installed],
         ):
             made = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
             if made.returncode:
