@@ -203,7 +203,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 """By `model_type`, or that and a variant; 2 blocks of 4 units of heads and 24 neurons each, residual stream 32 wide."""
 UNKNOWN = [name for name in CONFIGS if name.partition(" ")[0] not in CONFIG_MAPPING]
-"""Those that are newer than the transformers that is installed."""
+"""Those that need a newer transformers than the one that is installed."""
+if transformers.__version__.startswith("5.0."):
+    UNKNOWN.append("modernbert")
 for each in UNKNOWN:
     del CONFIGS[each]
 
