@@ -43,6 +43,9 @@ EQUIVALENT = {
         "pruning/choose/search",
         "line 46, column 48: 0.0 + 1 in 0.0",
     ): "after the last unit of a site nothing asks for the cost of another",
+    ("pruning/choose/curves", "line 30, column 18: True turned in True"): "nothing writes into a RemovalCurve",
+    ("pruning/choose/curves", "line 82, column 25: 0 + 1 in 0"): "the matrix is square",
+    ("pruning/choose/curves", "line 140, column 39: 1.0 + 1 in 1.0"): "infinity is divided by it",
     ("pruning/choose/search", "line 48, column 95: True turned in True"): "there are as many parts as sites",
 }
 """Survivors by file and change, with the reason why nobody can notice them."""

@@ -236,7 +236,7 @@ class TestDamaged:
             ("num_attention_heads", 0, r"modulo by zero|division by zero"),
             ("num_hidden_layers", 1_000, r"1000 blocks, but there are \d+ weights"),
             ("num_hidden_layers", 1_000_000, "num_hidden_layers=1000000, more than any model has"),
-            ("pad_token_id", {"a": 1}, "pad_token_id"),
+            ("pad_token_id", {"a": 1}, "pad_token_id|config.json describes no model"),
             ("hidden_act", "no-such", "no-such"),
             ("dtype", "no-such", "no-such"),
         ],
