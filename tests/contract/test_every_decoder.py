@@ -199,11 +199,16 @@ assert "trimformer" not in sys.modules
 """
 
 
-def test_it_is_generated_without_the_package_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [[name for name in DECODERS if name not in SIBLINGS], pytest.param(DECODERS, marks=pytest.mark.slow)],
+    ids=["some", "all"],
+)
+def test_it_is_generated_without_the_package_too(names: list[str], tmp_path: Path) -> None:
     """With the package, loaded models generate in other tests of this file."""
     expected: dict[str, list[int]] = {}
     batch = {"input_ids": torch.tensor([[5, 6, 7, 8]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
-    for name in DECODERS:
+    for name in names:
         folder = tmp_path / name.replace(" ", "-")
         small = pruned(language_model(name), MASKS["no heads in the first block"])
         small.save_pretrained(folder)
