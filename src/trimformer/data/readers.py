@@ -27,7 +27,7 @@ from trimformer.errors import DataError, first_line, reading
 PACKED = ".gz"
 SEPARATORS = ",;\t|"
 """What may separate the columns of a `.csv` file."""
-MOST_NESTED = 900
+MOST_NESTED = 100
 """Lists and objects within each other in a row of JSON: far below what ends pyarrow's parser, and with it Python."""
 LOOKED_AT = 50
 """Rows of a `.csv` file that are looked at to tell its separator."""
