@@ -6,6 +6,7 @@ damage is made here, so that nothing depends on them.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from commands import Run, assert_mistake, rows, write
 from trimformer import Budget, Pruner, PruningResult, prune
 from trimformer.compare.settings import read_settings
 from trimformer.data.files import read_rows
+from trimformer.data.readers import read_table
 from trimformer.errors import DataError, InvalidOption, TrimformerError
 from trimformer.model import checkpoint
 from trimformer.pruning.cache import MeasuredCache
@@ -148,6 +150,14 @@ def features(**columns: Any) -> bytes:
 
 class TestRows:
     """A damaged file of rows is one line with its name; it neither ends in a traceback nor ends Python."""
+
+    def test_a_packed_file_that_explodes_is_not_unpacked(self, tmp_path: Path) -> None:
+        file = tmp_path / "rows.csv.gz"
+        file.write_bytes(gzip.compress(b"text\n" + b"a" * (80 * 2**20), compresslevel=9))
+        with pytest.raises(DataError, match=r"rows\.csv\.gz: it unpacks to more than 200 times its size"):
+            read_table(file)
+        file.write_bytes(gzip.compress(b"text\n" + b"good\n" * 10**5))
+        assert read_table(file).num_rows == 10**5
 
     @pytest.mark.parametrize(
         "said",
