@@ -22,10 +22,11 @@ from trimformer.errors import CheckpointError, DataError, TrimformerError
 from trimformer.model import checkpoint
 from trimformer.model.checksums import verify
 from trimformer.model.manifest import read_manifest
+from trimformer.model.modeling_trimformer import FILES
 from trimformer.model.structure import read_structure
 from trimformer.model.surgery import cut
 
-FREE = ("README.md", "modeling_trimformer.py", "trimformer_checks.py", "trimformer_modules.py")
+FREE = ("README.md", *FILES)
 WITHOUT_PACKAGE = """
 import json, sys
 class Blocker:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import copyfile
 from time import monotonic
@@ -26,6 +27,7 @@ from trimformer.model import checkpoint
 from trimformer.model.structure import read_structure
 from trimformer.model.surgery import cut
 
+CODE_OF_CHECKPOINTS = "transformers_modules"
 FAULTS = Path(__file__).parents[3] / "shared" / "cases" / "faults"
 SECONDS = 10
 ONE_LINE = r"is damaged|that pads with"
@@ -163,6 +165,23 @@ class TestWeightsOfAnotherModel:
         refuses(lambda: checkpoint.load_model(str(tmp_path)), f"{name}=1000000000000, more than any model has")
 
 
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Code of checkpoints is copied to a folder of the test's own, and none of it stays imported.
+
+    Python would look for all later code of checkpoints in the first folder that it found any in.
+    """
+    outer = {name: sys.modules[name] for name in sys.modules if name.partition(".")[0] == CODE_OF_CHECKPOINTS}
+    for name in outer:
+        del sys.modules[name]
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == CODE_OF_CHECKPOINTS]:
+        del sys.modules[name]
+    sys.modules.update(outer)
+
+
 class TestNamesAndCode:
     """A path that is misspelt is no name on the hub, and code in a checkpoint runs only where that is asked for."""
 
@@ -179,8 +198,8 @@ class TestNamesAndCode:
         for read in (checkpoint.load_model, checkpoint.load_config, checkpoint.load_tokenizer):
             refuses(lambda read=read: read("someone/berd"), r"127\.0\.0\.1:9 cannot be reached")
 
+    @pytest.mark.usefixtures("own_code")
     def test_code_in_a_checkpoint(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
         monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it was asked"))
         folder, marker = tmp_path / "own", tmp_path / "marker"
         folder.mkdir()
