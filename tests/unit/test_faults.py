@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from shutil import copyfile
 from time import monotonic
@@ -27,7 +26,6 @@ from trimformer.model import checkpoint
 from trimformer.model.structure import read_structure
 from trimformer.model.surgery import cut
 
-CODE_OF_CHECKPOINTS = "transformers_modules"
 FAULTS = Path(__file__).parents[3] / "shared" / "cases" / "faults"
 SECONDS = 10
 ONE_LINE = r"is damaged|that pads with"
@@ -163,23 +161,6 @@ class TestWeightsOfAnotherModel:
         config = json.loads((tmp_path / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(config | {name: 10**12}))
         refuses(lambda: checkpoint.load_model(str(tmp_path)), f"{name}=1000000000000, more than any model has")
-
-
-@pytest.fixture
-def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Code of checkpoints is copied to a folder of the test's own, and none of it stays imported.
-
-    Python would look for all later code of checkpoints in the first folder that it found any in.
-    """
-    outer = {name: sys.modules[name] for name in sys.modules if name.partition(".")[0] == CODE_OF_CHECKPOINTS}
-    for name in outer:
-        del sys.modules[name]
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    yield
-    for name in [name for name in sys.modules if name.partition(".")[0] == CODE_OF_CHECKPOINTS]:
-        del sys.modules[name]
-    sys.modules.update(outer)
 
 
 class TestNamesAndCode:
