@@ -97,7 +97,7 @@ def _of(found: Ending, whole: Ending, *, told: bool) -> Verdict:
 
 @contextlib.contextmanager
 def _watchdog() -> Iterator[None]:
-    """Within the context, time is up after `SECONDS` of work, or `ASLEEP` times as long without: others may work too."""
+    """Within the context, time is up after `SECONDS` of work, or `ASLEEP` times as long in all."""
 
     def ring(*_: object) -> None:
         raise TookTooLong
