@@ -191,6 +191,8 @@ class TestRows:
             ("x.jsonl", b'{"text": "a"}\n{"text": "\x88"}\n', "line 2 is not UTF-8"),
             ("x.json", b'[{"text": ' + b"[" * 10**5 + b"]" * 10**5 + b"}]", "recursion"),
             ("x.jsonl", b'{"text": ' + b"[" * 10**5 + b"]" * 10**5 + b"}", "recursion"),
+            ("x.jsonl", b'null\n{"text": "a"}\n', "line 1 is damaged, not an object"),
+            ("x.json", b'null\n[{"text": "a"}]', "line 1 is damaged, not an object"),
             ("x.jsonl", b'{"text": ' + b"[" * 400 + b"]" * 400 + b"}", "within each other"),
         ],
     )

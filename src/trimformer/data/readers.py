@@ -150,6 +150,8 @@ def _parse_json_lines(content: bytes) -> pa.Table:
     if not content.strip():
         return pa.table({})
     for number, line in enumerate(content.splitlines(), start=1):
+        if line.lstrip().startswith(b"null"):  # where it is the first row, it ends pyarrow's parser, and with it Python
+            raise ValueError(f"row {number} is null, not an object like {{…}}")
         if line.count(b"[") + line.count(b"{") > MOST_NESTED and _depth(json.loads(line)) > MOST_NESTED:
             raise ValueError(f"row {number} has more than {MOST_NESTED} lists and objects within each other")
     one_block = pa.json.ReadOptions(use_threads=False, block_size=min(len(content) + 1, 2**31 - 1))
