@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import string
+import sys
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ SPECIAL = {
 WORDS = "the a of is was in where what who red blue green old new big small cat dog house tree river city built saw"
 CHARACTERS = string.ascii_lowercase + string.digits
 MAX_LENGTH = 64
+CODE_OF_CHECKPOINTS = "transformers_modules"
 
 torch.set_num_threads(1)  # tiny matrices: more threads only wait for each other
 
@@ -45,6 +48,23 @@ def interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Code of checkpoints is copied to a folder of the test's own, and none of it stays imported.
+
+    Python would look for all later code of checkpoints in the first folder that it found any in.
+    """
+    outer = {name: sys.modules[name] for name in sys.modules if name.partition(".")[0] == CODE_OF_CHECKPOINTS}
+    for name in outer:
+        del sys.modules[name]
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    yield
+    for name in [name for name in sys.modules if name.partition(".")[0] == CODE_OF_CHECKPOINTS]:
+        del sys.modules[name]
+    sys.modules.update(outer)
 
 
 TinyBert = Callable[..., PreTrainedModel]

@@ -6,7 +6,6 @@ Nothing here asks the package's own structure, tables or counts: where projectio
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from importlib.metadata import version
@@ -25,6 +24,7 @@ from tiny_models import SETTINGS, SHARES, labelled, tiny_model
 from trimformer import Budget, Project, load_model, plugins, save
 from trimformer.data.rows import Features
 from trimformer.judging.guard import smallest_within
+from trimformer.model.manifest import read_manifest
 from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.result import PruningResult
 
@@ -281,7 +281,7 @@ def surgeons(rows: list[Features]) -> PruningResult:
 
 def test_what_is_saved_tells_of_the_model_that_is_loaded(surgeons: PruningResult, tmp_path: Path) -> None:
     save(surgeons.model, tmp_path / "small", manifest=surgeons.manifest)
-    facts = json.loads((tmp_path / "small" / "trimformer.json").read_text())
+    facts = read_manifest(tmp_path / "small")
     assert facts == surgeons.manifest
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small")
     assert_true(facts, tiny_model("bert"), loaded, LAYOUTS["bert"])

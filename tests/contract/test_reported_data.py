@@ -6,6 +6,7 @@ damage is made here, so that nothing depends on them.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from commands import Run, assert_mistake, rows, write
 from trimformer import Budget, Pruner, PruningResult, prune
 from trimformer.compare.settings import read_settings
 from trimformer.data.files import read_rows
+from trimformer.data.readers import read_table
 from trimformer.errors import DataError, InvalidOption, TrimformerError
 from trimformer.model import checkpoint
 from trimformer.pruning.cache import MeasuredCache
@@ -149,6 +151,14 @@ def features(**columns: Any) -> bytes:
 class TestRows:
     """A damaged file of rows is one line with its name; it neither ends in a traceback nor ends Python."""
 
+    def test_a_packed_file_that_explodes_is_not_unpacked(self, tmp_path: Path) -> None:
+        file = tmp_path / "rows.csv.gz"
+        file.write_bytes(gzip.compress(b"text\n" + b"a" * (80 * 2**20), compresslevel=9))
+        with pytest.raises(DataError, match=r"rows\.csv\.gz: it unpacks to more than 200 times its size"):
+            read_table(file)
+        file.write_bytes(gzip.compress(b"text\n" + b"good\n" * 10**5))
+        assert read_table(file).num_rows == 10**5
+
     @pytest.mark.parametrize(
         "said",
         [
@@ -181,7 +191,9 @@ class TestRows:
             ("x.jsonl", b'{"text": "a"}\n{"text": "\x88"}\n', "line 2 is not UTF-8"),
             ("x.json", b'[{"text": ' + b"[" * 10**5 + b"]" * 10**5 + b"}]", "recursion"),
             ("x.jsonl", b'{"text": ' + b"[" * 10**5 + b"]" * 10**5 + b"}", "recursion"),
-            ("x.jsonl", b'{"text": ' + b"[" * 950 + b"]" * 950 + b"}", "within each other"),
+            ("x.jsonl", b'null\n{"text": "a"}\n', "line 1 is damaged, not an object"),
+            ("x.json", b'null\n[{"text": "a"}]', "line 1 is damaged, not an object"),
+            ("x.jsonl", b'{"text": ' + b"[" * 400 + b"]" * 400 + b"}", "within each other"),
         ],
     )
     def test_text_files(self, tmp_path: Path, name: str, content: bytes, said: str) -> None:

@@ -69,7 +69,11 @@ def test_only_the_column_that_is_named_keeps_tokens(run: Run, model: Path, data:
     assert every == 2 * one == 160
 
 
-def test_an_export_knows_them_from_the_manifest(run: Run, model: Path, data: Path, tmp_path: Path) -> None:
+def test_an_export_knows_them_from_the_manifest(
+    run: Run, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest names rows as seen from where the command ran."""
+    monkeypatch.chdir(tmp_path)
     out, options = tmp_path / "out", ["--flops", 0.5, "--method", "random", "--calibration-tokens", 150]
     assert run("prune", model, "--task", "sst2", "--data", data, *options, *NAMED, "--out", out).code == 0
     assert judged_on(str(out), None, None, {}).columns == COLUMNS

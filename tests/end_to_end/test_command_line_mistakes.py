@@ -219,7 +219,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "out exists": (f"{PRUNE} --out reviews", ["reviews exists", "--overwrite"]),
     "out no checkpoint": (f"{PRUNE} --out reviews --overwrite", ["not a checkpoint folder"]),
     "out the model": (f"{PRUNE} --out model --overwrite", ["never replaced"]),
-    "out below a file": (f"{PRUNE} --out odd.csv/small", ["odd.csv/small cannot be made", "Not a directory"]),
+    "out below a file": (f"{PRUNE} --out odd.csv/small", ["odd.csv/small cannot be made", "odd.csv is a file"]),
     "out read-only": (
         f"{PRUNE} --out /proc/small",
         ["/proc/small cannot be made: /proc cannot be written to", "another place"],

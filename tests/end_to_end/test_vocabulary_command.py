@@ -56,10 +56,10 @@ def test_a_trimmed_model_answers_as_before_prunes_and_trims_again(run: Run, mode
     train, validation = data / "train.jsonl", data / "validation.jsonl"
     result = run("vocabulary", model, "--texts", train, "--held-out", validation, "--out", trimmed, "--json")
     assert result.code == 0, result.err
-    manifest = json.loads((trimmed / "trimformer.json").read_text())
+    manifest = read_manifest(trimmed)
     assert json.loads(result.out) == manifest | {"out": str(trimmed)}
     facts = manifest["vocabulary"]
-    assert (facts["texts"], facts["proved_texts"], facts["other_texts"]) == (str(train), 60, 0)
+    assert (facts["texts"], facts["proved_texts"], facts["other_texts"]) == (f"…/{train.name}", 60, 0)
     assert facts["tokens"]["after"] == len(AutoTokenizer.from_pretrained(trimmed)) < facts["tokens"]["before"]
     assert facts["largest_difference"] == 0
     assert facts["held_out"]["otherwise"] > 0

@@ -79,13 +79,13 @@ def in_a_process(campaign: Campaign, some: list[tuple[str, int]], keep: Path) ->
 
 
 def _line(stream: object) -> str:
-    """Wait for a line, thrice as long as a case may take."""
+    """Wait for a line, twice as long as a case may take."""
 
     def ring(*_: object) -> None:
         raise TimeoutError
 
     signal.signal(signal.SIGALRM, ring)
-    signal.alarm(3 * judge.SECONDS)
+    signal.alarm(2 * judge.ASLEEP * judge.SECONDS)
     try:
         return stream.readline()  # type: ignore[attr-defined]
     except TimeoutError:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from commands import execute
 from trimformer.cli import console
 
-SECONDS = 10
+SECONDS, ASLEEP = 10, 6
 GIGABYTES = 8
 REFUSED, WORKS, LATE = "refused in one line", "works", "told and other"
 OTHER, TRACEBACK, HANG, MANY_LINES, CRASH = "SILENTLY OTHER", "TRACEBACK", "HANG", "MORE THAN ONE LINE", "CRASH"
@@ -97,16 +97,22 @@ def _of(found: Ending, whole: Ending, *, told: bool) -> Verdict:
 
 @contextlib.contextmanager
 def _watchdog() -> Iterator[None]:
+    """Within the context, time is up after `SECONDS` of work, or `ASLEEP` times as long in all."""
+
     def ring(*_: object) -> None:
         raise TookTooLong
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.alarm(SECONDS)
+    kinds = (signal.SIGPROF, signal.SIGALRM)
+    before = [signal.signal(kind, ring) for kind in kinds]
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, ASLEEP * SECONDS)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+            signal.setitimer(timer, 0)
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler)
 
 
 def limit_memory() -> None:

@@ -118,9 +118,12 @@ def header(content: bytes, random: Random) -> tuple[bytes, str]:
 
 
 def header_swap(content: bytes, random: Random) -> tuple[bytes, str]:
-    """Let two tensors of a safetensors file change their places."""
+    """Let two tensors of a safetensors file change their places, if its header is still one."""
     length = int.from_bytes(content[:8], "little")
-    entries = json.loads(content[8 : 8 + length])
+    try:
+        entries = json.loads(content[8 : 8 + length])
+    except ValueError:
+        return flip(content, random)
     first, second = random.sample(sorted(set(entries) - {"__metadata__"}), 2)
     entries[first], entries[second] = entries[second], entries[first]
     text = json.dumps(entries).encode()

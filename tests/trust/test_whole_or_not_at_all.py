@@ -157,6 +157,26 @@ def test_signals_end_a_run_as_ctrl_c_does(number: int, code: int, run: Run, monk
     assert signal.getsignal(signal.SIGTERM) is not Asked
 
 
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize(
+    "turned_into", [CheckpointError("config.json describes no model"), RuntimeError("empty stack")]
+)
+def test_a_signal_in_the_middle_of_a_library_is_an_interruption(
+    turned_into: Exception, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception in the wrong place of a library may come out as another, or be taken for damage."""
+
+    def library(*_: object, **__: object) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            raise turned_into
+
+    monkeypatch.setattr("trimformer.cli.steps.check_asked", library)
+    found = run("prune", "nowhere", "--out", "out", "--flops", "0.5")
+    assert (found.code, found.err.strip()) == (130, "Error: interrupted")
+
+
 def test_signals_that_are_ignored_stay_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

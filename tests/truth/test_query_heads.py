@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from tiny_models import inputs, labelled, outputs, tiny_model
+from tiny_models import WHOLE_LAYERS, inputs, labelled, outputs, tiny_model
 from trimformer import Budget, Sizes, plugins, prune
 from trimformer.data.labels import pad_labels
 from trimformer.errors import InvalidOption, UnsupportedModel
@@ -42,7 +42,7 @@ every_family = pytest.mark.parametrize(
     "name", [*FAMILIES, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 )
 METHODS = plugins.names("methods")
-JUDGING = [name for name in METHODS if isinstance(make_method(name, {}), JudgesUnits)]
+JUDGING = [n for n in METHODS if n not in WHOLE_LAYERS and isinstance(make_method(n, {}), JudgesUnits)]
 DEAD = torch.tensor([[False, True, False], [True, False, False], [False, False, True], [False, True, False]])
 """Query heads that add nothing, `(groups, each)`."""
 

@@ -13,7 +13,7 @@ import reach
 import torch
 from torch import Tensor
 
-from tiny_models import SETTINGS, labelled, tiny_model
+from tiny_models import SETTINGS, WHOLE_LAYERS, labelled, tiny_model
 from trimformer import Budget, Pruner, plugins
 from trimformer.data.rows import Features
 from trimformer.pruning.cache import MeasuredCache
@@ -87,6 +87,8 @@ def parts(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def test_pruning_changes_nothing_that_was_measured(method: str, uniform: bool) -> None:
     pruner = pruner_of(method)
     before = dict(parts(reach.deep(pruner.measured)))
+    if uniform and method in WHOLE_LAYERS:
+        pytest.skip("layers that go whole leave the others as large as before")
     for budget in (Budget(flops=0.9, uniform=True),) if uniform else budgets(method):
         pruner.prune(budget)
     after = dict(parts(reach.deep(pruner.measured)))

@@ -19,13 +19,16 @@ from transformers import (
     TrainingArguments,
     pipeline,
 )
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from bare_python import without_the_package
 from conftest import TinyBert
 from tiny_models import random_masks, tiny_model
 from trimformer.errors import CheckpointError, TrimformerError
 from trimformer.model import checkpoint, folders, modeling_trimformer
+from trimformer.model.gating import gates, with_gates
 from trimformer.model.manifest import read_manifest
+from trimformer.model.modeling_trimformer import FILES
 from trimformer.model.structure import parameter_count, read_structure
 from trimformer.model.surgery import cut, pruning_config
 
@@ -75,13 +78,25 @@ def use_without_the_package(jobs: list[tuple[Path, Path]], tmp_path: Path) -> li
     return without_the_package(USE, given, tmp_path)
 
 
+@pytest.fixture
+def gated(tiny_bert: TinyBert) -> PreTrainedModel:
+    """With gates that decide row by row, at random."""
+    model = with_gates(read_structure(tiny_bert(num_labels=3)), seed=0).eval()
+    for gate in gates(model).values():
+        torch.nn.init.normal_(gate.last.weight, generator=torch.Generator().manual_seed(0))
+    return model
+
+
 def test_it_loads_with_and_without_the_package_and_is_saved_again(
-    small: PreTrainedModel, saved: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    small: PreTrainedModel, gated: PreTrainedModel, saved: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
     by_package, by_file, last = (tmp_path / name for name in ("by-package", "by-file", "last"))
     AutoModelForSequenceClassification.from_pretrained(saved).save_pretrained(by_package)
     tokenizer.save_pretrained(by_package)
-    runs = use_without_the_package([(saved, by_file), (by_package, last), (by_file, last)], tmp_path)
+    gates_too = checkpoint.write(gated, tmp_path / "gated", tokenizer=tokenizer)
+    jobs = [(saved, by_file), (by_package, last), (by_file, last), (gates_too, tmp_path / "gated-last")]
+    *runs, (of_gated, *_) = use_without_the_package(jobs, tmp_path)
+    torch.testing.assert_close(torch.tensor(of_gated), logits(gated, tokenizer), atol=1e-6, rtol=0)
     expected = logits(small, tokenizer)
     for found, scores, count in runs:
         torch.testing.assert_close(torch.tensor(found), expected, atol=1e-6, rtol=0)
@@ -93,10 +108,17 @@ def test_it_loads_with_and_without_the_package_and_is_saved_again(
         assert pruning_config(read_structure(again)).kept == pruning_config(read_structure(small)).kept
 
 
-def test_the_file_for_others_needs_no_package(saved: Path) -> None:
+def test_the_files_for_others_are_all_that_transformers_copies(saved: Path) -> None:
+    """It scans the first for relative imports, and those that it finds, and runs none that it has not copied."""
+    found = {Path(file).name for file in get_relative_import_files(saved / "modeling_trimformer.py")}
+    assert {"modeling_trimformer.py", *found} == {file.name for file in saved.glob("*.py")} == set(FILES)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_for_others_needs_no_package(saved: Path, file: str) -> None:
     assert "trimformer" not in {
         line.split()[1].split(".")[0]
-        for line in (saved / "modeling_trimformer.py").read_text().splitlines()
+        for line in (saved / file).read_text().splitlines()
         if line.startswith(("import ", "from "))
     }
 

@@ -20,10 +20,11 @@ from trimformer.errors import CheckpointError, DataError, TrimformerError
 from trimformer.model import checkpoint
 from trimformer.model.checksums import verify
 from trimformer.model.manifest import read_manifest
+from trimformer.model.modeling_trimformer import FILES
 from trimformer.model.structure import read_structure
 from trimformer.model.surgery import cut
 
-FREE = ("README.md", "modeling_trimformer.py", "trimformer_checks.py", "trimformer_modules.py")
+FREE = ("README.md", *FILES)
 LOADING = """
 from transformers import AutoModelForSequenceClassification
 found = {}
@@ -217,12 +218,13 @@ def test_the_loader_in_the_checkpoint_checks_without_the_package(saved: Path, tm
     folders = {
         flipped: "model.safetensors is not as it was saved",
         changed("scaling", "attributes", {f"{core}.scaling": 0}): "scaling",
-        changed("width", "attributes", {f"{core}.attention_head_size": 4}): "attention_head_size",
+        changed("width", "attributes", {f"{core}.attention_head_size": 2 * heads}): "head_size, which is no size",
         changed("eps", "attributes", {"encoder.layer.1.output.LayerNorm.eps": 100}): "LayerNorm.eps",
         changed("null", "attributes", {f"{ffn}.bias": None}): "dense.bias",
         changed("modules", "attributes", {"_modules": {}}): "_modules",
         changed("heads", "attributes", {f"{core}.num_attention_heads": heads % 3 + 1}): "does not fit its projections",
         changed("big", "linears", {ffn: [24_000_000, 32]}): "of a projection that has [48, 32]",
+        changed("both", "linears", {ffn: [24, 16]}): "cuts inputs and outputs",
         changed("embeddings", "empty", {"embeddings": []}): "has no heads",
         changed("unknown", "scalings", {core: 1}): "'scalings', which is not known here",
     }

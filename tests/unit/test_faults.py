@@ -179,8 +179,8 @@ class TestNamesAndCode:
         for read in (checkpoint.load_model, checkpoint.load_config, checkpoint.load_tokenizer):
             refuses(lambda read=read: read("someone/berd"), r"127\.0\.0\.1:9 cannot be reached")
 
+    @pytest.mark.usefixtures("own_code")
     def test_code_in_a_checkpoint(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
         monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it was asked"))
         folder, marker = tmp_path / "own", tmp_path / "marker"
         folder.mkdir()

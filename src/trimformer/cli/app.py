@@ -122,24 +122,37 @@ def _run(typed: Sequence[str], launch: Launch, asked: Asked) -> None:
         try:
             with launch.only_first_prints(), _own_warnings():
                 ended = app(typed, prog_name="trimformer", standalone_mode=False, obj=command_line(typed))
+        except ProcessLost as error:
+            _end(str(error), asked.code if asked.number else MISTAKE, launch, lost=True)
         except TrimformerError as error:
-            code = asked.code if asked.number else MISTAKE
-            _end(dialect.spoken(str(error)), code, launch, lost=isinstance(error, ProcessLost))
+            _end_if_asked(asked, launch)
+            _end(dialect.spoken(str(error)), MISTAKE, launch)
         except UsageError as error:
             _end(_usage(error, typed), MISTAKE, launch)
         except (typer.Abort, KeyboardInterrupt):
             ended = INTERRUPTED
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in FULL:
-                what = error.filename or "the output"
-                _end(f"cannot write {what}: {error.strerror}; free some space", MISTAKE, launch)
-            if os.environ.get(TRACE):
+            _end_if_asked(asked, launch)
+            told = _of_the_system(error)
+            if told is None and os.environ.get(TRACE):
                 raise
-            if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # only a path that was given can be
-                told = f"{error.filename!s:.60}… cannot be a path, it is too long: give a shorter one"
-                _end(told, MISTAKE, launch)
-            _end(_unexpected(error, typed), UNEXPECTED, launch)
+            _end(told or _unexpected(error, typed), MISTAKE if told else UNEXPECTED, launch)
     if ended == INTERRUPTED:  # newer versions of typer return it
+        _end(asked.message, asked.code, launch)
+
+
+def _of_the_system(error: Exception) -> str | None:
+    """Word an error that a full disk, or a path that was given, can bring about anywhere; None for others."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"cannot write {error.filename or 'the output'}: {error.strerror}; free some space"
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{error.filename!s:.60}… cannot be a path, it is too long: give a shorter one"
+    return None
+
+
+def _end_if_asked(asked: Asked, launch: Launch) -> None:
+    """End as asked if a signal came before an error: in the middle of a library it may turn up as anything."""
+    if asked.number:
         _end(asked.message, asked.code, launch)
 
 

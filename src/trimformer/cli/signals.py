@@ -12,8 +12,8 @@ from types import FrameType
 from trimformer.cli.launch import process_count
 from trimformer.errors import ProcessLost
 
-ASKING = ("SIGTERM", "SIGHUP")
-"""Names of the signals; a system may lack one of them."""
+ASKING = ("SIGINT", "SIGTERM", "SIGHUP")
+"""Names of the signals, Ctrl-C's among them; a system may lack one of them."""
 BY_KEYBOARD = signal.SIGINT
 
 
@@ -31,14 +31,15 @@ class Asked:
     @property
     def message(self) -> str:
         """What is said of it."""
-        return "interrupted" if self.number is None else f"stopped by {signal.Signals(self.number).name}"
+        by_keyboard = self.number in (None, BY_KEYBOARD)
+        return "interrupted" if by_keyboard else f"stopped by {signal.Signals(self.number or BY_KEYBOARD).name}"
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        """End the run; further signals of these kinds wait for that. One of several processes is lost to the others."""
+        """End the run; of further signals only Ctrl-C's is heard. One of several processes is lost to the others."""
         self.number = number
         for each in _ours():
-            signal.signal(each, signal.SIG_IGN)
-        if process_count() > 1:
+            signal.signal(each, signal.default_int_handler if each == BY_KEYBOARD else signal.SIG_IGN)
+        if process_count() > 1 and number != BY_KEYBOARD:
             raise ProcessLost(f"{self.message}: another process of this run has ended, or somebody stopped the run")
         raise KeyboardInterrupt
 

@@ -25,9 +25,11 @@ import pyarrow.parquet  # type: ignore[import-untyped]
 from trimformer.errors import DataError, first_line, reading
 
 PACKED = ".gz"
+ALWAYS_UNPACKED, MOST_TIMES = 64 * 2**20, 200
+"""Bytes that any packed file may have unpacked, and how many more for each packed byte: text has 3 to 30."""
 SEPARATORS = ",;\t|"
 """What may separate the columns of a `.csv` file."""
-MOST_NESTED = 900
+MOST_NESTED = 100
 """Lists and objects within each other in a row of JSON: far below what ends pyarrow's parser, and with it Python."""
 LOOKED_AT = 50
 """Rows of a `.csv` file that are looked at to tell its separator."""
@@ -51,11 +53,20 @@ def read_table(file: Path) -> pa.Table:
     """
     with reading(file, "mend or re-create the file"):
         content = file.read_bytes()
-        table = READERS[ending_of(file)](gzip.decompress(content) if file.suffix.lower() == PACKED else content)
+        table = READERS[ending_of(file)](_unpacked(content) if file.suffix.lower() == PACKED else content)
     twice = [name for name in table.column_names if table.column_names.count(name) > 1]
     if twice:
         raise DataError(f"cannot read {file}: it has several columns {twice[0]!r}; give each a name of its own")
     return table
+
+
+def _unpacked(content: bytes) -> bytes:
+    most = ALWAYS_UNPACKED + MOST_TIMES * len(content)
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+        found = packed.read(most + 1)
+    if len(found) > most:
+        raise ValueError(f"it unpacks to more than {MOST_TIMES} times its size; unpack it first if that is meant")
+    return found
 
 
 def utf8(content: bytes) -> bytes:
@@ -139,6 +150,8 @@ def _parse_json_lines(content: bytes) -> pa.Table:
     if not content.strip():
         return pa.table({})
     for number, line in enumerate(content.splitlines(), start=1):
+        if line.lstrip().startswith(b"null"):  # where it is the first row, it ends pyarrow's parser, and with it Python
+            raise ValueError(f"row {number} is null, not an object like {{…}}")
         if line.count(b"[") + line.count(b"{") > MOST_NESTED and _depth(json.loads(line)) > MOST_NESTED:
             raise ValueError(f"row {number} has more than {MOST_NESTED} lists and objects within each other")
     one_block = pa.json.ReadOptions(use_threads=False, block_size=min(len(content) + 1, 2**31 - 1))

@@ -50,7 +50,8 @@ class Flap(ActivityBaseline):
         masks = super().prune(job, measured)
         if self.compensate and not self.tune:
             for site in job.dense.occupied:
-                _compensate(job, site, masks[site.name], measured[site.name])
+                with job.dense.in_memory(site), job.student.in_memory(site):
+                    _compensate(job, site, masks[site.name], measured[site.name])
         return masks
 
 

@@ -117,7 +117,8 @@ def _influences(calibration: Calibration, chain: int) -> dict[str, Influence]:
             cosines = torch.nn.functional.cosine_similarity(before.double(), after.double(), dim=-1).flatten()
             mask = dense.token_mask(batch, chain)
             real = cosines if mask is None else cosines[mask.flatten()]
-            sums[block] += torch.stack([real.sum(), real.new_tensor(float(real.numel()))])
+            sums[block, 0] += real.sum()
+            sums[block, 1] += real.numel()
     processes.add_up(sums)
     found = 1 - sums[:, 0] / sums[:, 1]
     sites = [site for site in dense.occupied if site.chain == chain]

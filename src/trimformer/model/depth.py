@@ -78,8 +78,7 @@ def cut_out(structure: Structure, masks: Masks, blocks: Sequence[int]) -> PreTra
 def original_name(structure: Structure, blocks: Sequence[int], path: str) -> str:
     """Give the path that a part of a model with some blocks has in the whole one; other paths stay.
 
-    >>> original_name(structure, [0, 2], "encoder.layer.1.attention")    # doctest: +SKIP
-    'encoder.layer.2.attention'
+    With the blocks 0 and 2, `encoder.layer.1.attention` is `encoder.layer.2.attention`.
     """
     before, found, after = path.partition(f"{structure.architecture.chains[0].blocks}.")
     if not found or (before and not before.endswith(".")):

@@ -40,11 +40,13 @@ def check_place(path: Path) -> None:
     """
     if not processes.is_first():
         return
+    parent = next(folder for folder in real(path).parents if folder.exists())
+    if not parent.is_dir():
+        raise CheckpointError(f"{path} cannot be made: {parent.name} is a file; choose another place")
     try:
         with claimed(path):
             pass
     except OSError as error:
-        parent = next(folder for folder in real(path).parents if folder.exists())
         raise CheckpointError(
             f"{path} cannot be made: {parent} cannot be written to ({reason(error)}); choose another place"
         ) from None
