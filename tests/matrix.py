@@ -3,12 +3,15 @@
 `python tests/matrix.py` makes the environments in `.venv-matrix` and runs a selection through every room; give paths of
 tests to run others. `--cell NAME` runs one cell. A Python that is not installed is said and skipped; so is an
 environment that cannot be had. Deprecation warnings of our own code fail, as in every run of the tests.
+
+A cell that fixes no PyTorch has that of `constraints.txt`: what pip takes by itself may be a build of several GB.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +32,13 @@ SELECTION = (
 )
 """Tests that reach every room, and everything of transformers that differs between its versions."""
 
+FOREIGN = [
+    part
+    for each in ("`torch.jit.script:DeprecationWarning", "mtime may not be reliable:UserWarning")
+    for part in ("-W", f"ignore:{each}")
+]
+"""Warnings that are none of ours: of what transformers 5.0 does with a newer PyTorch, and with its checkpoints."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -42,7 +52,14 @@ class Cell:
         """The name of its folder."""
         return "-".join([f"py{self.python}", *(each.replace("==", "") for each in self.packages)])
 
+    @property
+    def installed(self) -> list[str]:
+        """What pip is to install beside the package, PyTorch with its version in any case."""
+        has_torch = any(each.startswith("torch==") for each in self.packages)
+        return [*self.packages, *([] if has_torch else [KNOWN_TORCH])]
 
+
+KNOWN_TORCH = re.findall(r"^torch==.*$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)[0]
 OLDEST, NEWEST = ("transformers==5.0.0", "torch==2.6.0"), ()
 CELLS = (
     Cell("3.10", OLDEST),
@@ -53,9 +70,18 @@ CELLS = (
 )
 
 
+def interpreter(version: str) -> str | None:
+    """Find a Python of a version that runs: on the path, or among those of pyenv, whose shims may run nothing."""
+    installed = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for place in (shutil.which(f"python{version}"), *sorted(installed.glob(f"{version}.*/bin/python"))):
+        if place and subprocess.run([place, "--version"], capture_output=True, check=False).returncode == 0:
+            return str(place)
+    return None
+
+
 def tried(cell: Cell, tests: list[str]) -> str:
     """Make an environment, if there is none yet, run the tests in it, and say how that ended."""
-    python = shutil.which(f"python{cell.python}")
+    python = interpreter(cell.python)
     if python is None:
         return f"skipped, there is no python{cell.python}"
     folder = ROOT / ".venv-matrix" / cell.name
@@ -65,7 +91,7 @@ def tried(cell: Cell, tests: list[str]) -> str:
         for words in (
             [python, "-m", "venv", "--clear", str(folder)],
             [*pip, "-U", "pip"],
-            [*pip, "--group", "test", "-e", ".[onnx]", *cell.packages],
+            [*pip, "--group", "test", "-e", ".[onnx]", *cell.installed],
         ):
             made = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
             if made.returncode:
@@ -74,7 +100,10 @@ def tried(cell: Cell, tests: list[str]) -> str:
         (folder / "made").touch()
     print(f"{cell.name}: {' '.join(tests)}", flush=True)
     ended = subprocess.run(
-        [str(own), "-m", "pytest", "-q", *tests], cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
+        [str(own), "-m", "pytest", "-q", *FOREIGN, *tests],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
     )
     return "passed" if ended.returncode == 0 else f"FAILED, exit code {ended.returncode}"
 

@@ -2,7 +2,7 @@
 
 `python tests/plant_faults.py`; not part of the suite. The tests that are named for a fault must pass without it. Prints
 a Markdown table; exits with 1 if a fault is not caught. A fault whose text is not found exactly once is an error, so
-that the list keeps up with the code. `--only WORD` plants those whose meaning has the word in it.
+that the list keeps up with the code. `--only WORD` plants those whose meaning or file has the word in it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ MANIFEST, WHEEL = (
     "tests/contract/test_manifest_truth.py",
     "tests/contract/test_wheel.py::test_it_holds_the_package_and_nothing_else",
 )
+TRUST = {name: f"tests/trust/test_{name}.py" for name in ("whole_or_not_at_all", "journal", "interrupted_anywhere")}
+WHOLE, JOURNAL, INTERRUPTED = TRUST.values()
+RESUMED = "tests/unit/test_finetuning.py"
 FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
 
@@ -313,6 +316,68 @@ FAULTS = (
         ".gradients.square_().sum(0)",
         REUSE,
     ),
+    # nothing lost
+    of(
+        "the final name is empty for a moment",
+        "model/folders.py",
+        "if not (target.exists() and _exchanged(new, target)):",
+        "__import__('shutil').rmtree(target, ignore_errors=True)\n    if not target.exists():",
+        WHOLE,
+    ),
+    of("an output is not claimed", "model/claims.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_UN", WHOLE),
+    of(
+        "what dead runs left stays",
+        "model/claims.py",
+        "if is_locked:\n                    _clear",
+        "if False:\n                    _clear",
+        WHOLE,
+    ),
+    of(
+        "an output is replaced unseen",
+        "model/folders.py",
+        "        check()\n        _put_in_place",
+        "        _put_in_place",
+        WHOLE,
+    ),
+    of("SIGTERM is not handled", "cli/signals.py", '("SIGTERM", "SIGHUP")', '("SIGHUP",)', WHOLE),
+    of("what is damaged is believed", "pruning/cache.py", "if _seal(key, measured) != said:", "if False:", JOURNAL),
+    of(
+        "a journal of another budget is believed",
+        "pruning/journal.py",
+        '"model": _digest(list(self.journal.about))',
+        '"model": _digest([])',
+        JOURNAL,
+    ),
+    of("a journal is read past a gap", "pruning/journal.py", "self._is_open = found is not None", "", JOURNAL),
+    of(
+        "hooks stay after an interruption",
+        "model/unchanged.py",
+        "in (*attributes, *tables, *configs):",
+        "in (*attributes, *configs):",
+        INTERRUPTED,
+    ),
+    of(
+        "a config stays changed after an interruption",
+        "model/unchanged.py",
+        "in (*attributes, *tables, *configs):",
+        "in (*attributes, *tables):",
+        INTERRUPTED,
+    ),
+    of(
+        "weights need other gradients after an interruption",
+        "model/unchanged.py",
+        "weight.requires_grad_(needed)",
+        "pass",
+        INTERRUPTED,
+    ),
+    of("gradients stay after an interruption", "model/unchanged.py", "weight.grad = gradient", "pass", INTERRUPTED),
+    of(
+        "a damaged training checkpoint is believed",
+        "training/checkpoints.py",
+        "return bool(sealed == _digests(checkpoint))",
+        "return bool(sealed)",
+        RESUMED,
+    ),
     # the manifest and the wheel
     of(
         "the manifest counts all units as kept",
@@ -420,9 +485,11 @@ def say(line: str) -> None:
 def main() -> int:
     """Plant all faults; 0 if each is caught."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", metavar="WORD", help="plant faults with this word in their meaning")
+    parser.add_argument(
+        "--only", default="", metavar="WORD", help="plant faults with this word in their meaning or file"
+    )
     word = parser.parse_args().only
-    chosen = [fault for fault in FAULTS if word in fault.meaning]
+    chosen = [fault for fault in FAULTS if word in fault.meaning or word in fault.file]
     with tempfile.TemporaryDirectory() as scratch:
         folder = copied(Path(scratch))
         tests = list(dict.fromkeys(test for fault in chosen for test in fault.tests))

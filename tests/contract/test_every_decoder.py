@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel, StaticCache
 
+from bare_python import without_the_package
 from conftest import build_tokenizer
 from tiny_models import (
     CONFIGS,
@@ -189,44 +186,34 @@ def test_classifiers_need_the_padding_that_they_know(name: str, padding: int | N
 
 
 USE = """
-import json, sys
+import sys
 import torch
 from transformers import AutoModelForCausalLM
 found = {}
-for folder in json.loads(sys.argv[1]):
+for folder in given:
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
     ids = torch.tensor([[5, 6, 7, 8]])
     length = {"max_new_tokens": 8, "min_new_tokens": 8}
     found[folder] = model.generate(ids, do_sample=False, repetition_penalty=5.0, **length)[0, 4:].tolist()
 assert "trimformer" not in sys.modules
-print(json.dumps(found))
 """
 
 
-def generated_without_the_package(folders: list[Path], tmp_path: Path) -> dict[str, list[int]]:
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", USE, json.dumps(list(map(str, folders)))],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_it_is_generated_without_the_package_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names",
+    [[name for name in DECODERS if name not in SIBLINGS], pytest.param(DECODERS, marks=pytest.mark.slow)],
+    ids=["some", "all"],
+)
+def test_it_is_generated_without_the_package_too(names: list[str], tmp_path: Path) -> None:
     """With the package, loaded models generate in other tests of this file."""
     expected: dict[str, list[int]] = {}
     batch = {"input_ids": torch.tensor([[5, 6, 7, 8]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
-    for name in DECODERS:
+    for name in names:
         folder = tmp_path / name.replace(" ", "-")
         small = pruned(language_model(name), MASKS["no heads in the first block"])
         small.save_pretrained(folder)
         expected[str(folder)] = generated(small, batch)[0].tolist()
-    assert generated_without_the_package([Path(folder) for folder in expected], tmp_path) == expected
+    assert without_the_package(USE, list(expected), tmp_path) == expected
 
 
 @every_decoder

@@ -3,8 +3,8 @@
     python tests/trust/killing.py --kills 300 --races 100 --seconds 3600 --seed 0
 
 Every command runs on tiny models in a process that is forked from one which has imported everything: so a kill comes
-upon work, hardly ever upon imports. After each kill the same command runs again, and must end with the bits of a run
-that nobody killed.
+upon work, hardly ever upon imports. A third of the kills waits for the first work that is kept for a resumed run. After
+each kill the same command runs again, and must end with the bits of a run that nobody killed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from conftest import MAX_LENGTH, build_tokenizer
 from trimformer.cli import app
 from trimformer.model import checkpoint
 from trimformer.pruning import journal
+from trimformer.training.checkpoints import SEAL
 
 LOADED = [
     *commands.PRELOADED,
@@ -48,14 +49,11 @@ LOADED = [
     "trimformer.compare.markdown",
     "trimformer.report.frontier",
     "trimformer.vocabulary.trim",
-    "trimformer.export.onnx.graph",
     "trimformer.costs.latency",
     "trimformer.tasks.glue",
-    "onnxruntime",
-    "onnxscript",
-    "torch.onnx._internal.exporter._core",
     "transformers.models.bert.modeling_bert",
 ]
+FOR_EXPORT = ["trimformer.export.onnx.graph", "onnxruntime", "onnxscript", "torch.onnx._internal.exporter._core"]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TRAINED = ["per_device_train_batch_size=8", "learning_rate=1e-2", "num_train_epochs=3"]
 PLAN = """\
@@ -67,6 +65,9 @@ methods:
 budgets: [0.7, 0.4]
 calibration_tokens: 100
 """
+CHECKPOINT, JOURNAL = f"out.unfinished/**/{SEAL}", "out.unfinished/journal/*.safetensors"
+WAITING, SOON = 0.5, 0.3
+"""Share of the kills of a command with kept work that wait for the first of it; then they come soon: by its time."""
 HANGS = 120.0
 """Seconds after which a command hangs."""
 
@@ -81,6 +82,8 @@ class Case:
     """Options of the run after a kill."""
     digest: Callable[[Path], str]
     """Reads an output as a whole; raises where it is half or empty."""
+    kept: str = ""
+    """Pattern of the files that a resumed run goes on from; none where it begins anew."""
 
 
 def weights(folder: Path) -> str:
@@ -123,11 +126,23 @@ def cases(place: Path) -> list[Case]:
     texts = ["--texts", str(place / "data" / "train.jsonl")]
     resume = ["--resume"]
     return [
-        Case("prune", ["prune", dense, *data, *out, *tokens, "--flops", "0.5", "--method", "kprune"], resume, weights),
-        Case("blocks", ["prune", dense, *data, *out, *tokens, "--flops", "0.5", "--set", "epochs=2"], resume, weights),
-        Case("sweep", ["sweep", dense, *data, *out, *tokens, "--flops", "0.7,0.4"], resume, weights),
-        Case("finetune", ["finetune", dense, *data, *out, *train], resume, weights),
-        Case("compare", ["compare", str(place / "plan.yaml"), *out], [], outcomes),
+        Case(
+            "prune",
+            ["prune", dense, *data, *out, *tokens, "--flops", "0.5", "--method", "kprune"],
+            resume,
+            weights,
+            JOURNAL,
+        ),
+        Case(
+            "blocks",
+            ["prune", dense, *data, *out, *tokens, "--flops", "0.5", "--set", "epochs=2"],
+            resume,
+            weights,
+            JOURNAL,
+        ),
+        Case("sweep", ["sweep", dense, *data, *out, *tokens, "--flops", "0.7,0.4"], resume, weights, JOURNAL),
+        Case("finetune", ["finetune", dense, *data, *out, *train], resume, weights, CHECKPOINT),
+        Case("compare", ["compare", str(place / "plan.yaml"), *out], [], outcomes, "out/rows.jsonl"),
         Case("export", ["export", dense, "--onnx", *out], ["--overwrite"], graph),
         Case("vocabulary", ["vocabulary", dense, *texts, *out], ["--overwrite"], weights),
     ]
@@ -155,7 +170,7 @@ class Started:
     def __init__(self, arguments: list[str], folder: Path) -> None:
         scratch = folder / "scratch"
         scratch.mkdir(exist_ok=True)
-        self.error, self.ready = folder / "error.txt", folder / "ready"
+        self.folder, self.error, self.ready = folder, folder / "error.txt", folder / "ready"
         self.error.touch()
         environment = {"TMPDIR": str(scratch), "TRIMFORMER_CACHE": str(folder / "cache"), "COLUMNS": "200"}
         context = commands.forkserver()
@@ -171,6 +186,15 @@ class Started:
         self.process.join(HANGS)
         assert self.process.exitcode is not None, f"it hangs: {self.error.read_text()}"
         return self.process.exitcode
+
+    def wait_for(self, pattern: str) -> None:
+        """Wait for a file in its current folder, at most until its end."""
+        ends = time.monotonic() + HANGS
+        while self.process.is_alive() and time.monotonic() < ends:
+            with suppress(FileNotFoundError):  # folders go while one looks
+                if any((self.folder / "there").glob(pattern)):
+                    return
+            time.sleep(0.002)
 
     def kill(self, number: int) -> None:
         """Send it a signal, if it still runs."""
@@ -193,10 +217,9 @@ def run_there(arguments: list[str], environment: dict[str, str], folder: Path, e
 
 
 @contextmanager
-def workshop() -> Iterator[Path]:
-    """Within the context, there is a folder with what the commands need."""
-    if commands.PRELOADED != LOADED:
-        commands.PRELOADED[:] = LOADED
+def workshop(*more: str) -> Iterator[Path]:
+    """Within the context, there is a folder with what the commands need; processes have imported `more` as well."""
+    commands.PRELOADED[:] = [*LOADED, *more]
     with tempfile.TemporaryDirectory(prefix="killing-") as folder:
         prepare(Path(folder))
         yield Path(folder)
@@ -229,11 +252,22 @@ def left_over(folder: Path) -> list[str]:
     return sorted({str(path.relative_to(folder)) for path in (*hidden, *beside, *scratch)})
 
 
-def kill_once(case: Case, place: Path, number: int, after: float, whole: str) -> str:
-    """Kill a command once, run it again, and check all; tells what the kill met."""
+def kill_once(case: Case, place: Path, number: int, after: float, whole: str, *, waits: bool = False) -> str:
+    """Kill a command once, run it again, and check all; tells what the kill met.
+
+    Args:
+        case: the command.
+        place: folder of `prepare`.
+        number: the signal.
+        after: seconds after its start, or after the first work that is kept, with `waits`.
+        whole: digest of what a run writes that is not killed.
+        waits: whether to wait until there is work that a resumed run goes on from.
+    """
     folder = fresh(place)
     out = folder / "there" / "out"
     started = Started(case.arguments, folder)
+    if waits:
+        started.wait_for(case.kept)
     time.sleep(after)
     started.kill(number)
     code, said = started.end(), started.error.read_text()
@@ -250,7 +284,7 @@ def kill_once(case: Case, place: Path, number: int, after: float, whole: str) ->
     assert again.end() == 0, (again.error.read_text(), said)
     assert case.digest(out) == whole, "other bits than those of a run that was not killed"
     assert left_over(folder) == [], (left_over(folder), again.error.read_text())
-    resumed = kept and "going on" in again.error.read_text()
+    resumed = kept and any(word in again.error.read_text() for word in ("going on from", "reusing what"))
     shutil.rmtree(folder)
     return "ended before" if code == 0 else "resumed" if resumed else "work kept" if kept else "begun anew"
 
@@ -287,15 +321,17 @@ def many(
             break
         draw = random.Random(f"{seed} {what} {index}")  # noqa: S311  # moments to kill at
         case, whole, seconds = known[names[index % len(names)]]
-        after, number = draw.uniform(0, seconds), draw.choice(SIGNALS)
+        waits = what == "kill" and bool(case.kept) and draw.random() < WAITING
+        after, number = draw.uniform(0, seconds) * (SOON if waits else 1), draw.choice(SIGNALS)
         try:
             met = (
-                kill_once(case, place, number, after, whole)
+                kill_once(case, place, number, after, whole, waits=waits)
                 if what == "kill"
                 else race_once(case, place, after * draw.choice((0, 0.1, 0.5)), whole)
             )
         except (AssertionError, OSError, SafetensorError, KeyError, ValueError) as error:
             how = f"{what} {index} of seed {seed}: {case.name}, {signal.Signals(number).name} after {after:.3f} s"
+            how += " of kept work" if waits else ""
             raise AssertionError(f"{how}: {error!r}") from error
         found[f"{case.name}: {met}"] += 1
         found[met] += 1
@@ -312,7 +348,7 @@ def main() -> None:
     parser.add_argument("--only", help="one command")
     asked = parser.parse_args()
     ends = time.monotonic() + asked.seconds
-    with workshop() as place:
+    with workshop(*FOR_EXPORT) as place:
         chosen = [case for case in cases(place) if asked.only in (None, case.name)]
         known = {case.name: (case, *reference(case, place)) for case in chosen}
         write = sys.stdout.write

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import sys
 from types import FrameType
@@ -15,6 +16,7 @@ from typing_extensions import Self
 import trimformer
 from tiny_models import SETTINGS, labelled, main_head, tiny_model
 from trimformer import Budget, Pruner, plugins
+from trimformer.model.unchanged import unchanged
 
 ROOT = trimformer.__path__[0]
 PARTS = (ROOT, "torch/nn/modules/module.py", "contextlib.py", "torch/utils/hooks.py")
@@ -89,6 +91,24 @@ def check(method: str, lines: list[int]) -> None:
         assert picture(model) == before, f"after an interruption at line {line}"
     for name, values in model.state_dict().items():
         assert torch.equal(values, weights[name]), name
+
+
+def test_whatever_is_changed_for_a_time_is_undone() -> None:
+    """All at once, without any of the contexts that undo a change where it is made."""
+    model = tiny_model("bert", main_head("bert")).train()
+    before, layer, weight = picture(model), model.bert.encoder.layer[0], next(model.parameters())
+    with contextlib.suppress(KeyboardInterrupt), unchanged(model):
+        model.eval()
+        layer.register_forward_hook(lambda *_: None)
+        layer.register_forward_pre_hook(lambda *_: None)
+        layer.forward = lambda *_: None
+        layer.output = torch.nn.Identity()
+        weight.requires_grad_(requires_grad=False).grad = torch.ones_like(weight)
+        model.config.hidden_size = 5
+        model.config.new = 1
+        assert picture(model) != before
+        raise KeyboardInterrupt
+    assert picture(model) == before
 
 
 @pytest.mark.parametrize("method", METHODS[:1])

@@ -17,6 +17,7 @@ from trimformer.pruning import journal
 from trimformer.pruning.journal import Journal
 from trimformer.pruning.refit import walk as refit_walk
 from trimformer.pruning.result import PruningResult
+from unit.test_checksums import flip
 
 ROWS: list[Features] = [
     {"input_ids": [2, *range(5, 5 + n), 3], "attention_mask": [1] * (n + 2)} for n in (3, 9, 4, 12, 5, 7, 6, 11)
@@ -97,18 +98,20 @@ def test_every_layout_of_modules_goes_on(architecture: str, tmp_path: Path, monk
     assert same(of(kept).prune(budget), whole)
 
 
-def test_what_is_damaged_is_done_anew_and_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("place", [0, 2])
+def test_what_is_damaged_is_said_and_done_anew_with_all_after_it(
+    place: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     budget, said = Budget(flops=0.5), list[str]()
     kept = Journal(tmp_path / "journal", said.append)
-    whole = pruner("surgeon", kept).prune(budget)
-    files = sorted(kept.folder.glob("*.safetensors"))
-    for file in files:
-        content = bytearray(file.read_bytes())
-        content[-1] ^= 1
-        file.write_bytes(content)
+    sites = interrupted_at(99, monkeypatch, lambda: pruner("surgeon", kept).prune(budget))
+    settled = sorted(kept.folder.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)[-sites:]
+    flip(settled[place], -1)
     said.clear()
-    assert same(pruner("surgeon", kept).prune(budget), whole)
-    assert any("damaged" in line for line in said)
+    assert interrupted_at(99, monkeypatch, lambda: pruner("surgeon", kept).prune(budget)) == sites - place
+    assert any(f"{settled[place]} is damaged" in line for line in said)
+    flip(settled[-1], -1)
+    assert same(pruner("surgeon", kept).prune(budget), pruner("surgeon", None).prune(budget))
 
 
 def test_a_journal_of_something_else_is_not_believed(tmp_path: Path) -> None:

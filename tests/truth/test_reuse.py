@@ -64,7 +64,9 @@ def assert_same_result(found: PruningResult, expected: PruningResult) -> None:
         assert found.manifest[what] == expected.manifest[what], what
 
 
-@pytest.mark.parametrize("falling", [True, False], ids=["larger first", "smaller first"])
+@pytest.mark.parametrize(
+    "falling", [pytest.param(True, marks=pytest.mark.slow), False], ids=["larger first", "smaller first"]
+)
 def test_a_second_budget_is_as_if_it_were_the_first(method: str, falling: bool) -> None:
     first, second = budgets(method) if falling else reversed(budgets(method))
     pruner = pruner_of(method)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +21,7 @@ from transformers import (
 )
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from bare_python import without_the_package
 from conftest import TinyBert
 from tiny_models import random_masks, tiny_model
 from trimformer.errors import CheckpointError, TrimformerError
@@ -36,29 +34,20 @@ from trimformer.model.surgery import cut, pruning_config
 
 TEXTS = ["the red cat saw a dog", "who built the old city?"]
 
-WITHOUT_PACKAGE = """
-import sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "trimformer":
-            raise ImportError("trimformer is not installed here")
-sys.meta_path.insert(0, Blocker())
-"""
 USE = """
-import json, sys, torch
+import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-results = []
-for source, target in json.loads(sys.argv[1]):
+found = []
+for source, target in given["jobs"]:
     model = AutoModelForSequenceClassification.from_pretrained(source, trust_remote_code=True)
     tokenizer = AutoTokenizer.from_pretrained(source)
     with torch.no_grad():
-        logits = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
+        logits = model(**tokenizer(given["texts"], padding=True, return_tensors="pt")).logits
     classifier = pipeline("text-classification", model=source, device="cpu", trust_remote_code=True)
     count = sum(parameter.numel() for parameter in model.parameters())
-    results.append([logits.tolist(), [row["score"] for row in classifier(TEXTS)], count])
+    found.append([logits.tolist(), [row["score"] for row in classifier(given["texts"])], count])
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-print(json.dumps(results))
 """
 
 
@@ -84,23 +73,9 @@ def logits(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> torch.
 
 
 def use_without_the_package(jobs: list[tuple[Path, Path]], tmp_path: Path) -> list[list]:
-    """In a new process: load each first folder, use the model, save it to the second."""
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"{WITHOUT_PACKAGE}\nTEXTS = {TEXTS!r}\n{USE}",
-            json.dumps([[*map(str, job)] for job in jobs]),
-        ],
-        env=environment,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    """Load each first folder, use the model, save it to the second."""
+    given = {"texts": TEXTS, "jobs": [[*map(str, job)] for job in jobs]}
+    return without_the_package(USE, given, tmp_path)
 
 
 @pytest.fixture
@@ -283,7 +258,7 @@ class TestDamaged:
             ("num_attention_heads", 0, r"modulo by zero|division by zero"),
             ("num_hidden_layers", 1_000, r"1000 blocks, but there are \d+ weights"),
             ("num_hidden_layers", 1_000_000, "num_hidden_layers=1000000, more than any model has"),
-            ("pad_token_id", {"a": 1}, "pad_token_id"),
+            ("pad_token_id", {"a": 1}, "pad_token_id|config.json describes no model"),
             ("hidden_act", "no-such", "no-such"),
             ("dtype", "no-such", "no-such"),
         ],

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from shutil import copytree
 
@@ -15,6 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import trimformer
+from bare_python import without_the_package
 from commands import Run
 from conftest import TinyBert
 from tiny_models import random_masks
@@ -27,21 +25,14 @@ from trimformer.model.structure import read_structure
 from trimformer.model.surgery import cut
 
 FREE = ("README.md", *FILES)
-WITHOUT_PACKAGE = """
-import json, sys
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "trimformer":
-            raise ImportError("trimformer is not installed here")
-sys.meta_path.insert(0, Blocker())
+LOADING = """
 from transformers import AutoModelForSequenceClassification
-said = {}
-for folder in json.loads(sys.argv[1]):
+found = {}
+for folder in given:
     try:
         AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
     except ValueError as error:
-        said[folder] = str(error)
-print(json.dumps(said))
+        found[folder] = str(error)
 """
 
 
@@ -237,13 +228,7 @@ def test_the_loader_in_the_checkpoint_checks_without_the_package(saved: Path, tm
         changed("embeddings", "empty", {"embeddings": []}): "has no heads",
         changed("unknown", "scalings", {core: 1}): "'scalings', which is not known here",
     }
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    given = json.dumps([*map(str, folders), str(saved)])
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_PACKAGE, given], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
+    said = without_the_package(LOADING, [*map(str, folders), str(saved)], tmp_path)
     assert str(saved) not in said
     for folder, expected in folders.items():
         assert expected in said[str(folder)]

@@ -36,6 +36,7 @@ from trimformer.training.heads import load_to_train
 from trimformer.training.p_pruning import prune_pretrained
 from trimformer.training.step_time import step_times
 from trimformer.training.trainer import DEFAULTS
+from unit.test_checksums import flip
 
 QUICK = {"num_train_epochs": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0}
 
@@ -216,18 +217,28 @@ class TestPruned:
         assert any(isinstance(module, NoHeads) for module in loaded.modules())
         assert loaded.config.quantization_config.kept == uneven.config.quantization_config.kept
 
-    @pytest.mark.parametrize("steps", [8, 13])
+    @pytest.mark.parametrize(("damaged", "resumed_at"), [(False, 12), (True, 6)])
     def test_an_interrupted_run_resumes_to_the_same_weights(
-        self, uneven: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, steps: int
+        self,
+        uneven: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        tmp_path: Path,
+        damaged: bool,
+        resumed_at: int,
     ) -> None:
         project, options = project_of(uneven, tokenizer).with_guard(), FineTuning(arguments=QUICK)
-        whole = finetune(project, options, tmp_path / "whole", seed=3)
+        whole, said = finetune(project, options, tmp_path / "whole", seed=3), list[str]()
         with pytest.raises(KeyboardInterrupt):
-            finetune(replace(project, progress=interrupted_after(steps)), options, tmp_path / "parts", seed=3)
+            finetune(replace(project, progress=interrupted_after(13)), options, tmp_path / "parts", seed=3)
         half_written = tmp_path / "parts" / "checkpoint-17"
         half_written.mkdir()
-        resumed = finetune(project, options, tmp_path / "parts", seed=3, resume=True)
-        assert resumed.facts["resumed_at_step"] == 6 * (steps // 6)
+        if damaged:
+            flip(tmp_path / "parts" / "checkpoint-12" / "model.safetensors", -9)
+        resumed = finetune(project, options, tmp_path / "parts", seed=3, resume=True, say=said.append)
+        assert [line.split("/")[-1] for line in said] == damaged * [
+            "checkpoint-12 is damaged: going on from the one before, if there is one"
+        ]
+        assert resumed.facts["resumed_at_step"] == resumed_at
         assert not half_written.exists()
         assert same_weights(resumed.model, whole.model)
         assert resumed.facts["curve"] == whole.facts["curve"]

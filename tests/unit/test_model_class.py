@@ -182,6 +182,7 @@ class Unrounded(QuantizedLayer):
 class TestCaches:
     """Caches of every kind hold what uneven layers give them, or are refused with a sentence."""
 
+    @pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated:FutureWarning")  # its name before 5.24
     def test_a_quantized_cache(self, architecture: str) -> None:
         model, ids = pruned(architecture), torch.tensor([[5, 9, 21, 33, 7]])
         settings = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}

@@ -63,6 +63,11 @@ def test_rounding_does_not_lose_a_unit() -> None:
     assert keep_best({"a": torch.rand(10)}, {"a": linear_table(10, 0.1)}, 1.0)["a"].all()
 
 
+def test_what_costs_nothing_stays_at_a_limit_of_nothing() -> None:
+    masks = keep_best({"a": torch.rand(2), "b": torch.rand(2)}, {"a": torch.zeros(3), "b": linear_table(2, 1.0)}, 0.0)
+    assert [mask.tolist() for mask in masks.values()] == [[True, True], [False, False]]
+
+
 def test_ties_keep_the_order_of_sites_and_units() -> None:
     masks = keep_best({"a": torch.ones(3), "b": torch.ones(3)}, dict.fromkeys("ab", linear_table(3, 1.0)), 4)
     assert masks["a"].tolist() == [True, True, True]

@@ -7,9 +7,6 @@ rows. Their loader is the same in all, and stands there once. It cannot be chang
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from shutil import copy, copytree
 
@@ -18,6 +15,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
+from bare_python import without_the_package
 from trimformer.model import checkpoint
 from trimformer.model.checksums import verify
 from trimformer.model.structure import read_structure
@@ -26,20 +24,14 @@ STORED = Path(__file__).parents[1] / "stored" / "0.1"
 AUTO = {"bert": AutoModelForSequenceClassification, "llama": AutoModelForCausalLM, "gpt2": AutoModelForCausalLM}
 LOADER = "modeling_trimformer.py"
 BY_ITS_OWN_LOADER = """
-import json, sys, torch, transformers
-class Blocker:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "trimformer":
-            raise ImportError("trimformer is not installed here")
-sys.meta_path.insert(0, Blocker())
+import json, torch, transformers
 found = {}
-for folder, auto in json.loads(sys.argv[1]):
+for folder, auto in given:
     model = getattr(transformers, auto).from_pretrained(folder, trust_remote_code=True)
-    given = json.load(open(folder + "/expected.json"))
-    ids, mask = torch.tensor(given["input_ids"]), torch.tensor(given["attention_mask"])
+    rows = json.load(open(folder + "/expected.json"))
+    ids, mask = torch.tensor(rows["input_ids"]), torch.tensor(rows["attention_mask"])
     with torch.no_grad():
         found[folder] = model(input_ids=ids, attention_mask=mask).logits.tolist()
-print(json.dumps(found))
 """
 
 
@@ -103,13 +95,8 @@ def test_it_generates_what_it_would_without_a_cache(name: str, folders: dict[str
 
 
 def test_its_own_loader_loads_it_where_the_package_is_not(folders: dict[str, Path], tmp_path: Path) -> None:
-    jobs = json.dumps([(str(folder), AUTO[name].__name__) for name, folder in folders.items()])
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", BY_ITS_OWN_LOADER, jobs], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    for folder, logits in json.loads(done.stdout.splitlines()[-1]).items():
+    jobs = [(str(folder), AUTO[name].__name__) for name, folder in folders.items()]
+    for folder, logits in without_the_package(BY_ITS_OWN_LOADER, jobs, tmp_path).items():
         assert_as_stored(Path(folder), torch.tensor(logits))
 
 

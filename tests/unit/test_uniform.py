@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
+from bare_python import without_the_package
 from tiny_models import (
     CONFIGS,
     HEADS_PER_BLOCK,
@@ -39,16 +38,15 @@ METHODS = [name for name, kind in plugins.provided("methods").items() if not kin
 WITHOUT_SIZES = ("bloom", "mpt", "lfm2")
 """Tiny models whose class computes its number of neurons from something else."""
 LOAD = """
-import json, sys
+import sys
 import torch, transformers
-facts, batch = {}, {"input_ids": torch.tensor([[5, 6, 7, 8, 9]])}
-for folder in json.loads(sys.argv[1]):
+found, batch = {}, {"input_ids": torch.tensor([[5, 6, 7, 8, 9]])}
+for folder in given:
     config = transformers.AutoConfig.from_pretrained(folder)
     model = getattr(transformers, config.architectures[0]).from_pretrained(folder).eval()
     with torch.no_grad():
-        facts[folder] = model(**batch)[0].flatten().tolist()
+        found[folder] = model(**batch)[0].flatten().tolist()
 assert "trimformer" not in sys.modules
-print(json.dumps(facts))
 """
 
 
@@ -105,7 +103,7 @@ def test_every_method_prunes_uniformly(name: str, method: str) -> None:
     ],
     ids=["some", "all"],
 )
-def test_uniform_checkpoints_load_in_a_new_process_without_the_package(names: tuple[str, ...], tmp_path: Path) -> None:
+def test_uniform_checkpoints_load_without_the_package(names: tuple[str, ...], tmp_path: Path) -> None:
     expected = {}
     for name in names:
         folder = tmp_path / name.replace(" ", "-")
@@ -116,11 +114,7 @@ def test_uniform_checkpoints_load_in_a_new_process_without_the_package(names: tu
         config = json.loads((folder / "config.json").read_text())
         assert not {"quantization_config", "auto_map"} & set(config)
         assert not list(folder.glob("*.py"))
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD, json.dumps(list(expected))], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    for folder, found in json.loads(done.stdout.splitlines()[-1]).items():
+    for folder, found in without_the_package(LOAD, list(expected), tmp_path).items():
         torch.testing.assert_close(torch.tensor(found), expected[folder], atol=1e-5, rtol=0)
 
 

@@ -1,5 +1,9 @@
 """ModernBERT: one projection for query, key and value, one for gate and input, local attention in most layers."""
 
+from importlib.metadata import version
+from typing import Any
+
+from trimformer.errors import UnsupportedModel
 from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Fused
 
 MODERNBERT = Architecture(
@@ -19,4 +23,13 @@ MODERNBERT = Architecture(
     stock={"intermediate_size": "neuron"},
 )
 
-PROVIDES = {"modernbert": MODERNBERT}
+
+def modernbert(_: Any) -> Architecture:
+    """Refuse the code of transformers 5.0, in which attention keeps its number of heads."""
+    installed = version("transformers")
+    if installed.startswith("5.0."):
+        raise UnsupportedModel(f"ModernBERT cannot be cut with transformers {installed}: install 5.1 or newer")
+    return MODERNBERT
+
+
+PROVIDES = {"modernbert": modernbert}

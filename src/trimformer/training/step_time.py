@@ -16,7 +16,7 @@ from trimformer.judging.training_facts import StepTime
 from trimformer.model.claims import scratch_folder
 from trimformer.observing.latency import quartiles
 from trimformer.training.finetune import FineTuning, training_features
-from trimformer.training.trainer import DEFAULTS, TaskTrainer, collator, training_arguments
+from trimformer.training.trainer import DEFAULTS, IN_ORDER, TaskTrainer, collator, training_arguments
 
 TIMED, WARM_UP = 10, 2
 """Numbers of steps: those that are timed, after those that only warm up."""
@@ -57,7 +57,7 @@ def step_times(
 
 def _trainer(project: Project, model: PreTrainedModel, clock: TrainerCallback, folder: str, seed: int) -> TaskTrainer:
     """Make a trainer of a copy of a model, for a dataset of whole batches in their order."""
-    whole = {"per_device_train_batch_size": 1, "train_sampling_strategy": "sequential"}
+    whole = {"per_device_train_batch_size": 1, **IN_ORDER}
     settings = {**whole, "logging_strategy": "no", "save_strategy": "no"}
     return TaskTrainer(
         task=project.task,

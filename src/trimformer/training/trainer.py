@@ -30,13 +30,23 @@ from trimformer.observing.predictions import predictions, task_loss
 from trimformer.progress import Progress
 from trimformer.pruning.method_options import read_option
 
+KNOWS_STRATEGIES = "train_sampling_strategy" in {field.name for field in fields(TrainingArguments)}
+"""Whether transformers has more than two ways to draw training rows: 5.0 has not."""
+BY_LENGTH: Mapping[str, Any] = (
+    {"train_sampling_strategy": "group_by_length"} if KNOWS_STRATEGIES else {"group_by_length": True}
+)
+"""Training arguments that draw rows of like length together."""
+IN_ORDER: Mapping[str, Any] = (
+    {"train_sampling_strategy": "sequential"} if KNOWS_STRATEGIES else {"group_by_length": False}
+)
+"""Training arguments that take rows as they come, or at random where transformers knows no better."""
 DEFAULTS: Mapping[str, Any] = {
     "num_train_epochs": 3.0,
     "per_device_train_batch_size": 32,
     "learning_rate": 5e-5,
     "warmup_steps": 0.1,
     "weight_decay": 0.01,
-    "train_sampling_strategy": "group_by_length",
+    **BY_LENGTH,
     "logging_strategy": "epoch",
     "save_strategy": "epoch",
     "save_total_limit": 2,
