@@ -20,7 +20,13 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
         yield Campaign(tmp_path_factory.mktemp("fuzz"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+PLAIN = ("config", "weights", "manifest", "tokenizer", "data.csv", "data.json", "data.parquet", "yaml", "cache")
+"""Kinds of files in the default run; every one takes a second or more."""
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in PLAIN else pytest.mark.slow) for kind in KINDS]
+)
 def test_damaged_files_are_refused_in_a_line_or_read(campaign: Campaign, kind: str) -> None:
     assert campaign.whole(kind).code == (2 if kind == "data.txt" else 0), "the whole file is refused"  # no labels
     case = campaign.run(kind, SEED)

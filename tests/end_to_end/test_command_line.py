@@ -120,6 +120,7 @@ class TestWorks:
         for _ in range(2):
             assert run(*prune(model, data, out, method="random"), "--overwrite").code == 0
 
+    @pytest.mark.slow
     def test_python_m_trimformer(self, tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "trimformer", "list", "--json"],

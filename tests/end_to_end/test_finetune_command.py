@@ -66,6 +66,7 @@ def test_finetune_writes_a_checkpoint_with_its_facts(run: Run, base: Path, data:
     assert not out.with_name("out.unfinished").exists()
 
 
+@pytest.mark.slow
 def test_pprune_and_finetune_again(run: Run, base: Path, data: Path, out: Path) -> None:
     result = run(*p_prune(base, data, out, "--json", "--dense-too"))
     assert result.code == 0, result.err

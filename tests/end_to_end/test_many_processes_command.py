@@ -172,7 +172,8 @@ def test_an_error_of_one_process_ends_all(model: Path, data: Path, tmp_path: Pat
     assert {path.name for path in tmp_path.iterdir()} == {"dense", "data"}
 
 
-@pytest.mark.parametrize("killed", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
 def test_a_killed_process_ends_all(killed: int, model: Path, data: Path, tmp_path: Path, started: Processes) -> None:
     command = prune(model, data, tmp_path / "small", "--calibration-tokens", 15_000)
     processes = by_hand(started, command, command)

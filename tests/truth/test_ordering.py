@@ -90,7 +90,7 @@ def factors(kind: str, model: int, share: float, *, tune: bool) -> list[float]:
     return [after / before for before, after in itertools.pairwise(found)]
 
 
-@pytest.mark.parametrize("model", SEEDS)
+@pytest.mark.parametrize("model", [pytest.param(seed, marks=pytest.mark.slow if seed else []) for seed in SEEDS])
 @EVERY_CASE
 def test_surgeon_and_kprune_are_nearer_than_random_than_worst_first(kind: str, model: int, share: float) -> None:
     found = divergences(kind, model, share, tune=True)

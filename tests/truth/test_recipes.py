@@ -298,6 +298,7 @@ class TestRuns:
         with pytest.raises(UnreachableTarget, match="smallest sub-network keeps"):
             next(recipe.make(course, [Budget(flops=0.05)]))
 
+    @pytest.mark.slow
     def test_labels_alone_train_without_distillation(self, course: Course) -> None:
         recipe = plugins.load("recipes", "dynabert")(
             distil=False, augment=1, final_epochs=1, width_epochs=1, depth_epochs=1, learning_rate=1e-3

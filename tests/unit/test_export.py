@@ -110,7 +110,11 @@ def test_dense_and_with_nothing_left(choose: Callable[[Structure], Masks], writt
 
 @pytest.mark.parametrize(
     ("choose", "products", "attentions", "feed_forwards"),
-    [(Structure.full_masks, 16, 2, 2), (uneven_and_empty, 8, 1, 1), (nothing, 0, 0, 0)],
+    [
+        pytest.param(Structure.full_masks, 16, 2, 2, marks=pytest.mark.slow),
+        (uneven_and_empty, 8, 1, 1),
+        (nothing, 0, 0, 0),
+    ],
 )
 def test_nothing_is_left_of_an_empty_sublayer(
     choose: Callable[[Structure], Masks],
@@ -146,6 +150,7 @@ def test_the_model_stays_as_it_is(tmp_path: Path) -> None:
     assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_token_types_that_are_not_given_are_zero(tmp_path: Path) -> None:
     model = tiny_model("bert")
     to_onnx(model, tmp_path / FLOAT, [*INPUTS, "token_type_ids"])

@@ -266,6 +266,7 @@ class TestPruned:
         with pytest.raises(InvalidOption, match="mask_tuning needs labels"):
             prune_pretrained(project, Budget(flops=0.5), method="mask_tuning")
 
+    @pytest.mark.slow
     def test_steps_are_timed_on_copies(self, project: Project, uneven: PreTrainedModel) -> None:
         before = {name: values.clone() for name, values in uneven.state_dict().items()}
         times = step_times(project, {"dense": project.model, "finetuned": uneven}, FineTuning(arguments=QUICK))
