@@ -88,6 +88,7 @@ def test_int8_tells_the_loss_against_the_original(
     assert stored["metrics"] == known["metrics"]
 
 
+@pytest.mark.slow
 def test_export_of_a_sentence_transformers_model(
     run: Run, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
