@@ -59,7 +59,7 @@ def test_one_step_by_hand() -> None:
 
 
 def test_what_does_not_settle_is_an_error() -> None:
-    with pytest.raises(NumericalError, match="use `tolerance="):
+    with pytest.raises(NumericalError, match="use `tolerance=1e-11`"):
         convex_representation(torch.eye(4) + 0.9, 1.0, 1e-12)
 
 
