@@ -139,8 +139,8 @@ def _finetuned(out: Path, recipe: Recipe, preset: str) -> None:
         _answerable(rows)
     if not rows.exists():
         raise CannotMake(f"{rows} is not there: the rows of {recipe.task} come from ../shared")
-    train = {"seed": None, **recipe.train, **PRESETS[preset]}
-    options = [word for name, value in train.items() if value is not None for word in ("--train", f"{name}={value}")]
+    train = {**recipe.train, **PRESETS[preset]}
+    options = [word for name, value in train.items() for word in ("--train", f"{name}={value}")]
     command = ["finetune", str(folder / recipe.source), "--task", recipe.task, "--data", str(rows), "--out", str(out)]
     done = subprocess.run(  # noqa: S603  # our own command line
         [sys.executable, "-m", "trimformer", *command, "--seed", str(SEED), "--resume", *options], check=False
@@ -194,7 +194,7 @@ RECIPES: Mapping[str, Recipe] = {
     "minilm": Recipe("all-MiniLM-L6-v2, 22 M parameters, from the demo's package", _minilm),
     "smollm2": Recipe("SmolLM2-135M-Instruct, from the GGUF file of a package", _smollm2),
     "mpnet-mrpc": Recipe(
-        "MPNet-base on MRPC, three epochs: 25 minutes of two cores",
+        "MPNet-base on MRPC, three epochs: an estimated 25 minutes of two cores",
         _finetuned,
         source="mpnet",
         task="mrpc",
@@ -202,7 +202,7 @@ RECIPES: Mapping[str, Recipe] = {
         train=GLUE | {"num_train_epochs": "3"},
     ),
     "mpnet-stsb": Recipe(
-        "MPNet-base on STS-B, three epochs: 25 minutes of two cores",
+        "MPNet-base on STS-B, three epochs: an estimated 25 minutes of two cores",
         _finetuned,
         source="mpnet",
         task="stsb",
@@ -210,7 +210,7 @@ RECIPES: Mapping[str, Recipe] = {
         train=GLUE | {"num_train_epochs": "3"},
     ),
     "mpnet-sst2": Recipe(
-        "MPNet-base on 20,000 rows of SST-2, two epochs: 45 minutes of two cores",
+        "MPNet-base on 20,000 rows of SST-2, two epochs: an estimated 45 minutes of two cores",
         _finetuned,
         source="mpnet",
         task="sst2",
@@ -218,7 +218,7 @@ RECIPES: Mapping[str, Recipe] = {
         train=GLUE | {"rows": "20000", "num_train_epochs": "2"},
     ),
     "mpnet-squad": Recipe(
-        "MPNet-base on the answerable questions of SQuAD 2.0's first articles, two epochs: an hour of two cores",
+        "MPNet-base on the answerable questions of SQuAD 2.0, two epochs: an estimated hour of two cores",
         _finetuned,
         source="mpnet",
         task="squad",
@@ -226,7 +226,7 @@ RECIPES: Mapping[str, Recipe] = {
         train=GLUE | {"per_device_train_batch_size": "16", "num_train_epochs": "2"},
     ),
     "minilm-squad": Recipe(
-        "MiniLM-L6 on the same, three epochs: 20 minutes of two cores",
+        "MiniLM-L6 on the same, three epochs: an estimated 20 minutes of two cores",
         _finetuned,
         source="minilm",
         task="squad",

@@ -30,7 +30,7 @@ class Asked:
 
     @property
     def message(self) -> str:
-        """What is said of it."""
+        """Say what ended the run."""
         by_keyboard = self.number in (None, BY_KEYBOARD)
         return "interrupted" if by_keyboard else f"stopped by {signal.Signals(self.number or BY_KEYBOARD).name}"
 

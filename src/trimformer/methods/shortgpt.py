@@ -50,7 +50,7 @@ class ShortGPT(Baseline):
     @property
     def effort(self) -> Effort:
         """One forward pass, and a refit where it is asked for."""
-        return Effort(measuring=1.5, pruning=3.0 if self.tune else 0.0, most_tokens=FIXED_TOKENS)
+        return Effort(measuring=1.1, pruning=3.0 if self.tune else 0.0, most_tokens=FIXED_TOKENS)
 
     def measure(self, calibration: Calibration) -> dict[str, Influence]:
         """Measure the influence of every layer."""

@@ -40,7 +40,7 @@ BAD = (CHANGED, MISSING, DAMAGED)
 
 @dataclass(frozen=True)
 class FileState:
-    """What is known of one file of a checkpoint."""
+    """The state of one file of a checkpoint."""
 
     name: str
     """Its path below the folder."""

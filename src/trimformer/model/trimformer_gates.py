@@ -24,7 +24,7 @@ LEAST_NOISE = 1e-6
 
 @dataclass(frozen=True)
 class GateEntry:
-    """What `config.json` says of a gate; paths are relative to the base model.
+    """A gate as `config.json` describes it; paths are relative to the base model.
 
     Raises:
         ValueError: an entry of another type, or a size that is not above 0.

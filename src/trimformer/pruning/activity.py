@@ -16,8 +16,8 @@ from trimformer.pruning.baseline import Baseline
 from trimformer.pruning.contract import Effort, Job
 from trimformer.pruning.parameters import FIXED_TOKENS
 
-PASSES = 1.2
-"""What measuring takes, in forward passes of the calibration tokens."""
+PASSES = 1.3
+"""Forward passes of the calibration tokens that measuring takes, as measured on MiniLM."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,7 @@ class Journal:
 
 
 class Stage:
-    """What is kept of one stage, part by part, in the order in which it was settled."""
+    """One stage as it is kept, part by part, in the order in which it was settled."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal

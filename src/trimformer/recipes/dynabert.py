@@ -186,7 +186,7 @@ class _Called:
 
 @dataclass(frozen=True)
 class _Shown:
-    """What a model shows of a batch: its predictions, and the hidden states before and after each block."""
+    """Everything that a model shows of a batch: its predictions, and the hidden states before and after each block."""
 
     predicted: Any
     hidden: tuple[Tensor, ...]
