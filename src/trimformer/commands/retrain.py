@@ -38,7 +38,7 @@ def retrain_command(
     context: typer.Context,
     model: ModelArgument,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, or for one of each size.")],
-    method: Annotated[str, typer.Option(help="What trains: dynabert, ebert or p_pruning.")] = "dynabert",
+    method: Annotated[str, typer.Option(help="What trains: dynabert, ebert, p_pruning or polish.")] = "dynabert",
     task: TaughtOption = AUTO,
     flops: Annotated[str | None, typer.Option(help="Shares of FLOPs to keep, such as 0.6,0.4.")] = None,
     params: Annotated[str | None, typer.Option(help="Shares of sublayer parameters to keep.")] = None,
