@@ -57,6 +57,7 @@ def retrain_command(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Make a model smaller by a method that trains it: better at small sizes perhaps, and far more work."""
+    from trimformer import plugins
     from trimformer.cli import console, finetune_run, retrain_run, steps, wanted
     from trimformer.model.manifest import plain
     from trimformer.report import frontier, terminal
@@ -69,7 +70,7 @@ def retrain_command(
     run = retrain_run.Run(
         out=out,
         model=model,
-        task=steps.task_to_train(task, model, data, columns),
+        task=steps.task_to_train(task, model, data, columns, needs_labels=plugins.load("recipes", method).needs_labels),
         data=data,
         method=method,
         options=assignments(set_),

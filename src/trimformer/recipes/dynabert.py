@@ -51,6 +51,7 @@ class DynaBERT:
 
     starts_from: ClassVar[Start] = "finetuned"
     serves_all: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = True
     costs: ClassVar[tuple[str, ...]] = ("flops", "params")
 
     widths: str = "1,0.75,0.5,0.25"

@@ -49,6 +49,7 @@ class Polish:
 
     starts_from: ClassVar[Start] = "finetuned"
     serves_all: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
     costs: ClassVar[tuple[str, ...]] = ("flops", "params")
 
     method: str = DEFAULT_METHOD

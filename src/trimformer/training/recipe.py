@@ -75,6 +75,8 @@ class Recipe(Protocol):
     """Whether it needs a fine-tuned model, or takes a pre-trained one."""
     serves_all: ClassVar[bool]
     """True if one training serves all budgets."""
+    needs_labels: ClassVar[bool]
+    """False if rows of text are enough, and it looks at no label."""
     costs: ClassVar[tuple[str, ...]]
     """Names of the costs that a budget may be of."""
 
