@@ -46,7 +46,7 @@ def test_mistakes_are_a_line(run: Run, asked: list[object], tmp_path: Path) -> N
 
 
 @pytest.fixture
-def untrained(asked: list[object], tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> str:
+def untrained(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> str:
     """A model that has no head yet, for the same rows."""
     return str(checkpoint.write(tiny_bert("MaskedLM"), tmp_path / "pretrained", tokenizer=tokenizer))
 
