@@ -8,6 +8,7 @@ import runpy
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from tokenizers import processors
 from torch import nn
 
+import trimformer
 from commands import Run, assert_mistake
 from conftest import TinyBert, build_tokenizer
 from tiny_models import tiny_model
@@ -26,24 +28,29 @@ from trimformer import Budget, plugins
 from trimformer.cli import app, steps
 from trimformer.cli.unfinished import ASKED, Unfinished
 from trimformer.data.batches import sample_rows
+from trimformer.data.columns import all_texts
 from trimformer.data.encoding import encode_texts
+from trimformer.data.files import read_rows
 from trimformer.data.labels import labels_of, tags_of
-from trimformer.errors import CheckpointError, DataError, InvalidOption, TrimformerError, UnsupportedModel
+from trimformer.errors import CheckpointError, DataError, InvalidOption, LabelError, TrimformerError, UnsupportedModel
 from trimformer.model import folders, trimformer_checks
 from trimformer.model.claims import claimed
 from trimformer.model.depth import check_depth
 from trimformer.model.gating import check_gates
 from trimformer.model.refusals import check_kind, check_use
 from trimformer.model.structure import read_structure
-from trimformer.observing.predictions import predictions
+from trimformer.observing.measurements import from_tensors
+from trimformer.observing.predictions import Predictions, predictions
 from trimformer.pruning.method_options import make_plugin
 from trimformer.pruning.sizes import Sizes
 from trimformer.report import characters, frontier, page
+from trimformer.training.distillation import soft_loss
 from trimformer.training.recipe import check_budgets
 from trimformer.vocabulary import named_tokens, proof
 from trimformer.vocabulary.arguments import checked_rows
 
 DYNABERT = make_plugin("recipes", "dynabert", {})
+ROWS = [{"input_ids": [2, 7, 3]}]
 REFUSED: dict[str, tuple[Callable[[], Any], type[TrimformerError], str]] = {
     "no prediction at all": (
         lambda: make_plugin("methods", "kprune", {"lambda_pred": 0, "lambda_rep": 0}),
@@ -98,6 +105,27 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[TrimformerError], str]] = {
         lambda: check_gates(read_structure(tiny_model("albert"))),
         UnsupportedModel,
         "runs blocks several times",
+    ),
+    "a table without text": (lambda: all_texts(Dataset.from_dict({"n": [1]})), DataError, "no column with text.*'n'"),
+    "a journal that is none": (
+        lambda: trimformer.Pruner(tiny_model("bert"), ROWS, journal="here"),
+        InvalidOption,
+        "`journal='here'` must be a Journal",
+    ),
+    "texts without labels": (
+        lambda: trimformer.Pruner(tiny_model("bert"), ["cat"] * 9, method="mask_tuning", tokenizer=build_tokenizer()),
+        LabelError,
+        "texts come without labels",
+    ),
+    "a column without labels": (
+        lambda: trimformer.Pruner(
+            tiny_model("bert"),
+            Dataset.from_dict({"text": ["cat"] * 9}),
+            method="mask_tuning",
+            tokenizer=build_tokenizer(),
+        ),
+        LabelError,
+        "a text column comes without labels",
     ),
     "an output of another kind": (
         lambda: predictions(torch.ones(2), {}, tiny_model("bert")),
@@ -161,6 +189,52 @@ def test_variants_without_norms_of_heads_can_be_cut() -> None:
     assert cohere is plugins.load("architectures", "llama")(transformers.LlamaConfig())
     stablelm = plugins.load("architectures", "stablelm")(transformers.StableLmConfig(qk_layernorm=False))
     assert stablelm.chains[0].causal
+
+
+@pytest.mark.parametrize(("task", "column"), [("question_answering", "question"), ("token_classification", "tokens")])
+def test_a_tokenizer_that_does_not_tell_where_its_tokens_are(task: str, column: str) -> None:
+    rows = Dataset.from_dict(
+        {"question": ["q"], "context": ["c"]} if column == "question" else {"tokens": [["a"]], "tags": [["X"]]}
+    )
+    with pytest.raises(InvalidOption, match="ByT5Tokenizer does not tell where its tokens are"):
+        plugins.load("tasks", task).encode(rows, transformers.ByT5Tokenizer())
+
+
+def test_text_to_model_in_one_line_and_in_rows(tmp_path: Path) -> None:
+    task = plugins.load("tasks", "language_modeling")
+    (tmp_path / "one.txt").write_text("a line alone")
+    with pytest.raises(DataError, match=r"one\.txt has one line: give a longer text"):
+        task.rows(str(tmp_path / "one.txt"), "train")
+    rows = [json.dumps({"text": f"line {number}"}) for number in range(10)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    parts = [task.rows(str(tmp_path / "rows.jsonl"), split)["text"] for split in ("train", "validation")]
+    assert "".join("".join(part) for part in parts) == "".join(f"line {number}\n\n" for number in range(10))
+
+
+def test_damage_after_a_blank_line_is_counted_right(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n\n{"text": ')
+    with pytest.raises(DataError, match="line 3 is damaged"):
+        read_rows(str(tmp_path / "rows.jsonl"), "train")
+
+
+def test_numbers_are_distilled_by_their_distance() -> None:
+    weights = torch.tensor([[0.25, 0.75], [1.0, 0.0]])
+    teacher, student = (
+        Predictions(torch.full((2, 2, 3), value), weights, "gaussian", token_axis=None) for value in (1.0, 3.0)
+    )
+    assert float(soft_loss(teacher, student)) == 3 * (3.0 - 1.0) ** 2
+
+
+@dataclass(frozen=True)
+class Energy:
+    """A measurement."""
+
+    energy: torch.Tensor
+
+
+def test_a_measurement_that_no_field_has_room_for() -> None:
+    with pytest.raises(ValueError, match=r"0\.ffn\.weather is no field of a"):
+        from_tensors(Energy, {"0.ffn.weather": torch.ones(1)}, ["0.ffn"])
 
 
 def test_a_model_with_adapters_is_asked_for_merged() -> None:
@@ -278,6 +352,27 @@ class TestProgram:
         with suppress(SystemExit):
             runpy.run_module("trimformer", run_name="__main__")
         assert capsys.readouterr().out.startswith("trimformer ")
+
+    def test_models_that_are_too_many_to_compile(self, run: Run) -> None:
+        result = run("latency", *map(str, range(40)), "--runtimes", "compile")
+        assert_mistake(result, "compile takes at most", "models at once, not 40")
+
+    def test_what_is_not_the_first_process_writes_and_says_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr("trimformer.processes.is_first", lambda: False)
+        run: Any = Unfinished(tmp_path / "out", {}, resume=False)
+        nothing: Any = None
+        run.begin()
+        run.note_written(tmp_path)
+        run.leave()
+        run.done()
+        frontier.write_sweep([], tmp_path)
+        steps.save_pruned(nothing, "model", None, tmp_path / "out", overwrite=False)
+        steps.push(tmp_path, "someone/model")
+        steps.write_report("<p>", tmp_path / "page.html")
+        assert list(tmp_path.iterdir()) == []
+        assert "uploading" not in capsys.readouterr().err
 
     def test_without_a_home_nothing_is_kept(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
