@@ -28,7 +28,8 @@ def asked(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Pat
 
 def test_a_method_that_trains_leaves_a_checkpoint(run: Run, asked: list[object], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    result = run(*asked, "--method", "dynabert", "--flops", 0.6, "--out", out, "--json")
+    few = ["--set", "widths=1,0.5", "--set", "depths=1,0.5"]
+    result = run(*asked, "--method", "dynabert", *few, "--flops", 0.6, "--out", out, "--json")
     assert result.code == 0, result.err
     facts = read_manifest(out)
     assert facts["budget"]["reached"] <= 0.6
@@ -73,3 +74,17 @@ def test_what_starts_from_a_finetuned_model_refuses_one_without_a_head(
     result = run("retrain", untrained, *asked[2:], "--flops", 0.6, "--out", tmp_path / "out")
     assert_mistake(result, "dynabert needs a model fine-tuned for sst2", "trimformer finetune")
     assert not (tmp_path / "out").exists()
+
+
+def test_rows_without_labels_are_enough_to_polish(
+    run: Run, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = checkpoint.write(tiny_bert(None), tmp_path / "encoder", tokenizer=tokenizer)
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(row["sentence"] for row in rows(40, seed=0)))
+    asked = ["retrain", model, "--task", "text", "--data", texts, "--out", tmp_path / "out", "--flops", 0.6]
+    result = run(*asked, "--method", "polish", "--set", "calibration_tokens=100", "--train", "max_steps=2", "--json")
+    assert result.code == 0, result.err
+    chosen = json.loads(result.out)["recipe"]["chosen"]
+    assert chosen["cosine_to_dense_after"] >= chosen["cosine_to_dense_before"]
+    assert_mistake(run(*asked, "--method", "dynabert"), "give labels", "--column")
