@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import gc
 import importlib
 import json
 import os
@@ -23,6 +24,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import spec_from_file_location
@@ -50,9 +52,46 @@ TESTED = {
     ),
 }
 """Files, and the tests that are to notice a change in them."""
-EQUIVALENT: dict[str, dict[str, str]] = {}
+FROZEN = "nothing writes into one"
+EQUIVALENT = {
+    "pruning/choose/scoring": {
+        "module: 1000 + 1 in MAX_ITERATIONS = 1000": "any limit of that size will do",
+        "convex_representation: 0 + 1 in ((unit @ unit.T - 1) * (2 / sigma ** 2)).clamp(max=0).fill_diagonal_(0)": (
+            "nothing but rounding is above 0"
+        ),
+        "convex_representation: Lt -> LtE in change < tolerance * float(coefficients.norm())": (
+            "no two such numbers are equal"
+        ),
+    },
+    "pruning/choose/curves": {
+        "module: True turned in frozen=True": FROZEN,
+        "module: 64 + 1 in BLOCK = 64": "blocks of any size give the same",
+        "removal_curve: 0 + 1 in gram.shape[0]": "the matrix is square",
+        "_eliminate_heads: 0 + 1 in inverse.shape[0]": "the matrix is square",
+        "_eliminate_heads: 0 + 1 in inverse.shape[0] (2)": "the matrix is square",
+        "_eliminate_block: 1.0 + 1 in diagonal[picked[:step + 1]] = 1.0": "infinity is divided by it",
+        "_eliminate_block: left out in norms.clamp_(min=0)": (
+            "rounding below 0 is less than what the units before cost, with whom it is pooled"
+        ),
+    },
+    "pruning/choose/search": {
+        "keep_best: True turned in stable=True": (
+            "the sort of PyTorch on a CPU is stable without being asked, which nobody promises"
+        ),
+        "keep_best: 0.0 + 1 in next(steps[name], 0.0) (2)": "nothing asks what a unit after the last would cost",
+        "keep_best: True turned in strict=True": "there are as many parts as sites",
+        "remove_cheapest: 1.0 + 1 in max((float(tables[name][-1]) for name in curves)) or 1.0": (
+            "where nothing costs anything, any number above 0 will do"
+        ),
+        "remove_in_order: LtE -> Lt in left <= allowed": "what goes too much at equality comes back at once",
+    },
+    "pruning/refit/least_squares": {"module: True turned in frozen=True": FROZEN},
+}
 """Survivors by file and change, with the reason why nobody can notice them."""
-OTHERS = {"torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "scipy", "datasets", "pandas"}
+OTHERS = {
+    "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "scipy", "datasets", "pandas",
+    "pyarrow", "hypothesis", "anyio", "rich", "typer",
+}  # fmt: skip
 """Packages that are imported once for all mutants."""
 CPU_SECONDS = 30
 """Beside ten times what the tests take without a change; a mutant that needs longer does not end."""
@@ -89,28 +128,27 @@ class Notes:
 def mutants(tree: ast.Module) -> list[Mutant]:
     """List the changes: operators, comparisons, numbers, truths, negations, conditions, and statements left out."""
     found, names = list[Mutant](), Counter[str]()
-    for node, lines, function in _nodes(tree, None, ""):
+    for node, within, lines, function in _nodes(tree, None, ""):
         for what, new in _changes(node):
-            name = f"{function or 'module'}: {what} in {ast.unparse(node).splitlines()[0][:80]}"
+            shown = ast.unparse(within if isinstance(node, ast.Constant) else node).splitlines()[0]
+            name = f"{function or 'module'}: {what} in {shown}"
             names[name] += 1
             found.append(Mutant(name + f" ({names[name]})" * (names[name] > 1), node, new, lines))
     return found
 
 
-def _nodes(node: ast.AST, lines: range | None, function: str) -> Iterator[tuple[ast.AST, range | None, str]]:
-    """Walk through a tree without its annotations, with the lines of the statement and the name of the function."""
+def _nodes(node: ast.AST, lines: range | None, function: str) -> Iterator[tuple[ast.AST, ast.AST, range | None, str]]:
+    """Walk through a tree but for annotations: a node, what it is in, its statement's lines, its function's name."""
     for name, value in ast.iter_fields(node):
-        inner = function
-        if isinstance(node, ast.FunctionDef):
-            inner = node.name
+        inner = node.name if isinstance(node, ast.FunctionDef) else function
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST) or name in {"annotation", "returns"}:
                 continue
             own = lines
-            if isinstance(child, ast.stmt) and function + inner:
+            if isinstance(child, ast.stmt) and inner:
                 body = getattr(child, "body", None)
                 own = range(child.lineno, body[0].lineno if body else (child.end_lineno or child.lineno) + 1)
-            yield child, own, inner
+            yield child, node, own, inner
             yield from _nodes(child, own, inner)
 
 
@@ -180,11 +218,11 @@ class Noting:
         """Trace a test with what it sets up."""
         seen, start = set[int](), process_time()
 
-        def in_file(frame: FrameType, event: str, _: object) -> Callable[..., Any]:
+        def in_file(frame: FrameType, *_: object) -> Callable[..., Any]:
             seen.add(frame.f_lineno)
             return in_file
 
-        sys.settrace(lambda frame, event, what: in_file if frame.f_code.co_filename == self.file else None)
+        sys.settrace(lambda frame, *_: in_file if frame.f_code.co_filename == self.file else None)
         try:
             return (yield)
         finally:
@@ -251,10 +289,9 @@ def noted(file: str, tree: ast.Module) -> Notes:
             raise SystemExit(f"{file}: its tests do not pass without a change")
         notes = Notes(**json.loads(written.read_text()))
     for name in notes.modules:
-        try:
+        with suppress(ImportError):  # of a module that its package makes while it is imported
             importlib.import_module(name)
-        except ImportError:  # a module that its package makes while it is imported
-            continue
+    gc.freeze()  # or every fork would look through all of that for garbage, and copy it
     return notes
 
 
@@ -284,19 +321,19 @@ def tried(file: str, seconds: float, seed: int) -> list[str]:
         raise SystemExit(f"{file}: EQUIVALENT explains what is no mutant any more: {', '.join(sorted(gone))}")
     nothing = Mutant("no change", tree, tree, None)
     drawn = random.Random(seed).sample(every, len(every))  # noqa: S311  # mutants to try
-    left, count, notes, ends = list[Mutant](), 0, noted(file, tree), monotonic() + seconds
+    left, count, notes, ends = list[str](), 0, noted(file, tree), monotonic() + seconds
     if not survives(file, tree, nothing, notes):
         raise SystemExit(f"{file}: its tests do not pass once more in a fork")
     while count < len(drawn) and monotonic() < ends:
-        if survives(file, tree, drawn[count], notes):
-            left.append(drawn[count])
-        count += 1
-    unexplained = [mutant for mutant in left if mutant.name not in explained]
-    print(f"{file}: {count} of {len(every)} mutants, {len(left)} survive, {len(unexplained)} of them unexplained")
-    for mutant in unexplained:
-        print(f"  line {getattr(mutant.old, 'lineno', '?')}, {mutant.name}")
-    sys.stdout.flush()
-    return [mutant.name for mutant in unexplained]
+        mutant, count = drawn[count], count + 1
+        if survives(file, tree, mutant, notes):
+            left.append(mutant.name)
+            if mutant.name not in explained:
+                print(f"  line {getattr(mutant.old, 'lineno', '?')}, {mutant.name}", flush=True)
+    unexplained = [name for name in left if name not in explained]
+    told = f"{len(left)} survive, {len(unexplained)} of them unexplained, above"
+    print(f"{file}: {count} of {len(every)} mutants, {told}", flush=True)
+    return unexplained
 
 
 def main() -> None:
