@@ -44,11 +44,27 @@ TESTED = {
     "pruning/refit/least_squares": ("tests/unit/test_reconstruction.py", PROPERTIES),
     "model/surgery": (
         "tests/unit/test_cut_by_hand.py",
-        "tests/unit/test_model_class.py",
-        "tests/unit/test_uniform.py",
+        "tests/unit/test_uniform.py::test_every_layer_keeps_as_many_units",
+        "tests/unit/test_uniform.py::test_fewer_heads_are_kept_where_the_class_can_have_them",
         "tests/truth/test_query_heads.py",
-        "tests/contract/test_every_architecture.py",
-        PROPERTIES,
+        *(
+            f"tests/contract/test_every_architecture.py::test_{name}"
+            for name in (
+                "cut_model_computes_what_the_masked_one_does",
+                "two_cuts_are_one_cut_of_both",
+                "emptied_sites_stay_empty_through_further_cuts",
+            )
+        ),
+        *(
+            f"tests/contract/test_every_decoder.py::test_{name}"
+            for name in (
+                "tokens_come_one_by_one_as_at_once",
+                "a_refitted_consumer_gets_a_bias_that_is_saved",
+                "a_cache_made_for_even_heads_is_refused",
+                "a_sublayer_without_units_adds_its_bias_alone",
+            )
+        ),
+        *("-k", "not ([bert- or [gpt2- or [llama-) or encoder]"),  # the task does not matter here
     ),
 }
 """Files, and the tests that are to notice a change in them."""
@@ -295,10 +311,10 @@ def noted(file: str, tree: ast.Module) -> Notes:
     return notes
 
 
-def survives(file: str, tree: ast.Module, mutant: Mutant, notes: Notes) -> bool:
-    """Tell whether all tests that reach a mutant pass with it."""
+def survives(file: str, tree: ast.Module, mutant: Mutant, notes: Notes, most: int | None = None) -> bool:
+    """Tell whether all tests that reach a mutant pass with it, or so many of the fastest."""
     reaching = [test for test in notes.seconds if mutant.lines is None or set(mutant.lines) & set(notes.lines[test])]
-    reaching.sort(key=notes.seconds.__getitem__)
+    reaching = sorted(reaching, key=notes.seconds.__getitem__)[:most]
     files = list(dict.fromkeys(test.partition("::")[0] for test in reaching))
 
     def work() -> int:
@@ -322,7 +338,7 @@ def tried(file: str, seconds: float, seed: int) -> list[str]:
     nothing = Mutant("no change", tree, tree, None)
     drawn = random.Random(seed).sample(every, len(every))  # noqa: S311  # mutants to try
     left, count, notes, ends = list[str](), 0, noted(file, tree), monotonic() + seconds
-    if not survives(file, tree, nothing, notes):
+    if not survives(file, tree, nothing, notes, most=9):
         raise SystemExit(f"{file}: its tests do not pass once more in a fork")
     while count < len(drawn) and monotonic() < ends:
         mutant, count = drawn[count], count + 1
