@@ -72,9 +72,7 @@ FROZEN = "nothing writes into one"
 EQUIVALENT = {
     "pruning/choose/scoring": {
         "module: 1000 + 1 in MAX_ITERATIONS = 1000": "any limit of that size will do",
-        "convex_representation: 0 + 1 in ((unit @ unit.T - 1) * (2 / sigma ** 2)).clamp(max=0).fill_diagonal_(0)": (
-            "nothing but rounding is above 0"
-        ),
+        "convex_representation: 0 + 1 in max=0": "nothing but rounding is above 0",
         "convex_representation: Lt -> LtE in change < tolerance * float(coefficients.norm())": (
             "no two such numbers are equal"
         ),
@@ -102,6 +100,11 @@ EQUIVALENT = {
         "remove_in_order: LtE -> Lt in left <= allowed": "what goes too much at equality comes back at once",
     },
     "pruning/refit/least_squares": {"module: True turned in frozen=True": FROZEN},
+    "model/surgery": {
+        "_resize_attention: FloorDiv -> Mult in site.query_heads // site.groups": (
+            "attention with arguments by head is not read in slots, so there is one group"
+        )
+    },
 }
 """Survivors by file and change, with the reason why nobody can notice them."""
 OTHERS = {

@@ -53,6 +53,17 @@ def test_the_config_says_what_was_cut_and_nothing_of_the_rest() -> None:
     assert not hasattr(trimformer.cut(tiny_model("llama"), {HEADS: range(4)}).config, "quantization_config")
 
 
+def test_the_config_says_how_many_heads_a_cache_holds_where_these_are_not_the_units() -> None:
+    small = trimformer.cut(tiny_model("falcon in groups", "language model"), {"h.0.attention": [0]})
+    with torch.no_grad():
+        cache = small(torch.arange(5, 9)[None], use_cache=True).past_key_values
+    cached = {
+        name: cache.layers[int(name.split(".")[-2])].keys.shape[1]
+        for name in pruning_config(trimformer.read_structure(small)).cached
+    }
+    assert cached == pruning_config(trimformer.read_structure(small)).cached == {"h.0.attention": 2}
+
+
 def test_a_model_is_cut_in_place_where_asked() -> None:
     model = tiny_model("bert")
     assert trimformer.cut(model, {"encoder.layer.0.attention": []}, in_place=True) is model

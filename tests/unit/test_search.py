@@ -121,14 +121,14 @@ def rising(*costs: float) -> Tensor:
 
 @pytest.mark.parametrize("unit", [1.0, 1e-9, 1e9])
 def test_removals_are_priced_by_what_they_save_in_any_unit_of_cost(unit: float) -> None:
-    """A unit of `dear` saves four times as much: until 5, 8 and 11 are saved, no other removals lose less."""
-    losses = {"dear": rising(1.0, 6.0, 9.0), "cheap": rising(0.5, 2.0, 2.5)}
-    curves = {name: RemovalCurve(torch.arange(3), cost) for name, cost in losses.items()}
-    tables = {"dear": linear_table(3, 4 * unit), "cheap": linear_table(3, unit)}
-    for saved, counts in ((5.0, [1, 1]), (9.0, [2, 1]), (13.0, [3, 1]), (15.0, [3, 3])):
-        masks = remove_cheapest(curves, tables, (15.0 - saved) * unit)
+    """A unit of `dear` loses three times as much as one of `cheap`, and saves four times as much."""
+    losses = {"dear": rising(3, 20), "cheap": rising(1, 1, 1, 1, 1)}
+    curves = {name: RemovalCurve(torch.arange(len(cost)), cost) for name, cost in losses.items()}
+    tables = {"dear": linear_table(2, 4 * unit), "cheap": linear_table(5, unit)}
+    for saved, counts in ((4.0, [1, 0]), (6.0, [1, 2]), (9.0, [1, 5]), (13.0, [2, 5])):
+        masks = remove_cheapest(curves, tables, (13.0 - saved) * unit)
         assert [int((~mask).sum()) for mask in masks.values()] == counts
-        ways = [(dear, cheap) for dear, cheap in product(range(4), repeat=2) if 4 * dear + cheap >= saved]
+        ways = [(dear, cheap) for dear, cheap in product(range(3), range(6)) if 4 * dear + cheap >= saved]
         best = min(float(losses["dear"][:dear].sum() + losses["cheap"][:cheap].sum()) for dear, cheap in ways)
         assert sum(float(losses[name][~mask].sum()) for name, mask in masks.items()) == best
 

@@ -81,6 +81,7 @@ def test_every_layer_keeps_as_many_units(name: str) -> None:
     assert result.manifest["budget"]["uniform"] is True
     fewer_heads = "head" in structure.architecture.stock.values()
     assert fewer_heads or sizes(structure)["head"] == sizes(read_structure(model))["head"]
+    assert fewer_heads or vars(result.model.config).keys() == vars(model.config).keys()
 
 
 @pytest.mark.parametrize("method", METHODS)
