@@ -2,7 +2,7 @@
 
 `python tests/mutants.py` goes through all files of `TESTED`, `python tests/mutants.py search` through one.
 `--seconds 600` tries those of a file that the time is enough for, drawn by `--seed`. A mutant that survives is printed
-with its line; those of `EQUIVALENT` compute the same, for the reason given. Exits with 1 if another survives.
+with its line; those of `explained_mutants.py` compute the same, for the reason given. Exits with 1 if another survives.
 
 A run without a change notes which tests go through which lines. Of a mutant, those that reach its line are run, the
 fastest first, until one fails. Every run is a fork of one process that has imported what the tests need of others, so
@@ -34,6 +34,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import pytest
+from explained_mutants import EQUIVALENT
 
 ROOT = Path(__file__).resolve().parent.parent
 PROPERTIES = "tests/unit/test_properties.py"
@@ -68,45 +69,6 @@ TESTED = {
     ),
 }
 """Files, and the tests that are to notice a change in them."""
-FROZEN = "nothing writes into one"
-EQUIVALENT = {
-    "pruning/choose/scoring": {
-        "module: 1000 + 1 in MAX_ITERATIONS = 1000": "any limit of that size will do",
-        "convex_representation: 0 + 1 in max=0": "nothing but rounding is above 0",
-        "convex_representation: Lt -> LtE in change < tolerance * float(coefficients.norm())": (
-            "no two such numbers are equal"
-        ),
-    },
-    "pruning/choose/curves": {
-        "module: True turned in frozen=True": FROZEN,
-        "module: 64 + 1 in BLOCK = 64": "blocks of any size give the same",
-        "removal_curve: 0 + 1 in gram.shape[0]": "the matrix is square",
-        "_eliminate_heads: 0 + 1 in inverse.shape[0]": "the matrix is square",
-        "_eliminate_heads: 0 + 1 in inverse.shape[0] (2)": "the matrix is square",
-        "_eliminate_block: 1.0 + 1 in diagonal[picked[:step + 1]] = 1.0": "infinity is divided by it",
-        "_eliminate_block: left out in norms.clamp_(min=0)": (
-            "rounding below 0 is less than what the units before cost, with whom it is pooled"
-        ),
-    },
-    "pruning/choose/search": {
-        "keep_best: True turned in stable=True": (
-            "the sort of PyTorch on a CPU is stable without being asked, which nobody promises"
-        ),
-        "keep_best: 0.0 + 1 in next(steps[name], 0.0) (2)": "nothing asks what a unit after the last would cost",
-        "keep_best: True turned in strict=True": "there are as many parts as sites",
-        "remove_cheapest: 1.0 + 1 in max((float(tables[name][-1]) for name in curves)) or 1.0": (
-            "where nothing costs anything, any number above 0 will do"
-        ),
-        "remove_in_order: LtE -> Lt in left <= allowed": "what goes too much at equality comes back at once",
-    },
-    "pruning/refit/least_squares": {"module: True turned in frozen=True": FROZEN},
-    "model/surgery": {
-        "_resize_attention: FloorDiv -> Mult in site.query_heads // site.groups": (
-            "attention with arguments by head is not read in slots, so there is one group"
-        )
-    },
-}
-"""Survivors by file and change, with the reason why nobody can notice them."""
 OTHERS = {
     "torch", "transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "scipy", "datasets", "pandas",
     "pyarrow", "hypothesis", "anyio", "rich", "typer",
