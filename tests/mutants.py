@@ -34,6 +34,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 import pytest
+
 from explained_mutants import EQUIVALENT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +55,7 @@ TESTED = {
                 "cut_model_computes_what_the_masked_one_does",
                 "two_cuts_are_one_cut_of_both",
                 "emptied_sites_stay_empty_through_further_cuts",
+                "masks_that_do_not_fit_are_refused",
             )
         ),
         *(
