@@ -12,7 +12,7 @@ import trimformer
 from tiny_models import inputs, outputs, parameters_by_name, tiny_model
 from trimformer.errors import InvalidOption, UnsupportedModel
 from trimformer.model.masking import masked
-from trimformer.model.surgery import pruning_config
+from trimformer.model.surgery import pruning_config, write_consumer
 
 HEADS, NEURONS = "layers.0.attention", "layers.1.ffn"
 KEPT: dict[str, Any] = {HEADS: [3, 0], NEURONS: [index % 3 == 0 for index in range(24)]}
@@ -62,6 +62,17 @@ def test_the_config_says_how_many_heads_a_cache_holds_where_these_are_not_the_un
         for name in pruning_config(trimformer.read_structure(small)).cached
     }
     assert cached == pruning_config(trimformer.read_structure(small)).cached == {"h.0.attention": 2}
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_a_consumer_gets_the_weight_and_the_bias_that_it_is_given(architecture: str) -> None:
+    structure = trimformer.read_structure(tiny_model(architecture))
+    site = structure.sites[0]
+    weight, bias = torch.rand_like(structure.consumer_weight(site)), torch.rand(site.width)
+    write_consumer(structure, site, weight, bias)
+    write_consumer(structure, site, 2 * weight, None)
+    assert torch.equal(structure.consumer_weight(site), 2 * weight)
+    assert torch.equal(structure.consumer_bias(site), bias)
 
 
 def test_a_model_is_cut_in_place_where_asked() -> None:
