@@ -35,9 +35,10 @@ EQUIVALENT = {
     },
     "pruning/refit/least_squares": {"module: True turned in frozen=True": FROZEN},
     "model/surgery": {
+        "describe_cut: True turned in strict=True": "a cut model has the sites that it had before",
         "_resize_attention: FloorDiv -> Mult in site.query_heads // site.groups": (
             "attention with arguments by head is not read in slots, so there is one group"
-        )
+        ),
     },
 }
 """By file and change."""
