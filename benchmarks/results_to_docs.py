@@ -56,6 +56,11 @@ def with_speedups(plan: Plan, rows: Sequence[Row]) -> str:
     return _parts(with_costs(plan, rows), markdown.speedups(plan, rows))
 
 
+def with_whole_costs(plan: Plan, rows: Sequence[Row]) -> str:
+    """Accuracy, all that it cost, training too, and how much faster the models are."""
+    return _parts(complete(plan, rows), markdown.whole_costs(plan, rows), markdown.speedups(plan, rows))
+
+
 def with_units_in_common(plan: Plan, rows: Sequence[Row]) -> str:
     """Accuracy, and what models of different tasks have in common."""
     return _parts(complete(plan, rows), markdown.units_in_common(rows))
@@ -93,6 +98,10 @@ PAGES: Mapping[str, Mapping[Path, Shown]] = {
         ROOT / "README.md": Shown(short, ("accuracy",)),
         DOCS / "methods.md": Shown(with_speedups, ("accuracy", "time")),
         **{DOCS / "methods" / f"{method}.md": Shown(of_method(method)) for method in ("surgeon", "kprune")},
+    },
+    "retraining": {
+        DOCS / "retraining.md": Shown(with_whole_costs, ("cost",)),
+        **{DOCS / "methods" / f"{name}.md": Shown(of_method(name)) for name in ("dynabert", "ebert", "p_pruning")},
     },
     "decoders": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "decoders-own": {DOCS / "methods.md": Shown(complete, ("accuracy",))},

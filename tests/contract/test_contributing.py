@@ -100,14 +100,14 @@ def test_a_method_in_a_package_of_your_own(tmp_path: Path, monkeypatch: pytest.M
 def test_a_method_that_trains(
     tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put("recipes", "polish.py", example("A method that trains", "python"), tmp_path, monkeypatch)
-    recipe, budget = plugins.load("recipes", "polish")(epochs=2), Budget(flops=0.5)
+    put("recipes", "trained_after.py", example("A method that trains", "python"), tmp_path, monkeypatch)
+    recipe, budget = plugins.load("recipes", "trained_after")(epochs=2), Budget(flops=0.5)
     project = project_of(tiny_bert(num_labels=2), tokenizer).with_guard()
     course = Course(project, tmp_path / "work", tuning=FineTuning(rows=20, patience=1))
     left = next(recipe.make(course, [budget]))
-    facts = judged(course, "polish", recipe, budget, left, project).facts
+    facts = judged(course, "trained_after", recipe, budget, left, project).facts
     assert facts.pruning.budget.reached <= 0.5
-    training = facts.recipe.trainings["polish-0.5"]
+    training = facts.recipe.trainings["training-0.5"]
     assert (training.rows, training.guard_rows, len(training.curve)) == (20, 16, 3)
 
 

@@ -24,6 +24,7 @@ from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.result import PruningResult
 from trimformer.pruning.sizes import Sizes
+from trimformer.training import recipe, stages
 
 WEIGHT_TOLERANCE = 1e-5
 """Batches stay whole, so that only the order differs in which float64 sums are added up."""
@@ -106,6 +107,16 @@ def refusals() -> dict[str, Tensor]:
     return {"refusals": torch.tensor(list("\n".join(texts).encode()), dtype=torch.uint8)}
 
 
+def averaged() -> dict[str, Tensor]:
+    """A model's gradients and buffers after a step of a training, of which each process has its own before."""
+    model = torch.nn.BatchNorm1d(2)
+    model.weight.grad = torch.full((2,), float(processes.index()))
+    model.running_mean.fill_(processes.index() + 5)
+    stages._average(model)
+    recipe._first_buffers(model)
+    return {"weight": model.weight.grad, "bias": model.bias.grad, "mean": model.running_mean}
+
+
 def work(index: int, folder: Path) -> None:
     """What one process does: everything in a group of two, and some methods in one of three."""
     for size in GROUPS:
@@ -117,6 +128,7 @@ def work(index: int, folder: Path) -> None:
         found["latency"] = tensors(latency) | {"measured": torch.tensor(latency.manifest["budget"]["measured"])}
         found["cached"] = cached(folder / f"cache-{size}")
         found["refused"] = refusals()
+        found["averaged"] = averaged()
         dist.destroy_process_group()
         flat = {f"{case}: {name}": values.clone() for case, named in found.items() for name, values in named.items()}
         save_file(flat, folder / f"{index}-of-{size}.safetensors")
@@ -173,6 +185,12 @@ def test_all_processes_have_the_same_to_the_last_bit(size: int, found: Found) ->
         for case in (case for case in found[0, size] if case != "cached"):
             for name, values in found[0, size][case].items():
                 assert torch.equal(values, found[index, size][case][name]), f"{case}: {name}"
+
+
+@every_group
+def test_a_step_has_the_mean_gradient_and_the_first_buffers(size: int, found: Found) -> None:
+    expected = {"weight": [(size - 1) / 2] * 2, "bias": [0.0, 0.0], "mean": [5.0, 5.0]}
+    assert {name: values.tolist() for name, values in found[size - 1, size]["averaged"].items()} == expected
 
 
 @every_group

@@ -287,3 +287,32 @@ def test_a_wrong_key_is_one_line(compare: Compare, plan: Path, out: Path) -> Non
 
 def test_a_missing_file_is_one_line(run: Run, out: Path) -> None:
     assert_mistake(run("compare", "none.yaml", "--out", out), "cannot read none.yaml", "check the path")
+
+
+TRAINED = """\
+tasks:
+  one: {task: sst2, pretrained: pretrained, data: one, finetune: {max_steps: 1, rows: 8, patience: 0}}
+methods:
+  early: {method: magnitude, prune: pretrained}
+  p_pruning: {train: {max_steps: 1, rows: 8}, options: {method: magnitude, calibration_tokens: 100}}
+  dynabert: {train: {max_steps: 1, rows: 8}, options: {widths: "1", depths: "1"}}
+budgets: [0.6]
+calibration_tokens: 100
+"""
+
+
+def test_methods_that_train_start_from_a_pretrained_model(
+    compare: Compare, plan: Path, out: Path, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    checkpoint.write(tiny_bert("MaskedLM"), plan.with_name("pretrained"), tokenizer=tokenizer)
+    plan.write_text(TRAINED)
+    done = compare()
+    assert done.code == 0, done.err
+    found = {line["method"]: line for line in lines(out)}
+    reached = [found[method]["outcome"]["budget"]["reached"] for method in ("early", "p_pruning")]
+    assert all(0.4 < share <= 0.6 for share in reached)
+    assert found["dynabert"]["outcome"] is None
+    assert "the smallest sub-network keeps" in str(found["dynabert"])
+    said = (out / "tables.md").read_text()
+    assert re.search(r"\| one +\| 60% of flops +\| p_pruning +\|", said), said
+    assert not [*out.glob("training-*")]

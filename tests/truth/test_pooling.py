@@ -147,12 +147,37 @@ class TestReading:
             ({"pooling_mode": "best"}, [], "pools by best: known are cls"),
             ({"pooling_mode_mean_tokens": False}, [], "pools by nothing"),
             ({"pooling_mode": "mean", "include_prompt": False}, [], "leaves its prompts out"),
+            ({"pooling_mode": "mean"}, ["Dense", {"use_residual": True}], "a Dense module of another kind"),
+            ({"pooling_mode": "mean"}, ["Dense", {"module_input_name": "tokens"}], "a Dense module of another kind"),
+            ({"pooling_mode": "mean"}, ["Dense", {"activation_function": "os.system"}], "has the activation os.system"),
+            ({"pooling_mode": "mean"}, ["Dense", {"activation_function": "torch.nn.init"}], "the activation torch.nn"),
         ],
     )
-    def test_unknown(self, config: Any, modules: list[str], said: str, tmp_path: Path) -> None:
-        name = describe(tmp_path, config, *modules, prompts={"prompts": {"query": "q: "}})
+    def test_unknown(self, config: Any, modules: list[Any], said: str, tmp_path: Path) -> None:
+        kinds = [kind for kind in modules if isinstance(kind, str)]
+        name = describe(tmp_path, config, *kinds, prompts={"prompts": {"query": "q: "}})
+        for settings in modules[len(kinds) :]:
+            (tmp_path / "2_Dense" / "config.json").write_text(json.dumps(settings))
+            save_file({"linear.weight": torch.eye(2)}, tmp_path / "2_Dense" / "model.safetensors")
         with pytest.raises(UnsupportedModel, match=said):
             read_pooling(name)
+
+    def test_a_dense_module_without_weights(self, tmp_path: Path) -> None:
+        name = describe(tmp_path, {"pooling_mode": "mean"}, "Dense", dense=torch.eye(2))
+        save_file({"weight": torch.eye(2)}, tmp_path / "2_Dense" / "model.safetensors")
+        with pytest.raises(CheckpointError, match=r"has no linear\.weight"):
+            read_pooling(name)
+
+    def test_no_pooling(self, tmp_path: Path) -> None:
+        (tmp_path / "modules.json").write_text('[{"type": "x.Transformer", "path": ""}]')
+        with pytest.raises(UnsupportedModel, match=r"has no module Pooling.*`pooling=mean`"):
+            read_pooling(str(tmp_path))
+
+    @pytest.mark.parametrize("prompts", [["q: "], {"query": 1}])
+    def test_damaged_prompts(self, prompts: Any, tmp_path: Path) -> None:
+        name = describe(tmp_path, {"pooling_mode": "mean"}, prompts={"prompts": prompts})
+        with pytest.raises(CheckpointError, match="must have prompts as an object of texts"):
+            read_prompts(name)
 
     @pytest.mark.parametrize(
         ("modules", "config", "said"),

@@ -137,6 +137,21 @@ def test_cut_again_by_groups_and_by_slots_all_weights_are_where_the_config_says(
         assert torch.equal(small.consumer_weight(site), original)
 
 
+def test_slots_can_be_cut_before_query_heads_were_put_in_order(tmp_path: Path) -> None:
+    structure = read_by_slot(read_structure(grouped()))
+    masks, batch = fewer(structure), inputs(structure.model)
+    with masked(structure, masks):
+        expected = outputs(structure.model, batch)
+    small = cut(structure.copied(), masks).model
+    small.save_pretrained(tmp_path)
+    torch.testing.assert_close(outputs(type(small).from_pretrained(tmp_path).eval(), batch), expected)
+    kept = pruning_config(read_structure(small)).query_heads
+    assert kept == {
+        site.name: [head for head in range(GROUPS * EACH) if masks[site.name][head % EACH]]
+        for site in of_attention(structure)
+    }
+
+
 @pytest.mark.slow
 def test_the_stored_loader_gives_the_same_bits(tmp_path: Path) -> None:
     program = (

@@ -29,7 +29,7 @@ from trimformer.observing.predictions import predictions
 from trimformer.pruning.budget import Budget
 from trimformer.recipes import ebert
 from trimformer.training.augmentation import augmented
-from trimformer.training.distillation import hidden_loss, soft_loss
+from trimformer.training.distillation import hidden_loss, relative_hidden_loss, soft_loss
 from trimformer.training.recipe import Course, judged
 from trimformer.training.subnetworks import SubNetwork, add_importance, spread, widest
 from unit.test_finetuning import interrupted_after, project_of, same_weights
@@ -267,13 +267,17 @@ class TestGates:
 
 
 class TestRuns:
-    @pytest.mark.parametrize("name", ["dynabert", pytest.param("ebert", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("name", ["dynabert", "polish", pytest.param("ebert", marks=pytest.mark.slow)])
     def test_a_killed_run_goes_on_to_the_same_weights(self, course: Course, name: str) -> None:
-        options = {"dynabert": {"widths": "1,0.5", "depths": "1,0.5", "depth_epochs": 2}, "ebert": {"epochs": 2}}[name]
+        options: dict[str, Any] = {
+            "dynabert": {"widths": "1,0.5", "depths": "1,0.5", "depth_epochs": 2},
+            "ebert": {"epochs": 2},
+            "polish": {"epochs": 2, "calibration_tokens": 200},
+        }[name]
         recipe = plugins.load("recipes", name)(learning_rate=1e-3, batch_size=16, **options)
         whole = next(recipe.make(course, [Budget(flops=0.5)]))
         parts = replace(course, folder=course.folder.with_name("parts"), spent={}, trainings={})
-        stage = {"dynabert": "depth", "ebert": "training-0.5"}[name]
+        stage = {"dynabert": "depth", "ebert": "training-0.5", "polish": "polishing-flops-0.5"}[name]
         killed = replace(parts, project=replace(parts.project, progress=interrupted_after(4, stage)))
         with pytest.raises(KeyboardInterrupt):
             next(recipe.make(killed, [Budget(flops=0.5)]))
@@ -317,3 +321,44 @@ class TestRuns:
         assert left.dynamic is not None
         assert left.dynamic.flops_low <= left.kept["flops"] <= left.dynamic.flops_high
         assert "not smaller on disk" in left.warnings[0]
+
+
+class TestPolish:
+    def test_comes_nearer_to_the_dense_model_and_needs_no_labels(self, course: Course) -> None:
+        rows = course.project.calibration_rows.remove_columns("label")
+        unlabelled = replace(course, project=replace(course.project, calibration_rows=rows))
+        recipe = plugins.load("recipes", "polish")(calibration_tokens=200, learning_rate=1e-3, batch_size=16)
+        left = next(recipe.make(unlabelled, [Budget(flops=0.4)]))
+        assert left.kept["flops"] <= 0.4
+        assert left.chosen["kl_after"] < 0.9 * left.chosen["kl_before"]
+        dense, small = course.project.model, left.model
+        guard = course.project.task.encode(course.project.guard_rows, course.project.tokenizer)
+        total = 0.0
+        for row in guard:
+            batch = make_batches([row], course.project.tokenizer, "cpu")[0]
+            with torch.no_grad():
+                p, q = (logits(each(**batch)).double().softmax(-1) for each in (dense, small))
+            total += float((p * (p / q).log()).sum())
+        assert total / len(guard) == pytest.approx(left.chosen["kl_after"], rel=1e-3)
+
+    def test_keeps_what_it_began_with_where_training_does_harm(self, course: Course) -> None:
+        recipe = plugins.load("recipes", "polish")(calibration_tokens=200, learning_rate=3.0, batch_size=16)
+        left = next(recipe.make(course, [Budget(flops=0.5)]))
+        pruned = course.project.pruner(calibration_tokens=200, judged=False).prune(Budget(flops=0.5))
+        assert left.chosen["kl_after"] == left.chosen["kl_before"]
+        assert same_weights(left.model, pruned.model)
+
+    def test_takes_as_long_as_it_may(self, course: Course) -> None:
+        recipe = plugins.load("recipes", "polish")(calibration_tokens=200, minutes=1e-9, batch_size=8)
+        next(recipe.make(course, [Budget(flops=0.5)]))
+        assert course.trainings["polishing-flops-0.5"]["steps"] == 1
+
+    def test_hidden_states_count_as_shares_of_the_teachers(self) -> None:
+        states = torch.randn(2, 2, 2, 3, 5)
+        real = torch.tensor([[True, True, False], [True, True, True]])
+        by_layer = [
+            float((student - teacher)[real].square().sum() / teacher[real].square().sum())
+            for student, teacher in states
+        ]
+        found = relative_hidden_loss([(student, teacher) for student, teacher in states], real)
+        assert float(found) == pytest.approx(sum(by_layer) / 2, rel=1e-5)

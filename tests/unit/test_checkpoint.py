@@ -261,6 +261,23 @@ class TestDamaged:
                 r"quantization_config\.kept .* what cannot be: \[-1\]",
             ),
             ("quantization_config.attributes", {"_modules": 3}, "sets _modules, which is no size that BertModel has"),
+            ("quantization_config.format", 99, "is of the format 99, known is 2: update trimformer"),
+            ("quantization_config.format", "two", "is of the format 'two'"),
+            (
+                "quantization_config.by_head",
+                {"encoder.layer.0.attention": {"kept": [0]}},
+                r"quantization_config\.by_head .* what cannot be",
+            ),
+            (
+                "quantization_config.kept",
+                {"encoder.layer.0.ffn": [0, 4_000]},
+                r"keeps units of encoder\.layer\.0\.ffn that it cannot have had",
+            ),
+            (
+                "quantization_config.attributes",
+                {"encoder.layer.0.attention.self.num_attention_heads": 3},
+                r"to 3, which does not fit its projections \(it was 4\)",
+            ),
             ("quantization_config.biases", ["encoder"], "encoder is a BertEncoder, the checkpoint expects"),
             ("quantization_config.empty", {"embeddings": None}, "embeddings has no heads, which is a BertEmbeddings"),
             ("num_attention_heads", 0, r"modulo by zero|division by zero"),

@@ -232,3 +232,9 @@ def test_the_loader_in_the_checkpoint_checks_without_the_package(saved: Path, tm
     assert str(saved) not in said
     for folder, expected in folders.items():
         assert expected in said[str(folder)]
+
+
+def test_verify_says_it_to_programs(saved: Path, run: Run) -> None:
+    done = run("verify", saved, "--json")
+    assert done.code == 0, done.err
+    assert {each["name"]: each["state"] for each in json.loads(done.out)} == states(saved)

@@ -49,6 +49,15 @@ def test_cells_are_every_combination(file: Path) -> None:
     assert (source.name, source.revision, source.local) == ("some/model", "abc", False)
 
 
+def test_budgets_of_several_costs(file: Path) -> None:
+    file.write_text(GOOD.replace("[0.6, 0.4]", "{flops: [0.6], params: [0.5, 0.4]}"))
+    assert [(budget.cost, budget.asked) for budget in read_plan(file).budgets] == [
+        ("flops", "0.6"),
+        ("params", "0.5"),
+        ("params", "0.4"),
+    ]
+
+
 def test_paths_are_relative_to_the_file(file: Path) -> None:
     (file.parent / "rows").mkdir()
     file.write_text(GOOD.replace("data_revision: def", "data: rows"))
@@ -81,6 +90,11 @@ def test_paths_are_relative_to_the_file(file: Path) -> None:
         ("budgets: [", "budgets: ]", ["line 6"]),
         ("seeds: [0, 3]", "seeds: !!python/object/apply:os.getcwd []", ["plan.yaml"]),
         ("seeds:", "published: none.yaml\nseeds:", ["line 7", "none.yaml", "check the path"]),
+        ("method: kprune,", "method: ebert, prune: pretrained,", ["line 5", "leave out prune:"]),
+        ("method: kprune,", "method: mask_tuning, prune: pretrained,", ["line 5", "mask_tuning needs a fine-tuned"]),
+        ("method: kprune,", "method: kprune, train: {rows: 8},", ["line 5", "only what trains takes train:"]),
+        ("method: kprune,", "method: 3,", ["line 5", "method=3 must be text"]),
+        ("vary: {gamma: [1, 2.5]}", "vary: {gamma: [1, 1]}", ["'no tuning gamma=1' is there twice"]),
     ],
     ids=str,
 )

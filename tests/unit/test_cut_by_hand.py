@@ -12,6 +12,7 @@ import trimformer
 from tiny_models import inputs, outputs, parameters_by_name, tiny_model
 from trimformer.errors import InvalidOption, UnsupportedModel
 from trimformer.model.masking import masked
+from trimformer.model.surgery import pruning_config, write_consumer
 
 HEADS, NEURONS = "layers.0.attention", "layers.1.ffn"
 KEPT: dict[str, Any] = {HEADS: [3, 0], NEURONS: [index % 3 == 0 for index in range(24)]}
@@ -39,6 +40,39 @@ def test_the_cut_model_computes_what_the_masked_one_does(kept: dict[str, Any]) -
     torch.testing.assert_close(outputs(small, inputs(model)), expected, atol=1e-5, rtol=0)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not hasattr(model.config, "quantization_config")
+
+
+def test_the_config_says_what_was_cut_and_nothing_of_the_rest() -> None:
+    cut = pruning_config(trimformer.read_structure(trimformer.cut(tiny_model("llama"), KEPT)))
+    assert cut.kept == {HEADS: [0, 3], NEURONS: list(range(0, 24, 3))}
+    assert cut.units == {HEADS: 4, NEURONS: 24}
+    assert {path.rpartition(".")[0] for path in cut.linears} == {"layers.0.self_attn", "layers.1.mlp"}
+    assert not cut.biases
+    assert not cut.query_heads
+    assert not cut.cached
+    assert not hasattr(trimformer.cut(tiny_model("llama"), {HEADS: range(4)}).config, "quantization_config")
+
+
+def test_the_config_says_how_many_heads_a_cache_holds_where_these_are_not_the_units() -> None:
+    small = trimformer.cut(tiny_model("falcon in groups", "language model"), {"h.0.attention": [0]})
+    with torch.no_grad():
+        cache = small(torch.arange(5, 9)[None], use_cache=True).past_key_values
+    cached = {
+        name: cache.layers[int(name.split(".")[-2])].keys.shape[1]
+        for name in pruning_config(trimformer.read_structure(small)).cached
+    }
+    assert cached == pruning_config(trimformer.read_structure(small)).cached == {"h.0.attention": 2}
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt2", "llama"])
+def test_a_consumer_gets_the_weight_and_the_bias_that_it_is_given(architecture: str) -> None:
+    structure = trimformer.read_structure(tiny_model(architecture))
+    site = structure.sites[0]
+    weight, bias = torch.rand_like(structure.consumer_weight(site)), torch.rand(site.width)
+    write_consumer(structure, site, weight, bias)
+    write_consumer(structure, site, 2 * weight, None)
+    assert torch.equal(structure.consumer_weight(site), 2 * weight)
+    assert torch.equal(structure.consumer_bias(site), bias)
 
 
 def test_a_model_is_cut_in_place_where_asked() -> None:

@@ -87,7 +87,7 @@ def interrupted_after(steps: int, stage: str = "fine-tuning") -> Any:
 
     def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
         for index, item in enumerate(items):
-            if description == stage and index == steps:
+            if description.endswith(stage) and index == steps:
                 raise KeyboardInterrupt
             yield item
 

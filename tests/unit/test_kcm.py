@@ -9,6 +9,7 @@ from tiny_models import inputs, tiny_model
 from trimformer import Budget
 from trimformer.errors import InvalidOption, NumericalError, UnreachableTarget
 from trimformer.methods.kcm import KCM
+from trimformer.pruning.choose import scoring
 from trimformer.pruning.choose.scoring import convex_representation
 from trimformer.pruning.pruner import Pruner
 
@@ -51,6 +52,14 @@ def test_like_vectors_represent_each_other() -> None:
     torch.testing.assert_close(convex_representation(vectors * torch.arange(1, 7)[:, None], 1.0, 1e-2), needed)
 
 
+@pytest.mark.parametrize("sigma", [0.1, 0.01])
+def test_twins_are_needed_half_each_however_narrow_the_kernel(sigma: float) -> None:
+    """Of unlike vectors, `K` is then too small for a number; of a vector with itself and its twin it is 1."""
+    vectors = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
+    vectors[:20] = vectors[20:]
+    torch.testing.assert_close(convex_representation(vectors, sigma, 1e-2), torch.full((40,), 0.5), atol=0.01, rtol=0)
+
+
 def test_one_step_by_hand() -> None:
     """`C₁ = C₀ ∘ (K / (K C₀))^½` with `C₀ = 1/2` for two orthogonal vectors: `K = [[1, e⁻²], [e⁻², 1]]`."""
     needed = convex_representation(torch.eye(2), 1.0, 0.9)
@@ -61,6 +70,13 @@ def test_one_step_by_hand() -> None:
 def test_what_does_not_settle_is_an_error() -> None:
     with pytest.raises(NumericalError, match="use `tolerance=1e-11`"):
         convex_representation(torch.eye(4) + 0.9, 1.0, 1e-12)
+
+
+def test_the_advice_for_what_does_not_settle_is_a_value_that_kcm_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "MAX_ITERATIONS", 1)
+    with pytest.raises(NumericalError, match=r"use `tolerance=0\.05`"):
+        convex_representation(torch.eye(4) + 0.9, 1.0, KCM().tolerance)
+    assert KCM(tolerance=0.05).tolerance == scoring.LOOSEST_TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,6 +46,17 @@ def test_answers_by_the_text_of_the_choice_where_the_model_reads_more() -> None:
     endings = {f"ending{number}": [f"e{number}"] for number in range(4)}
     with_endings = {"sent1": ["s"], "sent2": ["t"], **endings, "label": ["e2"]}
     assert [TASK.answers(Dataset.from_dict(rows)) for rows in (with_context, with_endings)] == [[2], [2]]
+
+
+def test_rows_to_judge_by_need_answers(tmp_path: Path) -> None:
+    asked = [{"question": f"q{number}", "choices": ["a", "b"]} for number in range(10)]
+    for split, rows in {"train": asked, "validation": [{**row, "label": 1} for row in asked]}.items():
+        (tmp_path / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert TASK.rows(str(tmp_path), "train").column_names == ["question", "choices"]
+    assert TASK.rows(str(tmp_path), "validation")["label"] == [1] * 10
+    (tmp_path / "train.jsonl").rename(tmp_path / "validation.jsonl")
+    with pytest.raises(DataError, match="label"):
+        TASK.rows(str(tmp_path / "validation.jsonl"), "validation")
 
 
 @pytest.mark.parametrize("answer", [3, -1, "D", "cat", None])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 
 import pytest
 import torch
+from torch import distributed as dist
 
+from commands import Run, assert_mistake
 from trimformer import processes
-from trimformer.cli.launch import launched
+from trimformer.cli.launch import Launch, launched
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -47,3 +50,23 @@ def test_alone_there_is_nobody_to_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     with launched() as launch:
         assert launch.speaks(lost=False)
         assert launch.speaks(lost=True)
+
+
+def test_one_of_several_speaks_and_all_whose_store_is_gone() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    keeper = dist.TCPStore("localhost", 0, 2, is_master=True, wait_for_workers=False)
+    other = dist.TCPStore("localhost", keeper.port, 2, is_master=False)
+    try:
+        assert Launch(keeper, 0).speaks(lost=False)
+        assert not Launch(other, 1).speaks(lost=False)
+        assert not Launch(other, 1).speaks(lost=True)
+        del keeper
+        assert Launch(other, 1).speaks(lost=False)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_processes_that_cannot_meet_say_so(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": ""}.items():
+        monkeypatch.setenv(name, value)
+    assert_mistake(run("evaluate", "model"), "do not find each other", "start them with torchrun")

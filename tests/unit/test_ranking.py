@@ -81,6 +81,34 @@ class TestRows:
         asked = {each.query for part in parts for each in part if each.query}
         assert asked == {f"question {n}" for n in range(5)}
 
+        write(tmp_path / "corpus.jsonl", [{"_id": "d1", "text": "1"}])
+        (tmp_path / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t0\n")
+        with pytest.raises(DataError, match="no query has a relevant document"):
+            read_collection(str(tmp_path), "train")
+
+    def test_a_folder_without_marks(self, tmp_path: Path) -> None:
+        for name in ("corpus", "queries"):
+            write(tmp_path / f"{name}.jsonl", [{"_id": "1", "text": "a"}])
+        with pytest.raises(DataError, match="has no file relevance or qrels or qrels/test: add one"):
+            read_collection(str(tmp_path), "train")
+
+    def test_embedding_reads_pairs_queries_and_collections(self, tmp_path: Path) -> None:
+        collection, marks = tmp_path / "collection", [{"query-id": n, "corpus-id": n, "score": 1} for n in range(4)]
+        collection.mkdir()
+        for name in ("corpus", "queries"):
+            texts = [{"_id": n, "text": f"{name} {n}"} for n in range(4)]
+            write(collection / f"{name}.jsonl", texts)
+        write(collection / "relevance.jsonl", marks)
+        write(tmp_path / "queries.jsonl", [{"query": f"{n}", "positives": [f"d{n}"]} for n in range(10)])
+        write(tmp_path / "pairs.jsonl", [{"first": f"{n}", "second": f"d{n}"} for n in range(10)])
+        columns = {"collection": "relevance", "queries.jsonl": "positives", "pairs.jsonl": "second"}
+        for name, column in columns.items():
+            assert EMBEDDING.fits(str(tmp_path / name))
+            parts = [EMBEDDING.rows(str(tmp_path / name), split) for split in ("train", "validation")]
+            assert all(column in part.column_names and len(part) for part in parts), name
+        write(tmp_path / "wrong.jsonl", [{"first": "a"}])
+        assert not EMBEDDING.fits(str(tmp_path / "wrong.jsonl"))
+
     def test_a_folder_of_corpus_queries_and_relevance(self, tmp_path: Path) -> None:
         write(tmp_path / "corpus.jsonl", [{"_id": f"d{n}", "title": "T" * (n == 0), "text": str(n)} for n in range(50)])
         write(tmp_path / "queries.jsonl", [{"_id": f"q{n}", "text": f"question {n}"} for n in range(20)])

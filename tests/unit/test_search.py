@@ -11,7 +11,7 @@ from torch import Tensor
 from trimformer.model.sites import Scores
 from trimformer.pruning.budget import CostTables, linear_table, rounded_table, total_cost
 from trimformer.pruning.choose.curves import RemovalCurve
-from trimformer.pruning.choose.search import keep_best, remove_cheapest
+from trimformer.pruning.choose.search import keep_best, remove_cheapest, remove_in_order
 
 SIZES = {"a": 4, "b": 9, "c": 4, "d": 0}
 STEPS = torch.tensor([0.0, 5, 5, 5, 9, 9, 9, 9, 20, 20], dtype=torch.float64)
@@ -113,6 +113,38 @@ def test_units_that_save_nothing_alone_stay_or_go_together() -> None:
     masks = remove_cheapest(curves, {"steps": STEPS, "even": linear_table(4, 1.0)}, 15.0)
     assert int(masks["steps"].sum()) == 7
     assert masks["even"].all()
+
+
+def rising(*costs: float) -> Tensor:
+    return torch.tensor(costs, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-9, 1e9])
+def test_removals_are_priced_by_what_they_save_in_any_unit_of_cost(unit: float) -> None:
+    """A unit of `dear` loses three times as much as one of `cheap`, and saves four times as much."""
+    losses = {"dear": rising(3, 20), "cheap": rising(1, 1, 1, 1, 1)}
+    curves = {name: RemovalCurve(torch.arange(len(cost)), cost) for name, cost in losses.items()}
+    tables = {"dear": linear_table(2, 4 * unit), "cheap": linear_table(5, unit)}
+    for saved, counts in ((4.0, [1, 0]), (6.0, [1, 2]), (9.0, [1, 5]), (13.0, [2, 5])):
+        masks = remove_cheapest(curves, tables, (13.0 - saved) * unit)
+        assert [int((~mask).sum()) for mask in masks.values()] == counts
+        ways = [(dear, cheap) for dear, cheap in product(range(3), range(6)) if 4 * dear + cheap >= saved]
+        best = min(float(losses["dear"][:dear].sum() + losses["cheap"][:cheap].sum()) for dear, cheap in ways)
+        assert sum(float(losses[name][~mask].sum()) for name, mask in masks.items()) == best
+
+
+def test_what_went_last_comes_back_as_far_as_there_is_room() -> None:
+    """Three of `even` save 3 and the one of `large` saves 10, where 12 are to be saved: one of `even` comes back."""
+    orders = {"even": torch.tensor([4, 2, 0, 1, 3]), "large": torch.arange(1)}
+    prices = {"even": rising(1, 1, 1, 5, 5), "large": rising(2)}
+    masks = remove_in_order(orders, prices, {"even": linear_table(5, 1.0), "large": linear_table(1, 10.0)}, 3.0)
+    assert [mask.tolist() for mask in masks.values()] == [[True, True, False, True, False], [False]]
+
+
+def test_what_costs_nothing_comes_back_at_a_limit_of_nothing() -> None:
+    orders, prices = {"free": torch.arange(2), "even": torch.arange(2)}, {"free": rising(0, 0), "even": rising(1, 2)}
+    masks = remove_in_order(orders, prices, {"free": torch.zeros(3), "even": linear_table(2, 1.0)}, 0.0)
+    assert [mask.tolist() for mask in masks.values()] == [[True, True], [False, False]]
 
 
 def test_rounded_table_charges_the_next_multiple() -> None:

@@ -26,7 +26,7 @@ from trimformer import plugins
 from trimformer.data.rows import Batch
 from trimformer.errors import InvalidOption, UnreachableTarget, UnsupportedModel
 from trimformer.model.structure import Structure, read_structure
-from trimformer.model.surgery import cut
+from trimformer.model.surgery import class_accepts, cut
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.choose.bounds import Bounds
 from trimformer.pruning.choose.curves import RemovalCurve
@@ -81,6 +81,7 @@ def test_every_layer_keeps_as_many_units(name: str) -> None:
     assert result.manifest["budget"]["uniform"] is True
     fewer_heads = "head" in structure.architecture.stock.values()
     assert fewer_heads or sizes(structure)["head"] == sizes(read_structure(model))["head"]
+    assert fewer_heads or vars(result.model.config).keys() == vars(model.config).keys()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -125,6 +126,17 @@ def test_fewer_heads_are_kept_where_the_class_can_have_them() -> None:
     assert (small.config.num_key_value_heads, small.config.num_attention_heads) == (heads, 2 * heads)
     assert small.config.head_dim == 4
     assert pruned_again(small).config.num_key_value_heads <= heads
+
+
+@pytest.mark.parametrize(("heads", "can"), [(1, True), (2, True), (3, False), (4, True)])
+def test_a_class_accepts_what_its_config_does(heads: int, can: bool) -> None:
+    """Llama's width, 32 here, must be a multiple of its query heads, two for each of `heads`."""
+    model = tiny_model("llama", "language model")
+    before = model.config.to_dict()
+    if not hasattr(model.config, "validate"):
+        pytest.skip("configs of this version of transformers have no rules")
+    assert class_accepts(read_structure(model), heads) is can
+    assert model.config.to_dict() == before
 
 
 def pruned_again(model: PreTrainedModel) -> PreTrainedModel:

@@ -38,7 +38,7 @@ def retrain_command(
     context: typer.Context,
     model: ModelArgument,
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint, or for one of each size.")],
-    method: Annotated[str, typer.Option(help="What trains: dynabert, ebert or p_pruning.")] = "dynabert",
+    method: Annotated[str, typer.Option(help="What trains: dynabert, ebert, p_pruning or polish.")] = "dynabert",
     task: TaughtOption = AUTO,
     flops: Annotated[str | None, typer.Option(help="Shares of FLOPs to keep, such as 0.6,0.4.")] = None,
     params: Annotated[str | None, typer.Option(help="Shares of sublayer parameters to keep.")] = None,
@@ -57,6 +57,7 @@ def retrain_command(
     trust_remote_code: TrustOption = False,
 ) -> None:
     """Make a model smaller by a method that trains it: better at small sizes perhaps, and far more work."""
+    from trimformer import plugins
     from trimformer.cli import console, finetune_run, retrain_run, steps, wanted
     from trimformer.model.manifest import plain
     from trimformer.report import frontier, terminal
@@ -69,7 +70,7 @@ def retrain_command(
     run = retrain_run.Run(
         out=out,
         model=model,
-        task=steps.task_to_train(task, model, data, columns),
+        task=steps.task_to_train(task, model, data, columns, needs_labels=plugins.load("recipes", method).needs_labels),
         data=data,
         method=method,
         options=assignments(set_),

@@ -21,13 +21,11 @@ from trimformer.errors import UnreachableTarget, require_range
 from trimformer.model.sites import Masks, Site
 from trimformer.observing.calibration import Calibration, Seen, Sums
 from trimformer.observing.measurements import Measured, Measurement
-from trimformer.pruning.choose.scoring import convex_representation
+from trimformer.pruning.choose.scoring import LOOSEST_TOLERANCE, convex_representation
 from trimformer.pruning.choose.search import ROUNDING, keep_best
 from trimformer.pruning.contract import Backward, Effort, Job
 from trimformer.pruning.refit.rescaling import cut_and_rescale, teacher_job
 
-LOOSEST_TOLERANCE = 0.05
-"""Largest `tolerance`: above, the first iteration may already seem to be the last."""
 SILENT = 1e-30
 """Least mean activity to divide by: where no neuron of a sublayer is ever active, its scores are zero, not NaN."""
 

@@ -28,15 +28,14 @@ from transformers import PreTrainedModel
 
 from trimformer.data.batches import token_mask
 from trimformer.data.rows import Batch
-from trimformer.errors import DataError, InvalidOption, UnreachableTarget, UnsupportedModel, require_range
+from trimformer.errors import DataError, InvalidOption, UnreachableTarget, require_range
 from trimformer.judging.metrics import LOWER_IS_BETTER, Metrics
 from trimformer.model.depth import check_depth, cut_out
 from trimformer.model.sites import Scores
 from trimformer.model.structure import Structure, read_structure
-from trimformer.observing.predictions import predictions
 from trimformer.pruning.budget import Budget
 from trimformer.training.augmentation import augmented
-from trimformer.training.distillation import hidden_loss, soft_loss
+from trimformer.training.distillation import Shown, hidden_loss, soft_loss
 from trimformer.training.finetune import judge
 from trimformer.training.recipe import Course, Left, Start, inputs_of
 from trimformer.training.stages import PLAIN, Stage
@@ -52,6 +51,7 @@ class DynaBERT:
 
     starts_from: ClassVar[Start] = "finetuned"
     serves_all: ClassVar[bool] = True
+    needs_labels: ClassVar[bool] = True
     costs: ClassVar[tuple[str, ...]] = ("flops", "params")
 
     widths: str = "1,0.75,0.5,0.25"
@@ -145,9 +145,9 @@ class _Lessons:
         self, teacher: PreTrainedModel, model: PreTrainedModel, batch: Batch, places: Sequence[Place]
     ) -> Iterator[Tensor]:
         """`CE(student, softmax(teacher)) + 0.1 Σ MSE(h_l, h_l of the teacher)`, of each width."""
-        known = _Shown.of(teacher, teacher(**batch, output_hidden_states=True), batch)
+        known = Shown.of(teacher, teacher(**batch, output_hidden_states=True), batch)
         for place in places:
-            student = _Shown.of(model, self.networks[place](model, batch, output_hidden_states=True), batch)
+            student = Shown.of(model, self.networks[place](model, batch, output_hidden_states=True), batch)
             pairs = list(zip(student.hidden, known.hidden, strict=True))
             yield soft_loss(known.predicted, student.predicted) + WIDTH_HIDDEN * hidden_loss(pairs, token_mask(batch))
 
@@ -158,10 +158,10 @@ class _Lessons:
         for width in dict.fromkeys(width for width, _ in places):
             with torch.no_grad():
                 shown = self.networks[width, 1.0](teacher, batch, output_hidden_states=True)
-                known = _Shown.of(teacher, shown, batch)
+                known = Shown.of(teacher, shown, batch)
             for place in (place for place in places if place[0] == width):
                 network = self.networks[place]
-                student = _Shown.of(model, network(model, batch, output_hidden_states=True), batch)
+                student = Shown.of(model, network(model, batch, output_hidden_states=True), batch)
                 matched = [known.hidden[state] for state in (*network.blocks, -1)]
                 pairs = list(zip(student.hidden, matched, strict=True))
                 yield soft_loss(known.predicted, student.predicted) + hidden_loss(pairs, token_mask(batch))
@@ -182,22 +182,6 @@ class _Called:
 
     def __call__(self, **batch: Any) -> Any:
         return self.network(self.model, batch)
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """Everything that a model shows of a batch: its predictions, and the hidden states before and after each block."""
-
-    predicted: Any
-    hidden: tuple[Tensor, ...]
-
-    @classmethod
-    def of(cls, model: PreTrainedModel, output: Any, batch: Batch) -> _Shown:
-        """Read it from a model's output."""
-        hidden = output.get("hidden_states")
-        if hidden is None:
-            raise UnsupportedModel(f"{type(model).__name__} does not give its hidden states: use `distil=false`")
-        return cls(predictions(output, batch, model), hidden)
 
 
 def _shares(name: str, text: str) -> list[float]:

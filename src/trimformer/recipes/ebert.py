@@ -46,6 +46,7 @@ class EBERT:
 
     starts_from: ClassVar[Start] = "finetuned"
     serves_all: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
     costs: ClassVar[tuple[str, ...]] = ("flops",)
 
     epochs: float = 3.0

@@ -31,6 +31,7 @@ class PPruning:
 
     starts_from: ClassVar[Start] = "pretrained"
     serves_all: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = True
     costs: ClassVar[tuple[str, ...]] = ("flops", "params")
 
     method: str = DEFAULT_PRETRAINED_METHOD

@@ -122,7 +122,7 @@ def finetune(
         InvalidOption: training arguments that contradict each other.
         NumericalError: the training diverged.
     """
-    guard = GuardJudge(project) if options.patience else None
+    guard = GuardJudge(project, project.model) if options.patience else None
     features = training_features(project, options, seed)
     model = copy.deepcopy(project.model)
     arguments = training_arguments(
@@ -161,10 +161,11 @@ def finetune(
     return FineTuned(trained, facts)
 
 
-def training_features(project: Project, options: FineTuning, seed: int) -> list[Features]:
+def training_features(project: Project, options: FineTuning, seed: int, *, labels: bool = True) -> list[Features]:
     """Encode the rows to train on, in random order, with labels where the loss needs them.
 
-    Rows with the tokens of an evaluation or guard row are left out.
+    Without `labels` they are plain inputs of the model, and no label is looked at. Rows with the tokens of an
+    evaluation or guard row are left out.
 
     Raises:
         LabelError: rows without labels, or with wrong ones.
@@ -173,10 +174,10 @@ def training_features(project: Project, options: FineTuning, seed: int) -> list[
     task, rows = project.task, project.calibration_rows
     order = np.random.default_rng(seed).permutation(len(rows))[: options.rows]
     chosen = rows.select(order)
-    if isinstance(task, OwnLoss):
+    if labels and isinstance(task, OwnLoss):
         features = task.training_rows(chosen, project.tokenizer, project.max_length)
     else:
-        labelled = not is_masked(project.model)
+        labelled = labels and not is_masked(project.model)
         features = task.encode(chosen, project.tokenizer, project.max_length, labels=labelled)
         if labelled:
             features = in_model_order(features, getattr(task, "classes", ()), project.model.config)
@@ -198,15 +199,15 @@ def judge(project: Project, model: PreTrainedModel, rows: Dataset) -> Metrics:
 class GuardJudge:
     """A judge on the guard rows, which keeps its seconds in all, and the value that the model had at first."""
 
-    def __init__(self, project: Project, measure: Judge | None = None) -> None:
-        """Judge by the task's metrics, or as `measure` does."""
+    def __init__(self, project: Project, model: PreTrainedModel, measure: Judge | None = None) -> None:
+        """Judge by the task's metrics, or as `measure` does; first of all the model that is to be trained."""
         if project.guard_rows is None:
             raise DataError(
                 "no rows are set aside to choose the best checkpoint by: use project.with_guard(), or `patience=0`"
             )
         self.project, self.guard_rows, self.seconds = replace(project, progress=False), project.guard_rows, 0.0
         self.measure = measure or (lambda model: judge(self.project, model, self.guard_rows))
-        self.name, first = next(iter(self.measure(project.model).items()))
+        self.name, first = next(iter(self.measure(model).items()))
         self.first = first.value
 
     def __call__(self, model: PreTrainedModel) -> Metrics:

@@ -21,7 +21,7 @@ from trimformer import plugins, processes
 from trimformer.data.batches import MAX_ROWS, length_sorted_indices, make_batches, pad
 from trimformer.data.rows import LABELS, Batch, Features, token_count
 from trimformer.errors import InvalidOption
-from trimformer.judging.project import Project, without
+from trimformer.judging.project import Project
 from trimformer.judging.result import TaskResult
 from trimformer.judging.task import OwnLoss
 from trimformer.judging.training_facts import DynamicFacts, RecipeFacts, TrainingFacts
@@ -75,6 +75,8 @@ class Recipe(Protocol):
     """Whether it needs a fine-tuned model, or takes a pre-trained one."""
     serves_all: ClassVar[bool]
     """True if one training serves all budgets."""
+    needs_labels: ClassVar[bool]
+    """False if rows of text are enough, and it looks at no label."""
     costs: ClassVar[tuple[str, ...]]
     """Names of the costs that a budget may be of."""
 
@@ -120,12 +122,8 @@ class Course:
 
     @cached_property
     def unlabelled(self) -> list[Features]:
-        """The same rows as plain inputs of the model."""
-        project = self.project
-        if not isinstance(project.task, OwnLoss):
-            return [{name: values for name, values in row.items() if name not in LABELS} for row in self.features]
-        rows = project.task.encode(project.calibration_rows, project.tokenizer, project.max_length)
-        return without(rows[: self.tuning.rows], project.held_out)
+        """The same rows as plain inputs of the model; no label is looked at."""
+        return training_features(self.project, self.tuning, self.seed, labels=False)
 
     @contextmanager
     def doing(self, name: str) -> Iterator[None]:
@@ -175,8 +173,8 @@ class Course:
 
     def _train(self, stage: Stage, folder: Path) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
-        patience, ledger = self.tuning.patience, Ledger(folder)
-        guard = GuardJudge(self.project, stage.measure) if patience else None
+        patience, ledger = self.tuning.patience or stage.patience, Ledger(folder)
+        guard = GuardJudge(self.project, stage.model, stage.measure) if patience else None
         last = newest_whole(folder, self.project.stages.say) if self.resume else None
         chosen = {"num_train_epochs": stage.epochs, **stage.arguments, **self.tuning.arguments}
         trainer = StageTrainer(

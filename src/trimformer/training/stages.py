@@ -61,6 +61,8 @@ class Stage:
     """Gives parameters rates of their own; None: all have the `learning_rate` of the arguments."""
     measure: Judge | None = None
     """Judges the model on rows set aside, where the training may stop early; None: the task's metrics."""
+    patience: int = 0
+    """As `FineTuning.patience`, where the user gives none: 0 trains to the end."""
 
 
 @dataclass

@@ -78,14 +78,14 @@ class _Clock(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the clock: the batch is there."""
-        self.started = _now(args.device)
+        self.started = now(args.device)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Stop it: the weights are updated."""
-        self.times_ms.append(1000 * (_now(args.device) - self.started))
+        self.times_ms.append(1000 * (now(args.device) - self.started))
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """Read the time in seconds, once a GPU has done all that it was asked."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -73,7 +73,15 @@ def removal_curve(  # noqa: PLR0913  # two say where the curve ends, one is for 
     eliminate = _eliminate_neurons if units == gram.shape[0] else _eliminate_heads
     stays = torch.zeros(units, dtype=torch.bool) if protected is None else protected
     order, cost = eliminate(inverse, values, stays, units if removals is None else removals)
-    return RemovalCurve(order, torch.from_numpy(isotonic_regression((cost / 2).cpu().numpy()).x.copy()))
+    return RemovalCurve(order, never_falling((cost / 2).cpu()))
+
+
+def never_falling(costs: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Pool costs that fall into their mean, so that none is below the one before: `(removals,)`, and by weight."""
+    if not costs.numel():  # SciPy writes beyond the end of an empty array
+        return costs
+    pooled = isotonic_regression(costs.numpy(), weights=None if weights is None else weights.numpy())
+    return torch.from_numpy(pooled.x.copy())
 
 
 def _eliminate_heads(inverse: Tensor, values: Tensor, protected: Tensor, removals: int) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,8 @@ from torch import Tensor
 from trimformer.errors import NumericalError
 
 MAX_ITERATIONS = 1000
+LOOSEST_TOLERANCE = 0.05
+"""Largest tolerance of R2: above, the first iteration may already seem to be the last."""
 
 
 def unit_second_moments(inputs: Tensor, units: int) -> Tensor:
@@ -42,7 +44,8 @@ def convex_representation(vectors: Tensor, sigma: float, tolerance: float) -> Te
     """Measure how much each vector is needed to represent all as convex combinations: `(units, width)` -> `(units,)`.
 
     With `K_ij = exp(−‖w_i − w_j‖² / σ²)` of the vectors at length 1, `C ← C ∘ (K / (K C))^½` is iterated from
-    `C = 1 / units` until `‖ΔC‖ < tolerance · ‖C‖`; the result is `diag(C)`.
+    `C = 1 / units` until `‖ΔC‖ < tolerance · ‖C‖`; the result is `diag(C)`. Where `K_ij` is too small for a number,
+    `C_ij` is 0.
 
     Raises:
         NumericalError: no convergence; a larger tolerance is the remedy.
@@ -50,12 +53,14 @@ def convex_representation(vectors: Tensor, sigma: float, tolerance: float) -> Te
     Source: KCM (arXiv 2303.04185), the representative ranking R2.
     """
     unit = torch.nn.functional.normalize(vectors, dim=1)
-    kernel = ((unit @ unit.T - 1) * (2 / sigma**2)).clamp(max=0).exp()
+    kernel = ((unit @ unit.T - 1) * (2 / sigma**2)).clamp(max=0).fill_diagonal_(0).exp()
+    least = torch.finfo(kernel.dtype).tiny
     coefficients = torch.full_like(kernel, 1 / len(kernel))
     for _ in range(MAX_ITERATIONS):
-        updated = coefficients * (kernel / (kernel @ coefficients)).sqrt()
+        updated = coefficients * (kernel / (kernel @ coefficients).clamp(min=least)).sqrt()
         change = float((updated - coefficients).norm())
         coefficients = updated
         if change < tolerance * float(coefficients.norm()):
             return coefficients.diagonal()
-    raise NumericalError(f"R2 does not settle within {MAX_ITERATIONS} iterations: use `tolerance={10 * tolerance:g}`")
+    larger = min(10 * tolerance, LOOSEST_TOLERANCE)
+    raise NumericalError(f"R2 does not settle within {MAX_ITERATIONS} iterations: use `tolerance={larger:g}`")

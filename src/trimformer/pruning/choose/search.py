@@ -7,13 +7,12 @@ every unit; measured time has flat stretches and steps.
 from __future__ import annotations
 
 import torch
-from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from trimformer.model.sites import Masks, Scores
 from trimformer.pruning.budget import CostTables
 from trimformer.pruning.choose.bounds import FREE, MUST, MUST_NOT, Bounds
-from trimformer.pruning.choose.curves import RemovalCurve
+from trimformer.pruning.choose.curves import RemovalCurve, never_falling
 
 ROUNDING = 1e-12
 """Relative excess of a sum of costs over the limit that passes as rounding, so that no unit is lost for it."""
@@ -115,6 +114,4 @@ def _places(wanted: Tensor, order: Tensor) -> Tensor:
 
 def _price(cost: Tensor, saved: Tensor) -> Tensor:
     """Price each removal per saved cost, never falling: the slopes of the lower hull of price against saving."""
-    if not cost.numel():
-        return cost
-    return torch.from_numpy(isotonic_regression((cost / saved).numpy(), weights=saved.numpy()).x.copy())
+    return never_falling(cost / saved, saved)

@@ -1,0 +1,44 @@
+"""Mutants that survive `mutants.py` because they compute the same, with the reason why nobody can notice them."""
+
+from __future__ import annotations
+
+FROZEN = "nothing writes into one"
+EQUIVALENT = {
+    "pruning/choose/scoring": {
+        "module: 1000 + 1 in MAX_ITERATIONS = 1000": "any limit of that size will do",
+        "convex_representation: 0 + 1 in max=0": "nothing but rounding is above 0",
+        "convex_representation: Lt -> LtE in change < tolerance * float(coefficients.norm())": (
+            "no two such numbers are equal"
+        ),
+    },
+    "pruning/choose/curves": {
+        "module: True turned in frozen=True": FROZEN,
+        "module: 64 + 1 in BLOCK = 64": "blocks of any size give the same",
+        "removal_curve: 0 + 1 in gram.shape[0]": "the matrix is square",
+        "_eliminate_heads: 0 + 1 in inverse.shape[0]": "the matrix is square",
+        "_eliminate_heads: 0 + 1 in inverse.shape[0] (2)": "the matrix is square",
+        "_eliminate_block: 1.0 + 1 in diagonal[picked[:step + 1]] = 1.0": "infinity is divided by it",
+        "_eliminate_block: left out in norms.clamp_(min=0)": (
+            "rounding below 0 is less than what the units before cost, with whom it is pooled"
+        ),
+    },
+    "pruning/choose/search": {
+        "keep_best: True turned in stable=True": (
+            "the sort of PyTorch on a CPU is stable without being asked, which nobody promises"
+        ),
+        "keep_best: 0.0 + 1 in next(steps[name], 0.0) (2)": "nothing asks what a unit after the last would cost",
+        "keep_best: True turned in strict=True": "there are as many parts as sites",
+        "remove_cheapest: 1.0 + 1 in max((float(tables[name][-1]) for name in curves)) or 1.0": (
+            "where nothing costs anything, any number above 0 will do"
+        ),
+        "remove_in_order: LtE -> Lt in left <= allowed": "what goes too much at equality comes back at once",
+    },
+    "pruning/refit/least_squares": {"module: True turned in frozen=True": FROZEN},
+    "model/surgery": {
+        "describe_cut: True turned in strict=True": "a cut model has the sites that it had before",
+        "_resize_attention: FloorDiv -> Mult in site.query_heads // site.groups": (
+            "attention with arguments by head is not read in slots, so there is one group"
+        ),
+    },
+}
+"""By file and change."""
