@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import transformers
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from commands import Run, assert_mistake, rows, write
@@ -287,7 +286,6 @@ def test_weights_in_half_precision(run: Run, model: Path, data: Path, out: Path)
     assert json.loads(again.out)["metrics"]["accuracy"]["value"] == metrics["accuracy"]["value"]
 
 
-@pytest.mark.skipif(transformers.__version__.startswith("5.0."), reason="5.0 looks for offloaded norms by old names")
 def test_a_model_spread_over_memory_and_disk(run: Run, model: Path, data: Path, out: Path) -> None:
     spread = ["--device-map", "auto", "--max-memory", "cpu=60KB"]
     result = run(*prune(model, data, out), "--method", "surgeon", *spread)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -137,6 +138,13 @@ def test_a_dense_checkpoint_has_nothing_added(tiny_bert: TinyBert, tmp_path: Pat
     folder = checkpoint.write(tiny_bert(), tmp_path / "dense")
     assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors"}
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
+
+
+def test_weights_keep_the_names_that_the_class_has(tiny_bert: TinyBert, tmp_path: Path) -> None:
+    checkpoint.write(tiny_bert(), tmp_path / "first")
+    loaded = checkpoint.load_model(str(tmp_path / "first"))
+    checkpoint.write(loaded, tmp_path / "second")
+    assert load_file(tmp_path / "second" / "model.safetensors").keys() == loaded.state_dict().keys()
 
 
 def test_load_model_takes_the_class_of_the_checkpoint(saved: Path, small: PreTrainedModel) -> None:

@@ -39,6 +39,8 @@ from trimformer.training.trainer import DEFAULTS
 from unit.test_checksums import flip
 
 QUICK = {"num_train_epochs": 3, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "warmup_steps": 0}
+LEARNED = QUICK | {"num_train_epochs": 8, "warmup_steps": 0.1}
+"""As long as every order of rows, which is another with another transformers, needs to be learnt."""
 
 
 def sentences(count: int, seed: int) -> Dataset:
@@ -100,13 +102,14 @@ def same_weights(first: PreTrainedModel, second: PreTrainedModel) -> bool:
 class TestLearns:
     def test_a_classifier(self, project: Project, tmp_path: Path) -> None:
         before = {name: values.clone() for name, values in project.model.state_dict().items()}
-        tuned = finetune(project.with_guard(), FineTuning(arguments=QUICK), tmp_path)
+        tuned = finetune(project.with_guard(), FineTuning(arguments=LEARNED), tmp_path)
         assert judge(project, tuned.model, project.evaluation_rows)["accuracy"].value > 0.9
         assert all(torch.equal(values, before[name]) for name, values in project.model.state_dict().items())
         facts = tuned.facts
         assert (facts["rows"], facts["guard_rows"], facts["metric"]) == (48, 16, "accuracy")
-        assert [point["step"] for point in facts["curve"]] == [0, 6, 12, 18]
-        assert facts["best_step"] in {6, 12, 18}
+        steps = [point["step"] for point in facts["curve"]]
+        assert steps == list(range(0, steps[-1] + 1, 6))
+        assert facts["best_step"] in steps[1:]
         assert facts["losses"][-1]["loss"] < facts["losses"][0]["loss"]
 
     def test_regression(self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
@@ -117,7 +120,7 @@ class TestLearns:
         model = tiny_bert(num_labels=1, problem_type="regression")
         project = project_of(model, tokenizer, task="stsb", rows=Dataset.from_list(pairs))
         project = replace(project, evaluation_rows=project.calibration_rows.select(range(8)))
-        tuned = finetune(project, FineTuning(patience=0, arguments=QUICK), tmp_path)
+        tuned = finetune(project, FineTuning(patience=0, arguments=LEARNED), tmp_path)
         assert judge(project, tuned.model, project.calibration_rows)["spearman"].value > 0.7
 
     def test_question_answering(self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
@@ -410,7 +413,7 @@ class TestMistakes:
             finetune(project, FineTuning(patience=0, arguments={"fp16": True, "bf16": True}), tmp_path)
 
     def test_divergence_is_said(self, project: Project, tmp_path: Path) -> None:
-        options = FineTuning(patience=0, arguments=QUICK | {"learning_rate": 1e38, "max_grad_norm": 0})
+        options = FineTuning(patience=0, arguments=QUICK | {"learning_rate": 1e30, "max_grad_norm": 0})
         with pytest.raises(NumericalError, match="lower `learning_rate`"):
             finetune(project, options, tmp_path)
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from tiny_models import SETTINGS, SHARES, inputs, is_causal, outputs, tiny_model
+from tiny_models import CONFIGS, SETTINGS, SHARES, inputs, is_causal, outputs, tiny_model
 from trimformer import plugins
 from trimformer.data.rows import Features
 from trimformer.errors import InvalidOption
@@ -91,6 +91,15 @@ def test_offloaded_models_are_pruned_alike(family: str, method: str, rows: list[
     assert not is_offloaded(loaded)
     assert torch.equal(outputs(loaded, batch), outputs(result.model, batch))
     assert digests(tmp_path / "dense") == before
+
+
+@pytest.mark.skipif("qwen3_5_text" not in CONFIGS, reason="transformers 5.0 and 5.1 do not have it")
+def test_an_offloaded_model_whose_files_have_other_names_is_saved(rows: list[Features], tmp_path: Path) -> None:
+    tiny_model("qwen3_5_text").save_pretrained(tmp_path / "dense")
+    result = pruned(on_disk(tmp_path / "dense"), rows, "magnitude")
+    write(result.model, tmp_path / "pruned")
+    batch = inputs(result.model)
+    assert torch.equal(outputs(load_model(str(tmp_path / "pruned")), batch), outputs(result.model, batch))
 
 
 def test_an_offloaded_pruned_model_is_pruned_again(rows: list[Features], tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import transformers
 from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.conversion_mapping import get_model_conversion_mapping
 
 from trimformer.data.hub import lookup, model_folder
 from trimformer.errors import CheckpointError, InvalidOption
@@ -208,7 +209,7 @@ def write(
         weights = None if dtype in (None, model.dtype) else _converted(model, dtype)
         with catch_warnings():
             simplefilter("ignore")  # that offloaded weights are loaded shard by shard
-            model.save_pretrained(new, state_dict=weights)
+            model.save_pretrained(new, state_dict=weights, save_original_format=_as_it_came(model))
         if tokenizer is not None:
             tokenizer.save_pretrained(new)
         for name, text in (texts or {}).items():
@@ -220,6 +221,15 @@ def write(
             note(new, manifest or {})
         _verify(new, model, dtype or model.dtype)
     return target
+
+
+def _as_it_came(model: PreTrainedModel) -> bool:
+    """Tell whether to name and shape weights as the files of this type of model do, where its class has them otherwise.
+
+    Not where both agree: transformers before 5.6 would go back to the oldest names that it reads. Nor where weights are
+    offloaded: before 5.14 it does not find those by other names.
+    """
+    return not is_offloaded(model) and bool(get_model_conversion_mapping(model, add_legacy=False))
 
 
 def _converted(model: PreTrainedModel, dtype: torch.dtype | None) -> dict[str, Tensor]:
