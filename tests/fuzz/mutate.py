@@ -122,9 +122,9 @@ def header_swap(content: bytes, random: Random) -> tuple[bytes, str]:
     length = int.from_bytes(content[:8], "little")
     try:
         entries = json.loads(content[8 : 8 + length])
-    except ValueError:
+        first, second = random.sample(sorted(set(entries) - {"__metadata__"}), 2)
+    except (ValueError, TypeError, RecursionError):  # it is damaged already
         return flip(content, random)
-    first, second = random.sample(sorted(set(entries) - {"__metadata__"}), 2)
     entries[first], entries[second] = entries[second], entries[first]
     text = json.dumps(entries).encode()
     text += b" " * (-len(text) % 8)
