@@ -64,6 +64,7 @@ def test_several_sizes_of_a_pretrained_model(run: Run, asked: list[object], untr
     assert reached[1] <= 0.5
     assert all(f"{100 * share:.1f}" in result.out for share in reached), result.out
     assert f"{out}/…" in result.out
+    assert "earlier run" not in result.out
     assert "flops" in page.read_text().lower()
     assert_mistake(run(*command), "exists", "--overwrite")
 

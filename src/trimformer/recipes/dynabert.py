@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -85,13 +85,13 @@ class DynaBERT:
     def make(self, course: Course, budgets: Sequence[Budget]) -> Iterator[Left]:
         """Rewire, train widths, train depths; then choose and cut out the best sub-network within each budget."""
         check_depth(course.dense)
+        places = [(width, depth) for depth in _shares("depths", self.depths) for width in self._widths]
+        _check_reachable(course, places, budgets)
         with course.doing("rewiring"):
             student = copy.deepcopy(course.project.model).requires_grad_(requires_grad=True)
             importance = _importance(course, student)
         whole = read_structure(student)
-        places = [(width, depth) for depth in _shares("depths", self.depths) for width in self._widths]
         networks = {place: _network(whole, importance, place) for place in places}
-        _check_reachable(course, networks, budgets)
         trainer = _Lessons(self, course, networks)
         trainer.train("width", student, self.width_epochs, [(width, 1.0) for width in self._widths])
         if len(networks) > len(self._widths):
@@ -218,9 +218,12 @@ def _network(whole: Structure, importance: Scores, place: Place) -> SubNetwork:
     return SubNetwork(whole, widest(whole, importance, width), spread(len(whole.blocks()), depth))
 
 
-def _check_reachable(course: Course, networks: dict[Place, SubNetwork], budgets: Sequence[Budget]) -> None:
+def _check_reachable(course: Course, places: Sequence[Place], budgets: Sequence[Budget]) -> None:
+    """Refuse a budget below the smallest sub-network, before any work: sizes do not depend on what is important."""
+    alike = {site.name: torch.zeros(site.units) for site in course.dense}
+    smallest = _network(course.dense, alike, min(places))
     for budget in budgets:
-        least = min(course.prices(budget.cost).kept(network.masks) for network in networks.values())
+        least = course.prices(budget.cost).kept(smallest.masks)
         if least > budget.keep_fraction:
             raise UnreachableTarget(
                 f"the smallest sub-network keeps {least:.1%} of the {budget.cost}, but {budget.asked} was asked for: "
@@ -241,7 +244,7 @@ def _judged(course: Course, model: PreTrainedModel, network: SubNetwork) -> Metr
     if rows is None:
         raise DataError("no rows are set aside to choose a sub-network by: use project.with_guard()")
     small = cut_out(read_structure(model), network.masks, network.blocks).eval()
-    return judge(course.project, small, rows)
+    return judge(replace(course.project, progress=False), small, rows)
 
 
 def _chosen(

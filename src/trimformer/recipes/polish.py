@@ -110,7 +110,7 @@ class Polish:
             after = lesson.measure(small.model)
             if not _is_nearer(after, before):
                 small.model.load_state_dict(start)
-                after = before
+                after, course.trainings[polishing]["best_step"] = before, 0
             yield Left(
                 model=small.model,
                 masks=small.masks,

@@ -153,12 +153,17 @@ def sweep_table(results: Sequence[Manifest]) -> Table:
             f"{budget.reached:.1%}",
             f"{facts.pruning.parameters.share:.1%}",
         )
-    seconds = results[0].pruning.seconds["measuring"]
-    measuring = f"measured once, in {seconds:.0f} s" if seconds else "measured by an earlier run"
-    table.caption = (
-        f"{sample(name, dense)}; MB of the weights; parameters of the whole model; latency as measured; {measuring}"
-    )
+    of_table = [sample(name, dense), "MB of the weights", "parameters of the whole model", "latency as measured"]
+    table.caption = "; ".join([*of_table, *_measuring(results[0])])
     return table
+
+
+def _measuring(facts: Manifest) -> list[str]:
+    """Say when units were measured; nothing of a method that trains, which tells its work by itself."""
+    seconds = facts.pruning.seconds["measuring"]
+    if facts.recipe is not None:
+        return []
+    return [f"measured once, in {seconds:.0f} s" if seconds else "measured by an earlier run"]
 
 
 def units_table(blocks: Sequence[BlockFacts]) -> Table:

@@ -115,7 +115,7 @@ def compare(dense_output: Any, output: Any, batch: Batch, dense: PreTrainedModel
         return {"cosine_to_dense": (teacher.values * student.values).sum(-1)[:, 0]}
     if student.family == "gaussian":
         return {"squared_distance": divergence(teacher, student)}
-    return {"agreement": agreement(teacher, student), "kl": divergence(teacher, student)}
+    return {"agreement": agreement(teacher, student), "kl": divergence(teacher, student).clamp(min=0)}
 
 
 def _read(dense: PreTrainedModel, output: Any, batch: Batch) -> Mapping[str, Tensor]:
