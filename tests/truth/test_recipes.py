@@ -17,7 +17,7 @@ from tiny_models import inputs, tiny_model
 from trimformer import plugins
 from trimformer.data.batches import make_batches
 from trimformer.data.rows import token_count
-from trimformer.errors import UnreachableTarget, UnsupportedModel
+from trimformer.errors import InvalidOption, UnreachableTarget, UnsupportedModel
 from trimformer.model import checkpoint
 from trimformer.model.depth import cut_out
 from trimformer.model.gating import decided, gates, with_gates
@@ -27,7 +27,7 @@ from trimformer.model.surgery import cut, select
 from trimformer.model.trimformer_gates import straight_through
 from trimformer.observing.predictions import predictions
 from trimformer.pruning.budget import Budget
-from trimformer.recipes import ebert
+from trimformer.recipes import ebert, polish
 from trimformer.training.augmentation import augmented
 from trimformer.training.distillation import hidden_loss, relative_hidden_loss, soft_loss
 from trimformer.training.recipe import Course, judged
@@ -324,7 +324,7 @@ class TestRuns:
         assert left.dynamic.flops_low <= left.kept["flops"] <= left.dynamic.flops_high
         times = left.dynamic.times["1"]
         share = times["pruned"].median_ms / times["dense"].median_ms
-        assert f"not smaller on disk, and rows take {share:.2f} times as long 1 at once" in left.warnings[0]
+        assert f"not smaller on disk; as measured, rows take 1 at once {share:.2f} times as long" in left.warnings[0]
 
 
 class TestPolish:
@@ -357,6 +357,23 @@ class TestPolish:
         recipe = plugins.load("recipes", "polish")(calibration_tokens=200, minutes=1e-9, batch_size=8)
         next(recipe.make(course, [Budget(flops=0.5)]))
         assert course.trainings["polishing-flops-0.5"]["steps"] == 1
+
+    def test_goes_on_for_as_long_as_it_began_with(self, course: Course) -> None:
+        course.folder.mkdir()
+        (course.folder / "polishing-flops-0.5.json").write_text('{"epochs": 1}')
+        recipe = plugins.load("recipes", "polish")(calibration_tokens=200, batch_size=16)
+        next(recipe.make(replace(course, resume=True), [Budget(flops=0.5)]))
+        assert course.trainings["polishing-flops-0.5"]["epochs"] == 1
+
+    def test_learns_without_dropout(self, course: Course) -> None:
+        student = course.project.model.train()
+        lesson = polish._Lesson(course, student, hidden=1.0)
+        assert float(next(lesson.losses(student, some_rows(course))).detach()) == pytest.approx(0, abs=1e-6)
+
+    @pytest.mark.parametrize("name", ["polish", "p_pruning"])
+    def test_looks_at_no_labels(self, name: str) -> None:
+        with pytest.raises(InvalidOption, match="mask_tuning needs labels"):
+            plugins.load("recipes", name)(method="mask_tuning")
 
     def test_hidden_states_count_as_shares_of_the_teachers(self) -> None:
         states = torch.randn(2, 2, 2, 3, 5)

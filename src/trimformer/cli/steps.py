@@ -61,13 +61,15 @@ def named_task(name: str, model: str, data: str | None) -> str:
     return chosen
 
 
-def task_to_train(
-    name: str, model: str, data: str | None, columns: Mapping[str, str], *, needs_labels: bool = True
-) -> str:
+def task_to_judge(name: str, model: str, data: str | None, columns: Mapping[str, str]) -> str:
+    """Give the name of the task, which rows of text are enough for, and say so where it was left to be chosen."""
+    with naming_columns(columns):
+        return named_task(name, model, data)
+
+
+def task_to_train(name: str, model: str, data: str | None, columns: Mapping[str, str]) -> str:
     """Give the name of the task to train on, and say so where it was left to be chosen; what is no task is refused."""
     with naming_columns(columns):
-        if not needs_labels:
-            return named_task(name, model, data)
         chosen = trained_task(name, model, data)
     plugins.load("tasks", chosen)
     if name != chosen:

@@ -44,7 +44,6 @@ def evaluate_command(
     """Judge a model, dense or pruned, on the validation rows of a task."""
     from trimformer import plugins
     from trimformer.cli import console, steps
-    from trimformer.data.columns import naming_columns
     from trimformer.judging.project import evaluate
     from trimformer.model.checkpoint import place_model
     from trimformer.model.manifest import plain
@@ -52,8 +51,7 @@ def evaluate_command(
     from trimformer.report import terminal
 
     columns = columns_named(column)
-    with naming_columns(columns):
-        task = steps.named_task(task, model, data)
+    task = steps.task_to_judge(task, model, data, columns)
     chosen = plugins.load("tasks", task)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)
     judged, tokenizer = steps.load_with_tokenizer(model, chosen, placement)

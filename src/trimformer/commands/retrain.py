@@ -67,10 +67,11 @@ def retrain_command(
     if not budgets:
         raise InvalidOption("say how small: `flops=0.6`, or several shares, `flops=0.6,0.4`; or `params`")
     columns = columns_named(column)
+    choose = steps.task_to_train if plugins.load("recipes", method).needs_labels else steps.task_to_judge
     run = retrain_run.Run(
         out=out,
         model=model,
-        task=steps.task_to_train(task, model, data, columns, needs_labels=plugins.load("recipes", method).needs_labels),
+        task=choose(task, model, data, columns),
         data=data,
         method=method,
         options=assignments(set_),

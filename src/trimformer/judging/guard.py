@@ -149,6 +149,11 @@ def check_metric(task: Task, metric: str | None) -> None:
         raise unknown_name("metric", metric, known)
 
 
+def by_the_dense(project: Project) -> Project:
+    """Make the same project that judges a model by how near it is to the dense one, on the rows of its task."""
+    return replace(project, task=replace(plugins.load("tasks", "text"), encoded_by=project.task))
+
+
 def guarded(project: Project, metric: str | None) -> Guard:
     """Make the guard of a project that holds a metric of the task, or one that compares with the dense model.
 
@@ -163,7 +168,7 @@ def guarded(project: Project, metric: str | None) -> Guard:
         raise DataError("no rows are set aside to decide by: use project.with_guard()")
     held = metric or own[0]
     if held not in own:
-        project = replace(project, task=replace(plugins.load("tasks", "text"), encoded_by=project.task))
+        project = by_the_dense(project)
     try:
         before = project.evaluate(project.model, rows)
     except DataError as error:

@@ -38,6 +38,16 @@ def make_plugin(folder: plugins.Folder, name: str, options: Mapping[str, Any]) -
     return kind(**{option: read_option(kind, option, value) for option, value in options.items()})
 
 
+def check_needs_no_labels(method: str, instead: str) -> None:
+    """Refuse a method that needs labels, where none are looked at; `instead` is one that would do.
+
+    Raises:
+        InvalidOption: it needs some, or there is no such method.
+    """
+    if plugins.load("methods", method).needs_labels:
+        raise InvalidOption(f"{method} needs labels and a fine-tuned model: choose a method without, such as {instead}")
+
+
 def read_option(kind: Any, name: str, value: Any) -> Any:
     """Convert a value, text or not, to the type of a dataclass's field, by transformers' argument parser.
 

@@ -2,8 +2,8 @@
 
 Two predictors a layer read the first token of what a sublayer reads, and say which heads and which neurons this row
 needs. They are trained together with the model, so that as many FLOPs are left out on average as were asked for; each
-budget has a training of its own. Needs labels. Nothing becomes smaller on disk, and time is saved only where a row is
-computed alone: of several rows all units of all of them are computed, and what a row does not need is set to zero.
+budget has a training of its own. Needs labels. Nothing becomes smaller on disk, and time is saved at most where a row
+is computed alone: of several rows all units of all of them are computed, and what a row does not need is set to zero.
 
 Source: Liu et al., EBERT: Efficient BERT Inference with Dynamic Structured Pruning (Findings of ACL 2021).
 
@@ -169,8 +169,8 @@ def work_of(budget: Budget) -> str:
 def _in_time(dynamic: DynamicFacts) -> str:
     """Say that nothing is smaller, and what time single rows and several at once take, as measured."""
     taken = [times["pruned"].median_ms / times["dense"].median_ms for times in dynamic.times.values()]
-    counts = [f"{share:.2f} times as long {rows} at once" for rows, share in zip(dynamic.times, taken, strict=True)]
-    return f"the model decides row by row: it is not smaller on disk, and rows take {', '.join(counts)}"
+    counts = [f"{rows} at once {share:.2f} times as long" for rows, share in zip(dynamic.times, taken, strict=True)]
+    return f"the model decides row by row: it is not smaller on disk; as measured, rows take {', '.join(counts)}"
 
 
 def _missed(kept: float, asked: float) -> list[str]:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from trimformer.data.rows import Batch
 from trimformer.errors import require_range
 from trimformer.pruning.budget import Budget
+from trimformer.pruning.method_options import check_needs_no_labels
 from trimformer.pruning.parameters import DEFAULT_PRETRAINED_METHOD
 from trimformer.training.p_pruning import prune_pretrained
 from trimformer.training.recipe import Course, Left, Start
@@ -47,6 +48,7 @@ class PPruning:
         require_range("calibration_tokens", self.calibration_tokens, low=1)
         for name in ("epochs", "learning_rate"):
             require_range(name, getattr(self, name), low_included=False)
+        check_needs_no_labels(self.method, DEFAULT_PRETRAINED_METHOD)
 
     def make(self, course: Course, budgets: Sequence[Budget]) -> Iterator[Left]:
         """Prune and fine-tune, budget by budget."""
@@ -77,8 +79,13 @@ class PPruning:
                     arguments={"learning_rate": self.learning_rate},
                 )
             )
-            kept = small.facts.pruning.kept
-            yield Left(model=small.model, masks=small.masks, kept=kept, work=(pruning, tuning))
+            yield Left(
+                model=small.model,
+                masks=small.masks,
+                kept=small.facts.pruning.kept,
+                work=(pruning, tuning),
+                warnings=small.facts.pruning.warnings,
+            )
 
 
 PROVIDES = {"p_pruning": PPruning}

@@ -23,14 +23,16 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trimformer import plugins, processes
+from trimformer import processes
 from trimformer.data.batches import token_mask
 from trimformer.data.rows import Batch
 from trimformer.errors import require_range
+from trimformer.judging.guard import by_the_dense
 from trimformer.judging.metrics import DISTANCES, LOWER_IS_BETTER, Metrics
 from trimformer.model.folders import write_text
 from trimformer.observing.predictions import divergence
 from trimformer.pruning.budget import Budget
+from trimformer.pruning.method_options import check_needs_no_labels
 from trimformer.pruning.parameters import DEFAULT_METHOD
 from trimformer.training.distillation import Shown, relative_hidden_loss
 from trimformer.training.recipe import Course, Left, Start, inputs_of
@@ -73,6 +75,7 @@ class Polish:
         for name in ("minutes", "epochs", "learning_rate"):
             require_range(name, getattr(self, name), low_included=False)
         require_range("hidden", self.hidden)
+        check_needs_no_labels(self.method, DEFAULT_METHOD)
 
     def make(self, course: Course, budgets: Sequence[Budget]) -> Iterator[Left]:
         """Prune and polish, budget by budget."""
@@ -89,7 +92,7 @@ class Polish:
                 )
                 small = pruner.prune(budget)
             lesson = _Lesson(course, small.model, self.hidden)
-            before, start = lesson.measure(small.model), copy.deepcopy(small.model.state_dict())
+            start = copy.deepcopy(small.model.state_dict())
             course.train(
                 Stage(
                     name=polishing,
@@ -107,16 +110,20 @@ class Polish:
                     patience=1,
                 )
             )
-            after = lesson.measure(small.model)
-            if not _is_nearer(after, before):
+            training = course.trainings[polishing]
+            before, best = _first_and_nearest(training)
+            if best["step"] == 0:
                 small.model.load_state_dict(start)
-                after, course.trainings[polishing]["best_step"] = before, 0
+                training["best_step"] = 0
             yield Left(
                 model=small.model,
                 masks=small.masks,
                 kept=small.facts.kept,
-                chosen=_told("before", before) | _told("after", after),
+                chosen={
+                    f"{training['metric']}_{when}": at["value"] for when, at in (("before", before), ("after", best))
+                },
                 work=(pruning, polishing),
+                warnings=small.facts.warnings,
             )
 
     def _epochs(self, course: Course, lesson: _Lesson, name: str) -> float:
@@ -134,13 +141,12 @@ class Polish:
 
 
 class _Lesson:
-    """What one smaller model learns from the dense one, and how near it comes."""
+    """Teaches one smaller model what the dense one does, and measures how near it comes."""
 
     def __init__(self, course: Course, student: PreTrainedModel, hidden: float) -> None:
         self.course, self.student, self.hidden = course, student, hidden
         self.teacher = course.project.model
-        near = replace(plugins.load("tasks", "text"), encoded_by=course.project.task)
-        self.near = replace(course.project, task=near, progress=False)
+        self.near = replace(by_the_dense(course.project), progress=False)
 
     def losses(self, model: PreTrainedModel, batch: Batch) -> Iterator[Tensor]:
         """`KL(dense ‖ student)`, or the squared distance of numbers, and the relative distance of hidden states."""
@@ -149,11 +155,10 @@ class _Lesson:
         with torch.no_grad():
             known = Shown.of(self.teacher, self.teacher(**batch, output_hidden_states=True), batch)
         student = Shown.of(model, model(**batch, output_hidden_states=True), batch)
-        loss = divergence(known.predicted, student.predicted).mean()
-        if self.hidden and len(student.hidden) == len(known.hidden):
-            pairs = list(zip(student.hidden[1:], known.hidden[1:], strict=True))
-            loss = loss + self.hidden * relative_hidden_loss(pairs, token_mask(batch))
-        yield loss
+        alike = len(student.hidden) == len(known.hidden)
+        pairs = list(zip(student.hidden[1:], known.hidden[1:], strict=True)) if alike else []
+        near = self.hidden * relative_hidden_loss(pairs, token_mask(batch)) if pairs else 0.0
+        yield divergence(known.predicted, student.predicted).mean() + near
 
     def measure(self, model: PreTrainedModel) -> Metrics:
         """Measure how near a model is to the dense one on the rows set aside, by the distance if there is one."""
@@ -174,17 +179,10 @@ class _Lesson:
         return median(times[1:] or times)
 
 
-def _is_nearer(found: Metrics, than: Metrics) -> bool:
-    return _loss(found) < _loss(than)
-
-
-def _loss(found: Metrics) -> float:
-    name, metric = next(iter(found.items()))
-    return metric.value if name in LOWER_IS_BETTER else -metric.value
-
-
-def _told(when: str, found: Metrics) -> dict[str, float]:
-    return {f"{name}_{when}": metric.value for name, metric in found.items()}
+def _first_and_nearest(training: Mapping[str, Any]) -> tuple[Mapping[str, float], Mapping[str, float]]:
+    """Give the judgement before training, and the nearest of all, the earliest of equals, from a stage's facts."""
+    curve, sign = training["curve"], 1 if training["metric"] in LOWER_IS_BETTER else -1
+    return curve[0], min(curve, key=lambda judged: sign * judged["value"])
 
 
 PROVIDES = {"polish": Polish}

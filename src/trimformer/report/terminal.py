@@ -160,9 +160,9 @@ def sweep_table(results: Sequence[Manifest]) -> Table:
 
 def _measuring(facts: Manifest) -> list[str]:
     """Say when units were measured; nothing of a method that trains, which tells its work by itself."""
-    seconds = facts.pruning.seconds["measuring"]
     if facts.recipe is not None:
         return []
+    seconds = facts.pruning.seconds["measuring"]
     return [f"measured once, in {seconds:.0f} s" if seconds else "measured by an earlier run"]
 
 

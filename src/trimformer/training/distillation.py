@@ -34,7 +34,10 @@ class Shown:
         """
         hidden = output.get("hidden_states")
         if hidden is None:
-            raise UnsupportedModel(f"{type(model).__name__} does not give its hidden states, by which a student learns")
+            raise UnsupportedModel(
+                f"{type(model).__name__} does not give its hidden states, by which students learn: "
+                "choose a method that trains on labels, such as dynabert with `distil=false`"
+            )
         return cls(predictions(output, batch, model), hidden)
 
 

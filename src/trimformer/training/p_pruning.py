@@ -13,13 +13,12 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from trimformer import plugins
-from trimformer.errors import InvalidOption
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest
 from trimformer.judging.project import Project
 from trimformer.model.sites import Masks
 from trimformer.observing import latency
 from trimformer.pruning.budget import Budget
+from trimformer.pruning.method_options import check_needs_no_labels
 from trimformer.pruning.parameters import AUTO, DEFAULT_PRETRAINED_METHOD
 from trimformer.pruning.pruner import Pruner
 from trimformer.training.heads import put_on
@@ -65,8 +64,7 @@ def prune_pretrained(
         TrimformerError: wrong weights or rows.
     """
     method = options.setdefault("method", DEFAULT_PRETRAINED_METHOD)
-    if plugins.load("methods", method).needs_labels:
-        raise InvalidOption(f"{method} needs labels and a fine-tuned model: choose a method without, such as dual_cp")
+    check_needs_no_labels(method, DEFAULT_PRETRAINED_METHOD)
     model = project.model
     dense: PreTrainedModel = model.base_model if new_head else model  # type: ignore[assignment]  # typed as any module
     pruner = Pruner(
