@@ -335,6 +335,7 @@ class TestPolish:
         left = next(recipe.make(unlabelled, [Budget(flops=0.4)]))
         assert left.kept["flops"] <= 0.4
         assert left.chosen["kl_after"] < 0.9 * left.chosen["kl_before"]
+        assert not any("no pass" in warning for warning in left.warnings)
         dense, small = course.project.model, left.model
         guard = course.project.task.encode(course.project.guard_rows, course.project.tokenizer)
         total = 0.0
@@ -351,6 +352,7 @@ class TestPolish:
         pruned = course.project.pruner(calibration_tokens=200, judged=False).prune(Budget(flops=0.5))
         assert left.chosen["kl_after"] == left.chosen["kl_before"]
         assert course.trainings["polishing-flops-0.5"]["best_step"] == 0
+        assert "no pass brought the model nearer" in left.warnings[-1]
         assert same_weights(left.model, pruned.model)
 
     def test_takes_as_long_as_it_may(self, course: Course) -> None:

@@ -40,6 +40,10 @@ from trimformer.training.stages import Stage
 from trimformer.training.step_time import now
 from trimformer.training.trainer import to_device
 
+IN_VAIN = (
+    "no pass brought the model nearer to the original, so its weights are those before polishing: "
+    "give more rows, or lower `learning_rate`"
+)
 TIMED_STEPS = 3
 """Batches that tell how long a step takes, after one to warm up."""
 ARGUMENTS: Mapping[str, Any] = {"weight_decay": 0.0, "warmup_steps": 0.05, "lr_scheduler_type": "cosine"}
@@ -112,7 +116,8 @@ class Polish:
             )
             training = course.trainings[polishing]
             before, best = _first_and_nearest(training)
-            if best["step"] == 0:
+            in_vain = best["step"] == 0
+            if in_vain:
                 small.model.load_state_dict(start)
                 training["best_step"] = 0
             yield Left(
@@ -123,7 +128,7 @@ class Polish:
                     f"{training['metric']}_{when}": at["value"] for when, at in (("before", before), ("after", best))
                 },
                 work=(pruning, polishing),
-                warnings=small.facts.warnings,
+                warnings=(*small.facts.warnings, *([IN_VAIN] if in_vain else [])),
             )
 
     def _epochs(self, course: Course, lesson: _Lesson, name: str) -> float:
