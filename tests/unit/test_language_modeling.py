@@ -76,6 +76,40 @@ def test_perplexity_is_that_counted_by_hand(
     assert found.low < found.value < found.high
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("stride", [None, 5])
+def test_the_divergence_from_a_dense_model_is_that_counted_by_hand(
+    task: LanguageModeling, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stride: int | None
+) -> None:
+    other, rows = (
+        tiny_model("llama", "language model", vocab_size=len(tokenizer), seed=1),
+        Dataset.from_dict({"text": [TEXT]}),
+    )
+    ids = tokenizer(TEXT, add_special_tokens=False, verbose=False)["input_ids"]
+    begin, step = [], stride or 16
+    found = replace(task, stride=stride).evaluate(model, tokenizer, rows, dense=other, max_length=16)
+    total, count = 0.0, 0
+    for window in _windows(ids, begin, 16, step):
+        batch = torch.tensor([window.ids])
+        ours, theirs = (each(input_ids=batch).logits[0, :-1].double().log_softmax(-1) for each in (model, other))
+        total += float((theirs.exp() * (theirs - ours)).sum(-1)[-window.new :].sum()) if window.new else 0.0
+        count += window.new
+    assert found["kl"].value == pytest.approx(total / count, rel=1e-4)
+    assert found["kl"].sample_size == found["perplexity"].sample_size == count
+    assert task.evaluate(model, tokenizer, rows, dense=model)["kl"].value == 0
+
+
+def test_a_dense_model_of_other_tokens_is_refused(
+    task: LanguageModeling, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    other, rows = (
+        tiny_model("llama", "language model", vocab_size=len(tokenizer) + 3),
+        Dataset.from_dict({"text": [TEXT]}),
+    )
+    with pytest.raises(UnsupportedModel, match=rf"knows {len(tokenizer) + 3} tokens, the pruned one {len(tokenizer)}:"):
+        task.evaluate(model, tokenizer, rows, dense=other)
+
+
 @pytest.mark.parametrize(("length", "stride"), [(8, 8), (8, 3), (8, 1), (20, 6), (100, 100)])
 @pytest.mark.parametrize("begin", [[], [99]])
 def test_every_token_is_predicted_at_most_once(length: int, stride: int, begin: list[int]) -> None:
@@ -170,7 +204,8 @@ def test_windows_are_as_long_as_the_model_reads(task: LanguageModeling, model: P
     rows, others = (Dataset.from_dict({"text": [text]}) for text in (TEXT, LINES))
     project = Project(model, unlimited, task, others, rows)
     assert {len(row["input_ids"]) for row in project.drawn(1000, 0)} == {64}
-    assert project.before == task.evaluate(model, build_tokenizer(), rows) == task.evaluate(model, unlimited, rows)
+    before = task.evaluate(model, build_tokenizer(), rows)
+    assert before == task.evaluate(model, unlimited, rows) == {"perplexity": project.before["perplexity"]}
     project.judge(project.pruner(calibration_tokens=1000).prune(Budget(flops=0.6)))
     assert unlimited.model_max_length > 10**20
 
@@ -197,7 +232,7 @@ def test_a_language_model_is_pruned_and_judged(task: LanguageModeling, model: Pr
         max_length=32,
     )
     result = project.judge(project.pruner(calibration_tokens=2000).prune(Budget(flops=0.6)))
-    assert set(result.after) == {"perplexity"}
+    assert set(result.after) == {"perplexity", "kl"}
     lost = degradation(result.before, result.after)
     assert lost == pytest.approx(_value(result.after) / _value(result.before) - 1)
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from conftest import TinyBert
 from trimformer import plugins
 from trimformer.errors import DataError, UnsupportedModel
-from trimformer.tasks.multiple_choice import questions
+from trimformer.tasks.multiple_choice import answers, questions
 
 TASK = plugins.load("tasks", "multiple_choice")
 CHOICES = [["red cat", "old dog", "tree"], ["house", "river"]]
@@ -38,14 +38,14 @@ def test_every_form() -> None:
 @pytest.mark.parametrize("answer", [1, "1", "B", "old dog"])
 def test_answers_in_every_form(answer: Any) -> None:
     rows = Dataset.from_dict({"question": ["q"], "choices": CHOICES[:1], "answer": [answer]})
-    assert TASK.answers(rows) == [1]
+    assert answers(rows) == [1]
 
 
 def test_answers_by_the_text_of_the_choice_where_the_model_reads_more() -> None:
     with_context = {"context": ["c"], "question": ["q"], "choices": CHOICES[:1], "answer": ["tree"]}
     endings = {f"ending{number}": [f"e{number}"] for number in range(4)}
     with_endings = {"sent1": ["s"], "sent2": ["t"], **endings, "label": ["e2"]}
-    assert [TASK.answers(Dataset.from_dict(rows)) for rows in (with_context, with_endings)] == [[2], [2]]
+    assert [answers(Dataset.from_dict(rows)) for rows in (with_context, with_endings)] == [[2], [2]]
 
 
 def test_rows_to_judge_by_need_answers(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_rows_to_judge_by_need_answers(tmp_path: Path) -> None:
 def test_answers_that_are_no_choice(answer: Any) -> None:
     rows = Dataset.from_dict({"question": ["q"], "choices": CHOICES[:1], "answer": [answer]})
     with pytest.raises(DataError, match=r"row 1: 'answer' is .*, none of the 3 choices"):
-        TASK.answers(rows)
+        answers(rows)
 
 
 def test_rows_without_choices() -> None:

@@ -143,7 +143,15 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[TrimformerError], str]] = {
         DataError,
         f"the {task} task has no rows of its own",
     )
-    for task in ("embedding", "multiple_choice", "question_answering", "reranking", "token_classification")
+    for task in (
+        "embedding",
+        "last_word",
+        "likelihood_choice",
+        "multiple_choice",
+        "question_answering",
+        "reranking",
+        "token_classification",
+    )
 }
 
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from trimformer import plugins
 from trimformer.compare.plan import Cell, Contender, Source, Subject
 from trimformer.compare.rows import Outcome, PackedMask, Row, WholeCost
-from trimformer.compare.sources import CHARACTERS, data_digest, model_digest
+from trimformer.compare.sources import CHARACTERS, data_digest, model_digest, some_rows
 from trimformer.data.batches import device_of_batch, make_batches
 from trimformer.data.columns import naming_columns
 from trimformer.data.hub import hub_revision, model_folder
@@ -68,8 +68,10 @@ class Bench:
         """Collect everything that decides a cell's outcome, as it reads back from JSON."""
         subject, contender, budget = cell.subject, cell.contender, cell.budget
         trains = {} if contender.training is None else {"training": asdict(contender.training)}
+        judged_by = {"evaluation_rows": subject.evaluation_rows} if subject.evaluation_rows else {}
         return _as_json(
             trains
+            | judged_by
             | {
                 "task": subject.task,
                 **self._content,
@@ -258,7 +260,8 @@ class Bench:
     def _rows(self) -> Any:
         source = self.subject.data.place if self.subject.data else None
         with hub_revision(self.subject.data_revision), naming_columns(self.subject.columns):
-            return self.task.rows(source, "train"), self.task.rows(source, "validation")
+            train, validation = self.task.rows(source, "train"), self.task.rows(source, "validation")
+        return train, some_rows(validation, self.subject.evaluation_rows)
 
     def _tuned(self, project: Project, seed: int) -> FineTuned:
         options = self.subject.finetuning

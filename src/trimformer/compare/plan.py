@@ -29,6 +29,7 @@ TASK_KEYS = (
     "data",
     "data_revision",
     "columns",
+    "evaluation_rows",
     "max_length",
     "sequence_length",
     "finetune",
@@ -36,6 +37,9 @@ TASK_KEYS = (
 METHOD_KEYS = ("method", "options", "vary", "calibration_tokens", "prune", "seeds", "train")
 TOKENS = replace(CALIBRATION_TOKENS, default=FIXED_TOKENS, words=())
 """Calibration tokens of a comparison: a number, so that the rows do not depend on the machine."""
+EVALUATION_ROWS = Parameter(
+    name="evaluation_rows", text="Judge by this many validation rows, drawn once; else by all.", kind=int, low=1
+)
 DEMO = "demo"
 """Name of the model that the extra `demo` installs."""
 STAGES = ("finetuned", "pretrained")
@@ -80,6 +84,7 @@ class Subject:
     data_revision: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     """What the columns of the rows are called, by the name that the task knows."""
+    evaluation_rows: int | None = None
     max_length: int | None = None
     sequence_length: float | None = None
     finetuning: FineTuning = field(default_factory=FineTuning)
@@ -184,6 +189,7 @@ def _subject(tasks: Section, label: str, top: Section, folder: Path) -> Subject:
         data=_source(entry, "data", "data_revision", folder),
         data_revision=entry.text("data_revision"),
         columns=_columns(entry.section("columns")),
+        evaluation_rows=_parameter(entry, EVALUATION_ROWS),
         max_length=_parameter(entry, MAX_LENGTH),
         sequence_length=_parameter(entry, SEQUENCE_LENGTH),
         finetuning=_finetuning(top, entry),
@@ -206,7 +212,7 @@ def _source(entry: Section, key: str, revision: str, folder: Path) -> Source | N
     name = entry.text(key)
     if name is None:
         return None
-    path = (folder / name).resolve()
+    path = (folder / Path(name).expanduser()).resolve()
     local = path.exists() or key == "data" or name.startswith((".", "/", "~"))
     place = str(path) if local and name != DEMO else name
     return Source(name=place, local=local or name == DEMO, revision=entry.text(revision), where=entry.at(key))

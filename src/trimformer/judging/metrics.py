@@ -100,11 +100,12 @@ def degradation(before: Metrics, after: Metrics, name: str | None = None) -> flo
     Args:
         before: of the dense model.
         after: of the other one.
-        name: of the metric; None takes a distance from the dense model if there is one, else the first metric.
+        name: of the metric; None takes the first one, or the distance where a model is judged by the dense one alone.
 
     >>> perplexity = [{"perplexity": Metric(value, 10, value, value)} for value in (20.0, 21.0)]
     >>> degradation(*perplexity)
     0.05
     """
-    name = name or next((each for each in DISTANCES if each in after), next(iter(before)))
+    first = next(iter(before))
+    name = name or (next((each for each in DISTANCES if each in after), first) if first in RELATIVE else first)
     return worse_by(name, 0.0 if name in DISTANCES else before[name].value, after[name].value)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,12 @@ from trimformer.data.files import read_rows
 from trimformer.data.hub import read_hub
 from trimformer.data.rows import Batch, Features, Split
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
-from trimformer.judging.evaluation import outputs_by_row
+from trimformer.judging.continuation import beginning, log_probabilities, tokens
+from trimformer.judging.evaluation import inference, outputs_by_row
 from trimformer.judging.metrics import PERPLEXITY, Metrics
 from trimformer.judging.statistics import Array, metric
 from trimformer.model.limits import fitted
+from trimformer.model.offload import device_of
 from trimformer.progress import Progress
 
 CONTEXT = 1024
@@ -87,7 +90,7 @@ class LanguageModeling:
         (column,) = choose_columns(rows, [("text",)])
         features: list[Features] = []
         for text in texts(rows, column):
-            for window in _windows(_tokens(text, tokenizer), _begin(tokenizer), length, length):
+            for window in _windows(tokens(text, tokenizer), beginning(tokenizer), length, length):
                 given = {"input_ids": window.ids, "attention_mask": [1] * len(window.ids)}
                 features.append({**given, "labels": window.ids} if labels else given)
         return features
@@ -104,29 +107,35 @@ class LanguageModeling:
     ) -> Metrics:
         """Judge a model by `perplexity` over all tokens of the rows taken together; its interval is over windows.
 
+        With `dense`, `kl` is the mean divergence from its predictions of the same tokens, in nats; 0 for itself.
+
         Raises:
             DataError: rows without text, or fewer than two tokens.
             InvalidOption: a window that is longer than the model reads, or a stride outside 1 to its length.
-            UnsupportedModel: a model that gives no logits for every token.
+            UnsupportedModel: a model that gives no logits for every token, or for others than the dense model's.
         """
         length = length_limit(fitted(tokenizer, model), max_length, CONTEXT)
         stride = self.stride or length
         if not 1 <= stride <= length:
             raise InvalidOption(f"stride={stride} is outside 1 to {length}, the length of a window")
         text = "".join(texts(rows, choose_columns(rows, [("text",)])[0]))
-        windows = list(_windows(_tokens(text, tokenizer), _begin(tokenizer), length, stride))
+        windows = list(_windows(tokens(text, tokenizer), beginning(tokenizer), length, stride))
         windows = [window for window in windows if window.new]
         if not windows:
             raise DataError("the text has fewer than two tokens: there is nothing to predict")
         features: list[Features] = [{"input_ids": window.ids} for window in windows]
-        at_once = tokens_at_once(model)
-        found = outputs_by_row(model, tokenizer, features, _read, progress=progress, max_padded_tokens=at_once)["loss"]
+        other = None if dense is model else dense
+        at_once = tokens_at_once(model) // (1 if other is None else 2)
+        with inference(*filter(None, [other])):
+            found = outputs_by_row(
+                model, tokenizer, features, partial(_read, other), progress=progress, max_padded_tokens=max(1, at_once)
+            )
         counts = [window.new for window in windows]
-        sums = [
-            float(loss[: len(window.ids) - 1][-window.new :].double().sum())
-            for loss, window in zip(found, windows, strict=True)
-        ]
-        return {PERPLEXITY: replace(metric(_perplexity, sums, counts), sample_size=sum(counts))}
+        judged = {PERPLEXITY: metric(_perplexity, _sums(found["loss"], windows), counts)}
+        if dense is not None:
+            sums = _sums(found["kl"], windows) if other else [0.0] * len(windows)
+            judged["kl"] = metric(_per_token, sums, counts)
+        return {name: replace(value, sample_size=sum(counts)) for name, value in judged.items()}
 
 
 @dataclass(frozen=True)
@@ -137,48 +146,59 @@ class _Window:
     new: int
 
 
-def _windows(tokens: list[int], begin: list[int], length: int, stride: int) -> Iterator[_Window]:
+def _windows(text: list[int], begin: list[int], length: int, stride: int) -> Iterator[_Window]:
     """Cut a text into windows of up to `length` tokens, each with the tokenizer's first token in front.
 
     A window's `new` tokens are those that no window before it had. Where the tokenizer puts no token in front, nothing
     predicts the first token of a text, nor that of any window if windows do not overlap.
     """
     room, seen = length - len(begin), 0
-    for start in range(0, len(tokens), max(1, min(stride, room))):
-        ids = tokens[start : start + room]
+    for start in range(0, len(text), max(1, min(stride, room))):
+        ids = text[start : start + room]
         end = start + len(ids)
         first = not begin and start == seen
         yield _Window(begin + ids, max(0, end - seen - first))
         seen = end
-        if end == len(tokens):
+        if end == len(text):
             return
 
 
-def _tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    return ids
+def _read(dense: PreTrainedModel | None, output: Any, batch: Batch) -> dict[str, Tensor]:
+    """Compute the negative log-probability of every token but the first, in nats: `(batch, length − 1)`.
+
+    With a dense model also the `kl` divergence of the predictions of these tokens from its own.
+    """
+    scores, targets = log_probabilities(output, batch), batch["input_ids"][:, 1:, None]
+    found = {"loss": -scores.gather(-1, targets)[..., 0]}
+    if dense is not None:
+        there = {name: values.to(device_of(dense)) for name, values in batch.items()}
+        expected = log_probabilities(dense(**there), there).to(scores.device)
+        if expected.shape != scores.shape:
+            raise UnsupportedModel(
+                f"the dense model knows {expected.shape[-1]} tokens, the pruned one {scores.shape[-1]}: "
+                "give the dense model that the pruned one was made of"
+            )
+        found["kl"] = (expected.exp() * (expected - scores)).sum(-1).clamp(min=0)
+    return found
 
 
-def _begin(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Find the token that the tokenizer puts before every text, as a list; empty where it puts none."""
-    first: list[int] = tokenizer("")["input_ids"][:1]
-    return first if first == [tokenizer.bos_token_id] else []
-
-
-def _read(output: Any, batch: Batch) -> dict[str, Tensor]:
-    """Compute the negative log-probability of every token but the first, in nats: `(batch, length − 1)`."""
-    logits = getattr(output, "logits", None)
-    if logits is None or logits.shape[:2] != batch["input_ids"].shape:
-        raise UnsupportedModel("perplexity needs a model that predicts every next token: load a causal language model")
-    scores, targets = logits[:, :-1].float(), batch["input_ids"][:, 1:, None]
-    return {"loss": scores.logsumexp(-1) - scores.gather(-1, targets)[..., 0]}
+def _sums(found: Sequence[Tensor], windows: Sequence[_Window]) -> list[float]:
+    """Add up a number of every token over those that each window has new."""
+    return [
+        float(values[: len(window.ids) - 1][-window.new :].double().sum())
+        for values, window in zip(found, windows, strict=True)
+    ]
 
 
 def _perplexity(*columns: Array, axis: int = -1) -> Array:
     """Compute `exp(Σ loss / Σ tokens)` of windows, at most the largest float64."""
-    losses, counts = columns
-    mean = np.sum(losses, axis=axis, dtype=np.float64) / np.sum(counts, axis=axis)
-    return np.asarray(np.exp(np.minimum(mean, np.log(np.finfo(np.float64).max))))
+    return np.asarray(np.exp(np.minimum(_per_token(*columns, axis=axis), np.log(np.finfo(np.float64).max))))
+
+
+def _per_token(*columns: Array, axis: int = -1) -> Array:
+    """Compute `Σ sum / Σ tokens` of windows."""
+    sums, counts = columns
+    return np.asarray(np.sum(sums, axis=axis, dtype=np.float64) / np.sum(counts, axis=axis))
 
 
 def _parts(source: Path, split: Split) -> list[str]:

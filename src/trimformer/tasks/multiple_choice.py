@@ -1,25 +1,32 @@
-"""Multiple choice: which of several texts answers a question or continues a text, judged by accuracy."""
+"""Multiple choice: which of several texts answers a question or continues a text, judged by accuracy.
+
+Chosen by a model with a head for it, or by a decoder, which takes the likeliest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.columns import choose_columns, has_columns, texts
-from trimformer.data.encoding import encode_texts
+from trimformer.data.encoding import encode_texts, length_limit
 from trimformer.data.files import read_rows, read_split
 from trimformer.data.labels import about_labels
 from trimformer.data.rows import Batch, Features, Split
-from trimformer.errors import DataError, UnsupportedModel
+from trimformer.errors import DataError, LabelError, UnsupportedModel
 from trimformer.judging import statistics
+from trimformer.judging.continuation import Continuation, continuation, scored
 from trimformer.judging.evaluation import outputs_by_row
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.statistics import metric
+from trimformer.model.limits import fitted
 from trimformer.progress import Progress
 
 ENDINGS = ("sent1", "sent2", "ending0", "ending1", "ending2", "ending3")
@@ -32,6 +39,8 @@ COLUMNS = (
     ("text", "choices"),
 )
 LABELS = (("label",), ("answer",), ("answerKey",), ("labels",))
+CONTEXT = 1024
+"""Tokens of a question with a choice, for a decoder; fewer where the tokenizer or the model allows fewer."""
 HEAD = "ForMultipleChoice"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -52,6 +61,7 @@ class Question:
 class MultipleChoice:
     """The task of choosing one of several texts."""
 
+    name: str = "multiple_choice"
     description: str = "your own multiple choice: accuracy of the choice"
     auto_class: str = "AutoModelForMultipleChoice"
     metrics: tuple[str, ...] = ("accuracy",)
@@ -68,11 +78,11 @@ class MultipleChoice:
             DataError: no source, or rows that cannot be read, lack a column, or have an answer that is no choice.
         """
         if source is None:
-            raise DataError("the multiple_choice task has no rows of its own: give a file or folder as `data`")
+            raise DataError(f"the {self.name} task has no rows of its own: give a file or folder as `data`")
         rows = read_split(source, split)
         questions(rows, source)
         if split == "validation":
-            self.answers(rows, source)
+            answers(rows, source)
         return rows
 
     def encode(
@@ -87,7 +97,7 @@ class MultipleChoice:
             LabelError: `labels` is set, and a row has no answer or a wrong one.
         """
         with about_labels():
-            answers = self.answers(rows) if labels else []
+            right = answers(rows) if labels else []
         asked = questions(rows)
         pairs = [(each.first, choice) for each in asked for choice in each.choices]
         encoded = iter(encode_texts([[a for a, _ in pairs], [b for _, b in pairs]], tokenizer, max_length))
@@ -95,28 +105,7 @@ class MultipleChoice:
         for each in asked:
             sequences = [next(encoded) for _ in each.choices]
             features.append({name: [sequence[name] for sequence in sequences] for name in sequences[0]})
-        return [{**row, "labels": own} for row, own in zip(features, answers, strict=True)] if labels else features
-
-    def answers(self, rows: Dataset, source: str = "the data") -> list[int]:
-        """Read the number of each row's right choice, from 0: given as such, as its letter or name, or as its text.
-
-        Raises:
-            DataError: a row without an answer, or with one that is none of its choices.
-        """
-        column = choose_columns(rows, LABELS, source)[0]
-        found = []
-        for number, (given, each) in enumerate(zip(rows[column], questions(rows, source), strict=True), start=1):
-            known = {str(place): place for place in range(len(each.choices))}
-            known |= {name: place for place, name in enumerate(each.names)}
-            known |= {text: place for place, text in enumerate(each.texts)}
-            place = given if isinstance(given, int) else known.get(str(given).strip())
-            if place is None or not 0 <= place < len(each.choices):
-                raise DataError(
-                    f"{source}, row {number}: {column!r} is {given!r:.60}, none of the {len(each.choices)} choices; "
-                    "give a number from 0, a letter from A, or the choice's text"
-                )
-            found.append(place)
-        return found
+        return [{**row, "labels": own} for row, own in zip(features, right, strict=True)] if labels else features
 
     def evaluate(
         self,
@@ -136,10 +125,96 @@ class MultipleChoice:
         """
         if hasattr(model, "base_model_prefix") and not type(model).__name__.endswith(HEAD):
             raise UnsupportedModel("the model does not choose: load it with AutoModelForMultipleChoice")
-        actual = self.answers(rows)
+        actual = answers(rows)
         features = self.encode(rows, tokenizer, max_length)
         logits = outputs_by_row(model, tokenizer, features, _read, progress=progress)["logits"]
         return {"accuracy": metric(statistics.accuracy, [int(row.argmax()) for row in logits], actual)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodChoice(MultipleChoice):
+    """The task of choosing one of several texts, by a decoder that has no head for it: the likeliest one is chosen."""
+
+    name: str = "likelihood_choice"
+    description: str = "your own multiple choice, by what a decoder finds likeliest: accuracy of the choice"
+    auto_class: str = "AutoModelForCausalLM"
+    metrics: tuple[str, ...] = ("accuracy", "accuracy_by_length")
+
+    def encode(
+        self, rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None, *, labels: bool = False
+    ) -> list[Features]:
+        """Encode each question with each of its choices as a feature, of at most 1024 tokens unless said.
+
+        Raises:
+            DataError: rows without choices, or with something else than texts.
+            LabelError: `labels` is set; nothing is trained on choices by likelihood.
+        """
+        if labels:
+            raise LabelError("the likelihood_choice task trains nothing: fine-tune on language_modeling")
+        limit = length_limit(tokenizer, max_length, CONTEXT)
+        return [each.features for own in _asked(rows, tokenizer, limit) for each in own]
+
+    def evaluate(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        rows: Dataset,
+        *,
+        dense: PreTrainedModel | None = None,
+        max_length: int | None = None,
+        progress: Progress | None = None,
+    ) -> Metrics:
+        """Judge a model by the share of questions whose right choice it finds likeliest; `dense` is not needed.
+
+        `accuracy` compares the log-probabilities of the choices, `accuracy_by_length` those divided by the number of
+        characters, as the lm-evaluation-harness does in `acc` and `acc_norm`.
+
+        Raises:
+            UnsupportedModel: a model that gives no logits for every token.
+            DataError: as `answers` and `encode`.
+        """
+        right, chosen = answers(rows), questions(rows)
+        asked = _asked(rows, tokenizer, length_limit(fitted(tokenizer, model), max_length, CONTEXT))
+        found = iter(scored(model, tokenizer, list(chain.from_iterable(asked)), progress=progress))
+        logs = [[next(found).log_probability for _ in own] for own in asked]
+        by_length = [
+            [log / max(1, len(text)) for log, text in zip(own, each.choices, strict=True)]
+            for own, each in zip(logs, chosen, strict=True)
+        ]
+        return {
+            name: metric(statistics.accuracy, [int(np.argmax(own)) for own in values], right)
+            for name, values in zip(self.metrics, (logs, by_length), strict=True)
+        }
+
+
+def _asked(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[list[Continuation]]:
+    """Tokenize every question with each of its choices after it."""
+    return [
+        [continuation(each.first, f" {choice}", tokenizer, max_length) for choice in each.choices]
+        for each in questions(rows)
+    ]
+
+
+def answers(rows: Dataset, source: str = "the data") -> list[int]:
+    """Read the number of each row's right choice, from 0: given as such, as its letter or name, or as its text.
+
+    Raises:
+        DataError: a row without an answer, or with one that is none of its choices.
+    """
+    column = choose_columns(rows, LABELS, source)[0]
+    found = []
+    for number, (given, each) in enumerate(zip(rows[column], questions(rows, source), strict=True), start=1):
+        known = {str(place): place for place in range(len(each.choices))}
+        known |= {name: place for place, name in enumerate(each.names)}
+        known |= {text: place for place, text in enumerate(each.texts)}
+        place = given if isinstance(given, int) else known.get(str(given).strip())
+        if place is None or not 0 <= place < len(each.choices):
+            raise DataError(
+                f"{source}, row {number}: {column!r} is {given!r:.60}, none of the {len(each.choices)} choices; "
+                "give a number from 0, a letter from A, or the choice's text"
+            )
+        found.append(place)
+    return found
 
 
 def questions(rows: Dataset, source: str = "the data") -> list[Question]:
@@ -173,4 +248,4 @@ def _read(output: Any, _: Batch) -> Mapping[str, Tensor]:
     return {"logits": output["logits"].float()}
 
 
-PROVIDES = {"multiple_choice": MultipleChoice()}
+PROVIDES = {"multiple_choice": MultipleChoice(), "likelihood_choice": LikelihoodChoice()}
