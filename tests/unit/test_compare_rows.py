@@ -12,9 +12,8 @@ import torch
 
 from example_facts import latency, metric, plain_facts
 from trimformer.compare import findings, markdown, plots
-from trimformer.compare.bench import packed
 from trimformer.compare.plan import read_plan
-from trimformer.compare.rows import Outcome, Row, Rows
+from trimformer.compare.rows import Outcome, PackedMask, Row, Rows
 from trimformer.errors import DataError
 from trimformer.model.manifest import plain, read
 
@@ -136,10 +135,14 @@ def test_the_best_speedup_within_three_points() -> None:
     assert findings.geometric_mean([2.0, None]) is None
 
 
+def packed(heads: torch.Tensor, neurons: torch.Tensor) -> dict[str, PackedMask]:
+    return {"layer.0.attention": PackedMask.of(heads), "layer.0.ffn": PackedMask.of(neurons)}
+
+
 def test_units_in_common() -> None:
     heads, neurons = torch.tensor([1, 1, 0, 0]).bool(), torch.tensor([1] * 9 + [0]).bool()
-    one = packed({"layer.0.attention": heads, "layer.0.ffn": neurons})
-    other = packed({"layer.0.attention": heads.flip(0), "layer.0.ffn": neurons.flip(0)})
+    one = packed(heads, neurons)
+    other = packed(heads.flip(0), neurons.flip(0))
     assert findings.unpacked(one["layer.0.ffn"]).tolist() == neurons.tolist()
     assert findings.in_common(one, one) == {"heads": 1.0, "neurons": 1.0}
     assert findings.in_common(one, other) == {"heads": 0.0, "neurons": pytest.approx(8 / 9)}

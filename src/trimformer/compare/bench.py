@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
@@ -31,7 +30,6 @@ from trimformer.judging.task import Task
 from trimformer.model import checkpoint, placement
 from trimformer.model.claims import scratch_folder
 from trimformer.model.manifest import read_manifest, versions
-from trimformer.model.sites import Masks
 from trimformer.observing.resources import watching_resources
 from trimformer.progress import Progress, Stages
 from trimformer.pruning.budget import Budget
@@ -67,11 +65,10 @@ class Bench:
     def identity(self, cell: Cell) -> dict[str, Any]:
         """Collect everything that decides a cell's outcome, as it reads back from JSON."""
         subject, contender, budget = cell.subject, cell.contender, cell.budget
-        trains = {} if contender.training is None else {"training": asdict(contender.training)}
-        judged_by = {"evaluation_rows": subject.evaluation_rows} if subject.evaluation_rows else {}
+        training = contender.training and asdict(contender.training)
+        unusual = {"training": training, "evaluation_rows": subject.evaluation_rows}
         return _as_json(
-            trains
-            | judged_by
+            {name: value for name, value in unusual.items() if value is not None}
             | {
                 "task": subject.task,
                 **self._content,
@@ -260,8 +257,8 @@ class Bench:
     def _rows(self) -> Any:
         source = self.subject.data.place if self.subject.data else None
         with hub_revision(self.subject.data_revision), naming_columns(self.subject.columns):
-            train, validation = self.task.rows(source, "train"), self.task.rows(source, "validation")
-        return train, some_rows(validation, self.subject.evaluation_rows)
+            judged = some_rows(self.task.rows(source, "validation"), self.subject.evaluation_rows)
+            return self.task.rows(source, "train"), judged
 
     def _tuned(self, project: Project, seed: int) -> FineTuned:
         options = self.subject.finetuning
@@ -296,14 +293,6 @@ class Bench:
         return self.folder / f"dense-{self.subject.label}"
 
 
-def packed(masks: Masks) -> dict[str, PackedMask]:
-    """Write masks in few characters, by site; the opposite of `findings.unpacked`."""
-    return {
-        name: PackedMask(units=len(mask), kept=np.packbits(mask.cpu().numpy()).tobytes().hex())
-        for name, mask in masks.items()
-    }
-
-
 def _outcome(
     result: TaskResult,
     seconds: Mapping[str, float | None],
@@ -321,7 +310,7 @@ def _outcome(
         calibration=facts.calibration,
         warnings=facts.warnings,
         versions=facts.versions,
-        units=packed(result.pruning.masks),
+        units={name: PackedMask.of(mask) for name, mask in result.pruning.masks.items()},
         seconds=seconds,
         memory_mb=memory_mb,
         threads=torch.get_num_threads(),

@@ -125,7 +125,7 @@ def in_common(first: Mapping[str, PackedMask], second: Mapping[str, PackedMask])
 
 
 def unpacked(mask: PackedMask) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Read the mask of a site, `(units,)`, True = keep; the opposite of `bench.packed`."""
+    """Read the mask of a site, `(units,)`, True = keep; the opposite of `PackedMask.of`."""
     bits = np.frombuffer(bytes.fromhex(mask.kept), dtype=np.uint8)
     return np.unpackbits(bits, count=mask.units).astype(bool)
 

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import Tensor
+
 from trimformer.errors import DataError
 from trimformer.judging.manifest import DENSE, PRUNED, speedup
 from trimformer.judging.metrics import Metric, Metrics, degradation
@@ -34,6 +37,11 @@ class PackedMask:
     units: int
     kept: str
     """Bits of the mask in order, 1 = kept, as hexadecimal bytes."""
+
+    @classmethod
+    def of(cls, mask: Tensor) -> PackedMask:
+        """Pack a mask, bool `(units,)`, True = keep; the opposite of `findings.unpacked`."""
+        return cls(units=len(mask), kept=np.packbits(mask.cpu().numpy()).tobytes().hex())
 
 
 @dataclass(frozen=True, kw_only=True)
