@@ -42,6 +42,22 @@ def number_or_word(text: Any) -> Any:
         return text
 
 
+def share(text: Any) -> float:
+    """Read a share, as a number or in per cent.
+
+    Raises:
+        BadParameter: it is neither.
+
+    >>> share("0.4"), share("40%"), share(" 12.5 %")
+    (0.4, 0.4, 0.125)
+    """
+    number, percent, rest = str(text).partition("%")
+    try:
+        return float(f"{number}{rest}") / (100 if percent else 1)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no share: give a number such as 0.4, or 40%") from error
+
+
 def _trust(context: typer.Context, trusts: bool) -> bool:  # noqa: FBT001  # typer calls it so
     """Let code in a checkpoint run until the command ends."""
     if trusts:
@@ -71,9 +87,15 @@ ColumnOption = Annotated[
 ]
 LengthOption = Annotated[int | None, option_of(MAX_LENGTH)]
 SeedOption = Annotated[int, option_of(SEED)]
-FlopsOption = Annotated[float | None, typer.Option(help="Share of FLOPs to keep, in (0, 1].")]
-ParamsOption = Annotated[float | None, typer.Option(help="Share of sublayer parameters to keep, in (0, 1].")]
-LatencyOption = Annotated[float | None, typer.Option(help="Share of the measured time to keep, in (0, 1].")]
+FlopsOption = Annotated[
+    float | None, typer.Option(parser=share, metavar="<share>", help="Share of FLOPs to keep, in (0, 1].")
+]
+ParamsOption = Annotated[
+    float | None, typer.Option(parser=share, metavar="<share>", help="Share of sublayer parameters to keep, in (0, 1].")
+]
+LatencyOption = Annotated[
+    float | None, typer.Option(parser=share, metavar="<share>", help="Share of the measured time to keep, in (0, 1].")
+]
 SizeOption = Annotated[
     str | None, typer.Option(help="Size of the file of the weights, such as 45MB, or the share of it to keep.")
 ]

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import typer
 from transformers import PreTrainedModel
 
 from trimformer import plugins
+from trimformer.cli.options import share
 from trimformer.errors import InvalidOption
 from trimformer.model.structure import read_structure
 from trimformer.pruning.budget import Budget, HasUnit
@@ -37,12 +39,12 @@ def one_budget(shares: Mapping[str, Any], **options: Any) -> Budget:
 def share_or_amount(text: str | None) -> float | str | None:
     """Read a share, or leave an amount with its unit for its cost to read.
 
-    >>> share_or_amount("0.5"), share_or_amount("45MB")
-    (0.5, '45MB')
+    >>> share_or_amount("0.5"), share_or_amount("50%"), share_or_amount("45MB")
+    (0.5, 0.5, '45MB')
     """
     try:
-        return None if text is None else float(text)
-    except ValueError:
+        return None if text is None else share(text)
+    except typer.BadParameter:
         return text
 
 

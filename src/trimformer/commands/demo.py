@@ -15,6 +15,7 @@ from trimformer.cli.options import (
     ReportOption,
     SeedOption,
     TokensOption,
+    share,
 )
 from trimformer.model.parameters import DEVICE
 from trimformer.pruning.parameters import METHOD, SEED
@@ -26,7 +27,9 @@ MANY_PROCESSES = True
 def demo_command(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the smaller checkpoint.")] = Path("demo-model"),
-    flops: Annotated[float, typer.Option(help="Share of FLOPs to keep, in (0, 1].")] = 0.7,
+    flops: Annotated[
+        float, typer.Option(parser=share, metavar="<share>", help="Share of FLOPs to keep, in (0, 1].")
+    ] = 0.7,
     method: MethodOption = METHOD.default,
     calibration_tokens: TokensOption = 40_000,
     seed: SeedOption = SEED.default,

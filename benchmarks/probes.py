@@ -1,0 +1,105 @@
+"""Makes small tests of what a decoder knows, from the rows of `../shared`: last words, answers and sentiment to choose.
+
+    python benchmarks/probes.py [--folder FOLDER]
+
+Writes three folders of rows below `~/.cache/trimformer-benchmarks/rows`, or below `--folder`, with seed 0:
+
+- `last-word`: passages of SQuAD 2.0's paragraphs, of 30 words or more, that end with a sentence (task `last_word`);
+- `answers`: a sentence with a question about it, and four answers of the same paragraph (task `likelihood_choice`);
+- `sentiment`: SST-2's sentences, followed by praise or blame (task `likelihood_choice`).
+
+`train` is made of training rows only, `validation` of validation rows, which are of other articles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+FOLDER = Path("~/.cache/trimformer-benchmarks").expanduser()
+SENTENCE_END = re.compile(r"(?<=[a-z)][.!?])\s+(?=[A-Z])")
+SHORTEST_PASSAGE = 30
+"""Words of a passage."""
+CHOICES = 4
+MOST_ROWS = {"train": 1000, "validation": 400}
+VERDICTS = ("It was terrible.", "It was great.")
+
+Row = dict[str, object]
+
+
+def main() -> None:
+    """Write all rows."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    folder = parser.parse_args().folder / "rows"
+    for name, make in {"last-word": last_words, "answers": answers, "sentiment": sentiment}.items():
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).mkdir(parents=True)
+        for split, most in MOST_ROWS.items():
+            rows = list(make(split))
+            order = np.random.default_rng(0).permutation(len(rows))[:most]
+            lines = [json.dumps(rows[place], ensure_ascii=False) for place in order]
+            (folder / name / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            print(f"{folder / name / split}.jsonl: {len(lines)} rows of {len(rows)}")
+
+
+def last_words(split: str) -> Iterator[Row]:
+    """Cut every paragraph into passages of whole sentences."""
+    for paragraph in dict.fromkeys(row["context"] for row in read("squad_v2", split)):
+        passage: list[str] = []
+        for sentence in SENTENCE_END.split(paragraph):
+            passage.append(sentence)
+            if len(" ".join(passage).split()) >= SHORTEST_PASSAGE:
+                if sentence[-2].isalpha():
+                    yield {"text": " ".join(passage)}
+                passage = []
+
+
+def answers(split: str) -> Iterator[Row]:
+    """Offer each question's answer with others of its paragraph, after the sentence that has it."""
+    rows = [row for row in read("squad_v2", split) if row["answers"]["text"]]
+    known: dict[str, list[str]] = {}
+    for row in rows:
+        known.setdefault(row["context"], []).append(row["answers"]["text"][0])
+    draw = np.random.default_rng(0)
+    for row in rows:
+        right, context = row["answers"]["text"][0], row["context"]
+        others = [text for text in dict.fromkeys(known[context]) if text not in right and right not in text]
+        if len(others) < CHOICES - 1:
+            continue
+        choices = [right, *map(str, draw.choice(others, CHOICES - 1, replace=False))]
+        choices = [choices[place] for place in draw.permutation(CHOICES)]
+        sentence = sentence_at(context, row["answers"]["answer_start"][0])
+        prompt = f"{sentence}\nQuestion: {row['question'].strip()}\nAnswer:"
+        yield {"prompt": prompt, "choices": choices, "label": choices.index(right)}
+
+
+def sentiment(split: str) -> Iterator[Row]:
+    """Let every sentence be followed by praise or blame."""
+    for row in read("glue/sst2", split):
+        yield {"prompt": row["sentence"], "choices": list(VERDICTS), "label": row["label"]}
+
+
+def sentence_at(paragraph: str, place: int) -> str:
+    """Find the sentence that has a character."""
+    starts = [0, *(match.end() for match in SENTENCE_END.finditer(paragraph))]
+    start = max(each for each in starts if each <= place)
+    end = min((each for each in starts if each > place), default=len(paragraph))
+    return paragraph[start:end].strip()
+
+
+def read(folder: str, split: str) -> list[dict]:
+    """Read the rows of a split."""
+    lines = (DATA / folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+if __name__ == "__main__":
+    main()
