@@ -16,7 +16,7 @@ from trimformer.model.structure import read_structure
 from trimformer.pruning import memory
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.contract import Backward
-from trimformer.pruning.memory import Footprint, pass_tokens, remedy
+from trimformer.pruning.memory import Footprint, footprint, pass_tokens, remedy
 from trimformer.pruning.pruner import Pruner, prune
 
 FACTOR = 1.7
@@ -83,6 +83,7 @@ def test_what_does_not_fit_is_refused_before_the_work_starts(method: str, monkey
             '`method="surgeon"` (gradients block by block) needs',
         ),
         ({"bytes_per_number": 2}, 5.5, "`gradients=False` needs about"),
+        ({"trained": 80_000_000}, LARGE.needed / 1e9, "`epochs=0` needs about"),
         ({}, 3.2, '`dtype="bfloat16"` with `gradients=False` needs about'),
         ({"bytes_per_number": 2, "tokens": 1_000_000}, 5.5, "at most `calibration_tokens="),
         ({}, 0.5, 'spread the model over memory and disk with `device_map="auto"`'),
@@ -102,6 +103,16 @@ def test_as_many_tokens_as_fit_do_fit() -> None:
 @pytest.mark.parametrize(("milder", "than"), [("by block", "whole model"), ("none", "by block")])
 def test_less_backward_needs_less(milder: Backward, than: Backward) -> None:
     assert replace(LARGE, backward=milder).needed < replace(LARGE, backward=than).needed
+
+
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_training_blocks_counts_copies_of_the_largest_one(epochs: int) -> None:
+    pruner = Pruner(tiny_model("llama"), ROWS, calibration_tokens=None, options={"epochs": epochs})
+    dense = pruner.calibration.dense
+    found = footprint(dense, pruner.calibration.batches, pruner.method)
+    block = sum(weight.numel() for weight in dense.blocks(0)[0].parameters())
+    assert found.trained == (block if epochs else 0)
+    assert found.needed - replace(found, trained=0).needed == memory.TRAINED_COPIES * 4 * found.trained
 
 
 def test_a_language_models_logits_count_among_what_a_pass_keeps() -> None:

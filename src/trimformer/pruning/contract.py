@@ -85,6 +85,15 @@ class JudgesUnits(Protocol):
 
 
 @runtime_checkable
+class TrainsBlocks(Protocol):
+    """A method that may train blocks after the refit."""
+
+    @property
+    def epochs(self) -> int:
+        """How often over the calibration rows; 0 trains nothing."""
+
+
+@runtime_checkable
 class Foretells(Protocol):
     """A method that knows sizes and loss before it cuts: its measurements have a `removal_cost`."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 from trimformer.data.batches import padded_tokens, real_tokens
 from trimformer.data.rows import Batch
@@ -11,9 +12,14 @@ from trimformer.errors import InsufficientMemory, InvalidOption
 from trimformer.model.offload import is_offloaded
 from trimformer.model.structure import Structure, parameter_count
 from trimformer.observing.resources import available_bytes
-from trimformer.pruning.contract import Backward, Method
+from trimformer.pruning.contract import Backward, Method, TrainsBlocks
 
 BY_BLOCK = '`method="surgeon"`'
+MILDER: dict[Backward, tuple[str, Backward]] = {
+    "whole model": (f"{BY_BLOCK} (gradients block by block)", "by block"),
+    "by block": ("`gradients=False`", "none"),
+}
+"""What needs less memory than a backward pass, and what is then left of it."""
 GIGABYTE = 1e9
 FLOAT32, FLOAT64, HALF = 4, 8, 2
 """Bytes of a number."""
@@ -23,6 +29,8 @@ PARAMETERS_AT_ONCE = 2
 """Numbers that it may keep for each parameter of the model, if that is more."""
 LOGIT_COPIES = 6
 """Float32 tensors of the size of the logits while a loss and its gradient are computed."""
+TRAINED_COPIES = 6
+"""Float32 numbers for each parameter of a block that is trained: a copy, gradients, two moments, the best so far."""
 SITE_COPIES = 6
 """Float64 matrices of the size of a site's sums while its curve is computed or its weights are solved."""
 
@@ -47,6 +55,8 @@ class Footprint:
     logits: int
     """Logits of a language model for a token; 0 for other models."""
     backward: Backward
+    trained: int = 0
+    """Parameters of the largest block, if blocks are trained; else 0."""
 
     @property
     def student(self) -> float:
@@ -76,7 +86,8 @@ class Footprint:
     @property
     def needed(self) -> float:
         """Bytes beside the dense model, as if all were there at the same time."""
-        return self.student + self.hidden + self.activations + self.statistics
+        training = TRAINED_COPIES * self.trained * FLOAT32
+        return self.student + self.hidden + self.activations + self.statistics + training
 
     def tokens_within(self, available: float) -> int:
         """Compute how many calibration tokens fit into so many bytes; below 0 where nothing does."""
@@ -87,9 +98,9 @@ def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footpri
     """Collect the sizes that the memory of pruning a model by a method on these batches depends on."""
     model = dense.model
     blocks = [block for chain in range(len(dense.architecture.chains)) for block in dense.blocks(chain)]
-    block = 2 * max(map(parameter_count, blocks))
+    block = max(map(parameter_count, blocks))
     return Footprint(
-        parameters=block if is_offloaded(model) else parameter_count(model),
+        parameters=2 * block if is_offloaded(model) else parameter_count(model),
         bytes_per_number=model.dtype.itemsize,
         tokens=real_tokens(batches),
         tokens_at_once=max(map(padded_tokens, batches)),
@@ -99,6 +110,7 @@ def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footpri
         features=max(site.features for site in dense),
         logits=_logits(dense),
         backward=method.backward,
+        trained=block if isinstance(method, TrainsBlocks) and method.epochs else 0,
     )
 
 
@@ -136,18 +148,19 @@ def check_memory(dense: Structure, batches: list[Batch], method: Method) -> None
 def remedy(asked: Footprint, available: float, device: str = "cpu") -> str:
     """Say what to do about work that does not fit: the first option that would, or several together."""
     freed = asked.parameters * max(0, asked.bytes_per_number - HALF)
-    options: list[tuple[str, Footprint, float]] = [("", asked, 0)]
+    milder: list[tuple[str, dict[str, Any], float]] = []
+    if asked.trained:
+        milder.append(("`epochs=0`", {"trained": 0}, 0))
     if freed:
-        options.append(('`dtype="bfloat16"`', replace(asked, bytes_per_number=HALF), freed))
-    milder: dict[Backward, str] = {
-        "whole model": f"{BY_BLOCK} (gradients block by block)",
-        "by block": "`gradients=False`",
-    }
-    if asked.backward in milder:
-        changed: Backward = "by block" if asked.backward == "whole model" else "none"
+        milder.append(('`dtype="bfloat16"`', {"bytes_per_number": HALF}, freed))
+    if asked.backward in MILDER:
+        option, backward = MILDER[asked.backward]
+        milder.append((option, {"backward": backward}, 0))
+    options: list[tuple[str, Footprint, float]] = [("", asked, 0)]
+    for option, changed, more in milder:
         options += [
-            (" with ".join(filter(None, (option, milder[asked.backward]))), replace(plan, backward=changed), free)
-            for option, plan, free in options
+            (" with ".join(filter(None, (before, option))), replace(plan, **changed), free + more)
+            for before, plan, free in options
         ]
     for option, plan, free in options[1:]:
         if plan.needed <= available + free:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from trimformer import processes
+from trimformer.data.batches import split_batches
 from trimformer.model.structure import Structure
 from trimformer.observing.boundary import Boundary
 from trimformer.observing.watching import frozen
@@ -30,6 +31,8 @@ from trimformer.pruning.journal import Stage
 
 HELD_OUT = 10
 """One batch of so many is held out; with fewer than two nothing is trained."""
+TOKENS_A_STEP = 1024
+"""Most tokens, padding included, of a step: batches of long rows are divided, so that there are enough steps."""
 BETAS, WARM_UP = (0.9, 0.95), 0.05
 """Of Adam, and of its rate, which then falls to zero along a cosine."""
 PASSES_AN_EPOCH = 1.9
@@ -55,14 +58,15 @@ def train_blocks(job: Job, training: Training) -> None:
         job: with a student as it is to be, of all sublayers.
         training: nothing happens with 0 epochs.
     """
-    if training.epochs == 0 or len(job.batches) < 2:  # one to train on, one held out
+    batches = split_batches(job.batches, TOKENS_A_STEP)
+    if training.epochs == 0 or len(batches) < 2:  # one to train on, one held out
         return
     blocks = [(chain, block) for chain in range(len(job.dense.architecture.chains)) for block in _blocks(job, chain)]
     kept = job.stage("refitting blocks")
     with frozen(job.dense.model), frozen(job.student.model):
         for chain, block in job.progress(blocks, "refitting blocks"):
             if block == 0:
-                dense, student = (Boundary(each, job.batches, chain) for each in (job.dense, job.student))
+                dense, student = (Boundary(each, batches, chain) for each in (job.dense, job.student))
                 student.hidden = list(dense.hidden)
             targets = [_whole(dense, index) for index in range(len(dense.batches))]
             if student.sites:
@@ -100,7 +104,7 @@ def _train(job: Job, student: Boundary, targets: list[Tensor], training: Trainin
     size = _size(structure, student, targets)
     with structure.in_memory(site):
         losses = _Losses(structure, student, targets, size)
-        held, learned = _divided(len(student.batches), len(job.batches))
+        held, learned = _divided(len(student.batches), structure.passes(student.chain))
         with _learning(structure.block(site)) as weights:
             best, kept = losses.mean(held), [weight.detach().clone() for weight in weights]
             for _ in _epochs(losses, weights, learned, training, job.seed):
@@ -112,11 +116,12 @@ def _train(job: Job, student: Boundary, targets: list[Tensor], training: Trainin
                     weight.copy_(processes.agreed(values))
 
 
-def _divided(count: int, batches: int) -> tuple[list[int], list[int]]:
+def _divided(count: int, passes: int) -> tuple[list[int], list[int]]:
     """Divide the numbers of batches into those held out, of all lengths, and those that train.
 
     Where blocks run several times every batch counts once a pass, and is held out in all of them or none.
     """
+    batches = count // passes
     chosen = set(range(HELD_OUT // 2, batches, HELD_OUT)) or {batches - 1}
     held = [index for index in range(count) if index % batches in chosen]
     return held, [index for index in range(count) if index % batches not in chosen]
