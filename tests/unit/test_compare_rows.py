@@ -12,7 +12,7 @@ import torch
 
 from example_facts import latency, metric, plain_facts
 from trimformer.compare import findings, markdown, plots
-from trimformer.compare.plan import read_plan
+from trimformer.compare.plan import Plan, read_plan
 from trimformer.compare.rows import Outcome, PackedMask, Row, Rows
 from trimformer.errors import DataError
 from trimformer.model.manifest import plain, read
@@ -137,6 +137,24 @@ def test_the_best_speedup_within_three_points() -> None:
 
 def packed(heads: torch.Tensor, neurons: torch.Tensor) -> dict[str, PackedMask]:
     return {"layer.0.attention": PackedMask.of(heads), "layer.0.ffn": PackedMask.of(neurons)}
+
+
+def test_a_divergence_stands_beside_the_metric() -> None:
+    values = {"dense": (20.0, 0.0), "pruned": (25.0, 0.125)}
+    metrics = {
+        model: {name: metric(value, rows=10) for name, value in zip(("perplexity", "kl"), both, strict=True)}
+        for model, both in values.items()
+    }
+    with_it, without = row(task="ptb", metrics=metrics), row(task="own")
+    assert with_it.divergence
+    assert with_it.divergence.value == 0.125
+    assert without.divergence is None
+    plan = Plan(title="", subjects=(), contenders=(), budgets=(), device="cpu", published=())
+    said = markdown.accuracy(plan, [with_it, without])
+    assert "| ptb (perplexity, then kl, n=10) | 40% of flops |" in said
+    assert "| kprune | 25.00, 0.1250 |" in said
+    assert "| own (accuracy, n=10) |" in said
+    assert "| kprune | 0.8000 |" in said
 
 
 def test_units_in_common() -> None:

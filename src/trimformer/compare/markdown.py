@@ -20,7 +20,7 @@ from trimformer.compare.plan import Plan
 from trimformer.compare.published import Published
 from trimformer.compare.rows import Row
 from trimformer.judging.manifest import DENSE, speedup
-from trimformer.judging.metrics import LOWER_IS_BETTER, interval, shown
+from trimformer.judging.metrics import DISTANCES, LOWER_IS_BETTER, interval, shown
 from trimformer.report.markdown import escaped
 from trimformer.report.summary import versions_text
 
@@ -79,8 +79,9 @@ def of_method(plan: Plan, rows: Sequence[Row], method: str) -> str:
 
 
 def _measured(rows: Sequence[Row], task: str, method: str, cost: str, share: float) -> str:
-    found = over_seeds(row.value for row in select(rows, task=task, method=method, cost=cost, share=share))
-    return str(found) if found else NOTHING
+    here = select(rows, task=task, method=method, cost=cost, share=share)
+    found, apart = over_seeds(row.value for row in here), over_seeds(kl.value for row in here if (kl := row.divergence))
+    return f"{found}{f', {apart}' if apart else ''}" if found else NOTHING
 
 
 def _published(published: Published, task: str, method: str, cost: str, share: float) -> str:
@@ -90,7 +91,10 @@ def _published(published: Published, task: str, method: str, cost: str, share: f
 
 def _task(rows: Sequence[Row], task: str) -> str:
     row = next(iter(select(rows, task=task)), None)
-    return f"{task} ({row.metric}, n={row.dense.sample_size})" if row else task
+    if row is None:
+        return task
+    apart = next((f", then {name}" for name in DISTANCES if row.divergence and name in row.facts.metrics[DENSE]), "")
+    return f"{task} ({row.metric}{apart}, n={row.dense.sample_size})"
 
 
 def notes(plan: Plan, rows: Sequence[Row]) -> str:

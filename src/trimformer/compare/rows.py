@@ -20,7 +20,7 @@ from torch import Tensor
 
 from trimformer.errors import DataError
 from trimformer.judging.manifest import DENSE, PRUNED, speedup
-from trimformer.judging.metrics import Metric, Metrics, degradation
+from trimformer.judging.metrics import DISTANCES, Metric, Metrics, degradation
 from trimformer.model.folders import write_text
 from trimformer.model.manifest import checked, plain, read
 from trimformer.observing.latency import Latency
@@ -173,6 +173,12 @@ class Row:
     def dense(self) -> Metric:
         """The judging metric of the dense model."""
         return self.facts.metrics[DENSE][self.metric]
+
+    @property
+    def divergence(self) -> Metric | None:
+        """The pruned model's distance from the dense one, where it stands beside the judging metric."""
+        found = self.facts.metrics[PRUNED]
+        return next((found[name] for name in DISTANCES if name in found and name != self.metric), None)
 
     @property
     def degradation(self) -> float:
