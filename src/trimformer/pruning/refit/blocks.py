@@ -31,7 +31,7 @@ from trimformer.pruning.journal import Stage
 
 HELD_OUT = 10
 """One batch of so many is held out; with fewer than two nothing is trained."""
-TOKENS_A_STEP = 1024
+TOKENS_A_STEP = 2048
 """Most tokens, padding included, of a step: batches of long rows are divided, so that there are enough steps."""
 BETAS, WARM_UP = (0.9, 0.95), 0.05
 """Of Adam, and of its rate, which then falls to zero along a cosine."""
