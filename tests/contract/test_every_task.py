@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,10 @@ COLUMNS = {
     "tokens": [sentence.split() for sentence in SENTENCES],
 }
 """The columns of every task at once; a task takes what it knows."""
-UNLABELLED = [plugins.load("tasks", name) for name in ("text", "embedding", "reranking", "fill_mask")]
+UNLABELLED = [
+    plugins.load("tasks", name)
+    for name in ("text", "embedding", "reranking", "fill_mask", "last_word", "likelihood_choice")
+]
 LABELS = {
     "label": [0, 1, 1, 0, 1, 0, 1],
     "ner_tags": [[number % 2 for number in range(len(row.split()))] for row in SENTENCES],
@@ -63,20 +67,30 @@ def task(request: pytest.FixtureRequest) -> Task:
 
 @pytest.fixture
 def build(task: Task, tiny_bert: TinyBert) -> TinyBert:
-    if reads_one_text(task):
+    if for_decoders(task):
         return lambda **options: tiny_model("gpt2", "language model", **options)
     head = (task.auto_class or "AutoModelForSequenceClassification").partition("For")[2] or None
     return partial(tiny_bert, head, num_labels=getattr(task, "num_labels", 2))
 
 
-def reads_one_text(task: Task) -> bool:
-    """Whether its rows are parts of one text, which a language model goes on with token by token."""
+def for_decoders(task: Task) -> bool:
     return task.auto_class == "AutoModelForCausalLM"
 
 
+def reads_one_text(task: Task) -> bool:
+    """Whether its rows are parts of one text, which a language model goes on with token by token."""
+    return "perplexity" in task.metrics and for_decoders(task)
+
+
 @pytest.fixture
-def labelled() -> Dataset:
-    return Dataset.from_dict({**COLUMNS, **LABELS})
+def columns(task: Task) -> dict[str, Any]:
+    """The columns of every task at once; texts of two words or more where one is to be foreseen."""
+    return COLUMNS | ({"text": OTHERS} if task is plugins.load("tasks", "last_word") else {})
+
+
+@pytest.fixture
+def labelled(columns: dict[str, Any]) -> Dataset:
+    return Dataset.from_dict({**columns, **LABELS})
 
 
 @pytest.fixture
@@ -89,12 +103,14 @@ def test_it_says_what_it_is(task: Task) -> None:
     assert "\n" not in task.description
 
 
-def test_features_need_no_labels(task: Task, tokenizer: PreTrainedTokenizerBase, labelled: Dataset) -> None:
-    features = task.encode(Dataset.from_dict(COLUMNS), tokenizer)
+def test_features_need_no_labels(
+    task: Task, tokenizer: PreTrainedTokenizerBase, columns: dict[str, Any], labelled: Dataset
+) -> None:
+    features = task.encode(Dataset.from_dict(columns), tokenizer)
     assert features == task.encode(labelled, tokenizer)
     assert len(features) >= len(SENTENCES)
     for row in features:
-        assert set(row) == {"input_ids", "attention_mask"} | (set() if reads_one_text(task) else {"token_type_ids"})
+        assert set(row) == {"input_ids", "attention_mask"} | (set() if for_decoders(task) else {"token_type_ids"})
         sequences = choices(row)
         for name in row:
             assert [len(values) for values in choices(row, name)] == [len(tokens) for tokens in sequences]

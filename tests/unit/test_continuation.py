@@ -123,7 +123,7 @@ def test_calibration_reads_every_choice_after_its_question(tokenizer: PreTrained
 @pytest.mark.parametrize("task", [LAST_WORD, CHOICE])
 def test_nothing_is_trained_on_them(task: Any) -> None:
     rows = Dataset.from_dict({"text": ["the cat"], "question": ["the"], "choices": [["cat", "dog"]], "label": [0]})
-    with pytest.raises(LabelError, match="fine-tune on language_modeling"):
+    with pytest.raises(LabelError, match="choose a task that has"):
         task.encode(rows, build_tokenizer(), labels=True)
 
 

@@ -25,11 +25,6 @@ class Continuation:
     ids: list[int]
     new: int
 
-    @property
-    def features(self) -> Features:
-        """Both texts as one row for a model."""
-        return {"input_ids": self.ids, "attention_mask": [1] * len(self.ids)}
-
 
 @dataclass(frozen=True)
 class Scored:
@@ -62,6 +57,12 @@ def continuation(before: str, after: str, tokenizer: PreTrainedTokenizerBase, ma
     return Continuation(ids, new)
 
 
+def row_of(text: str, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Features:
+    """Encode a text as a decoder reads it, cut at so many tokens."""
+    ids = [*beginning(tokenizer), *tokens(text, tokenizer)][:max_length]
+    return {"input_ids": ids, "attention_mask": [1] * len(ids)}
+
+
 def tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Tokenize a text as it is, with nothing put before or after it."""
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
@@ -86,7 +87,7 @@ def scored(
     Raises:
         UnsupportedModel: a model that gives no logits for every token.
     """
-    rows = [each.features for each in continuations]
+    rows: list[Features] = [{"input_ids": each.ids, "attention_mask": [1] * len(each.ids)} for each in continuations]
     found = outputs_by_row(model, tokenizer, rows, _read, progress=progress, max_padded_tokens=tokens_at_once(model))
     scores = []
     for each, logs, hits in zip(continuations, found["log-probability"], found["likeliest"], strict=True):

@@ -42,6 +42,8 @@ CONTEXT = 1024
 """Tokens of a window unless said; fewer where the tokenizer or the model allows fewer."""
 PASSAGE_CHARACTERS = 16_000
 """Characters that a row has at least: some windows of text that belongs together."""
+LOGITS_OF_TWO = 6
+"""Tensors of the size of the logits that are there at once while two models are compared; of one there are two."""
 SHARE_TO_JUDGE_BY = 0.2
 """Share of a single file, its last part, that a model is judged by."""
 SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train", "valid", "validation"), "validation": ("test", "valid")}
@@ -58,7 +60,7 @@ class LanguageModeling:
     stride: int | None = None
     """Tokens from the start of a window to that of the next; None for windows that do not overlap."""
     auto_class: str = "AutoModelForCausalLM"
-    metrics: tuple[str, ...] = (PERPLEXITY,)
+    metrics: tuple[str, ...] = (PERPLEXITY, "kl")
 
     def rows(self, source: str | None, split: Split) -> Dataset:
         """Read the passages of one split in the order of the text, in column `text`; together they are the whole text.
@@ -125,10 +127,10 @@ class LanguageModeling:
             raise DataError("the text has fewer than two tokens: there is nothing to predict")
         features: list[Features] = [{"input_ids": window.ids} for window in windows]
         other = None if dense is model else dense
-        at_once = tokens_at_once(model) // (1 if other is None else 2)
+        at_once = max(1, tokens_at_once(model) // (2 if other is None else LOGITS_OF_TWO))
         with inference(*filter(None, [other])):
             found = outputs_by_row(
-                model, tokenizer, features, partial(_read, other), progress=progress, max_padded_tokens=max(1, at_once)
+                model, tokenizer, features, partial(_read, other), progress=progress, max_padded_tokens=at_once
             )
         counts = [window.new for window in windows]
         judged = {PERPLEXITY: metric(_perplexity, _sums(found["loss"], windows), counts)}

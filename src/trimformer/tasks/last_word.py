@@ -13,11 +13,11 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.columns import choose_columns, texts
-from trimformer.data.encoding import encode_texts, length_limit
+from trimformer.data.encoding import length_limit
 from trimformer.data.files import read_split_of_text
 from trimformer.data.rows import Features, Split
 from trimformer.errors import DataError, LabelError
-from trimformer.judging.continuation import continuation, scored
+from trimformer.judging.continuation import continuation, row_of, scored
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.statistics import mean, metric
 from trimformer.model.limits import fitted
@@ -53,8 +53,9 @@ class LastWord:
             LabelError: `labels` is set; nothing is trained on last words.
         """
         if labels:
-            raise LabelError("the last_word task trains nothing: fine-tune on language_modeling")
-        return encode_texts([_passages(rows)], tokenizer, max_length)
+            raise LabelError("rows of the last_word task have no labels: choose a task that has")
+        limit = length_limit(tokenizer, max_length)
+        return [row_of(text, tokenizer, limit) for text in _passages(rows)]
 
     def evaluate(
         self,

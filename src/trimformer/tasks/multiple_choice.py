@@ -22,7 +22,7 @@ from trimformer.data.labels import about_labels
 from trimformer.data.rows import Batch, Features, Split
 from trimformer.errors import DataError, LabelError, UnsupportedModel
 from trimformer.judging import statistics
-from trimformer.judging.continuation import Continuation, continuation, scored
+from trimformer.judging.continuation import Continuation, continuation, row_of, scored
 from trimformer.judging.evaluation import outputs_by_row
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.statistics import metric
@@ -150,9 +150,10 @@ class LikelihoodChoice(MultipleChoice):
             LabelError: `labels` is set; nothing is trained on choices by likelihood.
         """
         if labels:
-            raise LabelError("the likelihood_choice task trains nothing: fine-tune on language_modeling")
+            raise LabelError("nothing is trained on the likelihood_choice task: choose a task that has its own labels")
         limit = length_limit(tokenizer, max_length, CONTEXT)
-        return [each.features for own in _asked(rows, tokenizer, limit) for each in own]
+        asked = [(each.first, choice) for each in questions(rows) for choice in each.choices]
+        return [row_of(f"{first} {choice}", tokenizer, limit) for first, choice in asked]
 
     def evaluate(
         self,
