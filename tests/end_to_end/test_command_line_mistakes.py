@@ -178,6 +178,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "two sizes": (f"{PRUNE} --params 0.5", ["exactly one of --flops 0.4"]),
     "percent": (f"{PRUNE} --flops 40", ["--flops 40 is outside (0, 1]"]),
     "percent sign": (f"{PRUNE} --flops 400%", ["--flops 4 is outside (0, 1]"]),
+    "a percent sign in the middle": (f"{PRUNE} --flops 4%0", ["--flops", "'4%0' is no share"]),
     "no share": (f"{PRUNE} --flops half", ["--flops", "'half' is no share", "0.4, or 40%"]),
     "nothing left": (f"{PRUNE} --flops 0", ["--flops 0", "(0, 1]"]),
     "unreachable": (f"{PRUNE} --keep-layers 0 --flops 0.3", ["a share of 0.3 cannot be reached", "from 0.5"]),

@@ -51,9 +51,9 @@ def share(text: Any) -> float:
     >>> share("0.4"), share("40%"), share(" 12.5 %")
     (0.4, 0.4, 0.125)
     """
-    number, percent, rest = str(text).partition("%")
+    number = str(text).strip()
     try:
-        return float(f"{number}{rest}") / (100 if percent else 1)
+        return float(number[:-1]) / 100 if number.endswith("%") else float(number)
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is no share: give a number such as 0.4, or 40%") from error
 

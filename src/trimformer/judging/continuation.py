@@ -28,7 +28,7 @@ class Continuation:
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model makes of a continuation."""
+    """Tells what a model makes of a continuation."""
 
     log_probability: float
     """Of all its tokens, in nats."""
