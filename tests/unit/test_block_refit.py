@@ -17,7 +17,7 @@ from trimformer.observing.boundary import Boundary
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.contract import Job
 from trimformer.pruning.pruner import Pruner
-from trimformer.pruning.refit.blocks import Training, train_blocks
+from trimformer.pruning.refit.blocks import Training, _text, train_blocks
 
 SOME = Training(epochs=3, rate=1e-2)
 COMMON = ("bert", "llama", "albert", "modernbert")
@@ -73,6 +73,32 @@ def test_weights_stay_where_training_makes_what_is_held_out_worse(training: Trai
     train_blocks(job, training)
     for name, values in job.student.model.state_dict().items():
         assert torch.equal(values, before[name]), name
+
+
+def test_every_epoch_has_each_batch_once_in_a_version_of_its_own_and_none_that_is_held_out() -> None:
+    rows = [inputs(tiny_model("bert"), (12, 7, 9, 12), seed=seed) for seed in range(12)]
+    text = _text(rows, epochs=3, seed=0)
+    assert text is not None
+    held = [text.batches[index]["input_ids"] for index in text.held]
+    own = [row for row in rows if not any(torch.equal(row["input_ids"], each) for each in held)]
+    assert len(held) + len(own) == len(rows)
+    assert len({index for epoch in text.epochs for index in epoch}) == 3 * len(own)
+    for epoch in text.epochs:
+        given = [text.batches[index] for index in epoch]
+        assert all(torch.equal(a["attention_mask"], b["attention_mask"]) for a, b in zip(given, own, strict=True))
+        as_they_are = sum(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(given, own, strict=True))
+        assert 0 < as_they_are < len(own)
+    held_twice, twice = text.times(2)
+    assert held_twice == [*text.held, *(index + len(text.batches) for index in text.held)]
+    assert sorted({*held_twice, *(index for epoch in twice for index in epoch)}) == list(range(2 * len(text.batches)))
+
+
+def test_what_is_no_text_is_trained_on_as_it_is() -> None:
+    rows = [{"input_ids": torch.ones(2, 3), "attention_mask": torch.ones(2, 3), "pixel_values": torch.ones(2, 3)}] * 12
+    text = _text(rows, epochs=3, seed=0)
+    assert text is not None
+    assert len(text.batches) == len(rows)
+    assert text.epochs[0] == text.epochs[1] == text.epochs[2]
 
 
 def test_one_batch_is_too_few() -> None:

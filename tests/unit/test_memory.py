@@ -113,6 +113,9 @@ def test_training_blocks_counts_copies_of_the_largest_one(epochs: int) -> None:
     block = sum(weight.numel() for weight in dense.blocks(0)[0].parameters())
     assert found.trained == (block if epochs else 0)
     assert found.needed - replace(found, trained=0).needed == memory.TRAINED_COPIES * 4 * found.trained
+    assert found.epochs == epochs
+    many = replace(found, epochs=50)
+    assert many.hidden == 50 * 2 * found.bytes_per_number * found.tokens * found.width
 
 
 def test_a_language_models_logits_count_among_what_a_pass_keeps() -> None:

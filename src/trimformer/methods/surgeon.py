@@ -86,8 +86,8 @@ class Surgeon:
     intercept: bool = True
     """Of the refit: also re-solve the bias."""
     epochs: int = 0
-    """Then train every block towards the dense one, so often over the calibration rows; 0 leaves it out."""
-    rate: float = 2e-4
+    """Then train every block towards the dense one, so often over the calibration rows and variations of them."""
+    rate: float = 5e-4
     """Largest step of that training; above 0."""
 
     @property

@@ -57,6 +57,8 @@ class Footprint:
     backward: Backward
     trained: int = 0
     """Parameters of the largest block, if blocks are trained; else 0."""
+    epochs: int = 0
+    """Texts that blocks are trained on, each of as many tokens."""
 
     @property
     def student(self) -> float:
@@ -65,10 +67,14 @@ class Footprint:
 
     @property
     def hidden(self) -> float:
-        """Bytes of both models' states and attention at a block with targets, or of one model's at all blocks."""
+        """Bytes of both models' states and attention at a block with targets, or of one model's at all blocks.
+
+        Or, where blocks are trained, of both models' states for the text of every epoch.
+        """
         refit = 4 * self.bytes_per_number + FLOAT32
         boundaries = (self.blocks + 2) * self.bytes_per_number if self.backward == "by block" else 0
-        return self.tokens * self.width * max(refit, boundaries)
+        training = 2 * self.bytes_per_number * self.epochs
+        return self.tokens * self.width * max(refit, boundaries, training)
 
     @property
     def activations(self) -> float:
@@ -99,6 +105,7 @@ def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footpri
     model = dense.model
     blocks = [block for chain in range(len(dense.architecture.chains)) for block in dense.blocks(chain)]
     block = max(map(parameter_count, blocks))
+    epochs = method.epochs if isinstance(method, TrainsBlocks) else 0
     return Footprint(
         parameters=2 * block if is_offloaded(model) else parameter_count(model),
         bytes_per_number=model.dtype.itemsize,
@@ -110,7 +117,8 @@ def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footpri
         features=max(site.features for site in dense),
         logits=_logits(dense),
         backward=method.backward,
-        trained=block if isinstance(method, TrainsBlocks) and method.epochs else 0,
+        trained=block if epochs else 0,
+        epochs=epochs,
     )
 
 
@@ -150,7 +158,7 @@ def remedy(asked: Footprint, available: float, device: str = "cpu") -> str:
     freed = asked.parameters * max(0, asked.bytes_per_number - HALF)
     milder: list[tuple[str, dict[str, Any], float]] = []
     if asked.trained:
-        milder.append(("`epochs=0`", {"trained": 0}, 0))
+        milder.append(("`epochs=0`", {"trained": 0, "epochs": 0}, 0))
     if freed:
         milder.append(('`dtype="bfloat16"`', {"bytes_per_number": HALF}, freed))
     if asked.backward in MILDER:

@@ -3,9 +3,10 @@
 A sublayer's closed-form refit solves for one matrix and takes the activations as they are; here producers and
 consumers move together. From the bottom up each block reads the student's own residual stream and is to put out the
 dense model's. A tenth of the batches never train: by them the best epoch is chosen, the one before any training too.
+Every epoch has other text, made of the same rows: what fits one text too closely fits no other.
 
-Needs no labels, and no backward pass through more than a block. Memory: hidden states of both models and the targets,
-tokens × width numbers each, and six times a block's weights in float32: copies, gradients, moments, the best so far.
+Needs no labels, and no backward pass through more than a block. Memory: hidden states of both models, tokens × width
+numbers for each epoch, and six times a block's weights in float32: copies, gradients, moments, the best so far.
 
 Source: ours. Nearest relatives: block-wise reconstruction of quantised networks, BRECQ (arXiv 2102.05426), and windows
 of layers after pruning (arXiv 2510.14444).
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 
 from trimformer import processes
 from trimformer.data.batches import split_batches
+from trimformer.data.rows import Batch
+from trimformer.data.varying import can_vary, varied
 from trimformer.model.structure import Structure
 from trimformer.observing.boundary import Boundary
 from trimformer.observing.watching import frozen
@@ -31,12 +34,12 @@ from trimformer.pruning.journal import Stage
 
 HELD_OUT = 10
 """One batch of so many is held out; with fewer than two nothing is trained."""
-TOKENS_A_STEP = 2048
+TOKENS_A_STEP = 1024
 """Most tokens, padding included, of a step: batches of long rows are divided, so that there are enough steps."""
 BETAS, WARM_UP = (0.9, 0.95), 0.05
 """Of Adam, and of its rate, which then falls to zero along a cosine."""
-PASSES_AN_EPOCH = 1.9
-"""Forward passes of the dense model that an epoch takes as long as, at half of the FLOPs; 1.3 at 30 %, 2.5 at 70 %."""
+PASSES_AN_EPOCH = 2.5
+"""Forward passes of the dense model that an epoch takes as long as, at half of the FLOPs; 1.7 at 10 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,38 +61,71 @@ def train_blocks(job: Job, training: Training) -> None:
         job: with a student as it is to be, of all sublayers.
         training: nothing happens with 0 epochs.
     """
-    batches = split_batches(job.batches, TOKENS_A_STEP)
-    if training.epochs == 0 or len(batches) < 2:  # one to train on, one held out
+    text = _text(split_batches(job.batches, TOKENS_A_STEP), training.epochs, job.seed)
+    if text is None:
         return
     blocks = [(chain, block) for chain in range(len(job.dense.architecture.chains)) for block in _blocks(job, chain)]
     kept = job.stage("refitting blocks")
     with frozen(job.dense.model), frozen(job.student.model):
         for chain, block in job.progress(blocks, "refitting blocks"):
             if block == 0:
-                dense, student = (Boundary(each, batches, chain) for each in (job.dense, job.student))
+                dense, student = (Boundary(each, text.batches, chain) for each in (job.dense, job.student))
                 student.hidden = list(dense.hidden)
-            targets = [_whole(dense, index) for index in range(len(dense.batches))]
+            dense.advance()
             if student.sites:
-                _settle(job, student, targets, training, kept)
-            dense.advance(dict(enumerate(targets)))
+                _settle(job, student, dense.hidden, text, training.rate, kept)
             student.advance()
+
+
+@dataclass(frozen=True)
+class _Text:
+    """What blocks are trained on, and judged by."""
+
+    batches: list[Batch]
+    held: list[int]
+    """Numbers of the batches that are held out."""
+    epochs: list[list[int]]
+    """Numbers of those that train, by epoch."""
+
+    def times(self, passes: int) -> tuple[list[int], list[list[int]]]:
+        """Give the same numbers where blocks run several times: a batch counts in every pass, and holds out in all."""
+        count = len(self.batches)
+
+        def each(numbers: list[int]) -> list[int]:
+            return [index + number * count for number in range(passes) for index in numbers]
+
+        return each(self.held), [each(epoch) for epoch in self.epochs]
+
+
+def _text(batches: list[Batch], epochs: int, seed: int) -> _Text | None:
+    """Hold out a tenth of the batches, of all lengths; each epoch has the others, in a version that no other has.
+
+    Versions are the batch itself and, where they are text, varied ones; an epoch has some of all. None where there is
+    nothing to do: no epoch, or too few batches for one to train on and one to hold out.
+    """
+    if epochs == 0 or len(batches) < 2:
+        return None
+    chosen = set(range(HELD_OUT // 2, len(batches), HELD_OUT)) or {len(batches) - 1}
+    held = [batch for index, batch in enumerate(batches) if index in chosen]
+    own = [batch for index, batch in enumerate(batches) if index not in chosen]
+    versions = [own, *(varied(own, seed + number) for number in range(1, epochs))] if can_vary(own) else [own]
+    order = [
+        [len(held) + (place + epoch) % len(versions) * len(own) + place for place in range(len(own))]
+        for epoch in range(epochs)
+    ]
+    return _Text([*held, *(batch for version in versions for batch in version)], list(range(len(held))), order)
 
 
 def _blocks(job: Job, chain: int) -> range:
     return range(len(job.dense.blocks(chain)))
 
 
-@torch.no_grad()
-def _whole(boundary: Boundary, index: int) -> Tensor:
-    return boundary.block_output(index)
-
-
-def _settle(job: Job, student: Boundary, targets: list[Tensor], training: Training, kept: Stage | None) -> None:
+def _settle(job: Job, student: Boundary, targets: list[Tensor], text: _Text, rate: float, kept: Stage | None) -> None:
     """Train the block that the student stands at, or give it the weights that the job's journal has."""
     name, site = f"block {student.chain}.{student.block}", student.sites[0]
     found = kept.read(name) if kept else None
     if found is None:
-        _train(job, student, targets, training)
+        _train(job, student, targets, text, rate)
     with job.student.in_memory(site), torch.no_grad():
         weights = dict(job.student.block(site).named_parameters())
         for each, values in (found or {}).items():
@@ -98,33 +134,22 @@ def _settle(job: Job, student: Boundary, targets: list[Tensor], training: Traini
             kept.write(name, weights)
 
 
-def _train(job: Job, student: Boundary, targets: list[Tensor], training: Training) -> None:
+def _train(job: Job, student: Boundary, targets: list[Tensor], text: _Text, rate: float) -> None:
     """Train the block that the student stands at; it keeps the weights that were best on the batches held out."""
     structure, site = job.student, student.sites[0]
     size = _size(structure, student, targets)
     with structure.in_memory(site):
         losses = _Losses(structure, student, targets, size)
-        held, learned = _divided(len(student.batches), structure.passes(student.chain))
+        held, epochs = text.times(structure.passes(student.chain))
         with _learning(structure.block(site)) as weights:
             best, kept = losses.mean(held), [weight.detach().clone() for weight in weights]
-            for _ in _epochs(losses, weights, learned, training, job.seed):
+            for _ in _epochs(losses, weights, epochs, rate, job.seed):
                 found = losses.mean(held)
                 if found < best:
                     best, kept = found, [weight.detach().clone() for weight in weights]
             with torch.no_grad():
                 for weight, values in zip(weights, kept, strict=True):
                     weight.copy_(processes.agreed(values))
-
-
-def _divided(count: int, passes: int) -> tuple[list[int], list[int]]:
-    """Divide the numbers of batches into those held out, of all lengths, and those that train.
-
-    Where blocks run several times every batch counts once a pass, and is held out in all of them or none.
-    """
-    batches = count // passes
-    chosen = set(range(HELD_OUT // 2, batches, HELD_OUT)) or {batches - 1}
-    held = [index for index in range(count) if index % batches in chosen]
-    return held, [index for index in range(count) if index % batches not in chosen]
 
 
 def _size(structure: Structure, student: Boundary, targets: Sequence[Tensor]) -> float:
@@ -176,22 +201,22 @@ def _learning(block: nn.Module) -> Iterator[list[nn.Parameter]]:
 
 
 def _epochs(
-    losses: _Losses, weights: list[nn.Parameter], batches: list[int], training: Training, seed: int
+    losses: _Losses, weights: list[nn.Parameter], epochs: list[list[int]], rate: float, seed: int
 ) -> Iterator[int]:
     """Train by Adam, one step a batch, in an order of its own in each epoch; yields after every epoch.
 
     Steps are taken on copies in float32, so that small ones are not lost where the model has fewer digits.
     """
     precise = [weight.detach().float().clone() for weight in weights]
-    adam = torch.optim.Adam(precise, lr=training.rate, betas=BETAS)
-    total = len(batches) * training.epochs
+    adam = torch.optim.Adam(precise, lr=rate, betas=BETAS)
+    total = sum(map(len, epochs))
     rates = torch.optim.lr_scheduler.LambdaLR(adam, lambda step: _share_of_rate(step, total))
     generator = torch.Generator().manual_seed(seed)
-    for epoch in range(training.epochs):
+    for number, batches in enumerate(epochs):
         for place in torch.randperm(len(batches), generator=generator).tolist():
             _step(losses(batches[place]), weights, precise, adam)
             rates.step()
-        yield epoch
+        yield number
 
 
 def _step(loss: Tensor, weights: list[nn.Parameter], precise: list[Tensor], adam: torch.optim.Optimizer) -> None:
