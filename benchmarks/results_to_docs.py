@@ -103,7 +103,7 @@ PAGES: Mapping[str, Mapping[Path, Shown]] = {
         DOCS / "retraining.md": Shown(with_whole_costs, ("cost",)),
         **{DOCS / "methods" / f"{name}.md": Shown(of_method(name)) for name in ("dynabert", "ebert", "p_pruning")},
     },
-    "blocks": {DOCS / "methods" / "surgeon.md": Shown(with_costs)},
+    "blocks": {DOCS / "methods" / "surgeon.md": Shown(complete)},
     "smollm2": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "decoders": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "decoders-own": {DOCS / "methods.md": Shown(complete, ("accuracy",))},

@@ -38,11 +38,12 @@ def varied(batches: Sequence[Batch], seed: int) -> list[Batch]:
         seed: of what is replaced, and by what.
     """
     marks = _marks(batches)
-    words = torch.cat([_rows(batch)[_free(batch, marks)] for batch in batches])
+    free = [_free(batch, marks) for batch in batches]
+    words = torch.cat([_rows(batch)[may] for batch, may in zip(batches, free, strict=True)])
     if not len(words):
         return list(batches)
     generator = torch.Generator().manual_seed(seed)
-    return [_varied(batch, _free(batch, marks), words, generator) for batch in batches]
+    return [_varied(batch, may, words, generator) for batch, may in zip(batches, free, strict=True)]
 
 
 def _rows(batch: Batch) -> Tensor:
