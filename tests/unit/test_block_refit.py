@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from tiny_models import CONFIGS, inputs, outputs, tiny_model
 from trimformer.data.rows import Batch
-from trimformer.errors import InvalidOption
+from trimformer.data.varying import varied
 from trimformer.methods.surgeon import Surgeon
 from trimformer.model.structure import Structure, read_structure
 from trimformer.observing.boundary import Boundary
@@ -20,6 +21,7 @@ from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.refit.blocks import Training, _text, train_blocks
 
 SOME = Training(epochs=3, rate=1e-2)
+UNTRAINED = {"epochs": 0}
 COMMON = ("bert", "llama", "albert", "modernbert")
 
 
@@ -132,18 +134,42 @@ def test_surgeon_keeps_the_same_units_and_trains_what_is_left_of_them() -> None:
     model = tiny_model("bert")
     rows = [inputs(model, (12, 7, 9, 12), seed=seed) for seed in range(60)]
     plain, trained = (
-        Pruner(model, rows, options=options).prune(Budget(flops=0.6)) for options in ({}, {"epochs": 3, "rate": 2e-2})
+        Pruner(model, rows, options=options).prune(Budget(flops=0.6))
+        for options in (UNTRAINED, {"epochs": 3, "rate": 2e-2, "negligible": 0.0})
     )
     assert trained.facts.units == plain.facts.units
     assert trained.facts.options["epochs"] == 3
     assert not torch.equal(outputs(trained.model, rows[0]), outputs(plain.model, rows[0]))
 
 
-def test_it_needs_a_refit_and_gradients_of_a_block() -> None:
-    with pytest.raises(InvalidOption, match="tune=false"):
-        Surgeon(epochs=1, tune=False)
-    assert Surgeon(epochs=1, gradients=False).backward == "by block"
-    assert Surgeon(gradients=False).backward == "none"
+def test_nothing_is_trained_where_the_predictions_differ_by_no_more_than_is_negligible() -> None:
+    """The divergence that is compared is the one by definition, of the batches held out, in a varied version."""
+    job = job_of("bert", damage=0.1)
+    text = _text(job.batches, epochs=3, seed=0)
+    assert text is not None
+    held = varied([text.batches[index] for index in text.held], job.seed)
+    with torch.no_grad():
+        dense, student = (
+            torch.cat([torch.log_softmax(each.model(**batch).logits, -1) for batch in held])
+            for each in (job.dense, job.student)
+        )
+    divergence = float((dense.exp() * (dense - student)).sum(-1).mean())
+    before = copy.deepcopy(job.student.model.state_dict())
+
+    def changed() -> bool:
+        return any(not torch.equal(values, before[name]) for name, values in job.student.model.state_dict().items())
+
+    train_blocks(job, replace(SOME, negligible=divergence * 1.001))
+    assert not changed()
+    train_blocks(job, replace(SOME, negligible=divergence * 0.999))
+    assert changed()
+
+
+def test_blocks_are_not_trained_without_gradients_or_without_the_refit() -> None:
+    assert Surgeon(epochs=2).training_epochs == 2
+    assert Surgeon(epochs=2, tune=False).training_epochs == 0
+    assert Surgeon(epochs=2, gradients=False).training_epochs == 0
+    assert Surgeon(epochs=2, gradients=False).backward == "none"
 
 
 def test_it_is_in_the_time_that_a_plan_foretells() -> None:

@@ -132,18 +132,18 @@ class TestEmbedding:
     def test_ranks_by_hand_with_ties_counted_against(self) -> None:
         vectors = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [1.0, 0.1]]), dim=-1)
         queries, targets = torch.tensor([0, 0, 2]), torch.tensor([1, 2, 2])
-        assert embedding.target_ranks(vectors, queries, targets).tolist() == [1, 2, 1]
+        assert embedding.target_ranks(vectors, queries, targets, vectors).tolist() == [1, 2, 1]
         everything = torch.tensor([1, 2, 3])
-        assert embedding.target_ranks(vectors, torch.tensor([0, 0, 0]), everything).tolist() == [2, 3, 2]
+        assert embedding.target_ranks(vectors, torch.tensor([0, 0, 0]), everything, vectors).tolist() == [2, 3, 2]
         alike = F.normalize(torch.ones(4, 3) + 1e-8 * torch.randn(4, 3), dim=-1)
-        assert embedding.target_ranks(alike, everything, everything).tolist() == [3, 3, 3]
+        assert embedding.target_ranks(alike, everything, everything, alike).tolist() == [3, 3, 3]
 
     def test_chunks_do_not_change_ranks(self, monkeypatch: pytest.MonkeyPatch) -> None:
         vectors = F.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
         queries, targets = torch.arange(20), torch.arange(20, 40)
-        whole = embedding.target_ranks(vectors, queries, targets)
+        whole = embedding.target_ranks(vectors, queries, targets, vectors)
         monkeypatch.setattr(embedding, "SIMILARITIES_AT_ONCE", 60)
-        assert whole.tolist() == embedding.target_ranks(vectors, queries, targets).tolist()
+        assert whole.tolist() == embedding.target_ranks(vectors, queries, targets, vectors).tolist()
 
     def test_texts_are_encoded_once(self, tokenizer: PreTrainedTokenizerBase) -> None:
         rows = Dataset.from_dict({"first": ["cat", "dog", "cat"], "second": ["dog", "tree", "house"]})
@@ -152,10 +152,12 @@ class TestEmbedding:
     def test_the_dense_model_is_at_cosine_one(self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase) -> None:
         rows = Dataset.from_dict({"first": SENTENCES, "second": SENTENCES})
         found = embedding.Embedding().evaluate(tiny_bert(None), tokenizer, rows, dense=tiny_bert(None))
-        assert list(found) == ["recall_at_1", "mrr", "cosine_to_dense"]
-        assert [metric.value for metric in found.values()] == pytest.approx([1, 1, 1])
+        assert list(found) == ["recall_at_1", "mrr", "cosine_to_dense", "recall_at_1_in_dense_index"]
+        assert [metric.value for metric in found.values()] == pytest.approx([1, 1, 1, 1])
         other = embedding.Embedding().evaluate(tiny_bert(None), tokenizer, rows, dense=tiny_bert(None, seed=1))
         assert other["cosine_to_dense"].value < 0.9
+        assert other["recall_at_1"].value == 1
+        assert other["recall_at_1_in_dense_index"].value < 1
 
     def test_scored_pairs_equal_scipy(self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase) -> None:
         scores = [0.5, 3, 2, 1, 4, 4.5]

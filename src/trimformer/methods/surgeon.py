@@ -7,10 +7,10 @@ order units go, and how much each raises the KL divergence to the dense model. A
 FLOP (or parameter); one calibration serves every budget. At last, from the bottom up, the projections into every
 sublayer are re-solved to read from the student's residual stream what the dense ones read from theirs, the last units
 to go are chosen anew on the student's own statistics, and the output projection is re-solved so that the residual
-stream is nearest to the dense model's.
+stream is nearest to the dense model's. Where it then still diverges, its blocks are trained towards the dense ones.
 
-Needs no labels. One backward pass, block by block where memory is short, or none (`gradients=False`); memory features²
-for every site or for those of one block, curves for one site at a time.
+Needs no labels. One backward pass, block by block where memory is short, and those of blocks that are trained; or none
+(`gradients=False`). Memory features² for every site or for those of one block, curves for one site at a time.
 
 Source: ours. Nearest relatives: ZipLM (arXiv 2302.04089), SlimGPT (arXiv 2412.18110), LLM Surgeon (arXiv 2312.17244),
 K-prune's residual repair (arXiv 2308.03449). Curvature is K-FAC (arXiv 1503.05671) with the true Fisher.
@@ -85,29 +85,34 @@ class Surgeon:
     """Of the refit, a pull towards the dense weights, and of `align`, towards the identity; at least 0."""
     intercept: bool = True
     """Of the refit: also re-solve the bias."""
-    epochs: int = 0
-    """Then train every block towards the dense one, so often over the calibration rows and variations of them."""
+    epochs: int = 3
+    """Then train every block, so often over the calibration rows and variations of them; not without gradients."""
     rate: float = 5e-4
     """Largest step of that training; above 0."""
+    negligible: float = 0.04
+    """Divergence from the dense model, in nats or squared distance, up to which nothing is trained; at least 0."""
 
     @property
     def effort(self) -> Effort:
         """Count the passes as they were measured on MiniLM, and those of every epoch of training blocks."""
-        return Effort(measuring=3.7, pruning=4.2 + PASSES_AN_EPOCH * self.epochs)
+        return Effort(measuring=3.7, pruning=4.2 + PASSES_AN_EPOCH * self.training_epochs)
 
     @property
     def backward(self) -> Backward:
         """By block, since gradients are taken so where memory is short, and blocks trained so; else none."""
-        return "by block" if self.gradients or self.epochs else "none"
+        return "by block" if self.gradients else "none"
+
+    @property
+    def training_epochs(self) -> int:
+        """How often blocks are trained over the rows, at most: not at all without gradients, or without the refit."""
+        return self.epochs if self.gradients and self.tune else 0
 
     def __post_init__(self) -> None:
         if self.focus and not self.gradients:
             raise InvalidOption("focus weighs tokens by their gradients: it goes not with gradients=false")
-        if self.epochs and not self.tune:
-            raise InvalidOption("`epochs` train blocks that were refitted: they go not with tune=false")
         for name in ("damping", "curve_ridge", "rate"):
             require_range(name, getattr(self, name), low_included=False)
-        for name in ("ridge", "epochs"):
+        for name in ("ridge", "epochs", "negligible"):
             require_range(name, getattr(self, name))
         for name in ("focus", "reconsider"):
             require_range(name, getattr(self, name), high=1.0)
@@ -146,7 +151,7 @@ class Surgeon:
             masks = Walk(job, "cutting and refitting").settled(
                 lambda stop: self._settle(stop, decided[stop.site.name], measured.get(stop.site.name))
             )
-        train_blocks(job, Training(epochs=self.epochs, rate=self.rate))
+        train_blocks(job, Training(self.training_epochs, self.rate, self.negligible))
         return masks
 
     def _settle(self, stop: Stop, mask: Tensor, measured: Curvature | None) -> Tensor:

@@ -89,8 +89,8 @@ class TrainsBlocks(Protocol):
     """A method that may train blocks after the refit."""
 
     @property
-    def epochs(self) -> int:
-        """How often over the calibration rows; 0 trains nothing."""
+    def training_epochs(self) -> int:
+        """How often over the calibration rows, at most; 0 trains nothing."""
 
 
 @runtime_checkable

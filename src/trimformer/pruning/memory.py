@@ -20,6 +20,8 @@ MILDER: dict[Backward, tuple[str, Backward]] = {
     "by block": ("`gradients=False`", "none"),
 }
 """What needs less memory than a backward pass, and what is then left of it."""
+UNTRAINED = {"trained": 0, "epochs": 0}
+"""What changes where no block is trained."""
 GIGABYTE = 1e9
 FLOAT32, FLOAT64, HALF = 4, 8, 2
 """Bytes of a number."""
@@ -105,7 +107,7 @@ def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footpri
     model = dense.model
     blocks = [block for chain in range(len(dense.architecture.chains)) for block in dense.blocks(chain)]
     block = max(map(parameter_count, blocks))
-    epochs = method.epochs if isinstance(method, TrainsBlocks) else 0
+    epochs = method.training_epochs if isinstance(method, TrainsBlocks) else 0
     return Footprint(
         parameters=2 * block if is_offloaded(model) else parameter_count(model),
         bytes_per_number=model.dtype.itemsize,
@@ -158,12 +160,12 @@ def remedy(asked: Footprint, available: float, device: str = "cpu") -> str:
     freed = asked.parameters * max(0, asked.bytes_per_number - HALF)
     milder: list[tuple[str, dict[str, Any], float]] = []
     if asked.trained:
-        milder.append(("`epochs=0`", {"trained": 0, "epochs": 0}, 0))
+        milder.append(("`epochs=0`", UNTRAINED, 0))
     if freed:
         milder.append(('`dtype="bfloat16"`', {"bytes_per_number": HALF}, freed))
     if asked.backward in MILDER:
         option, backward = MILDER[asked.backward]
-        milder.append((option, {"backward": backward}, 0))
+        milder.append((option, {"backward": backward} | (UNTRAINED if backward == "none" else {}), 0))
     options: list[tuple[str, Footprint, float]] = [("", asked, 0)]
     for option, changed, more in milder:
         options += [

@@ -57,7 +57,7 @@ def remarks(plan: Plan) -> list[str]:
         said = [f"Loss: relative to the largest here, on {rows}. It ranks sizes, and does not tell what is lost."]
     else:
         said = [f"Loss: {DISTANCES[plan.distance]}, on {rows}; a metric may hide or magnify it."]
-    seconds = "" if plan.pruning_seconds is None else f"about {rounded(plan.pruning_seconds)} s, and "
+    seconds = "" if plan.pruning_seconds is None else f"up to {rounded(plan.pruning_seconds)} s, and "
     return [*said, f"Pruning to one size takes {seconds}about {plan.memory_bytes / 1e9:.1f} GB beside the model."]
 
 

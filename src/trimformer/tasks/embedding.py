@@ -3,7 +3,8 @@
 Queries with lists of relevant documents: each is searched among all documents of the rows; nDCG, recall, MRR.
 Pairs with a `score` (or `label`): Spearman's correlation of cosine similarity with it. Pairs without: find each
 pair's `second` among all distinct ones from its `first`; recall at 1 and mean reciprocal rank. With the dense model
-given, also the cosine between both models' embeddings of the same text.
+given, also the cosine between both models' embeddings of the same text, and how well the smaller model's queries find
+documents that the dense model has embedded: who has an index of them need not make it anew.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ from trimformer.progress import Progress
 PAIR_COLUMNS = (("first", "second"), ("sentence1", "sentence2"))
 SCORE_COLUMNS = ("score", "label")
 RECALL_AT = (1, 10)
+SEARCHED = ("ndcg_at_10", "recall_at_1")
+"""Metrics that are also given for the smaller model's queries among documents as the dense model embeds them."""
+IN_DENSE_INDEX = "_in_dense_index"
+RELATIVES = ("cosine_to_dense", *(name + IN_DENSE_INDEX for name in SEARCHED))
 SIMILARITIES_AT_ONCE = 4_000_000
 TIE = 1e-6
 """Largest difference of cosines that count as equal: float32 rounding must not decide a rank."""
@@ -49,7 +54,7 @@ class Embedding:
 
     description: str = "sentence embeddings: retrieval by nDCG, recall and MRR, or Spearman's correlation with a score"
     auto_class: str = "AutoModel"
-    metrics: tuple[str, ...] = ("ndcg_at_10", "recall_at_1", "recall_at_10", "mrr", "spearman", "cosine_to_dense")
+    metrics: tuple[str, ...] = ("ndcg_at_10", "recall_at_1", "recall_at_10", "mrr", "spearman", *RELATIVES)
 
     def fits(self, source: str) -> bool:
         """Tell whether a source has pairs, or queries with documents."""
@@ -133,7 +138,8 @@ class Embedding:
         """Judge a model by pairs: `spearman` where they have scores, else `recall_at_1` and `mrr`.
 
         By queries with their documents: `ndcg_at_10`, `recall_at_1`, `recall_at_10`, `mrr`. Where `dense` is given,
-        also by `cosine_to_dense`, over distinct texts.
+        also by `cosine_to_dense`, over distinct texts, and, if there are no scores, by how well its queries find texts
+        in an index of the dense model's: `recall_at_1_in_dense_index`, and `ndcg_at_10_in_dense_index`.
 
         Raises:
             UnsupportedModel: a model that does not return hidden states.
@@ -144,29 +150,32 @@ class Embedding:
         features = encode_texts([known], tokenizer, max_length)
         embeddings = _embed(model, tokenizer, features, progress)
         if _is_retrieval(rows):
-            found = _retrieved(_prompted(read_rankings(rows), tokenizer), position, embeddings)
+            search = partial(_retrieved, _prompted(read_rankings(rows), tokenizer), position, embeddings)
         else:
             first, second = (torch.tensor([position[text] for text in side]) for side in _pairs(rows, tokenizer))
-            found = _of_pairs(embeddings, first, second, _scores(rows))
+            search = partial(_of_pairs, embeddings, first, second, _scores(rows))
+        found = search(embeddings)
         if dense is not None:
-            same_text = _cosines(embeddings, _embed(dense, tokenizer, features, progress))
-            found["cosine_to_dense"] = metric(mean, same_text)
+            known_before = _embed(dense, tokenizer, features, progress)
+            found["cosine_to_dense"] = metric(mean, _cosines(embeddings, known_before))
+            found |= {name + IN_DENSE_INDEX: each for name, each in search(known_before).items() if name in SEARCHED}
         return found
 
 
-def target_ranks(embeddings: Tensor, queries: Tensor, targets: Tensor) -> Array:
+def target_ranks(embeddings: Tensor, queries: Tensor, targets: Tensor, index: Tensor) -> Array:
     """Rank each query's target among all distinct targets by cosine, 1 the nearest; ties count against it: `(pairs,)`.
 
     Args:
-        embeddings: `(texts, width)`, of length one each.
+        embeddings: `(texts, width)`, of length one each, of queries.
         queries: `(pairs,)`, indices of texts.
         targets: `(pairs,)`, indices of texts.
+        index: as `embeddings`, of targets.
     """
     candidates, column = targets.unique(return_inverse=True)
     found = []
     rows_at_once = max(1, SIMILARITIES_AT_ONCE // len(candidates))
     for chosen, own in zip(queries.split(rows_at_once), column.split(rows_at_once), strict=True):
-        similarity = embeddings[chosen] @ embeddings[candidates].T
+        similarity = embeddings[chosen] @ index[candidates].T
         found.append((similarity >= similarity.gather(1, own[:, None]) - TIE).sum(1))
     return np.asarray(torch.cat(found))
 
@@ -214,19 +223,23 @@ def _is_retrieval(rows: Dataset) -> bool:
     return has_columns(rows, LISTS) and not has_columns(rows, PAIR_COLUMNS)
 
 
-def _of_pairs(embeddings: Tensor, queries: Tensor, targets: Tensor, scores: Array | None) -> dict[str, Metric]:
+def _of_pairs(
+    embeddings: Tensor, queries: Tensor, targets: Tensor, scores: Array | None, index: Tensor
+) -> dict[str, Metric]:
     if scores is not None:
-        return {"spearman": metric(spearman, _cosines(embeddings[queries], embeddings[targets]), scores)}
-    places = target_ranks(embeddings, queries, targets)
+        return {"spearman": metric(spearman, _cosines(embeddings[queries], index[targets]), scores)}
+    places = target_ranks(embeddings, queries, targets, index)
     return {"recall_at_1": metric(mean, places == 1), "mrr": metric(mean, 1 / places)}
 
 
-def _retrieved(asked: Sequence[Ranking], position: Mapping[str, int], embeddings: Tensor) -> dict[str, Metric]:
-    """Search every query that has a relevant document among the documents of all."""
+def _retrieved(
+    asked: Sequence[Ranking], position: Mapping[str, int], embeddings: Tensor, index: Tensor
+) -> dict[str, Metric]:
+    """Search every query that has a relevant document among the documents of all, which `index` embeds."""
     corpus = {
         document: place for place, document in enumerate(dict.fromkeys(d for each in asked for d in each.documents))
     }
-    candidates = embeddings[[position[document] for document in corpus]]
+    candidates = index[[position[document] for document in corpus]]
     counted = [each for each in asked if each.query and each.relevant]
     if not counted:
         raise DataError("no row has both a query and a relevant document: give some that do")

@@ -3,7 +3,8 @@
 A sublayer's closed-form refit solves for one matrix and takes the activations as they are; here producers and
 consumers move together. From the bottom up each block reads the student's own residual stream and is to put out the
 dense model's. A tenth of the batches never train: by them the best epoch is chosen, the one before any training too.
-Every epoch has other text, made of the same rows: what fits one text too closely fits no other.
+Every epoch has other text, made of the same rows: what fits one text too closely fits no other. Where the models'
+predictions are as good as the same already, nothing is trained.
 
 Needs no labels, and no backward pass through more than a block. Memory: hidden states of both models, tokens × width
 numbers for each epoch, and six times a block's weights in float32: copies, gradients, moments, the best so far.
@@ -28,6 +29,7 @@ from trimformer.data.rows import Batch
 from trimformer.data.varying import can_vary, varied
 from trimformer.model.structure import Structure
 from trimformer.observing.boundary import Boundary
+from trimformer.observing.predictions import divergence, predictions
 from trimformer.observing.watching import frozen
 from trimformer.pruning.contract import Job
 from trimformer.pruning.journal import Stage
@@ -42,13 +44,15 @@ PASSES_AN_EPOCH = 2.8
 """Forward passes of the dense model that an epoch takes as long as, at 40 % of the FLOPs; 1.7 at 10 %, 3.4 at 60 %."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Training:
     """How the blocks are trained."""
 
     epochs: int
     rate: float
     """Largest step of Adam."""
+    negligible: float = 0.0
+    """Divergence of the student's predictions from the dense model's, on such text, that training needs not mend."""
 
 
 def train_blocks(job: Job, training: Training) -> None:
@@ -62,7 +66,7 @@ def train_blocks(job: Job, training: Training) -> None:
         training: nothing happens with 0 epochs.
     """
     text = _text(split_batches(job.batches, TOKENS_A_STEP), training.epochs, job.seed)
-    if text is None:
+    if text is None or text.divergence(job) <= training.negligible:
         return
     blocks = [(chain, block) for chain in range(len(job.dense.architecture.chains)) for block in _blocks(job, chain)]
     kept = job.stage("refitting blocks")
@@ -86,6 +90,16 @@ class _Text:
     """Numbers of the batches that are held out."""
     epochs: list[list[int]]
     """Numbers of those that train, by epoch."""
+
+    @torch.no_grad()
+    def divergence(self, job: Job) -> float:
+        """Compute the mean divergence of the models' predictions for what is held out, varied where that can be.
+
+        The refit has seen the rows, and would be judged too well by them as they are.
+        """
+        held = [self.batches[index] for index in self.held]
+        found = torch.cat([_divergence(job, batch) for batch in (varied(held, job.seed) if can_vary(held) else held)])
+        return processes.agreed_number(float(found.mean()))
 
     def times(self, passes: int) -> tuple[list[int], list[list[int]]]:
         """Give the same numbers where blocks run several times: a batch counts in every pass, and holds out in all."""
@@ -114,6 +128,11 @@ def _text(batches: list[Batch], epochs: int, seed: int) -> _Text | None:
         for epoch in range(epochs)
     ]
     return _Text([*held, *(batch for version in versions for batch in version)], list(range(len(held))), order)
+
+
+def _divergence(job: Job, batch: Batch) -> Tensor:
+    dense, student = (predictions(each(**batch), batch, each) for each in (job.dense.model, job.student.model))
+    return divergence(dense, student)
 
 
 def _blocks(job: Job, chain: int) -> range:
