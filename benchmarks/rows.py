@@ -1,14 +1,19 @@
-"""Makes small tests of what a decoder knows, from the rows of `../shared`: last words, answers and sentiment to choose.
+"""Makes rows for benchmarks, from those of `../shared` and from Python's standard library.
 
-    python benchmarks/probes.py [--folder FOLDER]
+    python benchmarks/rows.py [--folder FOLDER]
 
-Writes three folders of rows below `~/.cache/trimformer-benchmarks/rows`, or below `--folder`, with seed 0:
+Writes folders of rows below `~/.cache/trimformer-benchmarks/rows`, or below `--folder`, with seed 0. For decoders,
+small tests of what they know:
 
 - `last-word`: passages of SQuAD 2.0's paragraphs, of 30 words or more, that end with a sentence (task `last_word`);
 - `answers`: a sentence with a question about it, and four answers of the same paragraph (task `likelihood_choice`);
 - `sentiment`: SST-2's sentences, followed by praise or blame (task `likelihood_choice`).
 
-`train` is made of training rows only, `validation` of validation rows, which are of other articles.
+`train` is made of training rows only, `validation` of validation rows, which are of other articles. For sentence
+encoders:
+
+- `docstrings`: first line and body of docstrings, those that `trimformer demo` takes (task `embedding`); the modules of
+  `train` and `validation` are not the same, and another version of Python has others.
 """
 
 from __future__ import annotations
@@ -16,11 +21,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from trimformer.data.demo import docstring_pairs
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FOLDER = Path("~/.cache/trimformer-benchmarks").expanduser()
@@ -40,14 +46,19 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     folder = parser.parse_args().folder / "rows"
     for name, make in {"last-word": last_words, "answers": answers, "sentiment": sentiment}.items():
-        shutil.rmtree(folder / name, ignore_errors=True)
-        (folder / name).mkdir(parents=True)
         for split, most in MOST_ROWS.items():
             rows = list(make(split))
             order = np.random.default_rng(0).permutation(len(rows))[:most]
-            lines = [json.dumps(rows[place], ensure_ascii=False) for place in order]
-            (folder / name / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-            print(f"{folder / name / split}.jsonl: {len(lines)} rows of {len(rows)}")
+            write(folder / name / f"{split}.jsonl", [rows[place] for place in order])
+    for split, pairs in zip(MOST_ROWS, docstring_pairs(lambda items, _: items), strict=True):
+        write(folder / "docstrings" / f"{split}.jsonl", pairs.to_list())
+
+
+def write(file: Path, rows: Sequence[Row]) -> None:
+    """Write rows, and say how many."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    print(f"{file}: {len(rows)} rows")
 
 
 def last_words(split: str) -> Iterator[Row]:
