@@ -13,6 +13,7 @@ from commands import Run, rows, write
 from trimformer.errors import CheckpointError
 from trimformer.judging.names import own_name, shared_name, shared_text
 from trimformer.model import checkpoint
+from trimformer.model.sentence_files import sentence_transformers_files
 from trimformer.report.characters import STEERING
 from trimformer.report.markdown import escaped
 
@@ -136,14 +137,14 @@ def test_a_link_out_of_a_model_is_not_copied(tiny_bert, tokenizer, tmp_path: Pat
     checkpoint.write(tiny_bert(None), tmp_path / "model", tokenizer=tokenizer)
     (tmp_path / "model" / "modules.json").write_text("[]")
     (tmp_path / "secret.json").write_text("{}")
-    assert set(checkpoint.sentence_transformers_files(str(tmp_path / "model"))) == {"modules.json"}
+    assert set(sentence_transformers_files(str(tmp_path / "model"))) == {"modules.json"}
     (tmp_path / "model" / "sentence_bert_config.json").symlink_to(tmp_path / "secret.json")
     with pytest.raises(CheckpointError, match=r"sentence_bert_config\.json is a link that leads out"):
-        checkpoint.sentence_transformers_files(str(tmp_path / "model"))
+        sentence_transformers_files(str(tmp_path / "model"))
     (tmp_path / "hub" / "blobs").mkdir(parents=True)
     shutil.copytree(tmp_path / "model", tmp_path / "hub" / "snapshots" / "abc", symlinks=True)
     link = tmp_path / "hub" / "snapshots" / "abc" / "sentence_bert_config.json"
     link.unlink()
     (tmp_path / "hub" / "blobs" / "123").write_text("{}")
     link.symlink_to(tmp_path / "hub" / "blobs" / "123")
-    assert len(checkpoint.sentence_transformers_files(str(link.parent))) == 2
+    assert len(sentence_transformers_files(str(link.parent))) == 2

@@ -22,17 +22,15 @@ from tiny_models import tiny_model
 from trimformer import Budget, Pruner, plugins
 from trimformer.errors import CheckpointError, InvalidOption, UnsupportedModel
 from trimformer.model import checkpoint
-from trimformer.model.pooling import (
-    MODES,
+from trimformer.model.pooling import MODES, Dense, Normalize, Pooling
+from trimformer.model.sentence_files import (
     PROMPTS,
-    Dense,
-    Normalize,
-    Pooling,
     Prompts,
     choose_pooling,
     pooling_of,
     read_pooling,
     read_prompts,
+    sentence_transformers_files,
 )
 from trimformer.observing.measurements import to_tensors
 from trimformer.observing.predictions import predictions
@@ -227,7 +225,7 @@ class TestReading:
         assert read_pooling("someone/encoder") == Pooling(("lasttoken",))
         assert read_prompts("someone/encoder").query == "q: "
         assert read_pooling("someone/other") is None
-        found = checkpoint.sentence_transformers_files("someone/encoder")
+        found = sentence_transformers_files("someone/encoder")
         assert set(found) == {"modules.json", "config_sentence_transformers.json", "1_Pooling/config.json"}
 
 
@@ -259,7 +257,7 @@ class TestOfModels:
     def test_without_files_it_is_the_mean_and_says_so(self, tokenizer: PreTrainedTokenizerBase) -> None:
         model = tiny_model("bert", "encoder", vocab_size=len(tokenizer))
         assert pooling_of(model) == Pooling(("mean",))
-        assert pooling_of(model).is_default
+        assert pooling_of(model).said_by == "nothing"
 
     def test_a_user_has_the_last_word(self, first_token: str) -> None:
         model = checkpoint.load_model(first_token, pooling="lasttoken")
@@ -315,7 +313,7 @@ def test_sentence_transformers_says_the_same(mode: str, tokenizer: PreTrainedTok
     result = trimformer.prune(
         loaded, TEXTS * 3, tokenizer=tokenizer, budget=Budget(flops=0.6), method="magnitude", calibration_tokens=None
     )
-    files = checkpoint.sentence_transformers_files(str(folder))
+    files = sentence_transformers_files(str(folder))
     checkpoint.write(result.model, tmp_path / "small", tokenizer=tokenizer, extra_files=files)
     for name, own in ((str(folder), loaded), (str(tmp_path / "small"), result.model)):
         encoder = sentence_transformers.SentenceTransformer(name, device="cpu")

@@ -30,6 +30,7 @@ from trimformer.model import checkpoint, folders, modeling_trimformer
 from trimformer.model.gating import gates, with_gates
 from trimformer.model.manifest import read_manifest
 from trimformer.model.modeling_trimformer import FILES
+from trimformer.model.sentence_files import sentence_transformers_files
 from trimformer.model.structure import parameter_count, read_structure
 from trimformer.model.surgery import cut, pruning_config
 
@@ -453,7 +454,7 @@ def test_sentence_transformers_loads_it(tokenizer: PreTrainedTokenizerBase, tmp_
     model, own_tokenizer = checkpoint.load_model(str(tmp_path / "st")), checkpoint.load_tokenizer(str(tmp_path / "st"))
     structure = read_structure(model)
     cut(structure, random_masks(structure))
-    files = checkpoint.sentence_transformers_files(str(tmp_path / "st"))
+    files = sentence_transformers_files(str(tmp_path / "st"))
     checkpoint.write(model, tmp_path / "small", tokenizer=own_tokenizer, extra_files=files)
 
     encoder = sentence_transformers.SentenceTransformer(str(tmp_path / "small"), device="cpu")

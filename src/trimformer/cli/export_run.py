@@ -23,7 +23,7 @@ from trimformer.judging.task import Task
 from trimformer.model import checkpoint
 from trimformer.model.limits import fitted
 from trimformer.model.manifest import plain, read_manifest
-from trimformer.model.pooling import read_pooling
+from trimformer.model.sentence_files import read_pooling, sentence_transformers_files
 from trimformer.model.weights import weight_bytes
 from trimformer.progress import Progress
 
@@ -99,7 +99,7 @@ def export_for(
         overwrite=overwrite,
         facts={name: value for name, value in facts.items() if name != "original" or value},
         progress=progress,
-        extra_files=checkpoint.sentence_transformers_files(model),
+        extra_files=sentence_transformers_files(model),
     )
 
 

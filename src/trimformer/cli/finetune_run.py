@@ -29,6 +29,7 @@ from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.model import checkpoint
 from trimformer.model.manifest import plain, read, read_manifest
 from trimformer.model.modeling_trimformer import auto_class
+from trimformer.model.sentence_files import sentence_transformers_files
 from trimformer.progress import Progress
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.facts import PruningFacts
@@ -170,7 +171,7 @@ def save_finetuned(run: Run, trained: Completed, *, overwrite: bool) -> None:
         manifest=trained.facts.as_json(),
         overwrite=overwrite,
         dtype=checkpoint.stored_dtype(run.model),
-        extra_files=checkpoint.sentence_transformers_files(run.model) if _is_encoder(trained) else None,
+        extra_files=sentence_transformers_files(run.model) if _is_encoder(trained) else None,
     )
 
 

@@ -30,7 +30,7 @@ from trimformer.model.claims import claimed
 from trimformer.model.folders import explained
 from trimformer.model.manifest import as_text
 from trimformer.model.placement import Placement
-from trimformer.model.pooling import MODULES, pooling_of
+from trimformer.model.sentence_files import MODULES, pooling_of, sentence_transformers_files
 from trimformer.progress import Progress
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.cache import MeasuredCache, default_folder
@@ -44,7 +44,7 @@ from trimformer.report.loading import in_one_line, is_of_sentence_transformers, 
 def load_with_tokenizer(name: str, task: Task, placement: Placement) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model with the head that the task needs, and its tokenizer; say so where its pooling is assumed."""
     model, tokenizer = checkpoint.place_model(name, task.auto_class, placement), checkpoint.load_tokenizer(name)
-    if task.auto_class == "AutoModel" and pooling_of(model).is_default:
+    if task.auto_class == "AutoModel" and pooling_of(model).said_by == "nothing":
         console.say(
             f"{name} does not say how it pools (no {MODULES}): its embedding is taken as the mean of its tokens"
         )
@@ -125,7 +125,7 @@ def save_pruned(result: TaskResult, source: str, tokenizer: Any, out: Path, *, o
         manifest=result.manifest,
         overwrite=overwrite,
         dtype=checkpoint.dtype_to_store(model, source),
-        extra_files=checkpoint.sentence_transformers_files(source),
+        extra_files=sentence_transformers_files(source),
     )
 
 

@@ -19,6 +19,7 @@ from trimformer.cli.options import (
     option_of,
 )
 from trimformer.model.parameters import DEVICE, DTYPE
+from trimformer.model.sentence_files import sentence_transformers_files
 from trimformer.vocabulary.facts import CHARACTERS, MINIMUM_COUNT
 
 HELP_PLACE = ("Make it smaller", 3)
@@ -79,7 +80,7 @@ def vocabulary_command(
         manifest=manifest,
         overwrite=overwrite,
         dtype=stored,
-        extra_files=checkpoint.sentence_transformers_files(model),
+        extra_files=sentence_transformers_files(model),
     )
     if as_json:
         steps.print_json(manifest | {"out": str(out)})

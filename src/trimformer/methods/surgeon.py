@@ -7,7 +7,8 @@ order units go, and how much each raises the KL divergence to the dense model. A
 FLOP (or parameter); one calibration serves every budget. At last, from the bottom up, the projections into every
 sublayer are re-solved to read from the student's residual stream what the dense ones read from theirs, the last units
 to go are chosen anew on the student's own statistics, and the output projection is re-solved so that the residual
-stream is nearest to the dense model's. Where it then still diverges, its blocks are trained towards the dense ones.
+stream is nearest to the dense model's. Where it then still diverges, its blocks are trained towards the dense ones,
+and at last a sentence encoder's embeddings are mapped to the dense ones.
 
 Needs no labels. One backward pass, block by block where memory is short, and those of blocks that are trained; or none
 (`gradients=False`). Memory features² for every site or for those of one block, curves for one site at a time.
@@ -36,6 +37,7 @@ from trimformer.pruning.choose.curves import RemovalCurve, damped, removal_curve
 from trimformer.pruning.choose.search import remove_cheapest
 from trimformer.pruning.contract import Backward, Effort, Job
 from trimformer.pruning.refit.blocks import PASSES_AN_EPOCH, Training, train_blocks
+from trimformer.pruning.refit.pooled import map_embeddings
 from trimformer.pruning.refit.walk import Stop, Walk, cut_and_refit
 
 
@@ -91,6 +93,8 @@ class Surgeon:
     """Largest step of that training; above 0."""
     negligible: float = 0.04
     """Divergence from the dense model, in nats or squared distance, up to which nothing is trained; at least 0."""
+    map_embeddings: bool = True
+    """Of a sentence-transformers model: then map its embeddings, by one matrix more, to the dense model's."""
 
     @property
     def effort(self) -> Effort:
@@ -152,6 +156,8 @@ class Surgeon:
                 lambda stop: self._settle(stop, decided[stop.site.name], measured.get(stop.site.name))
             )
         train_blocks(job, Training(self.training_epochs, self.rate, self.negligible))
+        if self.map_embeddings:
+            map_embeddings(job)
         return masks
 
     def _settle(self, stop: Stop, mask: Tensor, measured: Curvature | None) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.conversion_mapping import get_model_conversion_mapping
 
-from trimformer.data.hub import lookup, model_folder
+from trimformer.data.hub import lookup
 from trimformer.errors import CheckpointError, InvalidOption
 from trimformer.model.arguments import check_flag, check_path, told
 from trimformer.model.checksums import check_config, check_model, check_tokenizer, note
@@ -26,7 +26,7 @@ from trimformer.model.folders import check_place, whole_folder
 from trimformer.model.modeling_trimformer import files_are_checked, sizes_of
 from trimformer.model.offload import is_offloaded, like_offloaded, stored
 from trimformer.model.placement import Placement, find_device
-from trimformer.model.pooling import MODULES, PROMPTS, checkpoint_file, choose_pooling
+from trimformer.model.sentence_files import MODULES, choose_pooling, known_pooling, write_added
 from trimformer.model.soundness import naming, read_config, read_tokenizer, trusting, trusts_code
 
 
@@ -217,6 +217,9 @@ def write(
         for path, source in (extra_files or {}).items():
             (new / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, new / path)
+        pooling = known_pooling(model)
+        if pooling and pooling.added and (new / MODULES).exists():
+            write_added(new, pooling)
         if manifest is not None or sizes_of(model.config) is not None:
             note(new, manifest or {})
         _verify(new, model, dtype or model.dtype)
@@ -263,29 +266,6 @@ def check_writable(
         raise CheckpointError(
             f"{target} exists and is not a checkpoint folder: it is not replaced; choose another `out`"
         )
-
-
-def sentence_transformers_files(name: str) -> dict[str, Path]:
-    """Find the files beside the weights that make a folder a sentence-transformers model, by relative path; or none.
-
-    Raises:
-        CheckpointError: one of them is a link that leads out of the folder: it would be copied from there.
-    """
-    found = checkpoint_file(name, MODULES)
-    if found is None:
-        return {}
-    folder = Path(name) if Path(name).is_dir() else Path(model_folder(name))
-    names = (MODULES, "sentence_bert_config.json", PROMPTS)
-    files = [folder / name for name in names] + [
-        file for file in folder.glob("*_*/*") if file.suffix in (".json", ".safetensors")
-    ]
-    found_files = {str(file.relative_to(folder)): file for file in files if file.exists()}
-    of_hub = folder.parent.name == "snapshots"  # its files are links into the same checkpoint's blobs
-    inside = (folder.parents[1] if of_hub else folder).resolve()
-    for file in found_files.values():
-        if not file.resolve().is_relative_to(inside):
-            raise CheckpointError(f"{file} is a link that leads out of {folder}: put the file itself there")
-    return found_files
 
 
 def _verify(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:

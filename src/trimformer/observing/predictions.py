@@ -20,7 +20,8 @@ from trimformer.data.batches import row_seeds, token_mask
 from trimformer.data.labels import IGNORED
 from trimformer.data.rows import LABELS, Batch
 from trimformer.errors import DataError, UnsupportedModel
-from trimformer.model.pooling import Pooling, pooling_of
+from trimformer.model.pooling import Pooling
+from trimformer.model.sentence_files import pooling_of
 
 _BINARY = 2
 PADDED_LOGIT = -1e4

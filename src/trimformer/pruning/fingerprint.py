@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from trimformer.data.rows import Batch
 from trimformer.model.modeling_trimformer import auto_class
 from trimformer.model.offload import stored
-from trimformer.model.pooling import pooling_of
+from trimformer.model.sentence_files import pooling_of
 from trimformer.observing.calibration import Calibration
 from trimformer.pruning.cache import DIGEST_CHARACTERS
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trimformer.judging.manifest import Manifest, Origin
 from trimformer.judging.result import TaskResult
-from trimformer.model import checkpoint
+from trimformer.model.sentence_files import sentence_transformers_files
 from trimformer.pruning.result import PruningResult
 from trimformer.report import page, pictures, saving, summary
 from trimformer.report.characters import printable
@@ -57,7 +57,7 @@ def save(
         manifest=facts.as_json(),
         overwrite=overwrite,
         dtype=result.stored_dtype if isinstance(result, TaskResult) else None,
-        extra_files=checkpoint.sentence_transformers_files(facts.origin.source) if facts.origin.source else None,
+        extra_files=sentence_transformers_files(facts.origin.source) if facts.origin.source else None,
     )
 
 

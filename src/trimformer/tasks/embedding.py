@@ -32,7 +32,8 @@ from trimformer.judging.losses import contrastive_loss, ranking_loss
 from trimformer.judging.metrics import Metric, Metrics
 from trimformer.judging.ranking import LISTS, Ranking, is_collection, ranked, ranks, read_collection, read_rankings
 from trimformer.judging.statistics import Array, mean, metric, spearman
-from trimformer.model.pooling import Pooling, pooling_of, read_prompts, with_prompt
+from trimformer.model.pooling import Pooling
+from trimformer.model.sentence_files import pooling_of, read_prompts, with_prompt
 from trimformer.observing.predictions import embed
 from trimformer.progress import Progress
 
