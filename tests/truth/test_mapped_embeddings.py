@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
 from test_pooling import PREFIX, describe, embedded
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,7 +23,7 @@ from trimformer.model.sentence_files import pooling_of, sentence_transformers_fi
 from trimformer.model.structure import read_structure
 from trimformer.observing.predictions import predictions
 from trimformer.pruning.contract import Job
-from trimformer.pruning.refit.pooled import HELD_OUT, RIDGE, map_embeddings
+from trimformer.pruning.refit.pooled import HELD_OUT, RIDGES, map_embeddings
 
 TEXTS = ["the red cat", "a dog saw the big green house in the old city", "tree", "who built the river"]
 MEAN = {"pooling_mode": "mean", "embedding_dimension": 32}
@@ -70,22 +71,30 @@ def distance(dense: PreTrainedModel, student: PreTrainedModel, rows: list[Batch]
     return float((each(dense) - each(student)).square().sum(-1).mean())
 
 
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def ridge_regression(x: np.ndarray, y: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias, with a pull towards the identity: scikit-learn's ridge, of what is left to explain."""
+    found = Ridge(alpha=ridge * np.mean(x**2) * len(x)).fit(x, y - x)
+    return found.coef_.T + np.eye(x.shape[1]), found.intercept_
+
+
 def test_it_solves_ridge_regression_on_the_texts_as_they_are_and_varied(encoder: PreTrainedModel) -> None:
     job = job_of(encoder, 0.05, rows_of(encoder, 30))
     map_embeddings(job)
     texts = [*job.batches, *varied(job.batches, 1)]
     own = np.arange(4 * len(texts)) % HELD_OUT != HELD_OUT - 1
     x, y = (pooled(each, texts)[own] for each in (job.student.model, encoder))
-    centred, target = x - x.mean(0), y - y.mean(0)
-    strength = RIDGE * np.mean(x**2) * len(x)
-    width = x.shape[1]
-    weight = np.linalg.solve(
-        centred.T @ centred + strength * np.eye(width), centred.T @ target + strength * np.eye(width)
-    )
+    z = pooled(job.student.model, texts)[~own]
     (layer,) = pooling_of(job.student.model).added
+    fits = [ridge_regression(x, y, ridge) for ridge in RIDGES]
+    wanted = unit(pooled(encoder, texts)[~own])
+    weight, bias = min(fits, key=lambda fit: np.square(unit(z @ fit[0] + fit[1]) - wanted).sum())
     np.testing.assert_allclose(layer.weight.numpy().T, weight, atol=1e-4)
     assert layer.bias is not None
-    np.testing.assert_allclose(layer.bias.numpy(), y.mean(0) - x.mean(0) @ weight, atol=1e-4)
+    np.testing.assert_allclose(layer.bias.numpy(), bias, atol=1e-4)
     assert pooling_of(encoder).added == ()
 
 
@@ -94,6 +103,12 @@ def test_texts_that_were_not_seen_come_nearer(encoder: PreTrainedModel) -> None:
     before = distance(encoder, job.student.model, unseen)
     map_embeddings(job)
     assert distance(encoder, job.student.model, unseen) < 0.8 * before
+
+
+def test_fewer_texts_than_can_decide_leave_it_out(encoder: PreTrainedModel) -> None:
+    job = job_of(encoder, 0.05, rows_of(encoder, 1))
+    map_embeddings(job)
+    assert pooling_of(job.student.model).added == ()
 
 
 def test_a_student_that_is_as_good_as_the_dense_model_gets_none(encoder: PreTrainedModel) -> None:

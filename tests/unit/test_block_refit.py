@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from trimformer.observing.boundary import Boundary
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.contract import Job
 from trimformer.pruning.pruner import Pruner
+from trimformer.pruning.refit import blocks
 from trimformer.pruning.refit.blocks import Training, _text, train_blocks
 
 SOME = Training(epochs=3, rate=1e-2)
@@ -25,14 +27,14 @@ UNTRAINED = {"epochs": 0}
 COMMON = ("bert", "llama", "albert", "modernbert")
 
 
-def job_of(architecture: str, *, damage: float, batches: int = 12) -> Job:
-    """A job whose student is the dense model with noise in its weights."""
-    dense = read_structure(tiny_model(architecture))
+def job_of(architecture: str, *, damage: float, batches: int = 12, layers: int | None = None, first: int = 0) -> Job:
+    """A job whose student is the dense model with noise in its weights, from some block on."""
+    dense = read_structure(tiny_model(architecture, **({} if layers is None else {"num_hidden_layers": layers})))
     student = read_structure(copy.deepcopy(dense.model))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for site in student.sites:
-            for weight in student.block(site).parameters():
+            for weight in student.block(site).parameters() if site.block >= first else ():
                 weight.add_(damage * torch.randn(weight.shape, generator=generator))
     rows = [inputs(dense.model, (12, 7, 9, 12), seed=seed) for seed in range(batches)]
     return Job(dense, rows, 0, lambda items, _: items, student=student, costs={}, limit=0.0)
@@ -75,6 +77,24 @@ def test_weights_stay_where_training_makes_what_is_held_out_worse(training: Trai
     train_blocks(job, training)
     for name, values in job.student.model.state_dict().items():
         assert torch.equal(values, before[name]), name
+
+
+@pytest.mark.parametrize(("rate", "first", "changed"), [(1e4, 0, []), (1e-2, 0, [0, 1, 2, 3, 4, 5]), (1e-2, 4, [4, 5])])
+def test_it_is_given_up_where_three_blocks_gain_nothing_and_those_without_loss_do_not_count(
+    rate: float, first: int, changed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, trained = job_of("bert", damage=0.05, layers=6, first=first), list[int]()
+    before = copy.deepcopy(job.student.model.state_dict())
+
+    def counting(job: Job, student: Boundary, *others: Any) -> float:
+        trained.append(student.block)
+        return blocks._train(job, student, *others)
+
+    monkeypatch.setattr(blocks, "_settle", lambda job, student, *others: counting(job, student, *others[:-1]))
+    train_blocks(job, Training(3, rate))
+    after = {name: not torch.equal(values, before[name]) for name, values in job.student.model.state_dict().items()}
+    assert [block for block in range(6) if any(after[name] for name in after if f"layer.{block}." in name)] == changed
+    assert trained == ([0, 1, 2] if rate > 1 else [0, 1, 2, 3, 4, 5])
 
 
 def test_every_epoch_has_each_batch_once_in_a_version_of_its_own_and_none_that_is_held_out() -> None:

@@ -3,7 +3,7 @@
 What is left to do after all blocks: errors of a text's tokens that have a direction in common do not go away in the
 mean. The map is that of least squares with a pull towards the identity, on the calibration rows and, where they are
 text, varied ones. It is a module `Dense` of sentence-transformers: where a checkpoint has no files of these, nobody
-would apply it, and there is none. A tenth of the texts decides whether it is kept at all.
+would apply it, and there is none. A tenth of the texts decides how strong the pull is, and whether there is a map.
 
 Source: ours; the ridge towards the identity is that of `align`.
 """
@@ -28,13 +28,15 @@ from trimformer.pruning.refit.least_squares import solve
 
 HELD_OUT = 10
 """One text of so many is held out."""
-RIDGE = 0.2
-"""Pull towards the identity, relative to the mean square of what is pooled."""
+RIDGES = (0.1, 0.3, 1.0, 3.0)
+"""Pulls towards the identity that are tried, relative to the mean square of what is pooled; few texts need more."""
 
 
 @torch.no_grad()
 def map_embeddings(job: Job) -> None:
     """Map the student's pooled embeddings to the dense model's, where that brings those held out nearer.
+
+    With fewer texts than make a tenth, there is nothing to decide by, and no map.
 
     Args:
         job: of a student that is cut and refitted; nothing happens with models that have a head, or no files of
@@ -50,14 +52,21 @@ def map_embeddings(job: Job) -> None:
     ]
     student, dense = (torch.cat(side) for side in zip(*both, strict=True))
     apart = torch.arange(len(dense), device=dense.device) % HELD_OUT == HELD_OUT - 1
+    if not apart.any():
+        return
     sums = RegressionSums(dense.shape[1], dense.shape[1], dense.device)
     sums.add(student[~apart], dense[~apart])
+    tried = [pooling, *(_mapped(pooling, sums, ridge) for ridge in RIDGES)]
+    distances = [_distance(each, pooling, student[apart], dense[apart]) for each in tried]
+    nearest = tried[int(processes.agreed(torch.tensor(distances)).argmin())]
+    if nearest is not pooling:
+        set_pooling(job.student.model, nearest)
+
+
+def _mapped(pooling: Pooling, sums: RegressionSums, ridge: float) -> Pooling:
     identity = torch.eye(sums.features, dtype=torch.float64, device=sums.products.device)
-    fit = solve(sums, identity, identity[0], ridge=RIDGE, intercept=True, site="the pooled embeddings")
-    mapped = pooling.mapped(processes.agreed(fit.weight.T.float()), processes.agreed(fit.bias.float()))
-    before, after = (_distance(each, pooling, student[apart], dense[apart]) for each in (pooling, mapped))
-    if processes.agreed_number(after) < processes.agreed_number(before):
-        set_pooling(job.student.model, mapped)
+    fit = solve(sums, identity, identity[0], ridge=ridge, intercept=True, site="the pooled embeddings")
+    return pooling.mapped(processes.agreed(fit.weight.T.float()), processes.agreed(fit.bias.float()))
 
 
 def _pooled(model: PreTrainedModel, pooling: Pooling, batch: Batch) -> Tensor:
