@@ -104,6 +104,7 @@ PAGES: Mapping[str, Mapping[Path, Shown]] = {
         **{DOCS / "methods" / f"{name}.md": Shown(of_method(name)) for name in ("dynabert", "ebert", "p_pruning")},
     },
     "blocks": {DOCS / "methods" / "surgeon.md": Shown(complete)},
+    "mpnet": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "smollm2": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "decoders": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "decoders-own": {DOCS / "methods.md": Shown(complete, ("accuracy",))},

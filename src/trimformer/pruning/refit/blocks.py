@@ -4,8 +4,8 @@ A sublayer's closed-form refit solves for one matrix and takes the activations a
 consumers move together. From the bottom up each block reads the student's own residual stream and is to put out the
 dense model's. A tenth of the batches never train: by them the best epoch is chosen, the one before any training too.
 Every epoch has other text, made of the same rows: what fits one text too closely fits no other. Where the models'
-predictions are as good as the same already, nothing is trained; where the first blocks gain next to nothing, as with
-too few rows, no further ones are.
+predictions are as good as the same already, nothing is trained; where some blocks in a row gain next to nothing, as
+with too few rows, no further ones are.
 
 Needs no labels, and no backward pass through more than a block. Memory: hidden states of both models, tokens × width
 numbers for each epoch, and six times a block's weights in float32: copies, gradients, moments, the best so far.
@@ -44,7 +44,7 @@ GAIN = "gain"
 BETAS, WARM_UP = (0.9, 0.95), 0.05
 """Of Adam, and of its rate, which then falls to zero along a cosine."""
 TRIED, WORTHWHILE = 3, 0.01
-"""A chain of blocks whose first ones, so many, lose less of their loss in the mean than this share is given up."""
+"""A chain of blocks is given up where so many, one after the other, lose less than this share of their loss."""
 PASSES_AN_EPOCH = 2.8
 """Forward passes of the dense model that an epoch takes as long as, at 40 % of the FLOPs; 1.7 at 10 %, 3.4 at 60 %."""
 
@@ -80,7 +80,7 @@ def train_blocks(job: Job, training: Training) -> None:
             if block == 0:
                 dense, student = (Boundary(each, text.batches, chain) for each in (job.dense, job.student))
                 student.hidden, gains = list(dense.hidden), []
-            if len(gains) >= TRIED and sum(gains) < WORTHWHILE * len(gains):
+            if len(gains) >= TRIED and sum(gains[-TRIED:]) < WORTHWHILE * TRIED:
                 continue
             dense.advance()
             if student.sites:
