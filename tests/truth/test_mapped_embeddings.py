@@ -127,6 +127,15 @@ def test_models_with_a_head_or_without_files_get_none(head: str | None) -> None:
     assert not hasattr(job.student.model, "trimformer_pooling") or head
 
 
+def test_files_that_are_not_understood_are_none_of_its_business_below_a_head(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    folder = checkpoint.write(tiny_model("bert", vocab_size=len(tokenizer)), tmp_path / "model", tokenizer=tokenizer)
+    (folder / "modules.json").write_text("[]")
+    model = checkpoint.load_model(str(folder))
+    map_embeddings(job_of(model, 0.05, []))
+
+
 def test_what_is_saved_embeds_as_what_was_pruned(
     encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:

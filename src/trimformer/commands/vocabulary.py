@@ -19,7 +19,6 @@ from trimformer.cli.options import (
     option_of,
 )
 from trimformer.model.parameters import DEVICE, DTYPE
-from trimformer.model.sentence_files import sentence_transformers_files
 from trimformer.vocabulary.facts import CHARACTERS, MINIMUM_COUNT
 
 HELP_PLACE = ("Make it smaller", 3)
@@ -49,6 +48,7 @@ def vocabulary_command(
     from trimformer.judging.names import shared_name
     from trimformer.model import checkpoint
     from trimformer.model.placement import Placement
+    from trimformer.model.sentence_files import sentence_transformers_files
     from trimformer.report import saving, terminal
     from trimformer.report.saving import trimmed_manifest
     from trimformer.vocabulary.trim import trim_vocabulary

@@ -42,8 +42,10 @@ def map_embeddings(job: Job) -> None:
         job: of a student that is cut and refitted; nothing happens with models that have a head, or no files of
             sentence-transformers.
     """
+    if auto_class(type(job.dense.model).__name__) != "AutoModel":
+        return
     pooling = pooling_of(job.dense.model)
-    if auto_class(type(job.dense.model).__name__) != "AutoModel" or pooling.said_by != "files":
+    if pooling.said_by != "files":
         return
     texts = [*job.batches, *(varied(job.batches, job.seed + 1) if can_vary(job.batches) else [])]
     both = [
