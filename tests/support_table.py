@@ -29,8 +29,8 @@ from transformers import AutoConfig, PreTrainedModel
 import trimformer
 from tiny_models import ALL_HEADS, CONFIGS, inputs, is_causal, main_head, outputs, random_masks, tiny_model
 from trimformer import Budget, plugins
+from trimformer.model.description import Attention
 from trimformer.model.masking import masked
-from trimformer.model.sites import Attention
 from trimformer.model.structure import find_architecture, read_structure
 from trimformer.model.surgery import cut
 

@@ -21,7 +21,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from trimformer import plugins
 from trimformer.data.rows import Batch
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Fused, Layout, Sublayer
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward, Fused, Layout, Sublayer
 
 WORDS, CHANNELS, CLASSES = 60, 5, 3
 

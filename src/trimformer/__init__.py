@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from trimformer.model.checksums import verify
     from trimformer.model.structure import read_structure
     from trimformer.pruning.budget import Budget
-    from trimformer.pruning.pruner import Pruner, prune
+    from trimformer.pruning.once import prune
+    from trimformer.pruning.pruner import Pruner
     from trimformer.pruning.result import PruningResult
     from trimformer.pruning.sizes import Sizes
     from trimformer.report.saving import save
@@ -39,7 +40,7 @@ _HOMES = {
     "evaluate": "judging.project",
     "load_model": "model.checkpoint",
     "load_tokenizer": "model.checkpoint",
-    "prune": "pruning.pruner",
+    "prune": "pruning.once",
     "read_structure": "model.structure",
     "save": "report.saving",
     "trim_vocabulary": "vocabulary.trim",

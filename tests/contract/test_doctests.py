@@ -8,7 +8,7 @@ from importlib import import_module
 
 import trimformer
 
-DOWNLOADING = ("trimformer.pruning.pruner",)
+DOWNLOADING = ("trimformer.pruning.once", "trimformer.pruning.pruner")
 """Modules whose examples begin with a model and its tokenizer."""
 
 

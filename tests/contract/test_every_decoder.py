@@ -36,7 +36,7 @@ from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure, read_structure
 from trimformer.model.surgery import cut, pruning_config
 from trimformer.pruning.budget import Budget
-from trimformer.pruning.pruner import prune
+from trimformer.pruning.once import prune
 
 DECODERS = [name for name in CONFIGS if is_causal(name)]
 CLASSIFIERS = [name for name in DECODERS if "sequence classification" in heads_of(name)]

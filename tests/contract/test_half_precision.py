@@ -15,7 +15,7 @@ from trimformer.errors import InvalidOption
 from trimformer.model.checkpoint import load_model, stored_dtype, write
 from trimformer.model.placement import Placement
 from trimformer.pruning.budget import Budget
-from trimformer.pruning.pruner import prune
+from trimformer.pruning.once import prune
 
 ARCHITECTURES = ("bert", "gpt2", "llama")
 

@@ -406,7 +406,7 @@ def test_a_plan_is_printed_edited_and_pruned_by(run: Run, model: Path, data: Pat
     assert result.code == 0, result.err
     assert max(map(len, result.out.splitlines()[:12])) <= 80
     assert "flops 0.5" in result.out
-    assert "heads and neurons that stay" in result.out
+    assert "heads, dimensions and neurons that stay" in result.out
     assert "flops 0.5" in page.read_text()
     pruned = run(*prune(model, data, out, method="surgeon", flops=None, sites=file))
     assert pruned.code == 0, pruned.err

@@ -49,7 +49,7 @@ def test_prune_tells_everything_in_its_manifest_page_and_card(
     assert facts["command"].startswith("trimformer prune ")
     assert facts["command"].endswith(f"--flops 0.5 --out …/{out.name} --report …/{page.name}")
     assert facts["model_class"] == "BertForSequenceClassification"
-    assert set(facts["seconds"]) == set(facts["memory_mb"]) == {"measuring", "pruning", "judging"}
+    assert set(facts["seconds"]) == set(facts["memory_mb"]) == {"ordering", "measuring", "pruning", "judging"}
     assert all(memory["host"] > 100 for memory in facts["memory_mb"].values())
     kept = {f"encoder.layer.{row['block']}.attention": row["head"] for row in facts["units"]}
     assert {site: pattern.count("#") for site, pattern in facts["patterns"].items() if "attention" in site} == kept

@@ -157,7 +157,7 @@ def test_the_first_head_to_go_is_the_best_of_all_and_the_last_two_are_worth_most
 @pytest.mark.parametrize("share", [0.7, 0.4])
 def test_the_cheapest_per_saved_operation_go_first(model: PreTrainedModel, share: float) -> None:
     """What stays though it is cheaper than something that went costs together less than one unit: it filled up room."""
-    pruner = Pruner(model, data(), options={"tune": False})
+    pruner = Pruner(model, data(), options={"tune": False, "narrow": False})
     masks, structure = pruner.prune(Budget(flops=share)).masks, plain.double(model)
     length = plain.mean_length(plain.without_padding(data()))
     went, stayed = [], []
@@ -190,7 +190,7 @@ def test_choosing_anew_changes_nothing_where_the_student_is_still_the_dense_mode
 
 def test_at_every_later_site_what_goes_anew_is_cheapest_on_the_students_own_statistics(model: PreTrainedModel) -> None:
     """With `reconsider=1` and nothing aligned: the student so far, run plainly, gives the same greedy choice."""
-    options = {"reconsider": 1.0, "align": False, "ridge": 0.0}
+    options = {"reconsider": 1.0, "align": False, "ridge": 0.0, "narrow": False}
     pruner = Pruner(model, data(), options=options)
     result = pruner.prune(Budget(flops=0.5))
     dense, student, groups = plain.double(model), plain.double(model), plain.without_padding(data())
@@ -226,7 +226,8 @@ def greedily(removal: Removal, count: int) -> list[int]:
 def test_the_refit_solves_a_weighted_ridge_regression(model: PreTrainedModel, intercept: bool, focus: float) -> None:
     """`Σ_t w_t ‖x^T_t + Sub^T(x^T_t) − x^S_t − h_t W − b‖² / Σ w_t + ρ·mean(diag G)·‖W − W_dense‖²`, in one matrix."""
     ridge = 0.05
-    options = {"ridge": ridge, "intercept": intercept, "focus": focus, "align": False, "reconsider": 0.0}
+    own = {"align": False, "reconsider": 0.0, "narrow": False}
+    options = {"ridge": ridge, "intercept": intercept, "focus": focus, **own}
     pruner = Pruner(model, data(), options=options)
     result = pruner.prune(Budget(flops=0.5))
     dense, student, groups = plain.double(model), plain.double(model), plain.without_padding(data())

@@ -155,7 +155,7 @@ def test_surgeon_keeps_the_same_units_and_trains_what_is_left_of_them() -> None:
     rows = [inputs(model, (12, 7, 9, 12), seed=seed) for seed in range(60)]
     plain, trained = (
         Pruner(model, rows, options=options).prune(Budget(flops=0.6))
-        for options in (UNTRAINED, {"epochs": 3, "rate": 2e-2, "negligible": 0.0})
+        for options in (UNTRAINED | {"narrow": False}, {"epochs": 3, "rate": 2e-2, "negligible": 0.0, "narrow": False})
     )
     assert trained.facts.units == plain.facts.units
     assert trained.facts.options["epochs"] == 3

@@ -218,7 +218,7 @@ def test_the_loader_in_the_checkpoint_checks_without_the_package(saved: Path, tm
     folders = {
         flipped: "model.safetensors is not as it was saved",
         changed("scaling", "attributes", {f"{core}.scaling": 0}): "scaling",
-        changed("width", "attributes", {f"{core}.attention_head_size": 2 * heads}): "head_size, which is no size",
+        changed("width", "attributes", {f"{core}.attention_head_size": 2 * heads}): "does not fit its projections",
         changed("eps", "attributes", {"encoder.layer.1.output.LayerNorm.eps": 100}): "LayerNorm.eps",
         changed("null", "attributes", {f"{ffn}.bias": None}): "dense.bias",
         changed("modules", "attributes", {"_modules": {}}): "_modules",

@@ -15,7 +15,7 @@ from trimformer.errors import InvalidOption, UnreachableTarget
 from trimformer.model.structure import Structure, read_structure
 from trimformer.pruning.budget import Budget, Prices, linear_table
 from trimformer.pruning.cache import MeasuredCache
-from trimformer.pruning.pruner import prune
+from trimformer.pruning.once import prune
 
 COST = plugins.load("costs", "latency")
 WORKLOAD = Workload(sequence_length=6, batch_size=2)

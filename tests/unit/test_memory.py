@@ -17,7 +17,8 @@ from trimformer.pruning import memory
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.contract import Backward
 from trimformer.pruning.memory import Footprint, footprint, pass_tokens, remedy
-from trimformer.pruning.pruner import Pruner, prune
+from trimformer.pruning.once import prune
+from trimformer.pruning.pruner import Pruner
 
 FACTOR = 1.7
 """The estimate is that near to the peak, either way."""

@@ -31,7 +31,7 @@ from trimformer.pruning.budget import Budget
 from trimformer.pruning.choose.bounds import Bounds
 from trimformer.pruning.choose.curves import RemovalCurve
 from trimformer.pruning.choose.search import remove_cheapest
-from trimformer.pruning.pruner import prune
+from trimformer.pruning.once import prune
 from trimformer.pruning.result import PruningResult
 
 METHODS = [name for name, kind in plugins.provided("methods").items() if not kind.needs_labels]

@@ -3,7 +3,7 @@
 from typing import Any
 
 from trimformer.errors import UnsupportedModel
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 ALBERT = Architecture(
     description="post-norm encoder whose layers share their weights",
@@ -18,6 +18,7 @@ ALBERT = Architecture(
                     consumer="attention.dense",
                     core_norm="LayerNorm",
                     sizes={"num_attention_heads": "heads", "all_head_size": "features"},
+                    head_size="attention_head_size",
                 ),
                 FeedForward(producers=("ffn",), consumer="ffn_output"),
             ),

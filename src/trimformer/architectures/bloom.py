@@ -3,7 +3,7 @@
 from typing import Any
 
 from trimformer.errors import UnsupportedModel
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Fused
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward, Fused
 
 BLOOM = Architecture(
     description="pre-norm decoder with BLOOM's module names and ALiBi",

@@ -1,6 +1,6 @@
 """CTRL: an attention module that is called with values, keys and queries."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 CTRL = Architecture(
     description="pre-norm decoder with CTRL's module names",

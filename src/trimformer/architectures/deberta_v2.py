@@ -7,7 +7,7 @@ only the values' is aligned where they share.
 from typing import Any
 
 from trimformer.errors import UnsupportedModel
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 QUERY, KEY, VALUE = (f"attention.self.{name}_proj" for name in ("query", "key", "value"))
 OF_POSITIONS = {"c2p": "attention.self.pos_key_proj", "p2c": "attention.self.pos_query_proj"}

@@ -1,6 +1,6 @@
 """DistilBERT: BERT's sublayers under other names; the attention module holds its own output projection."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 DISTILBERT = Architecture(
     description="post-norm encoder with DistilBERT's module names",
@@ -13,6 +13,7 @@ DISTILBERT = Architecture(
                     producers=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
                     consumer="attention.out_lin",
                     sizes={"n_heads": "heads"},
+                    head_size="attention_head_size",
                 ),
                 FeedForward(producers=("ffn.lin1",), consumer="ffn.lin2"),
             ),

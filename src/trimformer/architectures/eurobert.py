@@ -1,6 +1,6 @@
 """EuroBERT: Llama's modules, but every token sees all others."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 EUROBERT = Architecture(
     description="pre-norm encoder with Llama's module names",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Fused
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward, Fused
 
 
 def falcon(config: Any) -> Architecture:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 from trimformer.model.query_heads import by_query_head
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
 
 GEMMA2 = Architecture(
     description="decoder with Gemma 2's norms before and after each sublayer",

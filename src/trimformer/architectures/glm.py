@@ -1,6 +1,6 @@
 """GLM: Llama's modules, gate and up projection fused."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Fused
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward, Fused
 
 GLM = Architecture(
     description="pre-norm decoder with GLM's module names",

@@ -1,6 +1,6 @@
 """GLM 4: GLM's projections, with a norm before each sublayer and another of what it adds."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Fused
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward, Fused
 
 GLM4 = Architecture(
     description="decoder with GLM 4's norms before and after each sublayer",

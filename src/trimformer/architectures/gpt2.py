@@ -1,6 +1,6 @@
 """GPT-2, DistilGPT-2 among its checkpoints: one projection gives queries, keys and values; weights are transposed."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Fused
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward, Fused
 
 GPT2 = Architecture(
     description="pre-norm decoder with GPT-2's fused query, key and value",

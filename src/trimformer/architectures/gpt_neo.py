@@ -1,6 +1,6 @@
 """GPT-Neo: GPT-2 with single projections, and windows in every second block."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 GPT_NEO = Architecture(
     description="pre-norm decoder with GPT-Neo's module names",

@@ -1,6 +1,6 @@
 """GPT-NeoX and Pythia: one projection is query, key and value, head by head; both sublayers read the block's input."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Fused
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward, Fused
 
 GPT_NEOX = Architecture(
     description="pre-norm decoder with GPT-NeoX's fused query, key and value, parallel residual or not",

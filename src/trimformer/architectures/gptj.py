@@ -1,6 +1,6 @@
 """GPT-J: attention and FFN side by side."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 GPTJ = Architecture(
     description="pre-norm decoder with GPT-J's module names, parallel residual",

@@ -1,6 +1,6 @@
 """Granite: Llama's modules, whose output is multiplied before it is added."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 GRANITE = Architecture(
     description="pre-norm decoder with Llama's module names and residual multipliers",

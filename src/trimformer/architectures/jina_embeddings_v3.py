@@ -1,6 +1,6 @@
 """Jina embeddings v3: XLM-RoBERTa with rotary positions and module names of its own."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 JINA_EMBEDDINGS_V3 = Architecture(
     description="post-norm encoder with Jina's module names",

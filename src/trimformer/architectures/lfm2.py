@@ -1,6 +1,7 @@
 """LFM2: most blocks have a short convolution, which stays, in place of attention."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Stream
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
+from trimformer.model.sites import Stream
 
 LFM2 = Architecture(
     description="pre-norm decoder with LFM2's attention and convolutions",

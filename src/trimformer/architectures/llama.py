@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from trimformer.errors import UnsupportedModel
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 from trimformer.model.query_heads import by_query_head
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
 
 LLAMA = Architecture(
     description="pre-norm decoder with Llama's module names",

@@ -5,7 +5,8 @@ Queries and keys read one bottleneck, values the whole stream, and attention add
 
 from typing import Any
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Stream
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
+from trimformer.model.sites import Stream
 
 VALUE = "attention.self.value"
 
@@ -20,6 +21,7 @@ def mobilebert(config: Any) -> Architecture:
         residual=Stream("attention.output", argument=1),
         width="true_hidden_size",
         sizes={"num_attention_heads": "heads", "all_head_size": "features"},
+        head_size="attention_head_size",
     )
     further = (
         FeedForward(

@@ -4,7 +4,7 @@ from importlib.metadata import version
 from typing import Any
 
 from trimformer.errors import UnsupportedModel
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Fused
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward, Fused
 
 MODERNBERT = Architecture(
     description="pre-norm encoder with ModernBERT's fused projections",

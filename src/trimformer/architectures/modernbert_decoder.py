@@ -1,6 +1,6 @@
 """The decoder of ModernBERT: gate and up projection fused, windows in most blocks."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Fused
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward, Fused
 
 MODERNBERT_DECODER = Architecture(
     description="pre-norm decoder with ModernBERT's module names",

@@ -1,6 +1,6 @@
 """MPT: fused query, key and value; positions are a bias for every head (ALiBi)."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Fused
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward, Fused
 
 MPT = Architecture(
     description="pre-norm decoder with MPT's module names and ALiBi",

@@ -1,6 +1,6 @@
 """nanochat: Llama's attention, an FFN without gate."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 NANOCHAT = Architecture(
     description="pre-norm decoder with nanochat's module names",

@@ -1,6 +1,6 @@
 """Nemotron and the decoders that share its modules: Llama's without a gate in the FFN."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 NEMOTRON = Architecture(
     description="pre-norm decoder with Llama's module names, without gates",

@@ -1,6 +1,6 @@
 """NomicBERT and GTE: post-norm encoders with Llama's names, rotary positions and gated feed-forward layers."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 NOMIC_BERT = Architecture(
     description="post-norm encoder with gated feed-forward layers and Llama's module names",

@@ -3,7 +3,7 @@
 OLMo's norms of queries and keys go over all heads, which can therefore be removed together only.
 """
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 
 def norms_after(stock: dict[str, str], *, tied: bool) -> Architecture:

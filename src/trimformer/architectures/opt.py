@@ -1,6 +1,6 @@
 """OPT; its 350m has the norms after the sublayers, as BERT has."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 OPT = Architecture(
     description="decoder with OPT's module names, pre-norm or post-norm",

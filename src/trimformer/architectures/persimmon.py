@@ -1,6 +1,6 @@
 """Persimmon: GPT-NeoX's projections below Llama's attention module."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Fused
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward, Fused
 
 PERSIMMON = Architecture(
     description="pre-norm decoder with Persimmon's fused query, key and value",

@@ -1,6 +1,6 @@
 """Phi 1 and 2: attention and FFN side by side, output projections of other names than Llama's."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 PHI = Architecture(
     description="pre-norm decoder with Phi's module names, parallel residual",

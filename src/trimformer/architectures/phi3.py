@@ -1,6 +1,6 @@
 """Phi-3 and Phi-4: query, key and value in one projection, gate and up in another."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Fused
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward, Fused
 
 PHI3 = Architecture(
     description="pre-norm decoder with Phi-3's fused query, key and value, and fused gate",

@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward, Layout, Stream
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward, Layout
+from trimformer.model.sites import Stream
 
 
 class GatedAttention(Attention):

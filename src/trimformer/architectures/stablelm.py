@@ -3,7 +3,7 @@
 from typing import Any
 
 from trimformer.errors import UnsupportedModel
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 STABLELM = Architecture(
     description="pre-norm decoder with Llama's module names, parallel residual or not",

@@ -1,6 +1,6 @@
 """Starcoder2: Llama's attention, an FFN without gate under GPT-2's names."""
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 STARCODER2 = Architecture(
     description="pre-norm decoder with Starcoder2's module names",

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from trimformer.model.sites import Architecture, Attention, Chain, FeedForward
+from trimformer.model.description import Architecture, Attention, Chain, FeedForward
 
 XGLM = Architecture(
     description="pre-norm decoder with BART's module names",

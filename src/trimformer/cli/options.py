@@ -105,7 +105,7 @@ UniformOption = Annotated[
 ]
 HeadsOption = Annotated[
     str | None,
-    typer.Option(help="Heads that every layer keeps (key/value heads), a range, or one entry a layer: 12,8."),
+    typer.Option(help="Heads that every layer keeps (key/value heads), a range, of a width as 8x20, or a list."),
 ]
 QueryHeadsOption = Annotated[
     str | None, typer.Option(help="Query heads that every layer keeps while key/value heads stay: a multiple of these.")

@@ -112,6 +112,22 @@ def split_batches(batches: Sequence[Batch], max_padded_tokens: int) -> list[Batc
     return parts
 
 
+def every(batches: Sequence[Batch], count: int) -> list[Batch]:
+    """Give the first of every so many rows, however they are batched.
+
+    >>> [batch["x"].tolist() for batch in every([{"x": torch.tensor([1, 2])}, {"x": torch.tensor([3, 4, 5])}], 2)]
+    [[1], [3, 5]]
+    """
+    parts: list[Batch] = []
+    before = 0
+    for batch in batches:
+        rows = len(next(iter(batch.values())))
+        chosen = slice(-before % count, rows, count)
+        before += rows
+        parts += [{name: values[chosen].contiguous() for name, values in batch.items()}] if chosen.start < rows else []
+    return parts
+
+
 def make_batches(
     features: Sequence[Features],
     tokenizer: PreTrainedTokenizerBase | None,

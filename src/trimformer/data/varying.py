@@ -10,6 +10,7 @@ model for words; none is asked here, and no label has to stay right.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,13 +38,42 @@ def varied(batches: Sequence[Batch], seed: int) -> list[Batch]:
         batches: of text alone, by `can_vary`.
         seed: of what is replaced, and by what.
     """
-    marks = _marks(batches)
-    free = [_free(batch, marks) for batch in batches]
-    words = torch.cat([_rows(batch)[may] for batch, may in zip(batches, free, strict=True)])
-    if not len(words):
-        return list(batches)
-    generator = torch.Generator().manual_seed(seed)
-    return [_varied(batch, may, words, generator) for batch, may in zip(batches, free, strict=True)]
+    words, generator = Words.of(batches), torch.Generator().manual_seed(seed)
+    return [words.vary(batch, generator) for batch in batches]
+
+
+@dataclass(frozen=True)
+class Words:
+    """The words of some rows, one after the other, by which those of a batch are replaced."""
+
+    found: Tensor
+    """Tokens that are no marks, as often as they occur, in order: `(words,)`."""
+    marks: Tensor
+    """Tokens that nearly every sequence has: `(marks,)`."""
+
+    @classmethod
+    def of(cls, batches: Sequence[Batch]) -> Words:
+        """Read the words and the marks of some rows."""
+        marks = _marks(batches)
+        return cls(torch.cat([_rows(batch)[_free(batch, marks)] for batch in batches]), marks)
+
+    def vary(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """Give a batch with other words in the same places; as it is where no words are known."""
+        if not len(self.found):
+            return batch
+        ids, free = _rows(batch), _free(batch, self.marks)
+        sequences, length = ids.shape
+
+        def draw(count: int, *shape: int) -> Tensor:
+            return torch.randint(count, shape, generator=generator)
+
+        cut = torch.rand(sequences, 1, generator=generator) * length / SPLICED
+        place = torch.arange(length)
+        other = self.found[(draw(len(self.found), sequences, 1) + place) % len(self.found)]
+        ids = torch.where(free & (place >= cut), other, ids)
+        replaced = free & (torch.rand(sequences, length, generator=generator) < REPLACED)
+        ids = torch.where(replaced, self.found[draw(len(self.found), sequences, length)], ids)
+        return {**batch, TOKENS: ids.view(batch[TOKENS].shape).to(batch[TOKENS])}
 
 
 def _rows(batch: Batch) -> Tensor:
@@ -62,19 +92,3 @@ def _marks(batches: Sequence[Batch]) -> Tensor:
     tokens, counts = torch.unique(torch.cat(found), return_counts=True)
     marks: Tensor = tokens[counts > MARKS * len(found)]
     return marks
-
-
-def _varied(batch: Batch, free: Tensor, words: Tensor, generator: torch.Generator) -> Batch:
-    ids = _rows(batch)
-    sequences, length = ids.shape
-
-    def draw(count: int, *shape: int) -> Tensor:
-        return torch.randint(count, shape, generator=generator)
-
-    cut = torch.rand(sequences, 1, generator=generator) * length / SPLICED
-    place = torch.arange(length)
-    other = words[(draw(len(words), sequences, 1) + place) % len(words)]
-    ids = torch.where(free & (place >= cut), other, ids)
-    replaced = free & (torch.rand(sequences, length, generator=generator) < REPLACED)
-    ids = torch.where(replaced, words[draw(len(words), sequences, length)], ids)
-    return {**batch, TOKENS: ids.view(batch[TOKENS].shape).to(batch[TOKENS])}

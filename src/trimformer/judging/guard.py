@@ -67,7 +67,7 @@ def smallest_within(
         raise InvalidOption("the sizes asked for leave nothing to decide: leave out `max_drop`, or give ranges")
     guard = guarded(project, metric)
     project.stages.say(f"the smallest {cost} that lose at most {max_drop:g} in {guard.metric}, on {guard.about}")
-    _ = pruner.measured  # once, before a search whose every step would seem to do it
+    pruner.measure(Budget.of(cost, high, round_to=round_to), sizes)  # once, or every step would seem to do it
     drop = Metric(0.0, len(guard.rows), 0.0, 0.0)
     best: PruningResult | None = None
     with project.stages.searching() as tell:

@@ -34,6 +34,7 @@ from trimformer.observing.moments import Group, moments
 from trimformer.observing.sums import RegressionSums
 from trimformer.observing.watching import check_finite, frozen
 from trimformer.pruning.choose.curves import RemovalCurve, damped, removal_curve
+from trimformer.pruning.choose.narrowing import NarrowingCurve, Shape, narrowing_curve, rectangle, stepped_table
 from trimformer.pruning.choose.search import remove_cheapest
 from trimformer.pruning.contract import Backward, Effort, Job
 from trimformer.pruning.refit.blocks import PASSES_AN_EPOCH, Training, train_blocks
@@ -53,6 +54,10 @@ class Curvature(Measurement):
     """Second moment of the gradient at the site's output, `(width, width)`; None without gradients."""
     energy: Tensor | None = None
     """Squared gradient of every token there, `(tokens,)`; None without gradients."""
+    sizes: Tensor | None = None
+    """Where units are dimensions of heads, numbers of them that may stay, rising; else None."""
+    scores: Tensor | None = None
+    """Where they are, what the scores of each cost, see `narrowing_curve`, `(units,)`; else None."""
 
     @property
     def removal_cost(self) -> Tensor:
@@ -69,6 +74,8 @@ class Surgeon:
     needs_labels: ClassVar[bool] = False
     removes: ClassVar[str | None] = None
 
+    narrow: bool = True
+    """Remove dimensions of heads too, not only heads, where attention can have narrower ones; not without gradients."""
     gradients: bool = True
     """Measure the metric by a backward pass; without, by forward passes alone, where memory is short."""
     damping: float = 0.3
@@ -107,6 +114,11 @@ class Surgeon:
         return "by block" if self.gradients else "none"
 
     @property
+    def narrows(self) -> bool:
+        """True if dimensions of heads are to go too; what is missed with them is told by gradients."""
+        return self.narrow and self.gradients
+
+    @property
     def training_epochs(self) -> int:
         """How often blocks are trained over the rows, at most: not at all without gradients, or without the refit."""
         return self.epochs if self.gradients and self.tune else 0
@@ -143,7 +155,16 @@ class Surgeon:
         """Allocate the budget over the curves."""
         found = {site.name: measured[site.name] for site in job.dense.occupied}
         curves = {name: RemovalCurve(each.order, each.cost) for name, each in found.items()}
-        return job.first_decides(job.dense.full_masks() | remove_cheapest(curves, job.costs, job.limit, job.bounds))
+        shapes = job.bounds.shapes
+        steps = {name: each.sizes for name, each in found.items() if each.sizes is not None and name not in shapes}
+        costs = dict(job.costs) | {name: stepped_table(job.costs[name], sizes) for name, sizes in steps.items()}
+        masks = job.dense.full_masks() | remove_cheapest(curves, costs, job.limit, job.bounds)
+        masks |= {
+            site.name: rectangle(found[site.name].order, site.head_width, shapes[site.name])
+            for site in job.dense.occupied
+            if site.name in shapes
+        }
+        return job.first_decides(masks)
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Allocate the budget; from the bottom up cut, choose the last units anew, and refit."""
@@ -162,30 +183,46 @@ class Surgeon:
 
     def _settle(self, stop: Stop, mask: Tensor, measured: Curvature | None) -> Tensor:
         """Cut and refit the site the walk stands at: as many units as in the mask, the last of them chosen anew."""
-        site, kept, bounds = stop.site, int(mask.sum()), stop.job.bounds
-        candidates = kept + round(self.reconsider * (site.units - kept)) if kept else 0
-        if measured is not None and candidates > kept:
-            order = bounds.protected_last(site.name, measured.order)
-            mask = torch.ones_like(mask).index_fill(0, order[: site.units - candidates], value=False)
+        kept, candidates = int(mask.sum()), self._candidates(stop, mask, measured)
         if self.align and kept:
             stop.align(ridge=self.ridge, intercept=self.intercept)
-        mask = stop.cut(mask)
+        found = stop.cut(candidates)
         sums = stop.regression(self._token_weights(stop, measured))
-        if measured is not None and candidates > kept:
-            protected = bounds.protected.get(site.name, torch.zeros_like(mask))[mask]
-            removed = self._least_useful(stop, sums, measured.metric, candidates - kept, protected)
-            chosen = stop.cut(torch.ones(candidates, dtype=torch.bool).index_fill(0, removed, value=False))
-            sums = sums.select(feature_mask(site, chosen).nonzero()[:, 0].to(sums.products.device))
-            mask = mask.clone().masked_scatter(mask, chosen)
+        if measured is not None and int(found.sum()) > kept:
+            removed = self._least_useful(stop, sums, measured, found, mask)
+            chosen = stop.cut(torch.ones(int(found.sum()), dtype=torch.bool).index_fill(0, removed, value=False))
+            sums = sums.select(feature_mask(stop.site, chosen).nonzero()[:, 0].to(sums.products.device))
+            found = found.clone().masked_scatter(found, chosen)
         stop.solve(sums, ridge=self.ridge, intercept=self.intercept)
-        return mask
+        return found
+
+    def _candidates(self, stop: Stop, mask: Tensor, measured: Curvature | None) -> Tensor:
+        """Give the units among which those that stay are chosen anew, those of the mask among them."""
+        site, kept = stop.site, int(mask.sum())
+        if measured is None or not kept:
+            return mask
+        if site.head_width:
+            sizes = zip(_shape(site, mask), (site.heads, site.head_width), strict=True)
+            heads, width = (now + round(self.reconsider * (of - now)) for now, of in sizes)
+            return rectangle(measured.order, site.head_width, (heads, width))
+        order = stop.job.bounds.protected_last(site.name, measured.order)
+        count = kept + round(self.reconsider * (site.units - kept))
+        return torch.ones_like(mask).index_fill(0, order[: site.units - count], value=False)
 
     def _least_useful(
-        self, stop: Stop, sums: RegressionSums, metric: Tensor | None, count: int, protected: Tensor
+        self, stop: Stop, sums: RegressionSums, measured: Curvature, candidates: Tensor, mask: Tensor
     ) -> Tensor:
-        """Choose the `count` units of the student's site that are missed least, by the student's own statistics."""
+        """Choose the candidates that are missed least, by the student's own statistics; as many stay as in a mask."""
+        site, gram = stop.site, self._gram(sums)
         weight = stop.solution(sums, ridge=self.ridge, intercept=self.intercept).weight
-        return self._curve(stop.site, self._gram(sums), metric, weight, count, protected).order
+        if site.head_width and measured.metric is not None and measured.scores is not None:
+            heads, least = _shape(site, candidates)[0], _shape(site, mask)
+            scores = measured.scores[candidates]
+            found = self._narrowing(site, gram, measured.metric, weight, scores, heads=heads, least=least)
+            return found.curve.order
+        protected = stop.job.bounds.protected.get(site.name, torch.zeros_like(candidates))[candidates]
+        count = int(candidates.sum()) - int(mask.sum())
+        return self._curve(site, gram, measured.metric, weight, count, protected).order
 
     def _token_weights(self, stop: Stop, measured: Curvature | None) -> list[Tensor] | None:
         if not self.focus or measured is None or measured.energy is None:
@@ -205,11 +242,41 @@ class Surgeon:
         def curvature(site: Site) -> Curvature:
             seen = group.pop(site.name)
             metric, energy = (seen.gradients / calibration.sequences, seen.energy) if self.gradients else (None, None)
-            curve = self._curve(site, self._gram(seen.inputs), metric, dense.consumer_weight(site))
+            weight = dense.consumer_weight(site)
+            if site.head_width and metric is not None:
+                scores, gram = (seen.scores / calibration.sequences).cpu(), self._gram(seen.inputs)
+                found = self._narrowing(site, gram, metric, weight, scores, heads=site.heads)
+                order, cost = found.curve.order, found.curve.cost
+                return Curvature(order=order, cost=cost, metric=metric, energy=energy, sizes=found.sizes, scores=scores)
+            curve = self._curve(site, self._gram(seen.inputs), metric, weight)
             return Curvature(order=curve.order, cost=curve.cost, metric=metric, energy=energy)
 
         return calibration.by_site(
             sites, Curvature, curvature, "removal curves" if len(sites) == len(dense.occupied) else None
+        )
+
+    def _narrowing(  # noqa: PLR0913  # what a curve is made from, and where it ends
+        self,
+        site: Site,
+        gram: Tensor,
+        metric: Tensor,
+        weight: Tensor,
+        scores: Tensor,
+        *,
+        heads: int,
+        least: Shape = (0, 0),
+    ) -> NarrowingCurve:
+        """Compute the removal curve of a site whose units are dimensions of heads."""
+        check_finite(gram, site.name)
+        check_finite(metric, site.name)
+        return narrowing_curve(
+            damped(gram, self.curve_ridge),
+            damped(metric.to(gram.device), self.damping),
+            weight,
+            scores,
+            heads,
+            site=site.name,
+            least=least,
         )
 
     def _curve(
@@ -234,6 +301,12 @@ class Surgeon:
             removals=removals,
             protected=protected,
         )
+
+
+def _shape(site: Site, mask: Tensor) -> Shape:
+    """Count the heads that stay, and the dimensions of each."""
+    widths = site.by_head(mask).sum(1)
+    return int((widths > 0).sum()), int(widths.max())
 
 
 PROVIDES = {"surgeon": Surgeon}

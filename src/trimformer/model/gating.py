@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from trimformer.errors import UnsupportedModel
+from trimformer.model.description import Attention
 from trimformer.model.modeling_trimformer import TrimformerConfig, sizes_of
-from trimformer.model.sites import Attention, Site
+from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
 from trimformer.model.trimformer_gates import Gate, GateEntry, add_gates, gates_of
 

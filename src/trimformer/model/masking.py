@@ -1,4 +1,7 @@
-"""Switch units off without touching weights: the mask multiplies the consumer's input."""
+"""Switch units off without touching weights: the mask multiplies the consumer's input.
+
+Of dimensions of heads, the producers' outputs, because scores depend on those of queries and keys.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from trimformer.errors import InvalidOption
-from trimformer.model.sites import Masks, Site
+from trimformer.model.sites import Masks, Producer, Site
 from trimformer.model.structure import Structure
 from trimformer.model.trimformer_modules import BiasOnly, Projection
 
@@ -44,13 +47,31 @@ def masked(structure: Structure, masks: Masks) -> Iterator[None]:
     check_masks(structure, masks)
     with ExitStack() as stack:
         for site in structure:
-            stack.callback(_multiply_input(structure.consumer(site), site, masks[site.name]).remove)
+            mask = masks[site.name]
+            stack.callback(_multiply_input(structure.consumer(site), site, mask).remove)
+            for producer in site.producers if site.head_width else ():
+                stack.callback(_multiply_output(structure, producer, mask).remove)
         yield
 
 
 def feature_mask(site: Site, mask: Tensor) -> Tensor:
     """Repeat a mask, or another number of each unit, for the consumer's input: `(units,)` -> `(features,)`."""
     return mask.repeat_interleave(site.unit_width // site.groups).repeat(site.groups)
+
+
+def producer_mask(producer: Producer, mask: Tensor) -> Tensor:
+    """Repeat a mask for a producer's outputs, part after part; what is shared stays: `(units,)` -> `(outputs,)`."""
+    shared = mask.new_ones(producer.shared)
+    return torch.cat([*(mask.repeat_interleave(width) for width in producer.widths), shared])
+
+
+def _multiply_output(structure: Structure, producer: Producer, mask: Tensor) -> RemovableHandle:
+    factor = producer_mask(producer, mask)
+
+    def multiply(_: nn.Module, __: tuple[Tensor], output: Tensor) -> Tensor:
+        return output * factor.to(output)
+
+    return structure.module(producer.path).register_forward_hook(multiply)
 
 
 def _multiply_input(consumer: Projection | BiasOnly, site: Site, mask: Tensor) -> RemovableHandle:

@@ -1,4 +1,4 @@
-"""Descriptions of attention whose query heads share key and value heads, with query heads as units."""
+"""Descriptions of attention with other units than its heads: query heads that share others, and dimensions of heads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from trimformer.model.sites import Architecture, Attention, Fused, Sublayer
+from trimformer.model.description import Architecture, Attention, Fused, Sublayer
 from trimformer.model.trimformer_modules import OwnConfig
 
 
@@ -25,6 +25,14 @@ def by_slot(architecture: Architecture) -> Architecture:
 def one_by_one(architecture: Architecture) -> Architecture:
     """Describe an architecture by slot with single query heads as units, to be looked at: they cannot be cut."""
     return _varied(architecture, lambda sublayer: replace(sublayer, multi_query=True))
+
+
+def by_dimension(architecture: Architecture) -> Architecture:
+    """Describe an architecture with dimensions of heads as units, wherever heads may be narrower than the config says.
+
+    It has none where they may not.
+    """
+    return _varied(architecture, lambda sublayer: replace(sublayer, by_dimension=sublayer.head_size is not None))
 
 
 def _varied(architecture: Architecture, varied: Callable[[Attention], Attention]) -> Architecture:
@@ -49,7 +57,7 @@ def _of_queries(sublayer: Attention) -> Attention:
 
 
 def config_of_block(sublayer: Sublayer, config: Any, core: Any, features: int) -> Any:
-    """Give the config as a single block has it, some of whose query heads may have been cut.
+    """Give the config as a single block has it, some of whose query heads, or their dimensions, may have been cut.
 
     Args:
         sublayer: the description of a sublayer of the block.
@@ -59,6 +67,11 @@ def config_of_block(sublayer: Sublayer, config: Any, core: Any, features: int) -
     """
     if not isinstance(sublayer, Attention) or sublayer.tied or (sublayer.multi_query and not sublayer.slots):
         return config
+    head_size = getattr(core, sublayer.head_size, None) if sublayer.head_size else None
+    if head_size and features:
+        own = OwnConfig(config)
+        vars(own).update(head_dim=head_size, num_attention_heads=features // head_size)
+        return own
     shared_by = getattr(core, sublayer.sharing, None)
     if not (shared_by and features):
         return config

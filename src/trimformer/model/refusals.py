@@ -12,8 +12,8 @@ from transformers import PreTrainedModel
 
 from trimformer.errors import UnsupportedModel
 from trimformer.model.arguments import told
+from trimformer.model.description import Architecture
 from trimformer.model.modeling_trimformer import sizes_of
-from trimformer.model.sites import Architecture
 
 
 def check_kind(given: Any) -> None:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from trimformer.errors import UnsupportedModel
+from trimformer.model.description import Attention, Fused
 from trimformer.model.modeling_trimformer import TrimformerConfig, sizes_of
-from trimformer.model.query_heads import by_slot
-from trimformer.model.sites import Attention, Fused, Scores
+from trimformer.model.query_heads import by_dimension, by_slot
+from trimformer.model.sites import Scores
 from trimformer.model.structure import Structure, read_structure
 from trimformer.model.surgery import select
 
@@ -37,6 +38,20 @@ def read_by_slot(structure: Structure) -> Structure:
                 + "; `heads` takes key/value heads, with the query heads of each"
             )
     return read_structure(structure.model, by_slot(structure.architecture))
+
+
+def read_by_dimension(structure: Structure) -> Structure:
+    """Read a model again, with dimensions of heads as the units of its attention.
+
+    Raises:
+        UnsupportedModel: its heads cannot be narrower.
+    """
+    found = read_structure(structure.model, by_dimension(structure.architecture))
+    if not any(site.head_width for site in found):
+        raise UnsupportedModel(
+            f"heads of {type(structure.model).__name__} cannot be narrower: give their number, such as `heads=8`"
+        )
+    return found
 
 
 @torch.no_grad()

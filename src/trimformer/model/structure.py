@@ -18,11 +18,12 @@ from trimformer import plugins
 from trimformer.data.batches import token_mask
 from trimformer.data.rows import Batch
 from trimformer.errors import UnsupportedModel
+from trimformer.model.description import Architecture, Attention, Chain, Sublayer
 from trimformer.model.modeling_trimformer import auto_class
 from trimformer.model.offload import device_of, in_memory, stored_weight
 from trimformer.model.query_heads import config_of_block
 from trimformer.model.refusals import check_kind, check_use, not_described
-from trimformer.model.sites import Architecture, Attention, Chain, Masks, Producer, Site, Sublayer
+from trimformer.model.sites import Masks, Producer, Site
 from trimformer.model.trimformer_modules import BiasOnly, Projection, sizes_of_projection
 
 
@@ -308,6 +309,7 @@ def _site(structure: Structure, chain: Chain, position: tuple[int, int, int], *,
         consumer_bias=consumer.bias is not None,
         core=core,
         query_heads=layout.query_heads,
+        head_width=layout.head_width,
         norm=f"{block}.{sublayer.norm}" if sublayer.norm else None,
         multiplier=float(getattr(config, sublayer.multiplier)) if sublayer.multiplier else 1.0,
         shared=() if is_empty else tuple(f"{block}.{path}" for path in sublayer.shared),

@@ -11,10 +11,12 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from trimformer.model.masking import check_masks, feature_mask
+from trimformer.errors import InvalidOption
+from trimformer.model.description import Attention
+from trimformer.model.masking import check_masks, feature_mask, producer_mask
 from trimformer.model.modeling_trimformer import TrimformerConfig, guard_cache, remove_marks, set_size, sizes_of
-from trimformer.model.sites import Attention, Masks, Producer, Site
-from trimformer.model.structure import Structure, read_structure
+from trimformer.model.sites import Masks, Site
+from trimformer.model.structure import Structure, features_first, read_structure
 from trimformer.model.trimformer_modules import (
     HeadSelection,
     Projection,
@@ -48,20 +50,27 @@ def cut_site(structure: Structure, site: Site, mask: Tensor) -> None:
     """Remove units from the weights of one site: rows of its producers, columns of its consumer."""
     if bool(mask.all()):
         return
+    sizes = _core_sizes(structure, site, mask)
     with structure.in_memory(site):
+        _keep_scores(structure, site, sizes)
         for producer in site.producers:
             keep(structure.projection(producer.path), producer_mask(producer, mask), outputs=True)
         keep(structure.projection(site.consumer), feature_mask(site, mask), outputs=False)
         for path in (*(producer.path for producer in site.producers), site.consumer):
             leave_out(structure.base, path)
     if site.core is not None:
-        _resize_attention(structure, site, site.core, mask)
+        _resize_attention(structure, site, site.core, mask, sizes)
 
 
-def producer_mask(producer: Producer, mask: Tensor) -> Tensor:
-    """Repeat a mask for a producer's outputs, part after part; what is shared stays: `(units,)` -> `(outputs,)`."""
-    shared = mask.new_ones(producer.shared)
-    return torch.cat([*(mask.repeat_interleave(width) for width in producer.widths), shared])
+def _keep_scores(structure: Structure, site: Site, sizes: Mapping[str, int]) -> None:
+    """Make queries as much smaller as scores are divided by less, where that follows the width of a head."""
+    sublayer = structure.sublayer(site)
+    if site.head_width and isinstance(sublayer, Attention) and sublayer.divides and sizes:
+        factor = (sizes[f"{site.core}.{sublayer.head_size}"] / site.head_width) ** 0.5
+        queries = structure.projection(site.producers[0].path)
+        features_first(queries)[:, : site.units].mul_(factor)
+        if queries.bias is not None:
+            queries.bias[: site.units].mul_(factor)
 
 
 def keep(projection: Projection, mask: Tensor, *, outputs: bool) -> None:
@@ -113,7 +122,7 @@ def describe_cut(structure: Structure, masks: Masks) -> Structure:
         stays = _heads_that_stay(structure, site, masks[site.name])
         original = torch.tensor(before.kept.get(site.name, range(len(stays))), dtype=torch.long)
         units, query_heads = before.units.get(site.name, len(stays)), _query_heads(structure, site, masks[site.name])
-        if now.units == units and not query_heads:
+        if now.units == units and not query_heads and not _narrowed(cut_structure, now):
             continue
         new.kept[site.name] = original[stays].tolist()
         new.units[site.name] = units
@@ -124,8 +133,9 @@ def describe_cut(structure: Structure, masks: Masks) -> Structure:
             new.query_heads |= {now.name: query_heads} if query_heads else {}
             inside = f"{now.core}."
             new.attributes |= {path: size for path, size in before.attributes.items() if path.startswith(inside)}
-            new.attributes |= _head_counts(structure, site, int(masks[site.name].sum()))
-            new.attributes |= _head_counts(cut_structure, now, now.units)
+            new.attributes |= _core_sizes(structure, site, masks[site.name])
+            new.attributes |= _core_sizes(cut_structure, now, torch.ones(now.units, dtype=torch.bool))
+            new.attributes |= _narrowed(cut_structure, now)
             new.by_head |= head_selections(structure.base, now.core)
             if now.attends and _cached_heads(cut_structure, now) != now.units:
                 new.cached[now.name] = _cached_heads(cut_structure, now)
@@ -134,7 +144,12 @@ def describe_cut(structure: Structure, masks: Masks) -> Structure:
 
 
 def _heads_that_stay(structure: Structure, site: Site, mask: Tensor) -> Tensor:
-    """Give the mask of a site in units of a model's own description: of slots, key and value heads all stay or none."""
+    """Give the mask of a site in units of a model's own description: of slots, key and value heads all stay or none.
+
+    Of dimensions, heads stay of which any stays.
+    """
+    if site.head_width:
+        return site.by_head(mask).any(1)
     return mask.any().repeat(site.groups) if structure.has_slots(site) else mask
 
 
@@ -209,22 +224,47 @@ def _write_config(structure: Structure, new: TrimformerConfig) -> None:
         guard_cache(structure.model)
 
 
-def _resize_attention(structure: Structure, site: Site, core: str, mask: Tensor) -> None:
-    heads = int(mask.sum())
-    if heads == 0:
+def _resize_attention(structure: Structure, site: Site, core: str, mask: Tensor, sizes: Mapping[str, int]) -> None:
+    if not bool(mask.any()):
         empty_attention(structure.base, core, _owned_by_core(structure, site))
         return
-    for path, value in _head_counts(structure, site, heads).items():
+    for path, value in sizes.items():
         set_size(structure.base, path, value)
     arguments = structure.sublayer(site).by_head
     if arguments:
-        kept = mask.repeat_interleave(site.query_heads // site.groups).repeat(site.groups)
+        of_queries = mask.repeat_interleave(site.query_heads // site.groups).repeat(site.groups)
+        kept = site.by_head(mask).any(1) if site.head_width else of_queries
         select_heads(structure.module(core), HeadSelection(kept.nonzero()[:, 0].tolist(), len(kept), dict(arguments)))
 
 
-def _head_counts(structure: Structure, site: Site, heads: int) -> dict[str, int]:
-    sizes = {"heads": heads, "query heads": heads * site.query_heads, "features": heads * site.unit_width}
-    return {f"{site.core}.{name}": sizes[what] for name, what in structure.sublayer(site).sizes.items()}
+def _core_sizes(structure: Structure, site: Site, mask: Tensor) -> dict[str, int]:
+    """Compute the sizes that a core caches, by path, for the units that stay; empty where none does, or no core is.
+
+    Raises:
+        InvalidOption: of heads that stay, not as many dimensions are to stay.
+    """
+    units, sublayer = int(mask.sum()), structure.sublayer(site)
+    if not units or site.core is None:
+        return {}
+    heads, head_size = units, {}
+    if site.head_width and isinstance(sublayer, Attention):
+        widths = site.by_head(mask).sum(1)
+        heads = int((widths > 0).sum())
+        if heads * int(widths.max()) != units:
+            raise InvalidOption(f"heads of {site.name} must keep as many dimensions each, or none: {widths.tolist()}")
+        head_size = {f"{site.core}.{sublayer.head_size}": units // heads}
+    sizes = {"heads": heads, "query heads": heads * site.query_heads, "features": units * site.unit_width}
+    return {f"{site.core}.{name}": sizes[what] for name, what in sublayer.sizes.items()} | head_size
+
+
+def _narrowed(structure: Structure, site: Site) -> dict[str, int]:
+    """Give the width of a site's heads, by its path, where it is another than the config's; else nothing."""
+    sublayer = structure.sublayer(site)
+    if not isinstance(sublayer, Attention) or sublayer.head_size is None or not site.units:
+        return {}
+    width = getattr(structure.module(site.core or ""), sublayer.head_size)
+    narrower = width != sublayer.head_width(structure.config(site.chain))
+    return {f"{site.core}.{sublayer.head_size}": width} if narrower else {}
 
 
 def _cached_heads(structure: Structure, site: Site) -> int:

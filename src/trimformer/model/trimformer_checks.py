@@ -211,8 +211,10 @@ def check_kept(kept: Mapping[str, list[int]], units: Mapping[str, int]) -> None:
             raise ValueError(f"quantization_config of config.json keeps units of {name} that it cannot have had")
 
 
-COUNTS = re.compile(r"(\w+_)?(heads?|groups)|all_head_size|embed_dim|split_size")
-"""Names of sizes of attention that count heads or features, and so get smaller; never the width of a head."""
+HEADS = re.compile(r"(\w+_)?heads?")
+WIDTHS = ("attention_head_size",)
+COUNTS = re.compile(rf"(\w+_)?(heads?|groups)|all_head_size|embed_dim|split_size|{'|'.join(WIDTHS)}")
+"""Names of sizes of attention that get smaller: those that count heads, groups or features, and the width of a head."""
 
 
 def module_at(base: nn.Module, path: str) -> nn.Module:
@@ -243,7 +245,7 @@ def check_sizes(base: nn.Module, linears: Mapping[str, list[int]], attributes: M
     """Refuse sizes that cutting a freshly built model cannot give, before any memory is taken for them.
 
     A projection loses inputs or outputs, never both, and gains none. What an attention module counts shrinks as the
-    projections in it do.
+    projections in it do, heads less where each is narrower too.
 
     Raises:
         ValueError: names the projection, or the size of a module.
@@ -256,21 +258,40 @@ def check_sizes(base: nn.Module, linears: Mapping[str, list[int]], attributes: M
         if sizes[0] != dense[0] and sizes[1] != dense[1]:
             raise ValueError(f"the checkpoint cuts inputs and outputs of {path}: {sizes}, of {dense}")
         shares[path] = {Fraction(now, before) for now, before in zip(sizes, dense, strict=True) if before}
-    for path, value in attributes.items():
-        _check_attribute(base, path, value, shares)
+    kept = {path: Fraction(value, _size(base, path)) for path, value in attributes.items()}
+    for path, share in kept.items():
+        core = _core(path)
+        inside = {share for each, found in shares.items() if each.startswith(f"{core}.") for share in found}
+        beside = [other for each, other in kept.items() if _core(each) == core and _multiplies(each, path)]
+        possible = inside | {one / other for one in inside for other in inside if other}
+        if share * min(beside, default=1) not in possible or share > 1:
+            was = f"which does not fit its projections (it was {_size(base, path)})"
+            raise ValueError(f"the checkpoint sets {path} to {attributes[path]}, {was}")
 
 
-def _check_attribute(base: nn.Module, path: str, value: int, shares: Mapping[str, set[Fraction]]) -> None:
+def _core(path: str) -> str:
+    """Give the path of the module that a size is of."""
+    return path.rpartition(".")[0].removesuffix(".config")
+
+
+def _multiplies(one: str, other: str) -> bool:
+    """Tell whether one of two sizes is a width of heads and the other a number of them: projections have both."""
+    names = [path.rpartition(".")[2] for path in (one, other)]
+    return any(name in WIDTHS for name in names) and any(HEADS.fullmatch(name) for name in names)
+
+
+def _size(base: nn.Module, path: str) -> int:
+    """Read a size of a freshly built module, or of its config.
+
+    Raises:
+        ValueError: it has none of that name, or none that may shrink.
+    """
     owner, _, name = path.rpartition(".")
-    core = owner.removesuffix(".config")
-    module: Any = module_at(base, core)
-    dense = getattr(getattr(module, "config", None) if core != owner else module, name, None)
+    module: Any = module_at(base, _core(path))
+    dense = getattr(getattr(module, "config", None) if owner.endswith(".config") else module, name, None)
     if not COUNTS.fullmatch(name) or not is_positive(dense):
         raise ValueError(f"the checkpoint sets {path}, which is no size that {type(module).__name__} has")
-    inside = {share for each, found in shares.items() if each.startswith(f"{core}.") for share in found}
-    possible = inside | {one / other for one in inside for other in inside if other}
-    if Fraction(value, dense) not in possible:
-        raise ValueError(f"the checkpoint sets {path} to {value}, which does not fit its projections (it was {dense})")
+    return int(dense)  # type: ignore[arg-type]
 
 
 def check_attention(base: nn.Module, path: str, owned: list[str], linears: Mapping[str, list[int]]) -> None:

@@ -7,7 +7,7 @@ block's activations, weights and sums are needed at a time. Without gradients, u
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,7 +26,7 @@ from trimformer.observing.calibration import Calibration
 from trimformer.observing.predictions import fisher_loss, predictions
 from trimformer.observing.resources import available_bytes
 from trimformer.observing.sums import RegressionSums
-from trimformer.observing.watching import watching
+from trimformer.observing.watching import watching, watching_queries
 
 SHARE_OF_MEMORY = 0.25
 """Share of the available memory that the sums of all sites and the activations of a pass may take together."""
@@ -42,23 +42,25 @@ class Moments:
     """Sum over tokens of `g gᵀ`, `(width, width)`, or zeros."""
     energy: Tensor
     """`‖g_t‖²` of every token, `(tokens,)`, or zeros."""
+    scores: Tensor
+    """Where units are dimensions of heads, sum over sequences of `(Σ_t q_t ∂/∂q_t)²`, `(units,)`: by their queries."""
 
 
 Group = dict[str, Moments]
 """Moments by site name, of sites whose moments come at the same time: all, or those of one block."""
 
 
-def moments(calibration: Calibration, *, gradients: bool) -> Iterator[Group]:
+def moments(calibration: Calibration, *, gradients: bool, of: Callable[[Site], bool] = bool) -> Iterator[Group]:
     """Yield the moments of every site that has units, by group, which can be forgotten before the next is asked for.
 
-    Several processes share the batches, and each gets the moments of all.
+    Several processes share the batches, and each gets the moments of all; of sites that `of` picks, if it is given.
 
     Raises:
         UnsupportedModel: the model computes on several devices.
     """
     if not gradients:
         return _upwards(calibration)
-    return _together(calibration) if _fit_together(calibration) else _downwards(calibration)
+    return _together(calibration, of) if _fit_together(calibration) else _downwards(calibration, of)
 
 
 def _fit_together(calibration: Calibration) -> bool:
@@ -75,16 +77,16 @@ def _fit_together(calibration: Calibration) -> bool:
     return fit and not is_offloaded(dense.model)
 
 
-def _together(calibration: Calibration) -> Iterator[Group]:
+def _together(calibration: Calibration, of: Callable[[Site], bool]) -> Iterator[Group]:
     dense, adding = calibration.dense, _Adding(calibration)
-    found = _empty(calibration, dense.occupied)
+    found = _empty(calibration, list(filter(of, dense.occupied)))
     for number, batch in enumerate(calibration.progress(adding.batches, "measuring curvature")):
         with adding.to(found, number):
             _loss(calibration, batch, dense.model(**batch)).backward()
     yield _of_all(found)
 
 
-def _downwards(calibration: Calibration) -> Iterator[Group]:
+def _downwards(calibration: Calibration, of: Callable[[Site], bool]) -> Iterator[Group]:
     dense, adding = calibration.dense, _Adding(calibration)
     boundary, entering = Boundary(dense, adding.batches), []
     last = len(dense.blocks()) - 1
@@ -96,7 +98,7 @@ def _downwards(calibration: Calibration) -> Iterator[Group]:
     above: list[Tensor] = []
     for block in calibration.progress(range(last, -1, -1), "curves, top-down"):
         boundary.stand_at(block, [hidden.requires_grad_() for hidden in entering.pop()])
-        found = _empty(calibration, [site for site in boundary.sites if site.units])
+        found = _empty(calibration, [site for site in boundary.sites if site.units and of(site)])
         with dense.in_memory(boundary.sites[0]):
             for index, batch in enumerate(adding.batches):
                 with adding.to(found, index):
@@ -134,7 +136,7 @@ def _loss(calibration: Calibration, batch: Batch, output: Any) -> Tensor:
 def _of_all(found: Group) -> Group:
     """Add up the moments of a group over all processes, in place."""
     for seen in found.values():
-        processes.add_up(seen.inputs.products, seen.gradients, seen.energy)
+        processes.add_up(seen.inputs.products, seen.gradients, seen.energy, seen.scores)
     return found
 
 
@@ -166,8 +168,13 @@ class _Adding:
             here.gradients += rows.T @ rows
             here.energy[self.places[site.chain][number]] += rows.square().sum(1)
 
+        def see_queries(site: Site, queries: Tensor, gradient: Tensor) -> None:
+            found[site.name].scores += (queries * gradient).sum(1).square().sum(0)
+
         sites = [each.site for each in found.values()]
-        with torch.enable_grad(), watching(self.dense, sites, inputs=see_input, output_gradients=see_gradient):
+        seen = watching(self.dense, sites, inputs=see_input, output_gradients=see_gradient)
+        asked = watching_queries(self.dense, sites, see_queries)
+        with torch.enable_grad(), seen, asked:
             yield
 
 
@@ -179,6 +186,7 @@ def _empty(calibration: Calibration, sites: list[Site]) -> Group:
             RegressionSums(site.features, 0, device, processes.agreed),
             torch.zeros(site.width, site.width, dtype=torch.float64, device=device),
             torch.zeros(sum(calibration.tokens_by_batch[site.chain]), device=device),
+            torch.zeros(site.units if site.head_width else 0, dtype=torch.float64, device=device),
         )
         for site in sites
     }

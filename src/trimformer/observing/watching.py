@@ -24,6 +24,8 @@ SeeInputGradients = Callable[[Site, Tensor, Tensor], None]
 """Function called with a site, its consumer's input and the gradient there, `(batch, length, features)` each."""
 SeeOutputGradients = Callable[[Site, Tensor], None]
 """Function called with a site and the gradient at its consumer's output, `(batch, length, width)`."""
+SeeQueryGradients = Callable[[Site, Tensor, Tensor], None]
+"""Function called with a site whose units are dimensions, its queries and the gradient, `(batch, length, units)`."""
 
 
 @contextmanager
@@ -97,6 +99,27 @@ def watching(
             consumer = structure.consumer(site)
             stack.callback(consumer.register_forward_pre_hook(lambda _, args, s=site: before(s, args)).remove)
             stack.callback(consumer.register_forward_hook(lambda _, __, out, s=site: after(s, out)).remove)
+        yield
+
+
+@contextmanager
+def watching_queries(structure: Structure, sites: Iterable[Site], see: SeeQueryGradients) -> Iterator[None]:
+    """Within the context, forward and backward passes report on the queries of sites whose units are dimensions.
+
+    The lowest of them becomes the place where the gradient's graph begins.
+    """
+
+    def after(site: Site, output: Tensor) -> Tensor:
+        queries = output if output.requires_grad else output.detach().requires_grad_()
+        seen = queries.detach()[..., : site.units]
+        queries.register_hook(lambda gradient: see(site, seen, gradient[..., : site.units]))
+        return queries
+
+    with ExitStack() as stack:
+        for site in sites:
+            if site.head_width:
+                projection = structure.module(site.producers[0].path)
+                stack.callback(projection.register_forward_hook(lambda _, __, out, s=site: after(s, out)).remove)
         yield
 
 

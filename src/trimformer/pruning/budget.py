@@ -274,7 +274,7 @@ def rounded_tables(dense: Structure, tables: CostTables, multiple: int) -> CostT
     Raises:
         InvalidOption: no layer has so many neurons.
     """
-    neurons = {site.name for site in dense if site.unit_width == 1}
+    neurons = {site.name for site in dense if site.unit_width == 1 and not site.attends}
     widest = max(site.units for site in dense)
     if multiple > widest:
         raise InvalidOption(f"`round_to={multiple}` is more than the {widest} units of the widest layer: try 8 or 64")

@@ -12,13 +12,15 @@ from trimformer.errors import InvalidOption, unknown_name
 from trimformer.model.sites import Masks, Site, place
 from trimformer.model.structure import Structure
 from trimformer.pruning.choose.bounds import FREE, Bounds
-from trimformer.pruning.sizes import KEEP, UNITS, entries, numbers, read_range, span
+from trimformer.pruning.sizes import KEEP, UNITS, entries, numbers, read_range, read_shape, span
 
 KINDS = {"heads": "head", "query_heads": "head", "neurons": "neuron"}
 """Kinds of units, by the fields of `Sizes` that are sizes of them."""
 NONE = (0, 0)
 Range = tuple[int, int]
 """The least and the most units of a site."""
+Shape = tuple[int, int]
+"""Heads of a site, and dimensions of each."""
 
 
 class Claims:
@@ -32,6 +34,8 @@ class Claims:
         """Sizes that were asked for in all layers alike; those for single ones go before."""
         self.protected: Masks = {}
         """Units that stay, by site."""
+        self.shapes: dict[str, Shape] = {}
+        """Heads, and dimensions of each, by site whose units are dimensions of heads."""
 
     def add(self, option: str, ranges: Mapping[str, Range]) -> None:
         """Add sizes of single sites.
@@ -59,7 +63,7 @@ class Claims:
             raise InvalidOption(f"`{field}={value}`: this model has no {field}")
         if len(listed) == 1 and not isinstance(value, (list, tuple)):
             free = [site for site in sites if site.name not in self.by_site]
-            self.general |= {site.name: in_site(sites, site, listed[0], field) for site in free}
+            self.general |= {site.name: self._of(sites, site, listed[0], field) for site in free}
             return
         if listed and len(listed) != len(layers):
             raise InvalidOption(
@@ -67,7 +71,7 @@ class Claims:
             )
         for entry, layer in zip(listed, layers, strict=False):
             own = [site for site in layer if site in sites]
-            self.add(field, {site.name: in_site(sites, site, entry, field) for site in own})
+            self.add(field, {site.name: self._of(sites, site, entry, field) for site in own})
 
     def add_by_site(self, sizes: Mapping[str, Any]) -> None:
         """Add the sizes of a file, by layer or by sublayer, and the units that are to stay.
@@ -82,11 +86,24 @@ class Claims:
                     if name not in (UNITS, KEEP):
                         raise unknown_name(f"key of {site.name} in `sites`", str(name), (UNITS, KEEP))
                 if UNITS in about:
-                    self.add("sites", {site.name: in_site([site], site, about[UNITS], "sites")})
+                    self.add("sites", {site.name: self._of([site], site, about[UNITS], "sites")})
                 if KEEP in about:
                     self._protect(site, about[KEEP])
 
+    def _of(self, sites: Sequence[Site], site: Site, entry: Any, option: str) -> Range:
+        """Read a size of a site; of one whose units are dimensions of heads, note the shape that heads are to have."""
+        if not site.head_width:
+            return in_site(sites, site, entry, option)
+        heads, width = shape = shape_in_site(sites, site, entry, option)
+        if heads:
+            self.shapes[site.name] = shape
+        return heads * width, heads * width
+
     def _protect(self, site: Site, wanted: Any) -> None:
+        if site.head_width:
+            raise InvalidOption(
+                f"`sites`: which heads of {site.name} stay is decided with their width, leave out `keep`"
+            )
         if site.groups > 1:
             raise InvalidOption(f"`sites`: which query heads of {site.name} stay is decided by group, leave out `keep`")
         stays = numbers(wanted, KEEP)
@@ -108,7 +125,7 @@ class Claims:
             if stay > most:
                 raise InvalidOption(f"`sites`: {stay} units of {name} are to stay, of at most {most}")
             ranges[name] = (max(least, stay), most)
-        return Bounds(protected=self.protected).with_range(ranges) if ranges else FREE
+        return Bounds(protected=self.protected, shapes=self.shapes).with_range(ranges) if ranges else FREE
 
     def speak_of(self, site: Site) -> bool:
         """Tell whether something was asked of a site alone."""
@@ -127,6 +144,10 @@ def in_site(sites: Sequence[Site], site: Site, entry: Any, option: str) -> Range
     Raises:
         InvalidOption: it is no size, or there are not so many units; tells the sizes by layer.
     """
+    if read_shape(entry) is not None:
+        raise InvalidOption(
+            f"`{option}={entry}`: {site.kind}s of {site.name} cannot be narrower: give their number alone"
+        )
     pair = span(entry, option)
     if pair is None:
         return site.units, site.units
@@ -137,6 +158,22 @@ def in_site(sites: Sequence[Site], site: Site, entry: Any, option: str) -> Range
             f"`{option}={entry}` is no multiple of the {site.groups} key/value heads of {site.name}: {_ranges(sites)}"
         )
     return pair[0] // site.groups, pair[1] // site.groups
+
+
+def shape_in_site(sites: Sequence[Site], site: Site, entry: Any, option: str) -> Shape:
+    """Read a size of a site whose units are dimensions of heads: heads, and dimensions of each.
+
+    Raises:
+        InvalidOption: it is no such size, or heads are not so many or so wide.
+    """
+    pair = span(entry, option) if read_shape(entry) is None else None
+    if pair is not None and pair[0] != pair[1]:
+        raise InvalidOption(f"`{option}={entry}` is a range: beside heads of a width, give numbers such as 8 or 8x20")
+    all_heads = (site.heads, site.head_width)
+    heads, width = read_shape(entry) or (all_heads if pair is None else (pair[0], site.head_width))
+    if heads > site.heads or width > site.head_width:
+        raise InvalidOption(f"`{option}={entry}` is more than {site.name} has: {_ranges(sites)}")
+    return heads, width
 
 
 def by_layer(structure: Structure) -> list[list[Site]]:
@@ -187,6 +224,8 @@ def called(site: Site) -> list[str]:
 def _ranges(sites: Sequence[Site]) -> str:
     """Tell which sizes there are: layers of as many units together."""
     told = []
+    if sites[0].head_width:
+        return f"it has {sites[0].heads} heads of {sites[0].head_width} dimensions"
     for (units, step), group in groupby(sites, key=lambda site: (site.units, site.groups)):
         layers = [site.block for site in group]
         which = f"layer {layers[0]}" if len(layers) == 1 else f"layers {layers[0]} to {layers[-1]}"

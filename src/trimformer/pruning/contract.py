@@ -94,6 +94,15 @@ class TrainsBlocks(Protocol):
 
 
 @runtime_checkable
+class NarrowsHeads(Protocol):
+    """A method that may remove dimensions of heads, and of heads that stay as many each: see `choose/narrowing`."""
+
+    @property
+    def narrows(self) -> bool:
+        """True if it is to, wherever attention can have narrower heads."""
+
+
+@runtime_checkable
 class Foretells(Protocol):
     """A method that knows sizes and loss before it cuts: its measurements have a `removal_cost`."""
 

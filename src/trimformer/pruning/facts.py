@@ -10,11 +10,13 @@ from torch import Tensor
 
 from trimformer.data.batches import Workload
 from trimformer.model.manifest import checked
-from trimformer.model.sites import Masks
+from trimformer.model.sites import Masks, Site
 from trimformer.model.structure import Structure
 from trimformer.observing.resources import Used
 
 CURVE_POINTS = 33
+DIMENSION = "dimension"
+"""Kind under which the width of a block's heads is told, where it may be smaller."""
 PATTERN_UNITS = 64
 
 
@@ -162,14 +164,30 @@ class PruningFacts:
 
 
 def units_by_block(structure: Structure, masks: Masks) -> tuple[BlockFacts, ...]:
-    """Count kept units by block, of slots their query heads; those of several sites of one kind in a block together."""
+    """Count kept units by block, of slots their query heads; those of several sites of one kind in a block together.
+
+    Dimensions are counted as heads, and as dimensions of each.
+    """
     blocks: dict[tuple[int, int], dict[str, KeptUnits]] = {}
     for site in structure:
         units = blocks.setdefault((site.chain, site.block), {})
         before = units.get(site.kind, KeptUnits(kept=0, of=0))
-        kept = before.kept + int(masks[site.name].sum()) * site.groups
-        units[site.kind] = KeptUnits(kept=kept, of=before.of + site.units * site.groups)
+        kept = before.kept + int(by_head(site, masks[site.name]).sum()) * site.groups
+        units[site.kind] = KeptUnits(kept=kept, of=before.of + (site.heads or site.units))
+        if site.head_width:
+            widest = int(site.by_head(masks[site.name]).sum(1).amax()) if site.units else 0
+            units[DIMENSION] = KeptUnits(kept=widest, of=site.head_width)
     return tuple(BlockFacts(block=block, units=units) for (_, block), units in blocks.items())
+
+
+def by_head(site: Site, mask: Tensor) -> Tensor:
+    """Give a mask with an entry for each head, where a site's has one for every dimension; any other as it is."""
+    return site.by_head(mask).any(1) if site.head_width else mask
+
+
+def heads_by_site(structure: Structure, masks: Masks) -> Masks:
+    """Give the same masks with entries for heads in place of dimensions."""
+    return {site.name: by_head(site, masks[site.name]) for site in structure}
 
 
 def compact_curves(costs: Mapping[str, Tensor | None]) -> dict[str, tuple[float, ...]]:

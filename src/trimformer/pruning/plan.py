@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from trimformer import plugins
 from trimformer.errors import InvalidOption
 from trimformer.model.manifest import plain, versions
-from trimformer.model.sites import Masks, place
+from trimformer.model.sites import Masks, Site, place
 from trimformer.model.structure import Structure, parameter_count
 from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured
@@ -299,10 +300,17 @@ def sizes_by_layer(structure: Structure, masks: Masks) -> dict[str, dict[str, An
         names = [
             word if words.count(word) == 1 else place(site.name)[1] for word, site in zip(words, layer, strict=True)
         ]
-        found[str(number)] = {
-            name: int(masks[site.name].sum()) * site.groups for name, site in zip(names, layer, strict=True)
-        }
+        found[str(number)] = {name: _size_of(site, masks[site.name]) for name, site in zip(names, layer, strict=True)}
     return found
+
+
+def _size_of(site: Site, mask: Tensor) -> int | str:
+    """Give a number of units, or of heads of another width than before the number of both."""
+    if not (site.head_width and site.units):
+        return int(mask.sum()) * site.groups
+    widths = site.by_head(mask).sum(1)
+    heads, width = int((widths > 0).sum()), int(widths.max())
+    return f"{heads}x{width}" if 0 < width < site.head_width else heads
 
 
 @torch.no_grad()

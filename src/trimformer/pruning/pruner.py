@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
@@ -29,8 +29,15 @@ from trimformer.pruning import preflight
 from trimformer.pruning.arguments import check_arguments
 from trimformer.pruning.budget import Budget, CostTables, MeasuredCost, Prices, kept_by_cost, workload_of
 from trimformer.pruning.cache import MeasuredCache
-from trimformer.pruning.contract import STAGES, Job, JudgesUnits, job_on
-from trimformer.pruning.facts import ParameterFacts, PruningFacts, compact_curves, patterns, units_by_block
+from trimformer.pruning.contract import STAGES, Job, job_on
+from trimformer.pruning.facts import (
+    ParameterFacts,
+    PruningFacts,
+    compact_curves,
+    heads_by_site,
+    patterns,
+    units_by_block,
+)
 from trimformer.pruning.fingerprint import work_key
 from trimformer.pruning.journal import Journal
 from trimformer.pruning.measured_budget import pruned_as_measured
@@ -44,76 +51,8 @@ from trimformer.pruning.query_heads import by_place, one_by_one_in, order_by_wor
 from trimformer.pruning.result import PruningResult
 from trimformer.pruning.sizes import Sizes
 from trimformer.pruning.target import COUNTED, Target, aimed, check_asked, check_sizes
+from trimformer.pruning.turning import by_turned_dimension, narrows_heads, turn
 from trimformer.pruning.uniform import check_fits, check_uniform, least_cost, uniform_job
-
-
-def prune(
-    model: PreTrainedModel,
-    data: Data,
-    *,
-    budget: Budget | None = None,
-    sizes: Sizes | None = None,
-    method: str = DEFAULT_METHOD,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    calibration_tokens: int | str | None = AUTO,
-    minutes: float = DEFAULT_MINUTES,
-    sequence_length: float | None = None,
-    batch_size: int | None = None,
-    seed: int = 0,
-    options: Mapping[str, Any] | None = None,
-    progress: Progress | bool | None = None,
-    column: Column = None,
-) -> PruningResult:
-    """Make a model smaller; the model given stays as it is.
-
-    Several processes of a group share the work, and all get the result: each calls this, with the same arguments.
-
-    Args:
-        model: a fine-tuned transformers model, dense or already pruned.
-        data: what to calibrate on: texts or pairs of texts (with `tokenizer`), encoded rows (`input_ids`, …), what has
-            columns of either (a Dataset, a frame of pandas or polars, a dictionary of lists), or padded batches such
-            as a DataLoader's. Labels (`labels`, or `start_positions` and `end_positions`) are read only for methods
-            that need them.
-        budget: the share of the model's cost to keep, such as `Budget(flops=0.4)`.
-        sizes: sizes of layers asked for by name, such as `Sizes(heads=8, keep_layers="0-3")`; without a budget, units
-            that they do not speak of stay.
-        method: pruning method; see `trimformer list`.
-        tokenizer: for strings, and for the padding id.
-        calibration_tokens: draw calibration rows until they hold this many tokens; auto: as many as pay, up to 100,000.
-            None takes all rows. A DataLoader's batches are all taken.
-        minutes: bound the tokens that auto draws by the time that pruning is estimated to take.
-        sequence_length: count FLOPs and measure time at this many tokens; else at the calibration rows' mean.
-        batch_size: measure time on this many rows at once; else on 32, or fewer where rows are long or the vocabulary
-            of a language model is large.
-        seed: of all sampling.
-        options: of the method, by name.
-        progress: False shows no bars, True always does, None on a terminal and in a notebook; or a function that wraps
-            a sequence to show a bar: `progress(items, text)`.
-        column: name of the column with the text, or of two for pairs, where it is none of `text`, `sentence`,
-            `sentence1` and `sentence2`, `question` and `context`.
-
-    Raises:
-        TrimformerError: any of its kinds; the message names the value, the range and the next step.
-
-    >>> result = prune(model, texts, budget=Budget(flops=0.4), tokenizer=tokenizer)    # doctest: +SKIP
-    >>> result.model.save_pretrained("smaller")                                        # doctest: +SKIP
-    """
-    check_asked(budget, sizes)
-    pruner = Pruner(
-        model,
-        data,
-        method=method,
-        tokenizer=tokenizer,
-        calibration_tokens=calibration_tokens,
-        minutes=minutes,
-        sequence_length=sequence_length,
-        batch_size=batch_size,
-        seed=seed,
-        options=options,
-        progress=progress,
-        column=column,
-    )
-    return pruner.prune(budget, sizes)
 
 
 class Pruner:
@@ -169,7 +108,8 @@ class Pruner:
         self.measuring_seconds: float | None = None
         self.ordering: Used | None = None
         self._prices: dict[str, Prices] = {}
-        self._judging: Pruner | None = None
+        self._architecture = dense.architecture
+        self._ordering: Callable[[], dict[str, Tensor]] | None = None
         self._places: dict[str, Tensor] = {}
         for warning in self.warnings:
             caution(warning)
@@ -178,37 +118,53 @@ class Pruner:
     def measured(self) -> Measured:
         """Measurements of the method by site, made once, before a budget is known; from the cache where it has them."""
         self.stages.enter("measuring")
-        if self._judging and not self._places and isinstance(self.method, JudgesUnits):
-            self._order_by(self._judging, self.method)
+        if self._ordering is not None and self.ordering is None:
+            with watching_resources(self.calibration.dense.device) as self.ordering:
+                self._places = self._ordering()
         found = measure(self.calibration, self.name, self.method, self.cache)
         self.measuring, self.measuring_seconds = found.used, found.seconds
         return found.measured
 
-    def _order_by(self, judging: Pruner, method: JudgesUnits) -> None:
-        """Order the query heads of this one's own copy of the model by what another finds them worth."""
-        prices = judging.prices(COUNTED)
-        with watching_resources(self.calibration.dense.device) as self.ordering:
-            job = judging.job(judging.calibration.dense, prices.tables, prices.limit(1.0))
-            self._places = order_by_worth(self.calibration.dense, method, job, judging.measured)
+    def measure(self, budget: Budget, sizes: Sizes | None = None) -> None:
+        """Measure what pruning to a budget needs, where that is not done yet."""
+        _ = self._asked(sizes, budget).measured
 
-    def _asked(self, sizes: Sizes | None) -> Pruner:
-        """Give the pruner of the units that sizes ask for: this one, or one by slot."""
+    def _asked(self, sizes: Sizes | None, *budgets: Budget | None) -> Pruner:
+        """Give the pruner of the units to be asked for: this one's, or slots of query heads, or dimensions of heads."""
         check_sizes(sizes)
         dense = self.calibration.dense
-        return self if with_asked_units(dense, sizes) is dense else self._by_slot
+        if dense.architecture is not self._architecture:
+            return self
+        asked = with_asked_units(dense, sizes)
+        if narrows_heads(asked, self.name, self.method, budgets, sizes):
+            return self._by_dimension
+        return self if asked is dense else self._by_slot
 
     @cached_property
     def _by_slot(self) -> Pruner:
         """The same on a copy of the model, with slots of query heads as units, to be ordered before it is measured."""
         slots = read_by_slot(self.calibration.dense).copied()
         check_layout(slots, shortest_row(self.calibration.batches))
-        return self._on(slots, judging=self._on(one_by_one_in(slots)))
+        judging = self._on(one_by_one_in(slots))
+        return self._on(slots, lambda: judging.ordered(slots))
 
-    def _on(self, structure: Structure, judging: Pruner | None = None) -> Pruner:
-        """Make the same pruner of the model as another structure has it; nothing is measured yet."""
+    def ordered(self, slots: Structure) -> dict[str, Tensor]:
+        """Order the query heads of a model by slot, in place, by what they are worth as units of this one."""
+        prices = self.prices(COUNTED)
+        job = self.job(self.calibration.dense, prices.tables, prices.limit(1.0))
+        return order_by_worth(slots, self.method, job, self.measured)  # type: ignore[arg-type]  # it judges units
+
+    @cached_property
+    def _by_dimension(self) -> Pruner:
+        """The same on a copy of the model, with dimensions of heads as units, to be turned before it is measured."""
+        calibration = self.calibration.on(by_turned_dimension(self.calibration.dense))
+        return self._on(calibration.dense, lambda: turn(calibration))
+
+    def _on(self, structure: Structure, ordering: Callable[[], dict[str, Tensor]] | None = None) -> Pruner:
+        """Make the same pruner of the model as another structure has it; nothing is ordered or measured yet."""
         found = copy.copy(self)
         vars(found).pop("measured", None)
-        vars(found).update(calibration=self.calibration.on(structure), _prices={}, _judging=judging)
+        vars(found).update(calibration=self.calibration.on(structure), _prices={}, _ordering=ordering)
         return found
 
     @leaves_unchanged
@@ -220,7 +176,7 @@ class Pruner:
         Raises:
             TrimformerError: as `prune`.
         """
-        if (asked := self._asked(sizes)) is not self:
+        if (asked := self._asked(sizes, budget)) is not self:
             return asked.prune(budget, sizes)
         target = self.target(budget, sizes)
         cost = plugins.load("costs", target.cost)
@@ -258,7 +214,8 @@ class Pruner:
         Raises:
             TrimformerError: as `prune`, or the method cannot foretell; before anything is measured.
         """
-        return make_plan(self._asked(sizes), budgets, sizes)
+        named = budgets if isinstance(budgets, Sequence) and budgets else [Budget(flops=1.0)]
+        return make_plan(self._asked(sizes, *named), budgets, sizes)
 
     def reachable(self, cost: str, sizes: Sizes | None = None, *, uniform: bool = False) -> tuple[float, float]:
         """Compute the least and the largest share of the dense model's cost that sizes asked for by name allow.
@@ -332,7 +289,7 @@ class Pruner:
             model_class=type(small).__name__,
             dtype=str(small.dtype).removeprefix("torch."),
             units=units_by_block(job.dense, masks),
-            patterns=patterns(by_place(masks, self._places)),
+            patterns=patterns(by_place(heads_by_site(job.dense, masks), self._places)),
             parameters=ParameterFacts(dense=parameter_count(job.dense.model), pruned=parameter_count(small)),
             already_pruned=bool(pruning_config(job.dense).kept),
             warnings=tuple(self.warnings),

@@ -15,7 +15,7 @@ from torch import Tensor
 from trimformer import processes
 from trimformer.model.query_heads import one_by_one
 from trimformer.model.sites import Masks
-from trimformer.model.slots import are_grouped, order_query_heads, read_by_slot
+from trimformer.model.slots import are_grouped, order_query_heads, read_by_dimension, read_by_slot
 from trimformer.model.structure import Structure, read_structure
 from trimformer.observing.measurements import Measured
 from trimformer.pruning.contract import Job, JudgesUnits
@@ -23,11 +23,13 @@ from trimformer.pruning.sizes import Sizes
 
 
 def with_asked_units(structure: Structure, sizes: Sizes | None) -> Structure:
-    """Give a model with the units that sizes ask for: as it was read, or by slot.
+    """Give a model with the units that sizes ask for: as it was read, by slot, or by dimensions of heads.
 
     Raises:
-        UnsupportedModel: its query heads cannot go one by one; says why.
+        UnsupportedModel: its query heads cannot go one by one, or its heads not be narrower; says why.
     """
+    if sizes is not None and sizes.by_dimension:
+        return read_by_dimension(structure)
     asked = sizes is not None and sizes.by_query_head and are_grouped(structure)
     return read_by_slot(structure) if asked else structure
 

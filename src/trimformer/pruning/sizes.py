@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import chain
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 from trimformer.errors import InvalidOption
 
 RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
+"""So many heads, of so many dimensions each."""
 ALL = "all"
 """The size that keeps every unit."""
 UNITS, KEEP = "units", "keep"
@@ -30,7 +33,8 @@ Count = int | str
 class Sizes:
     """Sizes that a pruned model shall have, alone or together with a budget.
 
-    A size is a number of units, a range such as `"4-8"`, or `"all"`. Layers are numbered from 0, in the order in which
+    A size is a number of units, a range such as `"4-8"`, or `"all"`; of heads that may be narrower than the model's, a
+    number with that of their dimensions, such as `"8x20"`. Layers are numbered from 0, in the order in which
     they run. Without a budget, whatever no size speaks of stays as it is; with one, it is what the budget decides on.
 
     Raises:
@@ -61,9 +65,7 @@ class Sizes:
 
     def __post_init__(self) -> None:
         for name in UNIT_FIELDS:
-            given = getattr(self, name)
-            for entry in entries(given) or ([] if given is None else [given]):
-                span(entry, name)
+            _check_units(getattr(self, name), name)
         if not isinstance(self.sites, Mapping):
             raise InvalidOption(f"`sites={self.sites!r}` must be sizes by layer or sublayer, such as {EXAMPLE}")
         for name in ("keep_layers", "drop_blocks"):
@@ -86,6 +88,12 @@ class Sizes:
         return self.query_heads is not None or any("query_heads" in entry for entry in by_layer)
 
     @property
+    def by_dimension(self) -> bool:
+        """True where heads of a width are asked for, so that dimensions of heads are what stays or goes."""
+        by_site = [each.values() if isinstance(each, Mapping) else [each] for each in self.sites.values()]
+        return any(read_shape(size) is not None for size in (*entries(self.heads), *chain(*by_site)))
+
+    @property
     def asked(self) -> dict[str, Any]:
         """The sizes that were asked for, by field, as JSON has it; a field that nobody named is left out."""
         given = {each.name: getattr(self, each.name) for each in fields(self)}
@@ -94,6 +102,12 @@ class Sizes:
             for name, value in given.items()
             if value is not None and value is not False and value != {}
         }
+
+
+def _check_units(given: Any, name: str) -> None:
+    for entry in entries(given) or ([] if given is None else [given]):
+        if name != "heads" or read_shape(entry) is None:
+            span(entry, name)
 
 
 EXAMPLE = '{"0-3": "all", "4": {"heads": 8, "neurons": 1024}}'
@@ -157,6 +171,16 @@ def read_range(value: Any) -> tuple[int, int] | None:
     if found is None or int(found[1]) > int(found[2] or found[1]):
         return None
     return int(found[1]), int(found[2] or found[1])
+
+
+def read_shape(value: Any) -> tuple[int, int] | None:
+    """Read heads of a width, so many of so many dimensions each; None where it is something else.
+
+    >>> read_shape("8x20"), read_shape("8")
+    ((8, 20), None)
+    """
+    found = SHAPE.fullmatch(value) if isinstance(value, str) else None
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def how_many(value: Any) -> int | None:

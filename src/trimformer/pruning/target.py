@@ -118,7 +118,7 @@ def aimed(budget: Budget | None, sizes: Sizes | None, structure: Structure, name
     if budget is None and not constraints.removes_anything(structure):
         raise InvalidOption("nothing goes by these sizes alone: give a budget as well, or sizes that remove units")
     round_to = budget.round_to if budget else 1
-    neurons = {site.name: site.units for site in structure if site.unit_width == 1}
+    neurons = {site.name: site.units for site in structure if site.unit_width == 1 and not site.attends}
     return Target(budget, sizes, replace(constraints, bounds=constraints.bounds.in_multiples(neurons, round_to)))
 
 

@@ -16,6 +16,7 @@ import copy
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import median
 from typing import Any, ClassVar
 
@@ -24,8 +25,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from trimformer import processes
-from trimformer.data.batches import token_mask
+from trimformer.data.batches import MAX_ROWS, token_mask
 from trimformer.data.rows import Batch
+from trimformer.data.varying import Words, can_vary
 from trimformer.errors import require_range
 from trimformer.judging.guard import by_the_dense
 from trimformer.judging.metrics import DISTANCES, LOWER_IS_BETTER, Metrics
@@ -46,6 +48,9 @@ IN_VAIN = (
 )
 TIMED_STEPS = 3
 """Batches that tell how long a step takes, after one to warm up."""
+AS_THEY_ARE = 0.5
+"""Share of the batches that are not varied."""
+MOST_SEEDS = 2**31
 ARGUMENTS: Mapping[str, Any] = {"weight_decay": 0.0, "warmup_steps": 0.05, "lr_scheduler_type": "cosine"}
 
 
@@ -156,7 +161,7 @@ class _Lesson:
     def losses(self, model: PreTrainedModel, batch: Batch) -> Iterator[Tensor]:
         """`KL(dense ‖ student)`, or the squared distance of numbers, and the relative distance of hidden states."""
         model.eval()  # the Trainer turns dropout on; the teacher's answers are exact
-        batch = inputs_of(batch)
+        batch = self._varied(inputs_of(batch))
         with torch.no_grad():
             known = Shown.of(self.teacher, self.teacher(**batch, output_hidden_states=True), batch)
         student = Shown.of(model, model(**batch, output_hidden_states=True), batch)
@@ -164,6 +169,20 @@ class _Lesson:
         pairs = list(zip(student.hidden[1:], known.hidden[1:], strict=True)) if alike else []
         near = self.hidden * relative_hidden_loss(pairs, token_mask(batch)) if pairs else 0.0
         yield divergence(known.predicted, student.predicted).mean() + near
+
+    @cached_property
+    def _words(self) -> Words | None:
+        """Words of all rows, to vary them by; None where the rows are not of text alone."""
+        rows, collate = self.course.unlabelled, self.course.collate(labelled=False)
+        batches = [inputs_of(collate(rows[at : at + MAX_ROWS])) for at in range(0, len(rows), MAX_ROWS)]
+        return Words.of(batches) if can_vary(batches) else None
+
+    def _varied(self, batch: Batch) -> Batch:
+        """Vary about half of the batches."""
+        if self._words is None or torch.rand(()) < AS_THEY_ARE:
+            return batch
+        generator = torch.Generator().manual_seed(int(torch.randint(MOST_SEEDS, ())))
+        return self._words.vary(batch, generator)
 
     def measure(self, model: PreTrainedModel) -> Metrics:
         """Measure how near a model is to the dense one on the rows set aside, by the distance if there is one."""

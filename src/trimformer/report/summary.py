@@ -43,7 +43,7 @@ SIZES = {
     "only": "units that may go",
 }
 """What sizes are of, by field of `Sizes`."""
-UNIT_NAMES = {"head": "heads", "neuron": "neurons"}
+UNIT_NAMES = {"head": "heads", "dimension": "dimensions", "neuron": "neurons"}
 MOST_CELLS = 32
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number, by precision."""
@@ -273,10 +273,11 @@ def _units(kind: str, units: KeptUnits, pattern: str | None) -> Units:
 
 
 def removed(facts: Manifest) -> dict[str, float]:
-    """Compute the share of units that is gone, from 0 to 1, by site that has a removal curve."""
-    kept = {(block, unit.kind): unit for block, units in blocks(facts) for unit in units}
-    found = {site: kept.get(_units_of(site)) for site in facts.pruning.curves}
-    return {site: 1 - units.percent / 100 for site, units in found.items() if units is not None}
+    """Compute the share of all units, or dimensions, that is gone, from 0 to 1, by site that has a removal curve."""
+    kept = {(block, unit.kind): unit.percent / 100 for block, units in blocks(facts) for unit in units}
+    found = {site: _units_of(site) for site in facts.pruning.curves}
+    width = {site: kept.get((block, "dimension"), 1.0) for site, (block, kind) in found.items() if kind == "head"}
+    return {site: 1 - kept[units] * width.get(site, 1.0) for site, units in found.items() if units in kept}
 
 
 def _units_of(site: str) -> tuple[int, str]:

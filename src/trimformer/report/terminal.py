@@ -191,7 +191,8 @@ def plan_tables(plan: Plan) -> Iterator[RenderableType]:
         table.add_row(plans.asked(size), loss, band, *counts, *times)
     yield table
     widths = _unit_widths(plan)
-    yield Text(f"\n{' and '.join(summary.UNIT_NAMES.get(kind, kind) for kind in widths)} that stay, by block")
+    *others, last = (summary.UNIT_NAMES.get(kind, kind) for kind in widths)
+    yield Text(f"\n{' and '.join(filter(None, (', '.join(others), last)))} that stay, by block")
     alike = len({size.budget.cost for size in plan}) == 1
     names = [size.asked if alike else plans.asked(size) for size in plan]
     wide = max(sum(widths.values()) + len(widths) - 1, *map(len, names)) + len("  ")

@@ -18,10 +18,9 @@ from transformers.pytorch_utils import Conv1D
 
 from trimformer.data.rows import Batch
 from trimformer.model.depth import cut_out, original_name
-from trimformer.model.masking import feature_mask
+from trimformer.model.masking import feature_mask, producer_mask
 from trimformer.model.sites import Masks, Scores, Site
 from trimformer.model.structure import Structure
-from trimformer.model.surgery import producer_mask
 
 
 def widest(structure: Structure, importance: Scores, width: float) -> Masks:

@@ -24,6 +24,8 @@ class Bounds:
     most: Mapping[str, int] = field(default_factory=dict)
     protected: Masks = field(default_factory=dict)
     """Units that stay, `(units,)`, True = stays; they count among the least."""
+    shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Heads that stay, and dimensions of each, of sites whose units are dimensions and whose size is fixed so."""
 
     def of(self, site: str, units: int) -> tuple[int, int]:
         """Give the least and the most units that a site of so many may keep."""

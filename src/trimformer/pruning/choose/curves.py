@@ -68,8 +68,8 @@ def removal_curve(  # noqa: PLR0913  # two say where the curve ends, one is for 
     """
     if units == 0:
         return RemovalCurve(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.float64))
-    inverse = torch.cholesky_inverse(_factor(gram.double(), site))
-    values = weight.double() @ _factor(metric.double(), site)
+    inverse = torch.cholesky_inverse(factor_of(gram.double(), site))
+    values = weight.double() @ factor_of(metric.double(), site)
     eliminate = _eliminate_neurons if units == gram.shape[0] else _eliminate_heads
     stays = torch.zeros(units, dtype=torch.bool) if protected is None else protected
     order, cost = eliminate(inverse, values, stays, units if removals is None else removals)
@@ -153,7 +153,12 @@ def _eliminate_block(inverse: Tensor, values: Tensor, protected: Tensor, count: 
     return picked, costs
 
 
-def _factor(matrix: Tensor, site: str) -> Tensor:
+def factor_of(matrix: Tensor, site: str) -> Tensor:
+    """Compute the Cholesky factor of a matrix.
+
+    Raises:
+        NumericalError: it is not positive definite; names the site.
+    """
     factor: Tensor
     factor, info = torch.linalg.cholesky_ex(matrix)
     if int(info):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -116,6 +117,8 @@ class Stop:
         self.dense_outputs: dict[int, Tensor] = {}
         """Outputs of the dense block by number of the batch, where they are known already."""
         self._leaving: dict[int, Tensor] = {}
+        self._present = site
+        """The site as the student has it; the same but for the width of heads."""
 
     @property
     def job(self) -> Job:
@@ -125,7 +128,10 @@ class Stop:
     def cut(self, mask: Tensor) -> Tensor:
         """Remove units of the student's site; returns the mask by which it was done, that of the first process."""
         chosen = processes.agreed(mask)
-        cut_site(self.job.student, self.site, chosen)
+        cut_site(self.job.student, self._present, chosen)
+        if self.site.head_width and self.site.units:
+            width = int(self._present.by_head(chosen).sum(1).max())
+            self._present = replace(self.site, units=int(chosen.sum()), head_width=max(1, width))
         return chosen
 
     @_in_memory
