@@ -412,7 +412,7 @@ def test_a_plan_is_printed_edited_and_pruned_by(run: Run, model: Path, data: Pat
     assert pruned.code == 0, pruned.err
     kept = read_manifest(out)["units"]
     assert json.loads(file.read_text()) == {
-        str(each["block"]): {"heads": each["head"], "neurons": each["neuron"]} for each in kept
+        str(each["block"]): {"heads": f"{each['head']}x{each['dimension']}", "neurons": each["neuron"]} for each in kept
     }
     said = json.loads(run(*plan(model, data, "--size", "70kB,0.9", "--json")).out)
     assert [each["asked"] for each in said["budgets"]] == ["0.9", "70kB"]
