@@ -130,14 +130,19 @@ def test_all_heads_may_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("attention_head_size", 4), ("attention_head_size", 9), ("num_attention_heads", 3)]
+    ("heads", "width"), [(2, 4), (2, 9), (3, 3), (3, 2), (1, 6), (6, 1), (4, 8), (2, 8), (4, 3)], ids=str
 )
-def test_sizes_that_do_not_fit_the_projections_are_refused(tmp_path: Path, name: str, value: int) -> None:
+def test_sizes_that_do_not_fit_the_projections_are_refused(tmp_path: Path, heads: int, width: int) -> None:
+    """Two heads of three dimensions are no three of two, though the projections are as large."""
     structure = narrow(tiny_model("bert", "sequence classification"))
     cut(structure, rectangles(structure, (0, 2), (1, 2, 5))).model.save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config["quantization_config"]["attributes"][f"encoder.layer.0.attention.self.{name}"] = value
+    core = "encoder.layer.0.attention.self"
+    config["quantization_config"]["attributes"] |= {
+        f"{core}.num_attention_heads": heads,
+        f"{core}.attention_head_size": width,
+    }
     file.write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(CheckpointError, match=r"sets encoder.layer.0.attention.self.\w+ to \d, which does not"):
         load_model(tmp_path)

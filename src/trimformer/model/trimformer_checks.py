@@ -18,7 +18,7 @@ from typing import Any
 from safetensors import safe_open
 from torch import nn
 
-from .trimformer_modules import BiasOnly, Projection, sizes_of_projection
+from .trimformer_modules import BiasOnly, Projection, module_at, projection_at, sizes_of_projection
 
 FORMAT = 2
 """Version of the checkpoint format; 1, of version 0.1, had no checksums and named no format."""
@@ -217,31 +217,9 @@ COUNTS = re.compile(rf"(\w+_)?(heads?|groups)|all_head_size|embed_dim|split_size
 """Names of sizes of attention that get smaller: those that count heads, groups or features, and the width of a head."""
 
 
-def module_at(base: nn.Module, path: str) -> nn.Module:
-    """Find a module by its path below the base model.
-
-    Raises:
-        ValueError: there is none.
-    """
-    try:
-        return base.get_submodule(path)
-    except AttributeError as error:
-        raise ValueError(f"the checkpoint names {path}, which {type(base).__name__} does not have") from error
-
-
-def projection_at(base: nn.Module, path: str) -> Any:
-    """Find a projection, or what is left of one, by its path.
-
-    Raises:
-        ValueError: nothing or something else is there.
-    """
-    found = module_at(base, path)
-    if not isinstance(found, Projection | BiasOnly):
-        raise ValueError(f"{path} is a {type(found).__name__}, the checkpoint expects a projection")
-    return found
-
-
-def check_sizes(base: nn.Module, linears: Mapping[str, list[int]], attributes: Mapping[str, int]) -> None:
+def check_sizes(
+    base: nn.Module, linears: Mapping[str, list[int]], attributes: Mapping[str, int], kept: Mapping[str, list[int]]
+) -> None:
     """Refuse sizes that cutting a freshly built model cannot give, before any memory is taken for them.
 
     A projection loses inputs or outputs, never both, and gains none. What an attention module counts shrinks as the
@@ -258,15 +236,27 @@ def check_sizes(base: nn.Module, linears: Mapping[str, list[int]], attributes: M
         if sizes[0] != dense[0] and sizes[1] != dense[1]:
             raise ValueError(f"the checkpoint cuts inputs and outputs of {path}: {sizes}, of {dense}")
         shares[path] = {Fraction(now, before) for now, before in zip(sizes, dense, strict=True) if before}
-    kept = {path: Fraction(value, _size(base, path)) for path, value in attributes.items()}
-    for path, share in kept.items():
+    by_path = {path: Fraction(value, _size(base, path)) for path, value in attributes.items()}
+    for path, share in by_path.items():
         core = _core(path)
         inside = {share for each, found in shares.items() if each.startswith(f"{core}.") for share in found}
-        beside = [other for each, other in kept.items() if _core(each) == core and _multiplies(each, path)]
+        beside = [other for each, other in by_path.items() if _core(each) == core and _multiplies(each, path)]
         possible = inside | {one / other for one in inside for other in inside if other}
+        if beside:
+            possible = {one for one in inside if one < 1 and _keeps(kept, attributes, core)}
         if share * min(beside, default=1) not in possible or share > 1:
             was = f"which does not fit its projections (it was {_size(base, path)})"
             raise ValueError(f"the checkpoint sets {path} to {attributes[path]}, {was}")
+
+
+def _keeps(kept: Mapping[str, list[int]], attributes: Mapping[str, int], core: str) -> bool:
+    """Tell whether a core has as many heads as are kept in its block."""
+    block = re.match(r"(.+\.)?\d+\.", core)
+    numbers = [len(units) for site, units in kept.items() if block and site.startswith(block[0])]
+    heads = [
+        value for path, value in attributes.items() if _core(path) == core and HEADS.fullmatch(path.split(".")[-1])
+    ]
+    return all(value in numbers for value in heads)
 
 
 def _core(path: str) -> str:

@@ -136,6 +136,30 @@ def sizes_of_projection(projection: Any) -> list[int]:
     return [projection.nx, projection.nf] if is_conv else [projection.in_features, projection.out_features]
 
 
+def module_at(base: nn.Module, path: str) -> nn.Module:
+    """Find a module by its path below the base model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        return base.get_submodule(path)
+    except AttributeError as error:
+        raise ValueError(f"the checkpoint names {path}, which {type(base).__name__} does not have") from error
+
+
+def projection_at(base: nn.Module, path: str) -> Any:
+    """Find a projection, or what is left of one, by its path.
+
+    Raises:
+        ValueError: nothing or something else is there.
+    """
+    found = module_at(base, path)
+    if not isinstance(found, Projection | BiasOnly):
+        raise ValueError(f"{path} is a {type(found).__name__}, the checkpoint expects a projection")
+    return found
+
+
 def leave_out(base: nn.Module, path: str) -> None:
     """Replace a projection that has no inputs or no outputs by its bias; others stay."""
     projection: Any = base.get_submodule(path)

@@ -50,17 +50,20 @@ Group = dict[str, Moments]
 """Moments by site name, of sites whose moments come at the same time: all, or those of one block."""
 
 
-def moments(calibration: Calibration, *, gradients: bool, of: Callable[[Site], bool] = bool) -> Iterator[Group]:
+def moments(
+    calibration: Calibration, *, gradients: bool, of: Callable[[Site], bool] = bool, text: str = "measuring curvature"
+) -> Iterator[Group]:
     """Yield the moments of every site that has units, by group, which can be forgotten before the next is asked for.
 
-    Several processes share the batches, and each gets the moments of all; of sites that `of` picks, if it is given.
+    Several processes share the batches, and each gets the moments of all; of sites that `of` picks, if it is given, and
+    with a text that says what for.
 
     Raises:
         UnsupportedModel: the model computes on several devices.
     """
     if not gradients:
         return _upwards(calibration)
-    return _together(calibration, of) if _fit_together(calibration) else _downwards(calibration, of)
+    return _together(calibration, of, text) if _fit_together(calibration) else _downwards(calibration, of)
 
 
 def _fit_together(calibration: Calibration) -> bool:
@@ -77,10 +80,10 @@ def _fit_together(calibration: Calibration) -> bool:
     return fit and not is_offloaded(dense.model)
 
 
-def _together(calibration: Calibration, of: Callable[[Site], bool]) -> Iterator[Group]:
+def _together(calibration: Calibration, of: Callable[[Site], bool], text: str) -> Iterator[Group]:
     dense, adding = calibration.dense, _Adding(calibration)
     found = _empty(calibration, list(filter(of, dense.occupied)))
-    for number, batch in enumerate(calibration.progress(adding.batches, "measuring curvature")):
+    for number, batch in enumerate(calibration.progress(adding.batches, text)):
         with adding.to(found, number):
             _loss(calibration, batch, dense.model(**batch)).backward()
     yield _of_all(found)

@@ -77,7 +77,8 @@ class Constraints:
         """
         least, most = self.cost(tables)
         if least > limit * (1 + ROUNDING):
-            low, high = share_of(least) + STEP / 2, share_of(most)
+            high = share_of(most)
+            low = min(share_of(least) + STEP / 2, high)
             raise UnreachableTarget(
                 f"a share of {share_of(limit):.4g} cannot be reached with the sizes asked for, they allow from "
                 f"{low:.4f} to {high:.4f} of the cost: ask for more, or fix and keep less"

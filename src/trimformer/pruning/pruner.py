@@ -246,6 +246,8 @@ class Pruner:
             self.stages.enter("measuring")  # pricing belongs to it
         dense, prices = self.calibration.dense, self.prices(target.cost)
         costs, limit = target.terms(dense, prices, share)
+        if target.uniform:
+            check_fits(self._bounded(target, costs, limit))
         measured = self.measured  # before the student takes its memory
         self.stages.enter("pruning")
         journal = self.journal and self.journal.on(work_key(self.calibration, self.name, self.method))

@@ -88,6 +88,12 @@ class Sizes:
         return self.query_heads is not None or any("query_heads" in entry for entry in by_layer)
 
     @property
+    def about_heads(self) -> bool:
+        """True where a number of heads is asked for, in all layers or in single ones."""
+        named = [each for name, each in self.sites.items() if not (name.endswith(".ffn") or each in (ALL, 0, "0"))]
+        return self.heads is not None or any(not isinstance(each, Mapping) or {*each} != {"neurons"} for each in named)
+
+    @property
     def by_dimension(self) -> bool:
         """True where heads of a width are asked for, so that dimensions of heads are what stays or goes."""
         by_site = [each.values() if isinstance(each, Mapping) else [each] for each in self.sites.values()]

@@ -68,7 +68,7 @@ def narrows_heads(
         return True
     if not able or whole or not budgets or not all(isinstance(budget, Budget) for budget in budgets):
         return False
-    if sizes is not None and (sizes.heads is not None or sizes.sites or sizes.only or sizes.uniform):
+    if sizes is not None and (sizes.uniform or sizes.about_heads):
         return False
     attentions = [each for site in dense.occupied if isinstance(each := dense.sublayer(site), Attention)]
     return any(each.head_size is not None and not each.by_dimension for each in attentions)
@@ -92,7 +92,7 @@ def turn(calibration: Calibration) -> dict[str, Tensor]:
     turned = [site for site in dense.occupied if site.head_width]
     with frozen(dense.model):
         scores = _score_sums(sample, turned)
-        for group in moments(sample, gradients=True, of=lambda site: site.head_width > 0):
+        for group in moments(sample, gradients=True, of=lambda site: site.head_width > 0, text="turning heads"):
             for seen in group.values():
                 metric = damped((seen.gradients / sample.sequences).cpu(), DAMPING)
                 with torch.no_grad(), dense.in_memory(seen.site):

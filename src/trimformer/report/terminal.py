@@ -172,7 +172,8 @@ def units_table(blocks: Sequence[BlockFacts]) -> Table:
     table = _table("block", *(column for kind in kinds for column in (summary.UNIT_NAMES.get(kind, kind), "")))
     for block in blocks:
         found = [block.units.get(kind) for kind in kinds]
-        counts = [(f"{each.kept}/{each.of}", _bar(each.kept, each.of)) if each else ("", "") for each in found]
+        width = WIDTH // (len(kinds) + 1) // 2
+        counts = [(f"{each.kept}/{each.of}", _bar(each.kept, each.of, width)) if each else ("", "") for each in found]
         table.add_row(str(block.block), *(cell for pair in counts for cell in pair))
     return table
 
