@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -269,3 +270,28 @@ def test_heads_of_a_width_that_cannot_be_are_refused(
 ) -> None:
     with pytest.raises(TrimformerError, match=said):
         pruner_of(tiny_model(architecture), method=method).prune(budget, Sizes(heads=heads))
+
+
+@pytest.mark.parametrize(
+    ("asked", "whole"),
+    [
+        ({"neurons": 12}, False),
+        ({"sites": {"0": {"neurons": 12}}}, False),
+        ({"sites": {"encoder.layer.1.ffn": {"keep": "0-3"}}}, False),
+        ({"sites": {"0": "all"}}, False),
+        ({"only": "heads"}, False),
+        ({"sites": {"0": {"heads": 2}}}, True),
+        ({"sites": {"encoder.layer.1.attention": 3}}, True),
+    ],
+    ids=str,
+)
+def test_only_heads_that_are_asked_for_stay_whole(asked: dict[str, Any], whole: bool) -> None:
+    result = pruner_of(tiny_model("bert")).prune(Budget(flops=0.6), Sizes(**asked))
+    assert all("dimension" in each.units for each in result.facts.units) is not whole
+
+
+def test_unreachable_sizes_are_refused_before_anything_is_measured() -> None:
+    pruner = pruner_of(tiny_model("bert"))
+    with pytest.raises(TrimformerError, match="uniform sizes within this budget"):
+        pruner.prune(Budget(flops=0.2, uniform=True))
+    assert "measured" not in vars(pruner)

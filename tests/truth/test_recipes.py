@@ -372,6 +372,15 @@ class TestPolish:
         lesson = polish._Lesson(course, student, hidden=1.0)
         assert float(next(lesson.losses(student, some_rows(course))).detach()) == pytest.approx(0, abs=1e-6)
 
+    def test_half_of_the_batches_are_of_other_words(self, course: Course) -> None:
+        lesson, batch = polish._Lesson(course, course.project.model, hidden=1.0), some_rows(course)
+        plain = {name: values for name, values in batch.items() if name != "labels"}
+        torch.manual_seed(0)
+        found = [lesson._varied(plain) for _ in range(100)]
+        unchanged = sum(torch.equal(each["input_ids"], plain["input_ids"]) for each in found)
+        assert 35 <= unchanged <= 65
+        assert all(torch.equal(each["attention_mask"], plain["attention_mask"]) for each in found)
+
     @pytest.mark.parametrize("name", ["polish", "p_pruning"])
     def test_looks_at_no_labels(self, name: str) -> None:
         with pytest.raises(InvalidOption, match="mask_tuning needs labels"):
