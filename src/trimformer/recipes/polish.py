@@ -1,9 +1,9 @@
 """Polish: prune without labels, then let what is left learn from the dense model, end to end.
 
 The smaller model is trained to predict what the dense model predicts, and to have its hidden states, on all text there
-is; no label is looked at. After every pass the distance from the dense model is measured on rows set aside: training
-stops where it no longer falls, and the best weights are kept, those before any training among them. Memory is that of
-training the smaller model, and of the dense model's forward pass.
+is, and on varied text in half of the steps; no label is looked at. After every pass the distance from the dense model
+is measured on rows set aside: training stops where it no longer falls, and the best weights are kept, those before any
+training among them. Memory is that of training the smaller model, and of the dense model's forward pass.
 
 Source: knowledge distillation, Hinton et al. (arXiv 1503.02531), with hidden states as in DynaBERT (arXiv 2004.04037),
 each as a share of the dense model's own size. That early stopping sees no labels, and that no dropout disturbs the
