@@ -9,7 +9,7 @@ from trimformer.errors import UnsupportedModel
 from trimformer.model.description import Attention, Fused
 from trimformer.model.modeling_trimformer import TrimformerConfig, sizes_of
 from trimformer.model.query_heads import by_dimension, by_slot
-from trimformer.model.sites import Scores
+from trimformer.model.sites import Scores, Site
 from trimformer.model.structure import Structure, read_structure
 from trimformer.model.surgery import select
 
@@ -38,6 +38,12 @@ def read_by_slot(structure: Structure) -> Structure:
                 + "; `heads` takes key/value heads, with the query heads of each"
             )
     return read_structure(structure.model, by_slot(structure.architecture))
+
+
+def can_narrow(structure: Structure, site: Site) -> bool:
+    """Tell whether the heads of a site may be narrower than the config says."""
+    sublayer = structure.sublayer(site)
+    return isinstance(sublayer, Attention) and sublayer.head_size is not None
 
 
 def read_by_dimension(structure: Structure) -> Structure:

@@ -10,9 +10,10 @@ from trimformer.data.batches import padded_tokens, real_tokens
 from trimformer.data.rows import Batch
 from trimformer.errors import InsufficientMemory, InvalidOption
 from trimformer.model.offload import is_offloaded
+from trimformer.model.slots import can_narrow
 from trimformer.model.structure import Structure, parameter_count
 from trimformer.observing.resources import available_bytes
-from trimformer.pruning.contract import Backward, Method, TrainsBlocks
+from trimformer.pruning.contract import Backward, Method, NarrowsHeads, TrainsBlocks
 
 BY_BLOCK = '`method="surgeon"`'
 MILDER: dict[Backward, tuple[str, Backward]] = {
@@ -42,7 +43,8 @@ class Footprint:
     """Memory that pruning takes beside the dense model, in bytes, from the sizes that it depends on."""
 
     parameters: int
-    """Numbers of the student that are in memory: all, or where the model is offloaded, those of one block of each."""
+    """Numbers of the student that are in memory, all of them and those of heads that are turned; or, where the model is
+    offloaded, those of one block of each."""
     bytes_per_number: int
     tokens: int
     """Number of all calibration tokens."""
@@ -108,8 +110,12 @@ def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footpri
     blocks = [block for chain in range(len(dense.architecture.chains)) for block in dense.blocks(chain)]
     block = max(map(parameter_count, blocks))
     epochs = method.training_epochs if isinstance(method, TrainsBlocks) else 0
+    narrowed = [
+        site for site in dense if isinstance(method, NarrowsHeads) and method.narrows and can_narrow(dense, site)
+    ]
+    turned = sum(site.unit_weights * site.units for site in narrowed)
     return Footprint(
-        parameters=2 * block if is_offloaded(model) else parameter_count(model),
+        parameters=2 * block if is_offloaded(model) else parameter_count(model) + turned,
         bytes_per_number=model.dtype.itemsize,
         tokens=real_tokens(batches),
         tokens_at_once=max(map(padded_tokens, batches)),

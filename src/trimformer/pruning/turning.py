@@ -4,15 +4,17 @@ Any invertible map of a head's queries, with its counterpart on the keys, leaves
 values, with its counterpart in the output projection, leaves what the head adds. Here they are chosen by singular value
 decompositions of what queries and keys, and values and output, have in common, on a part of the calibration rows.
 
-Source: ours. Nearest relatives: SliceGPT (arXiv 2401.15024), which turns the residual stream, and decompositions of
-query-key and value-output products, such as in PELA and ASVD (arXiv 2312.05821).
+Source: ours. Nearest relatives: SliceGPT (arXiv 2401.15024), which turns the residual stream, and ASVD (arXiv
+2312.05821), which decomposes single weights by what they read.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,11 +23,10 @@ from trimformer import plugins, processes
 from trimformer.data.batches import every
 from trimformer.data.rows import Batch
 from trimformer.errors import InvalidOption
-from trimformer.model.description import Attention
 from trimformer.model.offload import is_offloaded
 from trimformer.model.sites import Site
-from trimformer.model.slots import read_by_dimension
-from trimformer.model.structure import Structure, features_first
+from trimformer.model.slots import can_narrow, read_by_dimension
+from trimformer.model.structure import Structure, features_first, read_structure
 from trimformer.observing.calibration import Calibration
 from trimformer.observing.moments import moments
 from trimformer.observing.watching import frozen
@@ -44,8 +45,12 @@ QUERIES, KEYS, VALUES = range(3)
 
 
 def by_turned_dimension(dense: Structure) -> Structure:
-    """Read a copy of a model with dimensions of heads as units, to be turned by `turn`."""
-    return read_by_dimension(dense).copied()
+    """Read a copy of a model with dimensions of heads as units, to be turned by `turn`; it shares all other weights."""
+    found = read_by_dimension(dense)
+    paths = [path for site in found if site.head_width for path in (*(p.path for p in site.producers), site.consumer)]
+    own = {id(weight) for path in paths for weight in found.module(path).parameters()}
+    shared: dict[int, Any] = {id(each): each for each in dense.model.parameters() if id(each) not in own}
+    return read_structure(copy.deepcopy(dense.model, shared), found.architecture)
 
 
 def narrows_heads(
@@ -70,8 +75,7 @@ def narrows_heads(
         return False
     if sizes is not None and (sizes.uniform or sizes.about_heads):
         return False
-    attentions = [each for site in dense.occupied if isinstance(each := dense.sublayer(site), Attention)]
-    return any(each.head_size is not None and not each.by_dimension for each in attentions)
+    return any(can_narrow(dense, site) for site in dense.occupied)
 
 
 def _of_whole_heads(budget: Budget) -> bool:
