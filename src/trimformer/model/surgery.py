@@ -135,7 +135,6 @@ def describe_cut(structure: Structure, masks: Masks) -> Structure:
             new.attributes |= {path: size for path, size in before.attributes.items() if path.startswith(inside)}
             new.attributes |= _core_sizes(structure, site, masks[site.name])
             new.attributes |= _core_sizes(cut_structure, now, torch.ones(now.units, dtype=torch.bool))
-            new.attributes |= _narrowed(cut_structure, now)
             new.by_head |= head_selections(structure.base, now.core)
             if now.attends and _cached_heads(cut_structure, now) != now.units:
                 new.cached[now.name] = _cached_heads(cut_structure, now)
@@ -257,14 +256,13 @@ def _core_sizes(structure: Structure, site: Site, mask: Tensor) -> dict[str, int
     return {f"{site.core}.{name}": sizes[what] for name, what in sublayer.sizes.items()} | head_size
 
 
-def _narrowed(structure: Structure, site: Site) -> dict[str, int]:
-    """Give the width of a site's heads, by its path, where it is another than the config's; else nothing."""
+def _narrowed(structure: Structure, site: Site) -> bool:
+    """Tell whether the heads of a site are of another width than the config's."""
     sublayer = structure.sublayer(site)
     if not isinstance(sublayer, Attention) or sublayer.head_size is None or not site.units:
-        return {}
+        return False
     width = getattr(structure.module(site.core or ""), sublayer.head_size)
-    narrower = width != sublayer.head_width(structure.config(site.chain))
-    return {f"{site.core}.{sublayer.head_size}": width} if narrower else {}
+    return bool(width != sublayer.head_width(structure.config(site.chain)))
 
 
 def _cached_heads(structure: Structure, site: Site) -> int:
