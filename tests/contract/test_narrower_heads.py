@@ -255,6 +255,7 @@ def test_a_plan_and_its_file_give_the_model_that_pruning_gives() -> None:
         ),
         ("bert", "kprune", None, "2x4", "kprune keeps heads whole: give their number alone"),
         ("bert", "surgeon", Budget(flops=0.5, uniform=True), "2x4", "the same sizes in every layer, keeps heads whole"),
+        ("bert", "surgeon", Budget(latency=0.5), "2x4", "a budget of time, .* keeps heads whole"),
         ("bert", "surgeon", None, "0x4", r"`heads=0x4` must be a number of units such as 8"),
         (
             "llama",
@@ -288,6 +289,13 @@ def test_heads_of_a_width_that_cannot_be_are_refused(
 def test_only_heads_that_are_asked_for_stay_whole(asked: dict[str, Any], whole: bool) -> None:
     result = pruner_of(tiny_model("bert")).prune(Budget(flops=0.6), Sizes(**asked))
     assert all("dimension" in each.units for each in result.facts.units) is not whole
+
+
+def test_a_budget_of_time_is_refused_beside_them_before_anything_is_timed() -> None:
+    pruner = pruner_of(tiny_model("bert"))
+    for ask in (pruner.check, pruner.plan):
+        with pytest.raises(TrimformerError, match=r"a budget of time, .* keeps heads whole"):
+            ask([Budget(latency=0.5)], Sizes(heads="2x4"))
 
 
 def test_unreachable_sizes_are_refused_before_anything_is_measured() -> None:

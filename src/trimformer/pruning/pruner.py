@@ -198,7 +198,7 @@ class Pruner:
         """
         if not isinstance(budgets, Sequence):
             raise InvalidOption(f"`budgets={told(budgets)}` must be a list of Budgets")
-        if (asked := self._asked(sizes)) is not self:
+        if (asked := self._asked(sizes, *budgets)) is not self:
             asked.check(budgets, sizes)
             return
         for budget in budgets:
@@ -222,7 +222,8 @@ class Pruner:
 
         With `uniform`, the least that the same sizes in every layer come to.
         """
-        if (asked := self._asked(sizes)) is not self:
+        plugins.load("costs", cost)
+        if (asked := self._asked(sizes, replace(Budget.of(cost, 1.0), uniform=uniform))) is not self:
             return asked.reachable(cost, sizes, uniform=uniform)
         prices = self.prices(cost)
         target = self.target(replace(Budget.of(cost, 1.0), uniform=uniform), sizes)
