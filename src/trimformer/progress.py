@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import Any
 
 from trimformer.errors import InvalidOption
@@ -15,6 +16,11 @@ Asked = Progress | bool | None
 """Whatever Python users give as `progress`: a function, True, False, or None for what suits the place."""
 NOTEBOOK = "ipykernel"
 """Package that is there where code runs in a notebook."""
+
+
+MINUTE = 60.0
+SILENCE = 30.0
+"""Seconds of work after which a line tells how far it is, where no bar is shown."""
 
 
 class Stages:
@@ -61,6 +67,35 @@ class Stages:
 
     def _tell(self, detail: str) -> None:
         self._detail = detail
+
+
+def duration(seconds: float) -> str:
+    """Write about how long something takes.
+
+    >>> duration(372), duration(95), duration(3), duration(9000)
+    ('about 6 min', 'about 2 min', 'about 3 s', 'about 2.5 h')
+    """
+    if seconds < MINUTE:
+        return f"about {max(1, round(seconds))} s"
+    minutes = seconds / MINUTE
+    return f"about {minutes:.0f} min" if minutes < MINUTE else f"about {minutes / MINUTE:.1f} h"
+
+
+def told(items: Sequence[Any], description: str, say: Callable[[str], None]) -> Iterator[Any]:
+    """Go through a sequence, and say now and then how far it is and how long the rest takes.
+
+    Args:
+        items: what is worked on.
+        description: what is done.
+        say: writes a line; after half a minute, and then whenever a tenth more of the time has gone by.
+    """
+    start = said = monotonic()
+    for done, item in enumerate(items):
+        now = monotonic()
+        if now - said >= max(SILENCE, (now - start) / 10):
+            said, left = now, (now - start) / done * (len(items) - done)
+            say(f"{description}: {done:,} of {len(items):,}, {duration(left)} to go")
+        yield item
 
 
 def staged(asked: Asked, count: int) -> Stages:

@@ -33,9 +33,11 @@ from trimformer.judging.evaluation import outputs_by_row
 from trimformer.model.limits import most_tokens
 from trimformer.model.masking import masked
 from trimformer.model.sites import Masks
+from trimformer.model.slots import can_narrow, read_by_dimension
 from trimformer.model.structure import Structure, read_structure
 from trimformer.model.surgery import cut, pruning_config
 from trimformer.pruning.budget import Budget
+from trimformer.pruning.choose.narrowing import rectangle
 from trimformer.pruning.once import prune
 
 DECODERS = [name for name in CONFIGS if is_causal(name)]
@@ -108,6 +110,27 @@ def test_cut_model_generates_what_the_masked_one_does(name: str, mask: str) -> N
     with masked(structure, choose(structure)):
         expected = generated(model, batch, use_cache=False)
     assert expected.unique().numel() > NEW_TOKENS
+    static = [] if name in WITHOUT_STATIC_CACHE else [{"cache_implementation": "static"}]
+    for options in ({}, {"use_cache": False}, *static):
+        assert torch.equal(generated(small, batch, **options), expected), options
+
+
+NARROWING = [
+    name for name in DECODERS if any(can_narrow(s, site) for s in [read_structure(language_model(name))] for site in s)
+]
+
+
+@pytest.mark.parametrize("name", NARROWING)
+def test_a_model_with_narrower_heads_generates_what_the_masked_one_does(name: str) -> None:
+    """Two heads of three dimensions in the first block, three of two in the second, of four of eight."""
+    structure, batch = read_by_dimension(read_structure(language_model(name))), left_padded(language_model(name))
+    masks = structure.full_masks()
+    for site, (heads, width) in zip((site for site in structure if site.head_width), ((2, 3), (3, 2)), strict=True):
+        masks[site.name] = rectangle(torch.randperm(site.units), site.head_width, (heads, width))
+    with masked(structure, masks):
+        expected = generated(structure.model, batch, use_cache=False)
+    assert expected.unique().numel() > NEW_TOKENS
+    small = cut(read_by_dimension(read_structure(language_model(name))), masks).model
     static = [] if name in WITHOUT_STATIC_CACHE else [{"cache_implementation": "static"}]
     for options in ({}, {"use_cache": False}, *static):
         assert torch.equal(generated(small, batch, **options), expected), options

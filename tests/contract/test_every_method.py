@@ -156,7 +156,6 @@ def test_budget_is_used_up_but_never_exceeded(method: str, cost: str, rows: list
             "cost": cost,
             "asked": share,
             "reached": pytest.approx(kept / total),
-            "round_to": 1,
             "uniform": False,
         }
         small = read_structure(result.model) if units is structure else read_structure(result.model, units.architecture)

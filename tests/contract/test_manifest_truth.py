@@ -176,7 +176,7 @@ def test_counts_are_those_of_the_weights(method: str, architecture: str, cost: s
         result = pruner.prune(Budget.of(cost, asked))
         assert_true(result.manifest, model, result.model, LAYOUTS[architecture])
         budget = result.manifest["budget"]
-        assert budget == {"cost": cost, "asked": asked, "reached": budget["reached"], "round_to": 1, "uniform": False}
+        assert budget == {"cost": cost, "asked": asked, "reached": budget["reached"], "uniform": False}
 
 
 @every_method

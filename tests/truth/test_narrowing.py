@@ -25,15 +25,16 @@ from trimformer.pruning.contract import STAGES
 HEADS, WIDTH, OUTPUTS = 3, 4, 7
 
 
-def problem(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def problem(seed: int, width: int = WIDTH) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
-    inputs, gradients = draw(60, HEADS * WIDTH) @ draw(HEADS * WIDTH, HEADS * WIDTH), draw(40, OUTPUTS)
+    units = HEADS * width
+    inputs, gradients = draw(60, units) @ draw(units, units), draw(40, OUTPUTS)
     gram, metric = inputs.T @ inputs / 60, damped(gradients.T @ gradients, 0.1)
-    return gram, metric, draw(HEADS * WIDTH, OUTPUTS), draw(HEADS * WIDTH).square() * 3
+    return gram, metric, draw(units, OUTPUTS), draw(units).square() * 3
 
 
 def lost(gram: Tensor, metric: Tensor, weight: Tensor, left: list[int]) -> float:
@@ -45,33 +46,49 @@ def lost(gram: Tensor, metric: Tensor, weight: Tensor, left: list[int]) -> float
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_step_is_the_cheapest_and_costs_what_solving_anew_costs(seed: int) -> None:
-    gram, metric, weight, scores = problem(seed)
-    found = narrowing_curve(gram, metric, weight, scores, HEADS, site="here")
+@pytest.mark.parametrize("step", [1, 2])
+def test_every_step_is_the_cheapest_and_costs_what_solving_anew_costs(seed: int, step: int) -> None:
+    width = WIDTH * step
+    gram, metric, weight, scores = problem(seed, width)
+    found = narrowing_curve(gram, metric, weight, scores, HEADS, site="here", step=step)
     order, sizes = found.curve.order.tolist(), found.sizes.tolist()
-    assert sorted(order) == list(range(HEADS * WIDTH))
-    assert (sizes[0], sizes[-1]) == (0, HEADS * WIDTH)
-    rows, columns, total = set(range(HEADS)), set(range(WIDTH)), 0.0
+    assert sorted(order) == list(range(HEADS * width))
+    assert (sizes[0], sizes[-1]) == (0, HEADS * width)
+    rows, columns, total = set(range(HEADS)), set(range(width)), 0.0
 
     def added(some_rows: set[int], some_columns: set[int]) -> float:
-        left = [head * WIDTH + place for head in some_rows for place in some_columns]
-        before = [head * WIDTH + place for head in rows for place in columns]
+        left = [head * width + place for head in some_rows for place in some_columns]
+        before = [head * width + place for head in rows for place in columns]
         of_scores = sum(
-            float(scores[head * WIDTH + place]) / 2 for head in some_rows for place in columns - some_columns
+            float(scores[head * width + place]) / 2 for head in some_rows for place in columns - some_columns
         )
         return lost(gram, metric, weight, left) - lost(gram, metric, weight, before) + of_scores
 
     for before, after in pairwise(sizes[::-1]):
-        gone = {(unit // WIDTH, unit % WIDTH) for unit in order[HEADS * WIDTH - before : HEADS * WIDTH - after]}
-        choices = {("head", h): added(rows - {h}, columns) / (len(columns) + HEAD_OVERHEAD) for h in rows}
-        choices |= {("dimension", d): added(rows, columns - {d}) / len(rows) for d in columns}
-        kind, which = min(choices, key=lambda choice: choices[choice])
-        own_rows, own_columns = ({which}, columns) if kind == "head" else (rows, {which})
-        assert gone == {(head, place) for head in own_rows for place in own_columns}
-        total += choices[kind, which] * (len(columns) + HEAD_OVERHEAD if kind == "head" else len(rows))
-        rows, columns = (rows - {which}, columns) if kind == "head" else (rows, columns - {which})
+        gone = {(unit // width, unit % width) for unit in order[HEADS * width - before : HEADS * width - after]}
+        of_heads = {head: added(rows - {head}, columns) for head in rows}
+        of_dimensions = {place: added(rows, columns - {place}) for place in columns}
+        together = sum(sorted(of_dimensions.values())[:step]) / step / len(rows)
+        if min(of_heads.values()) / (len(columns) + HEAD_OVERHEAD) <= together:
+            head = min(of_heads, key=lambda which: of_heads[which])
+            assert gone == {(head, place) for place in columns}
+            total += of_heads[head]
+            rows = rows - {head}
+        else:
+            assert len(columns) % step == 0
+            for _ in range(step):
+                place = min(columns, key=lambda which: added(rows, columns - {which}))
+                total += added(rows, columns - {place})
+                assert {(head, place) for head in rows} <= gone
+                columns = columns - {place}
+            assert len(gone) == step * len(rows)
     assert float(found.curve.cost.sum()) == pytest.approx(total, rel=1e-9)
     assert bool((found.curve.cost.diff() >= 0).all())
+
+
+def test_widths_are_quarters_where_a_quarter_is_less_than_the_step() -> None:
+    found = narrowing_curve(*problem(0, 8), HEADS, site="here", step=8)
+    assert {size % 2 for size in found.sizes.tolist()} == {0}
 
 
 def test_a_stepped_table_costs_what_the_next_size_does() -> None:

@@ -331,7 +331,7 @@ class TestPolish:
     def test_comes_nearer_to_the_dense_model_and_needs_no_labels(self, course: Course) -> None:
         rows = course.project.calibration_rows.remove_columns("label")
         unlabelled = replace(course, project=replace(course.project, calibration_rows=rows))
-        recipe = plugins.load("recipes", "polish")(calibration_tokens=200, learning_rate=1e-3, batch_size=16)
+        recipe = plugins.load("recipes", "polish")(calibration_tokens=200, epochs=16, learning_rate=1e-3, batch_size=16)
         left = next(recipe.make(unlabelled, [Budget(flops=0.4)]))
         assert left.kept["flops"] <= 0.4
         assert left.chosen["kl_after"] < 0.9 * left.chosen["kl_before"]

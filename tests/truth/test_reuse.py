@@ -17,7 +17,9 @@ from tiny_models import SETTINGS, WHOLE_LAYERS, labelled, tiny_model
 from trimformer import Budget, Pruner, plugins
 from trimformer.data.rows import Features
 from trimformer.pruning.cache import MeasuredCache
+from trimformer.pruning.contract import NarrowsHeads
 from trimformer.pruning.result import PruningResult
+from trimformer.pruning.turning import by_turned_dimension
 
 SHARES = {"kcm": (0.9, 0.8)}
 """By method, the two budgets where 60 and 40 % are too small."""
@@ -134,8 +136,12 @@ def options_read_by_measure(method: str, options: dict[str, Any]) -> set[str]:
 
     pruner = pruner_of(method, options=options)
     pruner.method = Watched(**options)
+    calibrations = [pruner.calibration]
+    if isinstance(pruner.method, NarrowsHeads) and pruner.method.narrows:
+        calibrations.append(pruner.calibration.on(by_turned_dimension(pruner.calibration.dense)))
     watched[0] = True
-    pruner.method.measure(pruner.calibration)
+    for calibration in calibrations:
+        pruner.method.measure(calibration)
     watched[0] = False
     return read
 

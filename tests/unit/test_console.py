@@ -9,9 +9,11 @@ import sys
 import pytest
 from rich.console import Console
 
+import trimformer.progress
 from commands import execute
 from example_facts import facts
 from trimformer.cli import console
+from trimformer.progress import told
 from trimformer.report import terminal
 from trimformer.report.characters import ERRORS
 from trimformer.report.headline import headline
@@ -64,3 +66,19 @@ def test_the_program_sets_its_streams_so(monkeypatch: pytest.MonkeyPatch) -> Non
     console.out_console.print("91 → 69 MB")
     screen.seek(0)
     assert screen.read().endswith("91 -> 69 MB\n")
+
+
+def test_long_work_says_how_far_it_is_where_no_bar_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(trimformer.progress, "monotonic", lambda: float(next(clock)))
+    said: list[str] = []
+    assert list(told(range(100), "fine-tuning", said.append)) == list(range(100))
+    assert said[:2] == ["fine-tuning: 2 of 100, about 24 min to go", "fine-tuning: 5 of 100, about 19 min to go"]
+    assert said[-1] == "fine-tuning: 93 of 100, about 1 min to go"
+    assert len(said) < 20, "ever more seldom"
+
+
+def test_short_work_says_nothing_more() -> None:
+    said: list[str] = []
+    assert list(told("abc", "reading", said.append)) == ["a", "b", "c"]
+    assert not said

@@ -218,7 +218,7 @@ MISTAKES: dict[str, tuple[Callable[[Given], Any], str]] = {
     "Budget text": (lambda _: Budget(flops="0.4"), r"`flops='0\.4'` is outside"),
     "Budget True": (lambda _: Budget(flops=True), "`flops=True` is outside"),
     "Budget NaN": (lambda _: Budget(flops=float("nan")), "`flops=nan` is outside"),
-    "Budget round None": (lambda _: Budget(flops=0.4, round_to=None), "`round_to=None` must be a whole number"),
+    "Budget round text": (lambda _: Budget(flops=0.4, round_to="8"), "`round_to='8'` must be a whole number"),
     "Budget round 0": (lambda _: Budget(flops=0.4, round_to=0), "`round_to=0` is out of range"),
     "Budget uniform": (lambda _: Budget(flops=0.4, uniform=1), "`uniform=1` must be true or false"),
     "Budget round too much": (lambda g: g.prune(budget=Budget(flops=0.5, round_to=512)), "`round_to=512` is more than"),

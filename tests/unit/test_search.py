@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tiny_models import tiny_model
 from trimformer.model.sites import Scores
-from trimformer.pruning.budget import CostTables, linear_table, rounded_table, total_cost
+from trimformer.model.structure import read_structure
+from trimformer.pruning.budget import CostTables, linear_table, rounded_table, rounded_tables, total_cost
 from trimformer.pruning.choose.curves import RemovalCurve
 from trimformer.pruning.choose.search import keep_best, remove_cheapest, remove_in_order
 
@@ -145,6 +147,17 @@ def test_what_costs_nothing_comes_back_at_a_limit_of_nothing() -> None:
     orders, prices = {"free": torch.arange(2), "even": torch.arange(2)}, {"free": rising(0, 0), "even": rising(1, 2)}
     masks = remove_in_order(orders, prices, {"free": torch.zeros(3), "even": linear_table(2, 1.0)}, 0.0)
     assert [mask.tolist() for mask in masks.values()] == [[True, True], [False, False]]
+
+
+def test_unasked_neurons_are_kept_in_sixteens_where_there_are_many() -> None:
+    structure = read_structure(tiny_model("bert", intermediate_size=512))
+    tables = {site.name: linear_table(site.units, 1.0) for site in structure}
+    for asked, multiple in ((None, 16), (1, 1), (8, 8)):
+        rounded = rounded_tables(structure, tables, asked)
+        for site in structure:
+            costs = {float(cost) for cost in rounded[site.name]}
+            step = multiple if site.kind == "neuron" else 1
+            assert costs == set(map(float, range(0, site.units + 1, step))), (asked, site.name)
 
 
 def test_rounded_table_charges_the_next_multiple() -> None:

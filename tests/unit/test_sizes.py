@@ -312,7 +312,7 @@ def test_sizes_that_remove_nothing_need_a_budget(structure: Structure) -> None:
 def test_multiples_are_of_what_the_budget_decides() -> None:
     units = {"a": 100, "b": 100, "c": 100, "d": 100, "e": 100}
     bounds = Bounds({"a": 10, "b": 33, "c": 61, "d": 90}, {"a": 90, "b": 33, "c": 63, "d": 100})
-    found = bounds.in_multiples(units, 8)
+    found = bounds.in_multiples(units, dict.fromkeys(units, 8))
     assert [found.of(name, 100) for name in units] == [(16, 88), (33, 33), (61, 63), (96, 100), (0, 100)]
 
 

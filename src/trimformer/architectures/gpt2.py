@@ -13,6 +13,7 @@ GPT2 = Architecture(
                     producers=(Fused("attn.c_attn", parts=3),),
                     consumer="attn.c_proj",
                     sizes={"num_heads": "heads", "split_size": "features"},
+                    head_size="head_dim",
                 ),
                 FeedForward(producers=("mlp.c_fc",), consumer="mlp.c_proj"),
             ),

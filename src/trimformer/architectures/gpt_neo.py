@@ -13,6 +13,7 @@ GPT_NEO = Architecture(
                     producers=("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"),
                     consumer="attn.attention.out_proj",
                     sizes={"num_heads": "heads"},
+                    head_size="head_dim",
                     windows="window_size",
                     windowed=("attention_layers", ("local",)),
                 ),

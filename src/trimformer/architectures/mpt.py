@@ -13,6 +13,7 @@ MPT = Architecture(
                     producers=(Fused("attn.Wqkv", parts=3),),
                     consumer="attn.out_proj",
                     sizes={"n_heads": "heads"},
+                    head_size="head_dim",
                     by_head={"position_bias": 0},
                 ),
                 FeedForward(producers=("ffn.up_proj",), consumer="ffn.down_proj"),

@@ -12,6 +12,7 @@ OPT = Architecture(
                     core="self_attn",
                     producers=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
                     consumer="self_attn.out_proj",
+                    head_size="head_dim",
                     sizes={"num_heads": "heads"},
                 ),
                 FeedForward(producers=("fc1",), consumer="fc2"),

@@ -14,6 +14,7 @@ XGLM = Architecture(
                     core="self_attn",
                     producers=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
                     consumer="self_attn.out_proj",
+                    head_size="head_dim",
                     sizes={"num_heads": "heads", "embed_dim": "features"},
                 ),
                 FeedForward(producers=("fc1",), consumer="fc2"),

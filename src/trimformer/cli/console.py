@@ -17,7 +17,7 @@ from rich.table import Column
 from rich.text import Text
 
 from trimformer.cli.dialect import spoken
-from trimformer.progress import Stages
+from trimformer.progress import Stages, told
 from trimformer.report.characters import ERRORS, in_a_line, visible
 
 BAR_WIDTH = 16
@@ -97,7 +97,7 @@ def written_code(what: str, code: str) -> None:
 
 @contextmanager
 def progress_bars(console: Console, stages: int = 0) -> Iterator[Stages]:
-    """Within the context, `progress(items, description)` shows a bar; a line where there is no terminal.
+    """Within the context, `progress(items, description)` shows a bar; where there is no terminal, a line now and then.
 
     Args:
         console: where to.
@@ -122,6 +122,6 @@ def _said(message: str) -> None:
     say(spoken(message))
 
 
-def _announced(items: Sequence[Any], description: str) -> Sequence[Any]:
+def _announced(items: Sequence[Any], description: str) -> Iterator[Any]:
     say(f"{description} …")
-    return items
+    return told(items, description, say)

@@ -99,7 +99,7 @@ LatencyOption = Annotated[
 SizeOption = Annotated[
     str | None, typer.Option(help="Size of the file of the weights, such as 45MB, or the share of it to keep.")
 ]
-RoundOption = Annotated[int, option_of(ROUND_TO)]
+RoundOption = Annotated[int | None, option_of(ROUND_TO)]
 UniformOption = Annotated[
     bool, typer.Option("--uniform", help="The same sizes in every layer: loads without trimformer.")
 ]

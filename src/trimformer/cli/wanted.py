@@ -17,7 +17,6 @@ from trimformer.model.structure import read_structure
 from trimformer.pruning.budget import Budget, HasUnit
 from trimformer.pruning.constraints import constrain, suited
 from trimformer.pruning.contract import Method
-from trimformer.pruning.parameters import ROUND_TO
 from trimformer.pruning.query_heads import with_asked_units
 from trimformer.pruning.sizes import Sizes, read_sizes
 from trimformer.pruning.target import aimed
@@ -64,7 +63,7 @@ def target(
     max_drop: float | None,
     sizes: Sizes | None,
     *,
-    round_to: int,
+    round_to: int | None,
     uniform: bool,
 ) -> tuple[Budget | None, Sizes | None]:
     """Read how small a model is to be: a budget or a largest loss, sizes, or one of the first two with sizes.
@@ -84,7 +83,7 @@ def target(
         raise InvalidOption(
             "`uniform` goes with `flops`, `params`, `latency`, `size` or sizes by name, not with `max_drop`"
         )
-    if round_to != ROUND_TO.default and max_drop is None:
+    if round_to is not None and max_drop is None:
         raise InvalidOption("`round_to` goes with a budget: sizes that are asked for are what they are")
     return None, replace(sizes, uniform=uniform) if sizes else None
 
@@ -151,7 +150,7 @@ def check_sizes(sizes: Sizes | None, model: PreTrainedModel, name: str, method: 
             suited(constrain(sizes, structure), structure, name, method)
 
 
-def budgets(texts: Mapping[str, str | None], round_to: int = 1) -> list[Budget]:
+def budgets(texts: Mapping[str, str | None], round_to: int | None = None) -> list[Budget]:
     """Read budgets from shares or amounts with commas, by cost, largest first and each once.
 
     Raises:

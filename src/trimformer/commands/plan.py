@@ -46,7 +46,7 @@ from trimformer.cli.options import (
     columns_named,
 )
 from trimformer.model.parameters import DEVICE, DTYPE
-from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, MINUTES, ROUND_TO, SEED
+from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, MINUTES, SEED
 
 HELP_PLACE = ("Make it smaller", 2)
 
@@ -71,7 +71,7 @@ def plan_command(
     minutes: MinutesOption = MINUTES.default,
     sequence_length: CountedLengthOption = None,
     batch_size: BatchOption = None,
-    round_to: RoundOption = ROUND_TO.default,
+    round_to: RoundOption = None,
     uniform: UniformOption = False,
     heads: HeadsOption = None,
     query_heads: QueryHeadsOption = None,

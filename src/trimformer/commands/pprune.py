@@ -35,7 +35,7 @@ from trimformer.cli.options import (
     columns_named,
 )
 from trimformer.model.parameters import DEVICE
-from trimformer.pruning.parameters import CALIBRATION_TOKENS, DEFAULT_PRETRAINED_METHOD, ROUND_TO, SEED
+from trimformer.pruning.parameters import CALIBRATION_TOKENS, DEFAULT_PRETRAINED_METHOD, SEED
 
 HELP_PLACE = ("Make it smaller", 3)
 
@@ -54,7 +54,7 @@ def pprune_command(
     calibration_tokens: TokensOption = CALIBRATION_TOKENS.default,
     sequence_length: CountedLengthOption = None,
     batch_size: BatchOption = None,
-    round_to: RoundOption = ROUND_TO.default,
+    round_to: RoundOption = None,
     uniform: UniformOption = False,
     set_: SetOption = None,
     train: TrainOption = None,

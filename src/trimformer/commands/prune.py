@@ -53,7 +53,7 @@ from trimformer.cli.options import (
     columns_named,
 )
 from trimformer.model.parameters import DEVICE, DTYPE
-from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, MINUTES, ROUND_TO, SEED
+from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, MINUTES, SEED
 
 if TYPE_CHECKING:
     from trimformer.judging.result import TaskResult
@@ -83,7 +83,7 @@ def prune_command(
     minutes: MinutesOption = MINUTES.default,
     sequence_length: CountedLengthOption = None,
     batch_size: BatchOption = None,
-    round_to: RoundOption = ROUND_TO.default,
+    round_to: RoundOption = None,
     uniform: UniformOption = False,
     heads: HeadsOption = None,
     query_heads: QueryHeadsOption = None,

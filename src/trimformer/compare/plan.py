@@ -16,10 +16,21 @@ from trimformer.errors import InvalidOption, unknown_name
 from trimformer.model.parameters import Parameter
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.method_options import make_plugin
-from trimformer.pruning.parameters import CALIBRATION_TOKENS, FIXED_TOKENS, MAX_LENGTH, SEED, SEQUENCE_LENGTH
+from trimformer.pruning.parameters import CALIBRATION_TOKENS, FIXED_TOKENS, MAX_LENGTH, ROUND_TO, SEED, SEQUENCE_LENGTH
 from trimformer.training.finetune import FineTuning
 
-FILE_KEYS = ("title", "tasks", "methods", "budgets", "seeds", "calibration_tokens", "device", "finetune", "published")
+FILE_KEYS = (
+    "title",
+    "tasks",
+    "methods",
+    "budgets",
+    "seeds",
+    "calibration_tokens",
+    "round_to",
+    "device",
+    "finetune",
+    "published",
+)
 TASK_KEYS = (
     "task",
     "model",
@@ -37,6 +48,8 @@ TASK_KEYS = (
 METHOD_KEYS = ("method", "options", "vary", "calibration_tokens", "prune", "seeds", "train")
 TOKENS = replace(CALIBRATION_TOKENS, default=FIXED_TOKENS, words=())
 """Calibration tokens of a comparison: a number, so that the rows do not depend on the machine."""
+ROUNDING = replace(ROUND_TO, default=1)
+"""Multiples of neurons that stay in a comparison: any number of them, as the papers have it."""
 EVALUATION_ROWS = Parameter(
     name="evaluation_rows", text="Judge by this many validation rows, drawn once; else by all.", kind=int, low=1
 )
@@ -290,13 +303,14 @@ def _training(entry: Section, folder: str) -> FineTuning | None:
 
 
 def _budgets(top: Section) -> Iterator[Budget]:
+    round_to = _parameter(top, ROUNDING, ROUNDING.default)
     by_cost = top["budgets"] if isinstance(top["budgets"], Section) else Section(top.place, [])
     if not by_cost:
         with top.about("budgets"):
-            yield from (Budget(flops=share) for share in top.values_of("budgets"))
+            yield from (Budget(flops=share, round_to=round_to) for share in top.values_of("budgets"))
     for cost in by_cost.only("flops", "params", "latency"):
         with by_cost.about(cost):
-            yield from (Budget(**{cost: share}) for share in by_cost.values_of(cost))
+            yield from (Budget.of(cost, share, round_to=round_to) for share in by_cost.values_of(cost))
 
 
 def _seeds(section: Section, default: list[int]) -> list[int]:

@@ -37,7 +37,7 @@ def smallest_within(
     *,
     metric: str | None = None,
     cost: str = "flops",
-    round_to: int = 1,
+    round_to: int | None = None,
     sizes: Sizes | None = None,
 ) -> PruningResult:
     """Find the smallest model that loses at most `max_drop` on the project's guard rows, by bisection over budgets.
@@ -53,7 +53,7 @@ def smallest_within(
         metric: what is lost: one of the task's, or `agreement`, `kl`, `squared_distance` or `cosine_to_dense` with the
             dense model's answers, which need no labels; else the task's first one.
         cost: name of what is made small: `flops`, `params`, `latency` or `size`.
-        round_to: keep neurons of each layer in multiples of this, at every budget tried.
+        round_to: as `Budget.round_to`, at every budget tried.
         sizes: asked for by name; what they leave open is decided.
 
     Raises:

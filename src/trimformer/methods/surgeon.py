@@ -69,13 +69,17 @@ class Curvature(Measurement):
 class Surgeon:
     """Options of Surgeon; all strengths are relative to the mean diagonal of the matrix they are added to."""
 
-    measured_by: ClassVar[tuple[str, ...]] = ("damping", "curve_ridge", "intercept", "gradients")
+    measured_by: ClassVar[tuple[str, ...]] = ("damping", "curve_ridge", "intercept", "gradients", "width_step")
     measurement: ClassVar[type[Measurement] | None] = Curvature
     needs_labels: ClassVar[bool] = False
     removes: ClassVar[str | None] = None
 
     narrow: bool = True
     """Remove dimensions of heads too, not only heads, where attention can have narrower ones; not without gradients."""
+    width_step: int = 8
+    """Narrower heads have a multiple of this many dimensions, or of a quarter of a head's where that is less; above 0.
+
+    Processors multiply whole vectors and tiles, so that other widths cost time and save none."""
     gradients: bool = True
     """Measure the metric by a backward pass; without, by forward passes alone, where memory is short."""
     damping: float = 0.3
@@ -130,6 +134,7 @@ class Surgeon:
             require_range(name, getattr(self, name), low_included=False)
         for name in ("ridge", "epochs", "negligible"):
             require_range(name, getattr(self, name))
+        require_range("width_step", self.width_step, low=1)
         for name in ("focus", "reconsider"):
             require_range(name, getattr(self, name), high=1.0)
 
@@ -245,7 +250,7 @@ class Surgeon:
             weight = dense.consumer_weight(site)
             if site.head_width and metric is not None:
                 scores, gram = (seen.scores / calibration.sequences).cpu(), self._gram(seen.inputs)
-                found = self._narrowing(site, gram, metric, weight, scores, heads=site.heads)
+                found = self._narrowing(site, gram, metric, weight, scores, heads=site.heads, step=self.width_step)
                 order, cost = found.curve.order, found.curve.cost
                 return Curvature(order=order, cost=cost, metric=metric, energy=energy, sizes=found.sizes, scores=scores)
             curve = self._curve(site, self._gram(seen.inputs), metric, weight)
@@ -264,6 +269,7 @@ class Surgeon:
         scores: Tensor,
         *,
         heads: int,
+        step: int = 1,
         least: Shape = (0, 0),
     ) -> NarrowingCurve:
         """Compute the removal curve of a site whose units are dimensions of heads."""
@@ -276,6 +282,7 @@ class Surgeon:
             scores,
             heads,
             site=site.name,
+            step=step,
             least=least,
         )
 

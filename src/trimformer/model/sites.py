@@ -111,6 +111,13 @@ class Site:
         """Arrange numbers of dimensions by head: `(units,)` -> `(heads, head_width)`."""
         return values.reshape(-1, self.head_width)
 
+    def part(self, number: int) -> tuple[str, int]:
+        """Give the producer of a part, such as the keys, and where among its outputs the part begins."""
+        ends = (
+            (each.path, sum(each.widths[:at]) * self.units) for each in self.producers for at in range(len(each.widths))
+        )
+        return list(ends)[number]
+
     @property
     def unit_weights(self) -> int:
         """Weights that belong to one unit, biases left out: outputs of the producers, and inputs of the consumer."""

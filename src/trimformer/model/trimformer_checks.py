@@ -212,7 +212,7 @@ def check_kept(kept: Mapping[str, list[int]], units: Mapping[str, int]) -> None:
 
 
 HEADS = re.compile(r"(\w+_)?heads?")
-WIDTHS = ("attention_head_size",)
+WIDTHS = ("attention_head_size", "head_dim")
 COUNTS = re.compile(rf"(\w+_)?(heads?|groups)|all_head_size|embed_dim|split_size|{'|'.join(WIDTHS)}")
 """Names of sizes of attention that get smaller: those that count heads, groups or features, and the width of a head."""
 

@@ -29,6 +29,20 @@ def linear_table(units: int, unit_cost: float, first: float = 0.0) -> Tensor:
     return counts * unit_cost + counts.clamp(max=1) * first
 
 
+FAST, MANY = 16, 512
+"""Unless it is said otherwise, kept neurons are multiples of the first where a layer has as many as the second:
+processors multiply whole vectors and tiles, so that others cost time and save none."""
+
+
+def multiple_of(neurons: int, round_to: int | None) -> int:
+    """Give what the neurons that stay of so many are a multiple of.
+
+    >>> multiple_of(1536, None), multiple_of(64, None), multiple_of(64, 8)
+    (16, 1, 8)
+    """
+    return round_to or (FAST if neurons >= MANY else 1)
+
+
 def rounded_table(table: Tensor, multiple: int) -> Tensor:
     """Make any count of units cost as much as the next multiple, or as all: `(units + 1,)` both."""
     counts = torch.arange(len(table))
@@ -83,8 +97,8 @@ class Budget:
     latency: float | None = None
     size: float | str | None = None
     """Share of the file, or its size, such as `45MB` or `1.2GiB`."""
-    round_to: int = 1
-    """Kept neurons of a site are a multiple of this, or all, or none; some hardware is faster so."""
+    round_to: int | None = None
+    """Kept neurons of a site are a multiple of this, or all, or none; None for what is fast, see `multiple_of`."""
     uniform: bool = False
     """True for the same sizes in every layer: the smaller model is one of its own class, and loads as any other."""
 
@@ -107,7 +121,7 @@ class Budget:
             raise InvalidOption(f"`uniform={self.uniform!r}` must be true or false")
 
     @classmethod
-    def of(cls, cost: str, share: float | str, *, round_to: int = 1) -> Budget:
+    def of(cls, cost: str, share: float | str, *, round_to: int | None = None) -> Budget:
         """Make the budget that keeps a share, or an amount, of the cost of that name."""
         shares: dict[str, Any] = {cost: share}
         return cls(**shares, round_to=round_to)
@@ -268,14 +282,24 @@ def kept_by_cost(prices: Callable[[str], Prices], priced: Collection[str], masks
     return {name: prices(name).kept(masks) for name in counted}
 
 
-def rounded_tables(dense: Structure, tables: CostTables, multiple: int) -> CostTables:
-    """Make neurons cost as the next `multiple` of them in all tables, so that every search keeps whole multiples.
+def rounded_tables(dense: Structure, tables: CostTables, round_to: int | None) -> CostTables:
+    """Make neurons cost as the next multiple of them in all tables, so that every search keeps whole multiples.
+
+    Args:
+        dense: the model.
+        tables: what units cost.
+        round_to: as `Budget.round_to`.
 
     Raises:
         InvalidOption: no layer has so many neurons.
     """
-    neurons = {site.name for site in dense if site.unit_width == 1 and not site.attends}
     widest = max(site.units for site in dense)
-    if multiple > widest:
-        raise InvalidOption(f"`round_to={multiple}` is more than the {widest} units of the widest layer: try 8 or 64")
-    return {name: rounded_table(table, multiple) if name in neurons else table for name, table in tables.items()}
+    if round_to and round_to > widest:
+        raise InvalidOption(f"`round_to={round_to}` is more than the {widest} units of the widest layer: try 8 or 64")
+    multiples = {name: multiple_of(units, round_to) for name, units in neurons_of(dense).items()}
+    return {name: rounded_table(table, multiples.get(name, 1)) for name, table in tables.items()}
+
+
+def neurons_of(structure: Structure) -> dict[str, int]:
+    """Give the units of the sites whose units are neurons."""
+    return {site.name: site.units for site in structure if site.unit_width == 1 and not site.attends}

@@ -29,7 +29,7 @@ class BudgetFacts:
     asked: float
     reached: float
     """Share that stays by formulas or tables."""
-    round_to: int = 1
+    round_to: int | None = None
     uniform: bool = False
     measured: float | None = None
     """Share that stays as measured on the result; None for a cost that is counted."""

@@ -50,7 +50,10 @@ BATCH_SIZE = Parameter(
     low=1,
 )
 ROUND_TO = Parameter(
-    name="round_to", text="Keep neurons of each layer in multiples of this.", kind=int, default=1, low=1, needed=True
+    name="round_to",
+    text="Keep neurons of each layer in multiples of this; else of 16 where it has 512 or more.",
+    kind=int,
+    low=1,
 )
 MAX_LENGTH = Parameter(
     name="max_length", text="Cut rows at this many tokens; else at the task's own length.", kind=int, low=1

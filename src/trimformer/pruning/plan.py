@@ -203,7 +203,7 @@ def check_foretells(name: str, method: Method) -> Foretells:
     )
 
 
-def default_budgets(least: float, *, round_to: int = 1, uniform: bool = False) -> list[Budget]:
+def default_budgets(least: float, *, round_to: int | None = None, uniform: bool = False) -> list[Budget]:
     """Make the budgets that are compared where none is named: `DEFAULT_SHARES`, but for those below the least."""
     return [Budget(flops=share, round_to=round_to, uniform=uniform) for share in DEFAULT_SHARES if share >= least]
 

@@ -13,7 +13,7 @@ from trimformer.model.arguments import told
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure
 from trimformer.observing.measurements import Measured
-from trimformer.pruning.budget import Budget, CostTables, Prices, rounded_tables
+from trimformer.pruning.budget import Budget, CostTables, Prices, multiple_of, neurons_of, rounded_tables
 from trimformer.pruning.constraints import Constraints, constrain, suited
 from trimformer.pruning.contract import Job, JudgesUnits, Method
 from trimformer.pruning.facts import BudgetFacts, SizesFacts
@@ -42,8 +42,8 @@ class Target:
         return self.budget.keep_fraction if self.budget else 1.0
 
     @property
-    def round_to(self) -> int:
-        """Number that kept neurons are a multiple of, where no size says otherwise."""
+    def round_to(self) -> int | None:
+        """What kept neurons are a multiple of where no size says otherwise, as `Budget.round_to`; 1 without budget."""
         return self.budget.round_to if self.budget else 1
 
     @property
@@ -118,8 +118,10 @@ def aimed(budget: Budget | None, sizes: Sizes | None, structure: Structure, name
     if budget is None and not constraints.removes_anything(structure):
         raise InvalidOption("nothing goes by these sizes alone: give a budget as well, or sizes that remove units")
     round_to = budget.round_to if budget else 1
-    neurons = {site.name: site.units for site in structure if site.unit_width == 1 and not site.attends}
-    return Target(budget, sizes, replace(constraints, bounds=constraints.bounds.in_multiples(neurons, round_to)))
+    neurons = neurons_of(structure)
+    multiples = {name: multiple_of(units, round_to) for name, units in neurons.items()}
+    bounds = constraints.bounds.in_multiples(neurons, multiples)
+    return Target(budget, sizes, replace(constraints, bounds=bounds))
 
 
 def check_asked(budget: Any, sizes: Any) -> None:

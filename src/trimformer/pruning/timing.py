@@ -16,6 +16,7 @@ from trimformer.model.limits import check_inputs, own_inputs
 from trimformer.model.structure import Structure
 from trimformer.observing import latency
 from trimformer.observing.resources import available_bytes
+from trimformer.progress import MINUTE, duration
 from trimformer.pruning.contract import Method
 from trimformer.pruning.memory import footprint, pass_tokens
 from trimformer.pruning.parameters import MOST_TOKENS
@@ -23,7 +24,6 @@ from trimformer.pruning.probe import FROM_MODELS
 
 TIMED_TOKENS = 512
 """Tokens of the rows that a forward pass is timed on: enough to be like a batch, few enough not to be waited for."""
-MINUTE = 60.0
 
 
 @dataclass(frozen=True)
@@ -118,15 +118,3 @@ def one_digit(number: float) -> int:
     whole = max(1, math.floor(number))
     unit: int = 10 ** (len(str(whole)) - 1)
     return whole // unit * unit
-
-
-def duration(seconds: float) -> str:
-    """Write about how long something takes.
-
-    >>> duration(372), duration(95), duration(3), duration(9000)
-    ('about 6 min', 'about 2 min', 'about 3 s', 'about 2.5 h')
-    """
-    if seconds < MINUTE:
-        return f"about {max(1, round(seconds))} s"
-    minutes = seconds / MINUTE
-    return f"about {minutes:.0f} min" if minutes < MINUTE else f"about {minutes / MINUTE:.1f} h"

@@ -132,7 +132,8 @@ class _PairSums:
         """Within the context, add what the projections of queries and keys put out."""
         mask, stack = dense.token_mask(batch, self.site.chain), ExitStack()
 
-        def add(part: int, output: Tensor) -> None:
+        def add(part: int, first: int, output: Tensor) -> None:
+            output = output[..., first : first + self.site.units]
             values = output.flatten(0, 1) if mask is None else output.reshape(*mask.shape, -1)[mask]
             by_head = values.double().unflatten(-1, (self.site.heads, self.site.head_width))
             self.squares[part] += torch.einsum("thi,thj->hij", by_head, by_head)
@@ -140,8 +141,9 @@ class _PairSums:
             self.tokens += len(values) if part == QUERIES else 0
 
         for part in (QUERIES, KEYS):
-            module = dense.module(self.site.producers[part].path)
-            stack.callback(module.register_forward_hook(lambda _, __, out, at=part: add(at, out)).remove)
+            path, first = self.site.part(part)
+            hook = dense.module(path).register_forward_hook(lambda _, __, out, at=part, by=first: add(at, by, out))
+            stack.callback(hook.remove)
         return stack
 
     def moments(self) -> tuple[Tensor, Tensor]:
@@ -177,8 +179,9 @@ def _turn_values(dense: Structure, site: Site, covariance: Tensor, metric: Tenso
 
 def _map_outputs(dense: Structure, site: Site, part: int, head: int, by: Tensor) -> None:
     """Map the outputs of one head of a producer, `(width,)`, by a matrix, `(width, width)`."""
-    producer = dense.projection(site.producers[part].path)
-    own = slice(head * site.head_width, (head + 1) * site.head_width)
+    path, first = site.part(part)
+    producer, first = dense.projection(path), first + head * site.head_width
+    own = slice(first, first + site.head_width)
     weight, by = features_first(producer), processes.agreed(by)
     weight[:, own] = (weight[:, own].double() @ by.T.to(weight.device)).to(weight)
     if producer.bias is not None:

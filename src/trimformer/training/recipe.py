@@ -262,7 +262,7 @@ def check_budgets(name: str, recipe: Recipe, budgets: Sequence[Budget]) -> None:
         known = budget.cost in recipe.costs and not isinstance(plugins.load("costs", budget.cost), MeasuredCost)
         if not known:
             raise InvalidOption(f"{name} takes budgets of {' or '.join(recipe.costs)}, not of {budget.cost}")
-        if budget.round_to != 1 or budget.uniform:
+        if budget.round_to not in (None, 1) or budget.uniform:
             raise InvalidOption(f"{name} has sizes of its own: leave out `round_to` and `uniform`")
         _ = budget.keep_fraction
 

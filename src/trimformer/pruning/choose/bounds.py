@@ -78,11 +78,11 @@ class Bounds:
         """Give the same bounds for a larger model: every site may keep all its units."""
         return replace(self, most={})
 
-    def in_multiples(self, units: Mapping[str, int], multiple: int) -> Bounds:
-        """Narrow ranges to whole multiples, or all units, of the sites given with their units; fixed sizes stay."""
+    def in_multiples(self, units: Mapping[str, int], multiples: Mapping[str, int]) -> Bounds:
+        """Narrow ranges to multiples, or all units, of sites given with units and multiples; fixed ones stay."""
         ranges = {}
         for name, count in units.items():
-            least, most = self.of(name, count)
+            (least, most), multiple = self.of(name, count), multiples[name]
             low = min(-(-least // multiple) * multiple, count)
             high = most if most == count else most // multiple * multiple
             if least < most and low <= high:

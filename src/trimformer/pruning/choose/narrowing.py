@@ -18,7 +18,7 @@ from trimformer.pruning.choose.curves import RemovalCurve, factor_of, never_fall
 
 Shape = tuple[int, int]
 """Heads, and dimensions of each."""
-HEAD_OVERHEAD = 8
+HEAD_OVERHEAD = 16
 """What a head saves beside its dimensions, counted in these: no cost tells of it, but softmax and copies take time."""
 
 
@@ -31,8 +31,16 @@ class NarrowingCurve:
     """Numbers of dimensions that may stay, rising from the least to all, `(steps + 1,)`."""
 
 
-def narrowing_curve(  # noqa: PLR0913  # one says where the curve ends, one is for the error
-    gram: Tensor, metric: Tensor, weight: Tensor, scores: Tensor, heads: int, *, site: str, least: Shape = (0, 0)
+def narrowing_curve(  # noqa: PLR0913  # three say where it goes and ends, one is for the error
+    gram: Tensor,
+    metric: Tensor,
+    weight: Tensor,
+    scores: Tensor,
+    heads: int,
+    *,
+    site: str,
+    step: int = 1,
+    least: Shape = (0, 0),
 ) -> NarrowingCurve:
     """Compute the greedy removal of all heads and dimensions of a site, or of all but so many.
 
@@ -44,6 +52,7 @@ def narrowing_curve(  # noqa: PLR0913  # one says where the curve ends, one is f
             dimension of the queries is missing.
         heads: of so many.
         site: name for the error.
+        step: heads that stay have a multiple of this many dimensions, or of a quarter of them where that is less.
         least: heads that stay, and dimensions of each.
 
     Raises:
@@ -54,6 +63,7 @@ def narrowing_curve(  # noqa: PLR0913  # one says where the curve ends, one is f
     effect = values @ values.T
     units = torch.arange(len(gram), device=gram.device).reshape(heads, -1)
     asked = scores.double().to(gram.device).reshape(units.shape)
+    step = max(1, min(step, units.shape[1] // 4))
     order, costs, sizes = list[Tensor](), list[Tensor](), [units.numel()]
     while units.numel() and units.shape != least:
         place = torch.arange(units.numel(), device=units.device).reshape(units.shape)
@@ -61,8 +71,10 @@ def narrowing_curve(  # noqa: PLR0913  # one says where the curve ends, one is f
         of_dimension = _losses(inverse, effect, place.T) + asked.sum(0)
         rows, columns = units.shape
         head, dimension = int(of_head.argmin()), int(of_dimension.argmin())
-        dearer = float(of_head[head]) / (columns + HEAD_OVERHEAD) > float(of_dimension[dimension]) / rows
-        if columns > least[1] and (dearer or rows == least[0]):
+        begun = columns % step
+        together = of_dimension.topk(begun or step, largest=False).values.mean()
+        dearer = float(of_head[head]) / (columns + HEAD_OVERHEAD) > float(together) / rows
+        if columns > least[1] and (begun or dearer or rows == least[0]):
             axis, best, cost = 1, dimension, of_dimension[dimension]
         else:
             axis, best, cost = 0, head, of_head[head]
@@ -71,7 +83,8 @@ def narrowing_curve(  # noqa: PLR0913  # one says where the curve ends, one is f
         order.append(units.select(axis, best))
         costs.append((cost / len(gone)).expand(len(gone)))
         units, asked = _without(units, axis, best), _without(asked, axis, best)
-        sizes.append(units.numel())
+        if units.shape == least or units.shape[1] % step == 0:
+            sizes.append(units.numel())
     found = RemovalCurve(torch.cat(order).cpu(), never_falling((torch.cat(costs) / 2).cpu()))
     return NarrowingCurve(found, torch.tensor(sizes[::-1]))
 
