@@ -29,7 +29,7 @@ def demo_command(
     out: Annotated[Path, typer.Option(help="Folder for the smaller checkpoint.")] = Path("demo-model"),
     flops: Annotated[
         float, typer.Option(parser=share, metavar="<share>", help="Share of FLOPs to keep, in (0, 1].")
-    ] = 0.7,
+    ] = 0.6,
     method: MethodOption = METHOD.default,
     calibration_tokens: TokensOption = 40_000,
     seed: SeedOption = SEED.default,
