@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,18 @@ def test_a_trimmed_model_answers_as_before_prunes_and_trims_again(run: Run, mode
     assert after["vocabulary"]["tokens"]["after"] < facts["tokens"]["after"]
     assert after["parameters"]["pruned"] < read_manifest(pruned)["parameters"]["pruned"]
     assert torch.equal(answer(again, text), answer(pruned, text))
+
+
+def test_the_line_that_loads_it_is_that_of_its_kind(run: Run, model: Path, data: Path, tmp_path: Path):
+    texts, out = ("--texts", data / "train.jsonl"), tmp_path / "trimmed"
+    said = run("vocabulary", model, *texts, "--out", out).out
+    assert f'load it: from sentence_transformers import CrossEncoder; model = CrossEncoder("{out}")' in said
+    (model / "modules.json").unlink()
+    said = run("vocabulary", model, *texts, "--out", out, "--overwrite").out
+    (line,) = (line.removeprefix("load it: ") for line in said.splitlines() if line.startswith("load it: "))
+    loaded: dict[str, Any] = {}
+    exec(line, loaded)  # noqa: S102  # our own line
+    assert type(loaded["model"].model).__name__ == "BertForSequenceClassification"
 
 
 def test_prune_keeps_the_words_of_the_calibration_rows(run: Run, model: Path, data: Path, tmp_path: Path):

@@ -159,7 +159,7 @@ def report_finetuned(run: Run, trained: Completed, *, as_json: bool) -> None:
     console.out_console.print(terminal.finetuning_table(facts, trained.tuning))
     if isinstance(facts.model, PruningFacts):
         console.out_console.print(terminal.units_table(facts.model.units))
-    console.written("checkpoint", run.out)
+    steps.tell_checkpoint(facts, run.out)
 
 
 def save_finetuned(run: Run, trained: Completed, *, overwrite: bool) -> None:

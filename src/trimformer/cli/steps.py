@@ -21,7 +21,7 @@ from trimformer.data.columns import naming_columns
 from trimformer.data.rows import Split
 from trimformer.export import upload
 from trimformer.judging.guard import check_metric
-from trimformer.judging.manifest import Origin
+from trimformer.judging.manifest import Manifest, Origin
 from trimformer.judging.project import Project
 from trimformer.judging.result import TaskResult
 from trimformer.judging.task import UNLABELLED, Task, chosen_task, fitted_to, trained_task
@@ -138,8 +138,13 @@ def report_pruned(result: TaskResult, out: Path, *, as_json: bool) -> None:
     console.headline(headline(result.facts), kept(result.facts))
     out_console.print(terminal.result_table(result.facts))
     out_console.print(terminal.units_table(result.pruning.facts.units))
-    lines = loading(result.facts, str(out), sentences=is_of_sentence_transformers(out))
+    tell_checkpoint(result.facts, out)
+
+
+def tell_checkpoint(facts: Manifest, out: Path) -> None:
+    """Print where a checkpoint is, and the line that loads it."""
     console.written("checkpoint", out)
+    lines = loading(facts, str(out), sentences=is_of_sentence_transformers(out))
     console.written_code("load it", in_one_line(lines))
 
 

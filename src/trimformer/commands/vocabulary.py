@@ -45,6 +45,7 @@ def vocabulary_command(
     from trimformer.cli import console, steps
     from trimformer.data.columns import all_texts, naming_columns
     from trimformer.data.files import read_rows
+    from trimformer.judging.manifest import Manifest
     from trimformer.judging.names import shared_name
     from trimformer.model import checkpoint
     from trimformer.model.placement import Placement
@@ -86,7 +87,7 @@ def vocabulary_command(
         steps.print_json(manifest | {"out": str(out)})
         return
     console.out_console.print(terminal.vocabulary_table(trimmed.facts))
-    console.written("checkpoint", out, f"load it with {type(trimmed.model).__name__}.from_pretrained")
+    steps.tell_checkpoint(Manifest.from_json(manifest), out)
 
 
 PROVIDES = {"vocabulary": vocabulary_command}

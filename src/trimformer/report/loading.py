@@ -55,7 +55,7 @@ def loading(facts: Manifest, folder: str, *, sentences: bool = False) -> str:
         sentences: the folder is one of sentence-transformers.
     """
     kind, where = kind_of(facts.model.model_class), json.dumps(folder, ensure_ascii=False)
-    stock = facts.is_pruned and facts.pruning.budget.uniform
+    stock = not facts.is_pruned or facts.pruning.budget.uniform
     trusted = "" if stock else ", trust_remote_code=True"
     if sentences:
         loader = "CrossEncoder" if kind.task == "text-classification" else "SentenceTransformer"
