@@ -31,8 +31,9 @@ from trimformer.observing.calibration import Calibration
 from trimformer.observing.moments import moments
 from trimformer.observing.watching import frozen
 from trimformer.pruning.budget import Budget, MeasuredCost
-from trimformer.pruning.choose.curves import damped, factor_of
+from trimformer.pruning.choose.curves import REMEDY, damped
 from trimformer.pruning.contract import Method, NarrowsHeads
+from trimformer.pruning.factors import factor_of
 from trimformer.pruning.sizes import Sizes
 
 ONE_IN = 8
@@ -165,7 +166,7 @@ def _turn_scores(dense: Structure, site: Site, queries: Tensor, keys: Tensor) ->
 
 def _turn_values(dense: Structure, site: Site, covariance: Tensor, metric: Tensor) -> None:
     """Turn values so that what they add comes in falling order of size: `W'ᵀc' = Wᵀc`."""
-    factor = factor_of(metric, site.name)
+    factor = factor_of(metric, site.name, REMEDY)
     weight = dense.consumer_weight(site)
     for head in range(site.heads):
         own = slice(head * site.head_width, (head + 1) * site.head_width)
@@ -198,4 +199,4 @@ def _decomposed(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _root(covariance: Tensor, site: Site) -> Tensor:
     raised = damped(covariance, RIDGE)
     raised.diagonal().add_(SMALLEST)
-    return factor_of(raised, site.name)
+    return factor_of(raised, site.name, REMEDY)

@@ -22,9 +22,10 @@ import torch
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
-from trimformer.errors import NumericalError
+from trimformer.pruning.factors import factor_of
 
 BLOCK = 64
+REMEDY = "more calibration tokens, or stronger damping (`damping=0.3` or `curve_ridge=1e-3`)"
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def removal_curve(  # noqa: PLR0913  # two say where the curve ends, one is for 
     """
     if units == 0:
         return RemovalCurve(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.float64))
-    inverse = torch.cholesky_inverse(factor_of(gram.double(), site))
-    values = weight.double() @ factor_of(metric.double(), site)
+    inverse = torch.cholesky_inverse(factor_of(gram.double(), site, REMEDY))
+    values = weight.double() @ factor_of(metric.double(), site, REMEDY)
     eliminate = _eliminate_neurons if units == gram.shape[0] else _eliminate_heads
     stays = torch.zeros(units, dtype=torch.bool) if protected is None else protected
     order, cost = eliminate(inverse, values, stays, units if removals is None else removals)
@@ -151,19 +152,3 @@ def _eliminate_block(inverse: Tensor, values: Tensor, protected: Tensor, count: 
     values.addmm_(share, gone_values, alpha=-1)
     inverse.addmm_(share, gone_inverse, alpha=-1)
     return picked, costs
-
-
-def factor_of(matrix: Tensor, site: str) -> Tensor:
-    """Compute the Cholesky factor of a matrix.
-
-    Raises:
-        NumericalError: it is not positive definite; names the site.
-    """
-    factor: Tensor
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    if int(info):
-        raise NumericalError(
-            f"singular system at site {site} (condition number {float(torch.linalg.cond(matrix)):.1e}): "
-            "use more calibration tokens, or stronger damping (`damping=0.3` or `curve_ridge=1e-3`)"
-        )
-    return factor

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trimformer.pruning.choose.curves import RemovalCurve, factor_of, never_falling
+from trimformer.pruning.choose.curves import REMEDY, RemovalCurve, never_falling
+from trimformer.pruning.factors import factor_of
 
 Shape = tuple[int, int]
 """Heads, and dimensions of each."""
@@ -58,8 +59,8 @@ def narrowing_curve(  # noqa: PLR0913  # three say where it goes and ends, one i
     Raises:
         NumericalError: a matrix is not positive definite.
     """
-    inverse = torch.cholesky_inverse(factor_of(gram.double(), site))
-    values = weight.double() @ factor_of(metric.double(), site)
+    inverse = torch.cholesky_inverse(factor_of(gram.double(), site, REMEDY))
+    values = weight.double() @ factor_of(metric.double(), site, REMEDY)
     effect = values @ values.T
     units = torch.arange(len(gram), device=gram.device).reshape(heads, -1)
     asked = scores.double().to(gram.device).reshape(units.shape)

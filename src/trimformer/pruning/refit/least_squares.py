@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trimformer.errors import NumericalError
 from trimformer.observing.sums import RegressionSums
+from trimformer.pruning.factors import factor_of, not_definite
+
+REMEDY = "more calibration tokens, or a stronger ridge (`ridge=0.1`)"
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def solve(sums: RegressionSums, prior: Tensor, bias: Tensor, *, ridge: float, in
         site: name for the error.
 
     Raises:
-        NumericalError: the system is singular; a larger ridge is the remedy.
+        NumericalError: the system is singular, with a ridge by more than its rounding; a larger ridge is the remedy.
 
     Source: K-prune (arXiv 2308.03449) KPWT without ridge and intercept; both are additions of ours.
     """
@@ -45,7 +47,8 @@ def solve(sums: RegressionSums, prior: Tensor, bias: Tensor, *, ridge: float, in
         gram, cross = sums.gram, sums.cross - torch.outer(sums.input_mean, bias.double())
     strength = ridge * float(sums.gram.diagonal().mean())
     gram.diagonal().add_(strength)
-    weight = spd_solve(gram, cross + strength * prior.double(), site)
+    right = cross + strength * prior.double()
+    weight = torch.cholesky_solve(right, factor_of(gram, site, REMEDY)) if ridge else spd_solve(gram, right, site)
     return Refit(weight, sums.target_mean - sums.input_mean @ weight if intercept else bias.double())
 
 
@@ -57,8 +60,5 @@ def spd_solve(matrix: Tensor, right: Tensor, site: str) -> Tensor:
     """
     factor, info = torch.linalg.cholesky_ex(matrix)
     if int(info):
-        raise NumericalError(
-            f"singular system at site {site} (condition number {float(torch.linalg.cond(matrix)):.1e}): "
-            "use more calibration tokens, or a stronger ridge (`ridge=0.1`)"
-        )
+        raise not_definite(matrix, site, REMEDY)
     return torch.cholesky_solve(right, factor)
