@@ -11,7 +11,7 @@ from torch import Tensor
 from tiny_models import tiny_model
 from trimformer.model.sites import Scores
 from trimformer.model.structure import read_structure
-from trimformer.pruning.budget import CostTables, linear_table, rounded_table, rounded_tables, total_cost
+from trimformer.pruning.budget import CostTables, linear_table, multiples_of, rounded_table, rounded_tables, total_cost
 from trimformer.pruning.choose.curves import RemovalCurve
 from trimformer.pruning.choose.search import keep_best, remove_cheapest, remove_in_order
 
@@ -153,7 +153,7 @@ def test_unasked_neurons_are_kept_in_sixteens_where_there_are_many() -> None:
     structure = read_structure(tiny_model("bert", intermediate_size=512))
     tables = {site.name: linear_table(site.units, 1.0) for site in structure}
     for asked, multiple in ((None, 16), (1, 1), (8, 8)):
-        rounded = rounded_tables(structure, tables, asked)
+        rounded = rounded_tables(tables, multiples_of(structure, asked))
         for site in structure:
             costs = {float(cost) for cost in rounded[site.name]}
             step = multiple if site.kind == "neuron" else 1

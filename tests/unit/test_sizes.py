@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tiny_models import tiny_model
-from trimformer import Budget, Sizes
+from tiny_models import inputs, tiny_model
+from trimformer import Budget, Pruner, Sizes
 from trimformer.errors import InvalidOption, TrimformerError, UnreachableTarget
 from trimformer.model.sites import Masks, Scores
 from trimformer.model.structure import Structure, read_structure
@@ -310,10 +310,21 @@ def test_sizes_that_remove_nothing_need_a_budget(structure: Structure) -> None:
 
 
 def test_multiples_are_of_what_the_budget_decides() -> None:
-    units = {"a": 100, "b": 100, "c": 100, "d": 100, "e": 100}
-    bounds = Bounds({"a": 10, "b": 33, "c": 61, "d": 90}, {"a": 90, "b": 33, "c": 63, "d": 100})
+    units = dict.fromkeys("abcdef", 100)
+    bounds = Bounds({"a": 10, "b": 33, "c": 61, "d": 90}, {"a": 90, "b": 33, "c": 63, "d": 100, "f": 3})
     found = bounds.in_multiples(units, dict.fromkeys(units, 8))
-    assert [found.of(name, 100) for name in units] == [(16, 88), (33, 33), (61, 63), (96, 100), (0, 100)]
+    assert [found.of(name, 100) for name in units] == [(16, 88), (33, 33), (61, 63), (96, 100), (0, 100), (0, 3)]
+    assert list(bounds.fitting(units, dict.fromkeys(units, 8)).values()) == [8, 1, 1, 8, 8, 1]
+
+
+@pytest.mark.parametrize("round_to", [None, 1, 8])
+def test_what_is_asked_for_by_name_is_priced_as_it_is(round_to: int | None) -> None:
+    model = tiny_model("bert", intermediate_size=512)
+    pruner = Pruner(model, [inputs(model, (9, 5, 8), seed) for seed in range(4)], progress=False, method="magnitude")
+    fits = pruner.prune(Budget(flops=0.985, round_to=round_to), Sizes(neurons=500))
+    assert [[each.units[kind].kept for kind in ("head", "neuron")] for each in fits.facts.units] == [[4, 500]] * 2
+    few = pruner.prune(Budget(flops=0.5, round_to=round_to), Sizes(neurons="0-3"))
+    assert [each.units["neuron"].kept for each in few.facts.units] == [3, 3]
 
 
 def test_an_impossible_budget_names_the_shares_that_are_possible() -> None:

@@ -38,7 +38,7 @@ from trimformer.pruning.plan import Plan, check_one_size
 from trimformer.report import page, plans, saving, terminal
 from trimformer.report.characters import in_a_line
 from trimformer.report.headline import headline, kept
-from trimformer.report.loading import in_one_line, is_of_sentence_transformers, loading
+from trimformer.report.loading import in_one_line, is_of_sentence_transformers, loading, loads_code
 
 
 def load_with_tokenizer(name: str, task: Task, placement: Placement) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -144,7 +144,7 @@ def report_pruned(result: TaskResult, out: Path, *, as_json: bool) -> None:
 def tell_checkpoint(facts: Manifest, out: Path) -> None:
     """Print where a checkpoint is, and the line that loads it."""
     console.written("checkpoint", out)
-    lines = loading(facts, str(out), sentences=is_of_sentence_transformers(out))
+    lines = loading(facts, str(out), sentences=is_of_sentence_transformers(out), code=loads_code(out))
     console.written_code("load it", in_one_line(lines))
 
 

@@ -113,10 +113,9 @@ class Site:
 
     def part(self, number: int) -> tuple[str, int]:
         """Give the producer of a part, such as the keys, and where among its outputs the part begins."""
-        ends = (
-            (each.path, sum(each.widths[:at]) * self.units) for each in self.producers for at in range(len(each.widths))
-        )
-        return list(ends)[number]
+        places = [(each, before) for each in self.producers for before in range(len(each.widths))]
+        producer, before = places[number]
+        return producer.path, sum(producer.widths[:before]) * self.units
 
     @property
     def unit_weights(self) -> int:

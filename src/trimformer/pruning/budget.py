@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any, Protocol, runtime_checkable
@@ -282,12 +282,11 @@ def kept_by_cost(prices: Callable[[str], Prices], priced: Collection[str], masks
     return {name: prices(name).kept(masks) for name in counted}
 
 
-def rounded_tables(dense: Structure, tables: CostTables, round_to: int | None) -> CostTables:
-    """Make neurons cost as the next multiple of them in all tables, so that every search keeps whole multiples.
+def multiples_of(dense: Structure, round_to: int | None) -> dict[str, int]:
+    """Give what kept neurons are to be a multiple of, by site with neurons.
 
     Args:
         dense: the model.
-        tables: what units cost.
         round_to: as `Budget.round_to`.
 
     Raises:
@@ -296,7 +295,11 @@ def rounded_tables(dense: Structure, tables: CostTables, round_to: int | None) -
     widest = max(site.units for site in dense)
     if round_to and round_to > widest:
         raise InvalidOption(f"`round_to={round_to}` is more than the {widest} units of the widest layer: try 8 or 64")
-    multiples = {name: multiple_of(units, round_to) for name, units in neurons_of(dense).items()}
+    return {name: multiple_of(units, round_to) for name, units in neurons_of(dense).items()}
+
+
+def rounded_tables(tables: CostTables, multiples: Mapping[str, int]) -> CostTables:
+    """Make units of some sites cost as the next multiple of them, so that every search keeps whole multiples."""
     return {name: rounded_table(table, multiples.get(name, 1)) for name, table in tables.items()}
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from trimformer.errors import NumericalError
 
 ROUNDING = torch.finfo(torch.float32).eps
+"""Of products, relative to their size."""
 
 
 def factor_of(matrix: Tensor, site: str, remedy: str) -> Tensor:
@@ -26,14 +29,12 @@ def factor_of(matrix: Tensor, site: str, remedy: str) -> Tensor:
     Raises:
         NumericalError: it is not positive definite, and not for its rounding.
     """
-    raised, share = matrix, ROUNDING
-    while True:
-        factor, info = torch.linalg.cholesky_ex(raised)
+    powers = range(1 + math.ceil(math.log10(max(10, len(matrix)))))
+    for share in (0.0, *(ROUNDING * 10**power for power in powers)):
+        factor: Tensor
+        factor, info = torch.linalg.cholesky_ex(matrix + torch.diag(share * matrix.diagonal()) if share else matrix)
         if not int(info):
-            return factor  # type: ignore[no-any-return]  # torch gives no types here
-        if share > ROUNDING * max(10, len(matrix)):
-            break
-        raised, share = matrix + torch.diag(share * matrix.diagonal()), 10 * share
+            return factor
     raise not_definite(matrix, site, remedy)
 
 

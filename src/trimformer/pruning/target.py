@@ -13,7 +13,7 @@ from trimformer.model.arguments import told
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure
 from trimformer.observing.measurements import Measured
-from trimformer.pruning.budget import Budget, CostTables, Prices, multiple_of, neurons_of, rounded_tables
+from trimformer.pruning.budget import Budget, CostTables, Prices, multiples_of, neurons_of, rounded_tables
 from trimformer.pruning.constraints import Constraints, constrain, suited
 from trimformer.pruning.contract import Job, JudgesUnits, Method
 from trimformer.pruning.facts import BudgetFacts, SizesFacts
@@ -59,7 +59,8 @@ class Target:
         Raises:
             UnreachableTarget: the sizes, or the model without any unit, cost more; names what can be reached.
         """
-        costs = rounded_tables(dense, prices.tables, self.round_to)
+        multiples = self.constraints.bounds.fitting(neurons_of(dense), multiples_of(dense, self.round_to))
+        costs = rounded_tables(prices.tables, multiples)
         if self.budget is None:
             return costs, self.constraints.cost(costs)[1]
         limit = prices.limit(share)
@@ -118,9 +119,7 @@ def aimed(budget: Budget | None, sizes: Sizes | None, structure: Structure, name
     if budget is None and not constraints.removes_anything(structure):
         raise InvalidOption("nothing goes by these sizes alone: give a budget as well, or sizes that remove units")
     round_to = budget.round_to if budget else 1
-    neurons = neurons_of(structure)
-    multiples = {name: multiple_of(units, round_to) for name, units in neurons.items()}
-    bounds = constraints.bounds.in_multiples(neurons, multiples)
+    bounds = constraints.bounds.in_multiples(neurons_of(structure), multiples_of(structure, round_to))
     return Target(budget, sizes, replace(constraints, bounds=bounds))
 
 

@@ -46,17 +46,23 @@ def is_of_sentence_transformers(folder: str | Path) -> bool:
     return (Path(folder) / SENTENCE_TRANSFORMERS).is_file()
 
 
-def loading(facts: Manifest, folder: str, *, sentences: bool = False) -> str:
+def loads_code(folder: str | Path) -> bool:
+    """Tell whether a checkpoint's config names code of its own, which is loaded with `trust_remote_code` only."""
+    return bool(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("auto_map"))
+
+
+def loading(facts: Manifest, folder: str, *, sentences: bool = False, code: bool | None = None) -> str:
     """Write the Python lines that load a checkpoint, where this package is installed and where it is not.
 
     Args:
         facts: of the checkpoint.
         folder: where it is.
         sentences: the folder is one of sentence-transformers.
+        code: it has code of its own, see `loads_code`; None for what the facts say.
     """
     kind, where = kind_of(facts.model.model_class), json.dumps(folder, ensure_ascii=False)
-    stock = not facts.is_pruned or facts.pruning.budget.uniform
-    trusted = "" if stock else ", trust_remote_code=True"
+    needs_code = facts.is_pruned and not facts.pruning.budget.uniform if code is None else code
+    trusted = ", trust_remote_code=True" if needs_code else ""
     if sentences:
         loader = "CrossEncoder" if kind.task == "text-classification" else "SentenceTransformer"
         return f"from sentence_transformers import {loader}\n\nmodel = {loader}({where}{trusted})"

@@ -241,22 +241,19 @@ class Bar(TrainerCallback):
     def __init__(self, progress: Progress, description: str = "fine-tuning") -> None:
         self.progress, self.description = progress, description
         self.steps: Iterator[int] = iter(())
-        self.shown = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Show the bar."""
-        self.steps, self.shown = iter(self.progress(range(state.max_steps + 1), self.description)), 0
+        """Show a bar of the steps to come; after a resumption, of those that are left."""
+        self.steps = iter(self.progress(range(state.global_step, state.max_steps), self.description))
+        next(self.steps, None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Move the bar to the step reached; after a resumption, past all earlier ones."""
-        while self.shown < state.global_step:
-            next(self.steps, None)
-            self.shown += 1
+        """Move the bar by one."""
+        next(self.steps, None)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Fill the bar, even if the training stopped early."""
-        for _step in self.steps:
-            pass
+        """Leave the bar where it is: it is full, unless the training stopped early."""
+        self.steps = iter(())
 
 
 def to_device(batch: Mapping[str, Tensor], device: torch.device) -> Batch:

@@ -78,16 +78,22 @@ class Bounds:
         """Give the same bounds for a larger model: every site may keep all its units."""
         return replace(self, most={})
 
-    def in_multiples(self, units: Mapping[str, int], multiples: Mapping[str, int]) -> Bounds:
-        """Narrow ranges to multiples, or all units, of sites given with units and multiples; fixed ones stay."""
-        ranges = {}
+    def fitting(self, units: Mapping[str, int], multiples: Mapping[str, int]) -> dict[str, int]:
+        """Give what sizes of the sites given with their units are multiples of: any, 1, where a range holds none.
+
+        What was asked for is so never rounded: neither one size nor a range such as 0 to 3, where 16 are wished for.
+        """
+        found = {}
         for name, count in units.items():
             (least, most), multiple = self.of(name, count), multiples[name]
-            low = min(-(-least // multiple) * multiple, count)
-            high = most if most == count else most // multiple * multiple
-            if least < most and low <= high:
-                ranges[name] = (low, high)
-        return self.with_range(ranges)
+            low, high = _inner(least, most, count, multiple)
+            found[name] = multiple if least < most and low <= high and high else 1
+        return found
+
+    def in_multiples(self, units: Mapping[str, int], multiples: Mapping[str, int]) -> Bounds:
+        """Narrow ranges to what `fitting` says of sites given with their units, or all of these."""
+        fitting = self.fitting(units, multiples)
+        return self.with_range({name: _inner(*self.of(name, n), n, fitting[name]) for name, n in units.items()})
 
     def cost(self, tables: CostTables, sites: Iterable[str] | None = None) -> tuple[float, float]:
         """Add up what the least, and what the most units of some sites cost; of all sites where none are named."""
@@ -114,3 +120,8 @@ class Bounds:
 
 FREE = Bounds()
 """Bounds of a search that a limit of cost alone decides."""
+
+
+def _inner(least: int, most: int, count: int, multiple: int) -> tuple[int, int]:
+    """Give the ends of a range of so many units in multiples; all count as one."""
+    return min(-(-least // multiple) * multiple, count), most if most == count else most // multiple * multiple
