@@ -115,22 +115,31 @@ def test_cut_model_generates_what_the_masked_one_does(name: str, mask: str) -> N
         assert torch.equal(generated(small, batch, **options), expected), options
 
 
-NARROWING = [
-    name for name in DECODERS if any(can_narrow(s, site) for s in [read_structure(language_model(name))] for site in s)
-]
+def has_narrower_heads(name: str) -> bool:
+    structure = read_structure(language_model(name))
+    return any(can_narrow(structure, site) for site in structure)
+
+
+NARROWING = [name for name in DECODERS if has_narrower_heads(name)]
+
+
+def with_narrower_heads(name: str) -> tuple[Structure, Masks]:
+    """Two heads of three dimensions in the first block, three of two in the second."""
+    structure = read_by_dimension(read_structure(language_model(name)))
+    masks, generator = structure.full_masks(), torch.Generator().manual_seed(0)
+    for site, (heads, width) in zip((site for site in structure if site.head_width), ((2, 3), (3, 2)), strict=True):
+        order = torch.randperm(site.units, generator=generator)
+        masks[site.name] = rectangle(order, site.head_width, (heads, width))
+    return structure, masks
 
 
 @pytest.mark.parametrize("name", NARROWING)
 def test_a_model_with_narrower_heads_generates_what_the_masked_one_does(name: str) -> None:
-    """Two heads of three dimensions in the first block, three of two in the second, of four of eight."""
-    structure, batch = read_by_dimension(read_structure(language_model(name))), left_padded(language_model(name))
-    masks = structure.full_masks()
-    for site, (heads, width) in zip((site for site in structure if site.head_width), ((2, 3), (3, 2)), strict=True):
-        masks[site.name] = rectangle(torch.randperm(site.units), site.head_width, (heads, width))
+    (structure, masks), batch = with_narrower_heads(name), left_padded(language_model(name))
     with masked(structure, masks):
         expected = generated(structure.model, batch, use_cache=False)
     assert expected.unique().numel() > NEW_TOKENS
-    small = cut(read_by_dimension(read_structure(language_model(name))), masks).model
+    small = cut(*with_narrower_heads(name)).model
     static = [] if name in WITHOUT_STATIC_CACHE else [{"cache_implementation": "static"}]
     for options in ({}, {"use_cache": False}, *static):
         assert torch.equal(generated(small, batch, **options), expected), options
@@ -234,6 +243,16 @@ def test_it_is_generated_without_the_package_too(names: list[str], tmp_path: Pat
     for name in names:
         folder = tmp_path / name.replace(" ", "-")
         small = pruned(language_model(name), MASKS["no heads in the first block"])
+        small.save_pretrained(folder)
+        expected[str(folder)] = generated(small, batch)[0].tolist()
+    assert without_the_package(USE, list(expected), tmp_path) == expected
+
+
+def test_models_with_narrower_heads_generate_without_the_package_too(tmp_path: Path) -> None:
+    expected: dict[str, list[int]] = {}
+    batch = {"input_ids": torch.tensor([[5, 6, 7, 8]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    for name in NARROWING:
+        folder, small = tmp_path / name.replace(" ", "-"), cut(*with_narrower_heads(name)).model
         small.save_pretrained(folder)
         expected[str(folder)] = generated(small, batch)[0].tolist()
     assert without_the_package(USE, list(expected), tmp_path) == expected
