@@ -257,6 +257,14 @@ def test_a_cell_that_cannot_be_done_is_told_and_the_others_go_on(
     assert "No result for magnitude on one, two at 40%: a singular system; give more tokens." in text
     assert "| one (accuracy, n=10) | 70% of flops | 40% of flops |" in text
     assert re.search(r"\| magnitude \| 0\.\d{4} \| – \|", text)
+    monkeypatch.setattr(Pruner, "prune", original)
+    before = len(lines(out))
+    again = compare()
+    assert "2 to run, 2 of them again since they failed" in again.err
+    assert len(lines(out)) == before + 2
+    text = (out / "tables.md").read_text()
+    assert "No result" not in text
+    assert re.search(r"\| magnitude \| 0\.\d{4} \| 0\.\d{4} \|", text)
 
 
 @pytest.mark.slow

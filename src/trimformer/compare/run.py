@@ -31,6 +31,8 @@ def stored(plan: Plan, folder: Path, say: Say) -> list[Row]:
 def run(plan: Plan, folder: Path, say: Say, bars: Bars) -> list[Row]:
     """Run the cells of a plan that the folder does not have yet, and give the rows of all, in the plan's order.
 
+    Cells that failed run again: memory may be free by now, or a later version of this package do better.
+
     Args:
         plan: what to compare.
         folder: has `rows.jsonl`, and models that are fine-tuned on the way.
@@ -43,8 +45,11 @@ def run(plan: Plan, folder: Path, say: Say, bars: Bars) -> list[Row]:
     rows = Rows(folder / ROWS, say)
     benches = {subject.label: Bench(subject, plan.device, folder) for subject in plan.subjects}
     keys = {cell.key: benches[cell.subject.label].identity(cell) for cell in plan.cells()}
-    missing = [cell for cell in plan.cells() if rows.find(keys[cell.key]) is None]
-    say(f"{len(keys) - len(missing)} of {len(keys)} cells are there, {len(missing)} to run")
+    known = {key: rows.find(identity) for key, identity in keys.items()}
+    missing = [cell for cell in plan.cells() if (row := known[cell.key]) is None or row.outcome is None]
+    failed = sum(row is not None and row.outcome is None for row in known.values())
+    again = f", {failed} of them again since they failed" if failed else ""
+    say(f"{len(keys) - len(missing)} of {len(keys)} cells are there, {len(missing)} to run{again}")
     for label, bench in benches.items():
         here = [cell for cell in missing if cell.subject.label == label]
         for cells in _grouped(here):
