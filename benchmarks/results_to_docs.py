@@ -106,6 +106,7 @@ PAGES: Mapping[str, Mapping[Path, Shown]] = {
     "minilm-95": {DOCS / "methods" / "surgeon.md": Shown(complete)},
     "blocks": {DOCS / "methods" / "surgeon.md": Shown(complete)},
     "mpnet": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
+    "mpnet-mrpc": {DOCS / "methods.md": Shown(with_costs)},
     "smollm2": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "decoders": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "decoders-own": {DOCS / "methods.md": Shown(complete, ("accuracy",))},
