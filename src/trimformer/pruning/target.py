@@ -43,7 +43,7 @@ class Target:
 
     @property
     def round_to(self) -> int | None:
-        """What kept neurons are a multiple of where no size says otherwise, as `Budget.round_to`; 1 without budget."""
+        """Multiple that kept neurons are of where no size says otherwise, as `Budget.round_to`; 1 without a budget."""
         return self.budget.round_to if self.budget else 1
 
     @property
@@ -118,9 +118,9 @@ def aimed(budget: Budget | None, sizes: Sizes | None, structure: Structure, name
     constraints = suited(constrain(sizes, structure), structure, name, method)
     if budget is None and not constraints.removes_anything(structure):
         raise InvalidOption("nothing goes by these sizes alone: give a budget as well, or sizes that remove units")
-    round_to = budget.round_to if budget else 1
-    bounds = constraints.bounds.in_multiples(neurons_of(structure), multiples_of(structure, round_to))
-    return Target(budget, sizes, replace(constraints, bounds=bounds))
+    target = Target(budget, sizes, constraints)
+    bounds = constraints.bounds.in_multiples(neurons_of(structure), multiples_of(structure, target.round_to))
+    return replace(target, constraints=replace(constraints, bounds=bounds))
 
 
 def check_asked(budget: Any, sizes: Any) -> None:
