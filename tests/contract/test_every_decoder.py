@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tiny_models import (
     CONFIGS,
     FAMILIES,
     SIBLINGS,
+    config_of,
     default_names,
     heads_of,
     inputs,
@@ -28,14 +30,18 @@ from tiny_models import (
 )
 from trimformer.data.batches import pad
 from trimformer.data.rows import Batch
-from trimformer.errors import DataError, InvalidOption, UnsupportedModel
+from trimformer.errors import CheckpointError, DataError, InvalidOption, UnsupportedModel
 from trimformer.judging.evaluation import outputs_by_row
+from trimformer.model.checkpoint import load_model
+from trimformer.model.description import Attention
 from trimformer.model.limits import most_tokens
 from trimformer.model.masking import masked
+from trimformer.model.query_heads import by_dimension
 from trimformer.model.sites import Masks
-from trimformer.model.slots import can_narrow, read_by_dimension
-from trimformer.model.structure import Structure, read_structure
+from trimformer.model.slots import read_by_dimension
+from trimformer.model.structure import Structure, find_architecture, read_structure
 from trimformer.model.surgery import cut, pruning_config
+from trimformer.model.trimformer_checks import WIDTHS
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.choose.narrowing import rectangle
 from trimformer.pruning.once import prune
@@ -116,8 +122,9 @@ def test_cut_model_generates_what_the_masked_one_does(name: str, mask: str) -> N
 
 
 def has_narrower_heads(name: str) -> bool:
-    structure = read_structure(language_model(name))
-    return any(can_narrow(structure, site) for site in structure)
+    described = find_architecture(config_of(name))
+    chains = by_dimension(described).chains if described else ()
+    return any(isinstance(each, Attention) and each.by_dimension for chain in chains for each in chain.sublayers)
 
 
 NARROWING = [name for name in DECODERS if has_narrower_heads(name)]
@@ -258,11 +265,22 @@ def test_models_with_narrower_heads_generate_without_the_package_too(tmp_path: P
     assert without_the_package(USE, list(expected), tmp_path) == expected
 
 
+@pytest.mark.parametrize("name", NARROWING)
+def test_another_width_of_its_heads_is_refused(name: str, tmp_path: Path) -> None:
+    cut(*with_narrower_heads(name)).model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    sizes = config["quantization_config"]["attributes"]
+    sizes[next(path for path in sizes if path.endswith(WIDTHS))] += 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="does not fit its projections"):
+        load_model(str(tmp_path))
+
+
 @every_decoder
 def test_a_refitted_consumer_gets_a_bias_that_is_saved(name: str, tmp_path: Path) -> None:
     model = language_model(name)
     rows = [inputs(model, (9, 12, 7), seed=seed) for seed in range(6)]
-    small = prune(model, rows, budget=Budget(flops=0.6)).model
+    small = prune(model, rows, budget=Budget(flops=0.6), options={"epochs": 0}).model
     assert all(read_structure(small).consumer_bias(site) is not None for site in read_structure(small))
     dense_biases = {site.consumer for site in read_structure(model) if site.consumer_bias}
     assert set(pruning_config(read_structure(small)).biases) == {
@@ -272,7 +290,7 @@ def test_a_refitted_consumer_gets_a_bias_that_is_saved(name: str, tmp_path: Path
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert loaded.state_dict().keys() == small.state_dict().keys()
     assert torch.equal(outputs(copy.deepcopy(loaded), inputs(model)), outputs(small, inputs(model)))
-    again = prune(loaded, rows, budget=Budget(flops=0.6)).model
+    again = prune(loaded, rows, budget=Budget(flops=0.6), options={"epochs": 0}).model
     assert pruning_config(read_structure(again)).biases == pruning_config(read_structure(small)).biases
     assert all(parameter.requires_grad for parameter in again.parameters())
 

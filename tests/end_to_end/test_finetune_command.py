@@ -91,6 +91,7 @@ def test_pprune_and_finetune_again(run: Run, base: Path, data: Path, out: Path) 
     assert json.loads((out.with_name("again") / "trimformer.json").read_text())["finetuning"]["before"]
 
 
+@pytest.mark.slow
 class TestInterrupted:
     """Ctrl-C while the result is saved, after pruning and training."""
 

@@ -31,6 +31,9 @@ ROWS = 96
 EVERY_CASE = pytest.mark.parametrize(
     ("kind", "share"), [pytest.param(*case, marks=pytest.mark.slow if case == CASES[1] else []) for case in CASES]
 )
+EVERY_MODEL = pytest.mark.parametrize(
+    "model", [pytest.param(seed, marks=pytest.mark.slow if seed else []) for seed in SEEDS]
+)
 
 
 @cache
@@ -90,7 +93,7 @@ def factors(kind: str, model: int, share: float, *, tune: bool) -> list[float]:
     return [after / before for before, after in itertools.pairwise(found)]
 
 
-@pytest.mark.parametrize("model", [pytest.param(seed, marks=pytest.mark.slow if seed else []) for seed in SEEDS])
+@EVERY_MODEL
 @EVERY_CASE
 def test_surgeon_and_kprune_are_nearer_than_random_than_worst_first(kind: str, model: int, share: float) -> None:
     found = divergences(kind, model, share, tune=True)
@@ -99,14 +102,14 @@ def test_surgeon_and_kprune_are_nearer_than_random_than_worst_first(kind: str, m
     assert found["worst first"] > 2 * found["random"], found
 
 
-@pytest.mark.parametrize("share", [0.7, 0.55])
+@pytest.mark.parametrize("share", [0.7, pytest.param(0.55, marks=pytest.mark.slow)])
 def test_surgeon_is_nearer_than_kprune(share: float) -> None:
     """By the geometric mean over the models."""
     logs = [math.log(factors("token classifier", model, share, tune=True)[0]) for model in SEEDS]
     assert math.exp(sum(logs) / len(logs)) > 1.5
 
 
-@pytest.mark.parametrize("model", SEEDS)
+@EVERY_MODEL
 @EVERY_CASE
 def test_surgeons_masks_alone_are_nearer_than_random_than_the_worst(kind: str, model: int, share: float) -> None:
     to_random, to_worst = factors(kind, model, share, tune=False)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tiny_models import CONFIGS, HYBRIDS, default_names, inputs, outputs, pairs, tiny_model
 from trimformer.data.rows import Batch
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure, read_structure
 from trimformer.observing.boundary import Boundary
+from trimformer.observing.entering import maker
 
 
 def batches_of(structure: Structure) -> list[Batch]:
@@ -113,3 +116,39 @@ def test_settled_attention_runs_once(architecture: str) -> None:
         outputs_of_block[index] = boundary.across(index, neuron).block_output
     boundary.advance(outputs_of_block)
     assert len(runs) == len(boundary.batches)
+
+
+MAKERS = {"bert": "embeddings", "llama": "embed_tokens", "gpt2": "drop", "albert": None}
+"""What makes the input of the first block; ALBERT's runs several times."""
+
+
+@pytest.mark.parametrize(("architecture", "path"), MAKERS.items())
+def test_what_makes_the_first_input_runs_for_it_alone(
+    architecture: str, path: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    structure = read_structure(tiny_model(architecture))
+    batches = batches_of(structure)
+    boundary, found = Boundary(structure, batches), maker(structure, batches[0])
+    assert found is (None if path is None else structure.module(path))
+    if found is None:
+        return
+    forward, runs = type(found).forward, list[nn.Module]()
+
+    def counted(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        runs.append(module)
+        return forward(module, *args, **kwargs)
+
+    monkeypatch.setattr(type(found), "forward", counted)
+    for _ in structure.blocks():
+        boundary.advance()
+    assert found not in runs
+    structure.model(**batches[0])
+    assert found in runs
+
+
+def test_what_is_read_again_runs_again() -> None:
+    structure, given = read_structure(tiny_model("bert")), list[Tensor]()
+    batch = batches_of(structure)[0]
+    structure.module("embeddings").register_forward_hook(lambda _, __, output: given.append(output))
+    structure.blocks()[0].register_forward_hook(lambda _, __, output: output + given[-1])
+    assert maker(structure, batch) is None

@@ -58,6 +58,15 @@ def test_budgets_of_several_costs(file: Path) -> None:
     ]
 
 
+def test_any_number_of_neurons_stays_unless_the_file_says_otherwise(file: Path) -> None:
+    assert [plan_of(file, more).budgets[0].round_to for more in ("", "round_to: 16\n")] == [1, 16]
+
+
+def plan_of(file: Path, more: str) -> Plan:
+    file.write_text(GOOD + more)
+    return read_plan(file)
+
+
 def test_paths_are_relative_to_the_file(file: Path) -> None:
     (file.parent / "rows").mkdir()
     file.write_text(GOOD.replace("data_revision: def", "data: rows"))
@@ -78,6 +87,7 @@ def test_paths_are_relative_to_the_file(file: Path) -> None:
         ("[0.6, 0.4]", "[0.6, 4]", ["line 6", "flops=4", "(0, 1]"]),
         ("[0.6, 0.4]", "{flop: [0.6]}", ["line 6", "unknown key 'flop'", "Did you mean 'flops'"]),
         ("[0.6, 0.4]", "[]", ["no budgets"]),
+        ("[0.6, 0.4]", "[0.6]\nround_to: 0", ["line 7", "round_to=0"]),
         ("[0, 3]", "[0, x]", ["line 7", "`seed='x'` must be a whole number"]),
         ("model: some/model, revision: abc, ", "", ["line 2", "model:"]),
         ("{task: sst2,", "{task: sst2, sequence_length: long,", ["line 2", "sequence_length='long'", "number"]),

@@ -11,6 +11,7 @@ from trimformer.errors import NumericalError
 from trimformer.observing.sums import RegressionSums
 from trimformer.pruning.choose.curves import damped, removal_curve
 from trimformer.pruning.factors import factor_of
+from trimformer.pruning.refit.least_squares import solve
 
 TOKENS, FEATURES, WIDTH = 4096, 96, 8
 
@@ -54,6 +55,21 @@ def test_other_units_go_in_the_order_of_exact_sums_but_for_ties() -> None:
     places = ([order.index(unit) for unit in range(4, FEATURES)] for order in others)
     assert spearmanr(*places).statistic > 0.999
     assert bool(found.cost.isfinite().all())
+
+
+def test_a_refit_of_such_sums_has_a_solution_with_a_ridge_alone() -> None:
+    values, generator = inputs(3), torch.Generator().manual_seed(4)
+    targets = torch.randn(TOKENS, WIDTH, generator=generator, dtype=torch.float64) + values[:, 8:16]
+    sums = RegressionSums(FEATURES, WIDTH, "cpu")
+    for rows, wanted in zip(values.float().split(512), targets.float().split(512), strict=True):
+        sums.add(rows, wanted)
+    prior, bias = torch.zeros(FEATURES, WIDTH), torch.zeros(WIDTH)
+    assert float(torch.linalg.eigvalsh(sums.covariance).min()) < 0, "or there is nothing to be shown"
+    with pytest.raises(NumericalError, match="singular system at site here"):
+        solve(sums, prior, bias, ridge=0.0, intercept=True, site="here")
+    refit = solve(sums, prior, bias, ridge=1e-12, intercept=True, site="here")
+    missed = (values @ refit.weight + refit.bias - targets).square().sum() / targets.sub(targets.mean(0)).square().sum()
+    assert float(missed) < 0.55, "half of the targets' variance is noise, the other half in the inputs"
 
 
 def test_a_definite_matrix_has_its_own_factor() -> None:

@@ -94,6 +94,21 @@ def interrupted_after(steps: int, stage: str = "fine-tuning") -> Any:
     return progress
 
 
+def counting(done: list[tuple[int, int]]) -> Any:
+    """A progress that notes of every fine-tuning how many steps were gone, and of how many."""
+
+    def progress(items: Sequence[Any], description: str) -> Iterator[Any]:
+        place = len(done)
+        for index, item in enumerate(items):
+            if description.endswith("fine-tuning"):
+                done[place:] = [(index, len(items))]
+            yield item
+        if description.endswith("fine-tuning"):
+            done[place:] = [(len(items), len(items))]
+
+    return progress
+
+
 def same_weights(first: PreTrainedModel, second: PreTrainedModel) -> bool:
     there = second.state_dict()
     return all(torch.equal(values, there[name]) for name, values in first.state_dict().items())
@@ -237,11 +252,14 @@ class TestPruned:
         half_written.mkdir()
         if damaged:
             flip(tmp_path / "parts" / "checkpoint-12" / "model.safetensors", -9)
-        resumed = finetune(project, options, tmp_path / "parts", seed=3, resume=True, say=said.append)
+        steps = list[tuple[int, int]]()
+        told = replace(project, progress=counting(steps))
+        resumed = finetune(told, options, tmp_path / "parts", seed=3, resume=True, say=said.append)
         assert [line.split("/")[-1] for line in said] == damaged * [
             "checkpoint-12 is damaged: going on from the one before, if there is one"
         ]
         assert resumed.facts["resumed_at_step"] == resumed_at
+        assert steps == [(18 - resumed_at, 18 - resumed_at)], "the bar is of the steps that are left, and full"
         assert not half_written.exists()
         assert same_weights(resumed.model, whole.model)
         assert resumed.facts["curve"] == whole.facts["curve"]
@@ -326,8 +344,10 @@ class TestHeads:
 class TestStopping:
     def test_it_stops_without_a_better_judgement_and_returns_the_best(self, project: Project, tmp_path: Path) -> None:
         options = FineTuning(patience=2, arguments=QUICK | {"num_train_epochs": 9, "learning_rate": 1e-12})
-        tuned = finetune(project.with_guard(), options, tmp_path)
+        steps = list[tuple[int, int]]()
+        tuned = finetune(replace(project.with_guard(), progress=counting(steps)), options, tmp_path)
         assert tuned.facts["stopped_early"]
+        assert steps == [(18, 54)], "nothing says that the rest was done"
         assert tuned.facts["steps"] == 18
         assert tuned.facts["best_step"] == 6
 

@@ -16,15 +16,17 @@ from test_report_page import Page
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerBase
 
 import trimformer
+from bare_python import without_the_package
 from conftest import WORDS, TinyBert
 from example_facts import HOSTILE, facts, metric
 from trimformer import Budget, Project, PruningResult, plugins
 from trimformer.errors import CheckpointError
+from trimformer.judging.manifest import DenseFacts, Manifest
 from trimformer.judging.metrics import Metric
 from trimformer.judging.result import TaskResult, other_tokens
 from trimformer.model.checkpoint import write
 from trimformer.report.headline import exported, headline
-from trimformer.report.loading import in_one_line, is_of_sentence_transformers, loading
+from trimformer.report.loading import in_one_line, is_of_sentence_transformers, loading, loads_code
 from trimformer.report.results import record
 from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
 
@@ -132,6 +134,21 @@ def test_the_lines_that_load_an_encoder(
     folder = result.save(tmp_path / "smaller")
     assert f'{said}{folder}", trust_remote_code=True)' in (loading(record(result), str(folder)))
     assert type(loaded(result, folder)).__name__ == kind
+
+
+def test_a_pruned_model_saved_by_another_tool_is_loaded_with_its_code(
+    tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    """What fine-tuning and trimming know of it may be a dense model's facts: the folder says what it needs."""
+    small, folder = pruned(tiny_bert(), tokenizer).model, tmp_path / "smaller"
+    small.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    tiny_bert().save_pretrained(tmp_path / "dense")
+    places = (folder, tmp_path / "dense", tmp_path / "nowhere")
+    assert [loads_code(place) for place in places] == [True, False, None]
+    facts_of_dense = Manifest(model=DenseFacts(model_class=type(small).__name__))
+    lines = loading(facts_of_dense, str(folder), code=loads_code(folder))
+    assert without_the_package(f"{lines}\nfound = len(model('the dog'))\n", None, tmp_path) == 1
 
 
 def test_the_line_that_loads_a_decoder_and_one_of_equal_layers(

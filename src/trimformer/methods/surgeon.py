@@ -76,10 +76,10 @@ class Surgeon:
 
     narrow: bool = True
     """Remove dimensions of heads too, not only heads, where attention can have narrower ones; not without gradients."""
-    width_step: int = 8
+    width_step: int = 4
     """Narrower heads have a multiple of this many dimensions, or of a quarter of a head's where that is less; above 0.
 
-    Processors multiply whole vectors and tiles, so that other widths cost time and save none."""
+    Processors multiply whole vectors and tiles, so that odd widths save less time than FLOPs."""
     gradients: bool = True
     """Measure the metric by a backward pass; without, by forward passes alone, where memory is short."""
     damping: float = 0.3

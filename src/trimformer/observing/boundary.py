@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from trimformer.data.rows import Batch
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
+from trimformer.observing.entering import entering_passes, first_input, maker
 from trimformer.observing.hooks import Reached, forward_replaced, hooked
 from trimformer.observing.watching import below_the_head, input_replaced, only_blocks, watching
 
@@ -57,6 +58,8 @@ class Boundary:
         self.chain = chain
         self.block = 0
         self.hidden = [stream[number] for number in range(passes) for stream in streams]
+        self._below = maker(structure, batches[0], chain) if batches else None
+        """What makes the input of the first block, where it need not run again."""
         self._settled: dict[str, Site] = {}
         self._kept: dict[tuple[str, int], _Kept] = {}
 
@@ -79,7 +82,7 @@ class Boundary:
         seen: dict[str, Tensor] = {}
 
         def keep_input(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> NoReturn:
-            seen["entering"] = _first_input(args, kwargs)
+            seen["entering"] = first_input(args, kwargs)
             raise Reached
 
         with hooked(self.structure.entrance(site), before_with_kwargs=keep_input):
@@ -106,7 +109,7 @@ class Boundary:
         seen: dict[str, Tensor] = {}
 
         def keep_input(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
-            seen["entering"] = _first_input(args, kwargs)
+            seen["entering"] = first_input(args, kwargs)
 
         def keep_output(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
             seen["output"] = output.clone()  # some blocks add to it in place
@@ -199,7 +202,7 @@ class Boundary:
         """Within the context, note an argument of a module, by its number, as the residual stream."""
 
         def keep_input(_: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
-            seen["residual"] = _first_input(args, kwargs) if argument == 0 else (*args, *kwargs.values())[argument]
+            seen["residual"] = first_input(args, kwargs) if argument == 0 else (*args, *kwargs.values())[argument]
 
         with hooked(module, before_with_kwargs=keep_input):
             yield
@@ -262,30 +265,10 @@ class Boundary:
 
     @contextmanager
     def _from_here(self, index: int, stop: int | None) -> Iterator[None]:
-        block = self.structure.blocks(self.chain)[self.block]
-        with only_blocks(self.structure, self.block, stop, self.chain), input_replaced(block, self.hidden[index]):
+        block, hidden = self.structure.blocks(self.chain)[self.block], self.hidden[index]
+        below = forward_replaced(self._below, hidden) if self._below else nullcontext()
+        with below, only_blocks(self.structure, self.block, stop, self.chain), input_replaced(block, hidden):
             yield
-
-
-@torch.no_grad()
-def entering_passes(structure: Structure, batch: Batch, chain: int = 0) -> list[Tensor]:
-    """Run a model up to the last pass of a chain; give what enters each: hidden states `(batch, length, width)`."""
-    seen: list[Tensor] = []
-
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(_first_input(args, kwargs))
-        if len(seen) == structure.passes(chain):
-            raise Reached
-
-    with hooked(structure.blocks(chain)[0], before_with_kwargs=keep):
-        below_the_head(structure, batch)
-    return seen
-
-
-def _first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Find the hidden states that a module reads, however it was called."""
-    found: Tensor = args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values())))
-    return found
 
 
 def _scaled(output: Tensor, site: Site) -> Tensor:

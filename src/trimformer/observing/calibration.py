@@ -16,7 +16,7 @@ from trimformer.data.batches import padded_tokens, sequence_count, shape
 from trimformer.data.rows import Batch
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
-from trimformer.observing.boundary import entering_passes
+from trimformer.observing.entering import entering_passes
 from trimformer.observing.measurements import M, from_tensors, to_tensors
 from trimformer.observing.watching import below_the_head, check_finite, frozen, watching
 from trimformer.progress import Progress

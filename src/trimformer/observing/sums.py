@@ -31,7 +31,8 @@ class RegressionSums:
         self._agree = agree
         self._begun = False
         size = features + 1
-        self.products = torch.zeros(size, size + outputs, dtype=torch.float64, device=device)
+        self._products = torch.zeros(size, size + outputs, dtype=torch.float64, device=device)
+        self._half = False
         self.shift = torch.zeros(features, dtype=torch.float64, device=device)
 
     def add(self, inputs: Tensor, targets: Tensor, weights: Tensor | None = None) -> None:
@@ -42,12 +43,9 @@ class RegressionSums:
         shifted = torch.cat([inputs - self.shift.to(inputs), inputs.new_ones(len(inputs), 1)], dim=1)
         weighted = shifted if weights is None else shifted * weights[:, None]
         right = torch.cat([shifted, targets], dim=1)
-        size = self.features + 1
-        for start in range(0, size, BLOCK):
-            stop = min(start + BLOCK, size)
-            block = weighted[:, start:stop].T @ right[:, start:]
-            self.products[start:stop, start:] += block
-            self.products[stop:, start:stop] += block[:, stop - start : size - start].T
+        for start, stop in self._blocks():
+            self._products[start:stop, start:] += weighted[:, start:stop].T @ right[:, start:]
+        self._half = True
 
     def add_inputs(self, inputs: Tensor) -> None:
         """Add the rows of a batch where there are no targets."""
@@ -59,8 +57,20 @@ class RegressionSums:
         chosen = RegressionSums(len(kept), width - size, self.products.device)
         rows = torch.cat([kept, torch.tensor([self.features], device=kept.device)])
         columns = torch.cat([rows, torch.arange(size, width, device=kept.device)])
-        chosen.products, chosen.shift = self.products[rows][:, columns], self.shift[kept]
+        chosen._products, chosen.shift = self.products[rows][:, columns], self.shift[kept]
         return chosen
+
+    @property
+    def products(self) -> Tensor:
+        """Sums of `[input − shift, 1]ᵀ [input − shift, 1, target]`: `(features + 1, features + 1 + outputs)`.
+
+        Rows are added above the diagonal only; what is below is copied from there when it is asked for.
+        """
+        if self._half:
+            self._half = False
+            for start, stop in self._blocks():
+                self._products[stop:, start:stop] = self._products[start:stop, stop : self.features + 1].T
+        return self._products
 
     @property
     def tokens(self) -> float:
@@ -98,6 +108,10 @@ class RegressionSums:
     def target_mean(self) -> Tensor:
         """Mean of the targets, `(outputs,)`."""
         return self.products[-1, self.features + 1 :] / self.tokens
+
+    def _blocks(self) -> list[tuple[int, int]]:
+        size = self.features + 1
+        return [(start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)]
 
     @property
     def _shifted_mean(self) -> Tensor:

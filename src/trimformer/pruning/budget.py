@@ -31,7 +31,7 @@ def linear_table(units: int, unit_cost: float, first: float = 0.0) -> Tensor:
 
 FAST, MANY = 16, 512
 """Unless it is said otherwise, kept neurons are multiples of the first where a layer has as many as the second:
-processors multiply whole vectors and tiles, so that others cost time and save none."""
+processors multiply whole vectors and tiles, so that others save less time than FLOPs."""
 
 
 def multiple_of(neurons: int, round_to: int | None) -> int:

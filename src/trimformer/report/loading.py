@@ -46,9 +46,13 @@ def is_of_sentence_transformers(folder: str | Path) -> bool:
     return (Path(folder) / SENTENCE_TRANSFORMERS).is_file()
 
 
-def loads_code(folder: str | Path) -> bool:
-    """Tell whether a checkpoint's config names code of its own, which is loaded with `trust_remote_code` only."""
-    return bool(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")).get("auto_map"))
+def loads_code(folder: str | Path) -> bool | None:
+    """Tell whether a checkpoint's config names code of its own, which is loaded with `trust_remote_code` only.
+
+    None where the folder has no config.
+    """
+    config = Path(folder) / "config.json"
+    return bool(json.loads(config.read_text(encoding="utf-8")).get("auto_map")) if config.is_file() else None
 
 
 def loading(facts: Manifest, folder: str, *, sentences: bool = False, code: bool | None = None) -> str:

@@ -17,7 +17,7 @@ from trimformer.model.trimformer_checks import MANIFEST, listed_files
 from trimformer.pruning.facts import PruningFacts
 from trimformer.report import pictures, side_by_side, summary
 from trimformer.report.headline import headline, kept
-from trimformer.report.loading import is_of_sentence_transformers, loading
+from trimformer.report.loading import is_of_sentence_transformers, loading, loads_code
 from trimformer.report.render import render
 
 SWEEP = "frontier.json"
@@ -82,7 +82,9 @@ def checkpoint_page(facts: Manifest, folder: str = CHECKPOINT) -> str:
         curve_pictures=curve_pictures(pruning.curves, summary.removed(facts)),
         stages=summary.stages(facts),
         cached=_cached(pruning),
-        loading=loading(facts, shared_name(folder), sentences=is_of_sentence_transformers(folder)),
+        loading=loading(
+            facts, shared_name(folder), sentences=is_of_sentence_transformers(folder), code=loads_code(folder)
+        ),
         command=facts.origin.command,
         settings=summary.settings(facts),
         versions=pruning.versions,
