@@ -118,8 +118,8 @@ def test_settled_attention_runs_once(architecture: str) -> None:
     assert len(runs) == len(boundary.batches)
 
 
-MAKERS = {"bert": "embeddings", "llama": "embed_tokens", "gpt2": "drop", "albert": None}
-"""What makes the input of the first block; ALBERT's runs several times."""
+MAKERS = {"bert": "embeddings", "llama": "embed_tokens", "gpt2": "drop", "albert": None, "nanochat": None}
+"""What makes the input of the first block. ALBERT's runs several times, and nanochat's norm again at the end."""
 
 
 @pytest.mark.parametrize(("architecture", "path"), MAKERS.items())

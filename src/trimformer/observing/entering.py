@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -48,25 +48,27 @@ def maker(structure: Structure, batch: Batch, chain: int = 0) -> nn.Module | Non
         for module in structure.model.modules():
             stack.callback(module.register_forward_hook(lambda each, _, output: seen.append((each, output))).remove)
         (hidden,) = entering_passes(structure, batch, chain)
-    found = [module for module, output in seen if output is hidden]
-    if not found or sum(module is found[-1] for module, _ in seen) > 1:
+    found = next((module for module, output in reversed(seen) if output is hidden), None)
+    if found is None:
         return None
-    ways = [_first_block(structure, batch, chain, hidden, made) for made in (None, found[-1])]
-    return found[-1] if torch.equal(*ways) else None
+    runs: list[nn.Module] = []
+    with hooked(found, after=lambda module, *_: runs.append(module)):
+        expected = _first_block(structure, batch, chain, hidden)
+    with forward_replaced(found, torch.zeros_like(hidden)):
+        same = torch.equal(expected, _first_block(structure, batch, chain, hidden))
+    return found if same and len(runs) == 1 else None
 
 
 @torch.no_grad()
-def _first_block(structure: Structure, batch: Batch, chain: int, hidden: Tensor, made: nn.Module | None) -> Tensor:
-    """Run the first block of a chain; what makes its input, if given, gives zeros instead."""
+def _first_block(structure: Structure, batch: Batch, chain: int, hidden: Tensor) -> Tensor:
+    """Run a model, but for its head, with the first block of a chain alone; give that block's output."""
     output = torch.empty(0)
 
     def keep(_: nn.Module, __: tuple[Any, ...], found: Any) -> None:
         nonlocal output
-        output = found if isinstance(found, Tensor) else found[0]
-        raise Reached
+        output = (found if isinstance(found, Tensor) else found[0]).clone()
 
     block = structure.blocks(chain)[0]
-    left_out = nullcontext() if made is None else forward_replaced(made, torch.zeros_like(hidden))
-    with hooked(block, after=keep), left_out, only_blocks(structure, 0, 1, chain), input_replaced(block, hidden):
+    with hooked(block, after=keep), only_blocks(structure, 0, 1, chain), input_replaced(block, hidden):
         below_the_head(structure, batch)
     return output
