@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from trimformer.data.rows import Batch
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure, read_structure
 from trimformer.observing.boundary import Boundary
-from trimformer.observing.entering import maker
+from trimformer.observing.entering import unneeded
 
 
 def batches_of(structure: Structure) -> list[Batch]:
@@ -118,37 +119,67 @@ def test_settled_attention_runs_once(architecture: str) -> None:
     assert len(runs) == len(boundary.batches)
 
 
-MAKERS = {"bert": "embeddings", "llama": "embed_tokens", "gpt2": "drop", "albert": None, "nanochat": None}
-"""What makes the input of the first block. ALBERT's runs several times, and nanochat's norm again at the end."""
+UNNEEDED = {
+    "bert": ["embeddings"],
+    "llama": ["embed_tokens"],
+    "gpt2": ["wte", "wpe", "drop"],
+    "opt": ["decoder.embed_tokens", "decoder.embed_positions"],
+    "nanochat": ["embed_tokens"],  # its norm, which runs before the blocks, runs again behind them
+}
+"""What need not run where the input of the first block is known."""
 
 
-@pytest.mark.parametrize(("architecture", "path"), MAKERS.items())
-def test_what_makes_the_first_input_runs_for_it_alone(
-    architecture: str, path: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    structure = read_structure(tiny_model(architecture))
-    batches = batches_of(structure)
-    boundary, found = Boundary(structure, batches), maker(structure, batches[0])
-    assert found is (None if path is None else structure.module(path))
-    if found is None:
-        return
-    forward, runs = type(found).forward, list[nn.Module]()
+@pytest.mark.parametrize("architecture", UNNEEDED)
+def test_what_is_below_the_blocks_runs_once_a_batch(architecture: str) -> None:
+    structure, runs = read_structure(tiny_model(architecture)), list[nn.Module]()
+    batches, below = batches_of(structure), [structure.module(path) for path in UNNEEDED[architecture]]
+    boundary = Boundary(structure, batches)
+    assert unneeded(structure, batches[0]) == below
 
     def counted(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         runs.append(module)
-        return forward(module, *args, **kwargs)
+        return type(module).forward(module, *args, **kwargs)
 
-    monkeypatch.setattr(type(found), "forward", counted)
+    for module in below:
+        module.forward = partial(counted, module)
     for _ in structure.blocks():
         boundary.advance()
-    assert found not in runs
+    assert not runs
     structure.model(**batches[0])
-    assert found in runs
+    assert runs == below
 
 
-def test_what_is_read_again_runs_again() -> None:
-    structure, given = read_structure(tiny_model("bert")), list[Tensor]()
-    batch = batches_of(structure)[0]
+@pytest.mark.parametrize("place", ["encoder.layer.0", "encoder.layer.1", "encoder.layer.1.output", "pooler"])
+def test_what_is_read_again_runs_again(place: str) -> None:
+    structure, given = read_structure(tiny_model("bert", "sequence classification")), list[Tensor]()
     structure.module("embeddings").register_forward_hook(lambda _, __, output: given.append(output))
-    structure.blocks()[0].register_forward_hook(lambda _, __, output: output + given[-1])
-    assert maker(structure, batch) is None
+    structure.module(place).register_forward_hook(lambda _, __, output: output + given[-1].mean())
+    assert unneeded(structure, batches_of(structure)[0]) == []
+
+
+def test_what_notes_something_down_of_its_rows_runs_again() -> None:
+    structure, noted = read_structure(tiny_model("bert")), list[Tensor]()
+    embeddings = structure.module("embeddings")
+    forward = embeddings.forward
+
+    def noting(*args: Any, **kwargs: Any) -> Tensor:
+        noted.append(kwargs["input_ids"])
+        return forward(*args, **kwargs)
+
+    embeddings.forward = noting
+    structure.module("encoder.layer.1").register_forward_hook(lambda _, __, output: output + noted[-1][..., None])
+    assert unneeded(structure, batches_of(structure)[0]) == []
+
+
+@torch.no_grad()
+def test_what_is_added_in_place_is_added_once() -> None:
+    structure = read_structure(tiny_model("bert"))
+    batches = batches_of(structure)
+    structure.module("embeddings").register_forward_hook(lambda _, __, output: output.add_(1))
+    boundary = Boundary(structure, batches)
+    assert boundary._unneeded
+    for block in range(len(structure.blocks())):
+        for index, batch in enumerate(batches):
+            expected = structure.model(**batch, output_hidden_states=True).hidden_states[block]
+            torch.testing.assert_close(boundary.hidden[index], expected)
+        boundary.advance()

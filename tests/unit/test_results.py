@@ -144,8 +144,11 @@ def test_a_pruned_model_saved_by_another_tool_is_loaded_with_its_code(
     small.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     tiny_bert().save_pretrained(tmp_path / "dense")
-    places = (folder, tmp_path / "dense", tmp_path / "nowhere")
-    assert [loads_code(place) for place in places] == [True, False, None]
+    for name, content in {"half": b"{", "list": b"[]", "bytes": b"\xff"}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_bytes(content)
+    places = ("smaller", "dense", "nowhere", "half", "list", "bytes")
+    assert [loads_code(tmp_path / place) for place in places] == [True, False, None, None, None, None]
     facts_of_dense = Manifest(model=DenseFacts(model_class=type(small).__name__))
     lines = loading(facts_of_dense, str(folder), code=loads_code(folder))
     assert without_the_package(f"{lines}\nfound = len(model('the dog'))\n", None, tmp_path) == 1

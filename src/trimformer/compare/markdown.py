@@ -106,7 +106,7 @@ def notes(plan: Plan, rows: Sequence[Row]) -> str:
         f"Dense: {', '.join(_dense(rows, task) for task in unique(row.task for row in known))}.",
         *(f"Lower is better: {name}." for name in unique(row.metric for row in known) if name in LOWER_IS_BETTER),
         "Mean ± standard deviation over the seeds whose number is in brackets; without, one seed.",
-        f"Kept is what was asked for; of what was asked, {_reached(known)} was reached.",
+        f"Sizes are those that were asked for; models reached {_reached(known)} of them.",
         f"Calibration tokens: {_range(row.facts.calibration.tokens for row in known)}.",
         f"On {_listed(_machine(row) for row in known)}; {_listed(_versions(row) for row in known)}.",
     ]

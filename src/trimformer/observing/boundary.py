@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from trimformer.data.rows import Batch
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
-from trimformer.observing.entering import entering_passes, first_input, maker
+from trimformer.observing.entering import entering_passes, first_input, left_out, unneeded
 from trimformer.observing.hooks import Reached, forward_replaced, hooked
 from trimformer.observing.watching import below_the_head, input_replaced, only_blocks, watching
 
@@ -58,8 +58,8 @@ class Boundary:
         self.chain = chain
         self.block = 0
         self.hidden = [stream[number] for number in range(passes) for stream in streams]
-        self._below = maker(structure, batches[0], chain) if batches else None
-        """What makes the input of the first block, where it need not run again."""
+        self._unneeded = unneeded(structure, batches[0], chain) if batches else []
+        """What need not run again, since the hidden states are known."""
         self._settled: dict[str, Site] = {}
         self._kept: dict[tuple[str, int], _Kept] = {}
 
@@ -266,8 +266,10 @@ class Boundary:
     @contextmanager
     def _from_here(self, index: int, stop: int | None) -> Iterator[None]:
         block, hidden = self.structure.blocks(self.chain)[self.block], self.hidden[index]
-        below = forward_replaced(self._below, hidden) if self._below else nullcontext()
-        with below, only_blocks(self.structure, self.block, stop, self.chain), input_replaced(block, hidden):
+        with ExitStack() as stack:
+            stack.enter_context(left_out(self._unneeded, hidden))
+            stack.enter_context(only_blocks(self.structure, self.block, stop, self.chain))
+            stack.enter_context(input_replaced(block, hidden))
             yield
 
 

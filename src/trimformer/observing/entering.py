@@ -1,17 +1,22 @@
-"""What enters the first block of a chain, and which module makes it."""
+"""What enters the first block of a chain, and what need not run where that is known."""
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trimformer.data.rows import Batch
+from trimformer.model.offload import is_offloaded
 from trimformer.model.structure import Structure
 from trimformer.observing.hooks import Reached, forward_replaced, hooked
-from trimformer.observing.watching import below_the_head, input_replaced, only_blocks
+from trimformer.observing.watching import below_the_head, input_replaced
+
+ROWS = 2
+"""Rows of a batch by which it is found out what need not run."""
 
 
 @torch.no_grad()
@@ -35,40 +40,75 @@ def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     return found
 
 
-def maker(structure: Structure, batch: Batch, chain: int = 0) -> nn.Module | None:
-    """Find the module that makes what enters a chain, such as the embeddings of BERT with their norm.
+@torch.no_grad()
+def unneeded(structure: Structure, batch: Batch, chain: int = 0) -> list[nn.Module]:
+    """Find the modules, such as embeddings, that need not run where the input of a chain's first block is known.
 
-    It need not run where a block's input is known. None where there is no module whose output enters as it is; where it
-    runs more than once, as embeddings shared by encoder and decoder do; and where something else reads its output too.
+    Those that run once, before that block, and give such hidden states; without which the model, given that input, puts
+    out the same for some rows. Others run in between, so that whatever a module notes down of its rows is then amiss.
+    None are looked for where weights are not in memory, and where not all of a batch is by row.
     """
-    if structure.passes(chain) > 1:
-        return None
-    seen: list[tuple[nn.Module, Any]] = []
+    if is_offloaded(structure.model) or len({len(values) for values in batch.values()}) > 1:
+        return []
+    rows = {name: values[:ROWS] for name, values in batch.items()}
+    hidden, candidates = _before(structure, rows, chain)
+    expected = _outputs(structure, rows)
+    _outputs(structure, {name: values.flip(*range(min(2, values.ndim))) for name, values in rows.items()})
+
+    def same_without(module: nn.Module) -> bool:
+        given = input_replaced(structure.blocks(chain)[0], hidden)
+        with given, left_out([module], hidden):
+            found = _outputs(structure, rows)
+        return len(found) == len(expected) and all(map(torch.equal, found, expected))
+
+    return [module for module in candidates if same_without(module)]
+
+
+@contextmanager
+def left_out(modules: list[nn.Module], hidden: Tensor) -> Iterator[None]:
+    """Within the context, modules compute nothing, and give zeros in the shape of hidden states."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.enter_context(forward_replaced(module, torch.zeros_like(hidden)))
+        yield
+
+
+def _before(structure: Structure, rows: Batch, chain: int) -> tuple[Tensor, list[nn.Module]]:
+    """Give what enters the first block of a chain, and the outermost modules that run before it, once in all."""
+    runs: dict[nn.Module, int] = {}
+    outputs: dict[nn.Module, Any] = {}
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        runs[module] = runs.get(module, 0) + 1
+        outputs[module] = output
+
     with ExitStack() as stack:
         for module in structure.model.modules():
-            stack.callback(module.register_forward_hook(lambda each, _, output: seen.append((each, output))).remove)
-        (hidden,) = entering_passes(structure, batch, chain)
-    found = next((module for module, output in reversed(seen) if output is hidden), None)
-    if found is None:
-        return None
-    runs: list[nn.Module] = []
-    with hooked(found, after=lambda module, *_: runs.append(module)):
-        expected = _first_block(structure, batch, chain, hidden)
-    with forward_replaced(found, torch.zeros_like(hidden)):
-        same = torch.equal(expected, _first_block(structure, batch, chain, hidden))
-    return found if same and len(runs) == 1 else None
+            stack.callback(module.register_forward_hook(note).remove)
+        hidden = entering_passes(structure, rows, chain)[0]
+        before = list(outputs)
+        runs.clear()
+        _outputs(structure, rows)
+    inside = {child for module in before for child in module.modules() if child is not module}
+    width = hidden.shape[-1]
+    found = [module for module in before if module not in inside and runs[module] == 1]
+    return hidden, [module for module in found if _is_like(outputs[module], hidden.ndim, width)]
 
 
-@torch.no_grad()
-def _first_block(structure: Structure, batch: Batch, chain: int, hidden: Tensor) -> Tensor:
-    """Run a model, but for its head, with the first block of a chain alone; give that block's output."""
-    output = torch.empty(0)
+def _is_like(output: Any, axes: int, width: int) -> bool:
+    return isinstance(output, Tensor) and output.ndim == axes and output.shape[-1] == width
 
-    def keep(_: nn.Module, __: tuple[Any, ...], found: Any) -> None:
-        nonlocal output
-        output = (found if isinstance(found, Tensor) else found[0]).clone()
 
-    block = structure.blocks(chain)[0]
-    with hooked(block, after=keep), only_blocks(structure, 0, 1, chain), input_replaced(block, hidden):
-        below_the_head(structure, batch)
-    return output
+def _outputs(structure: Structure, rows: Batch) -> list[Tensor]:
+    """Run a model, and give all that it puts out; of a language model what its head reads, since logits are large."""
+    seen: list[Any] = []
+
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        seen.append(output)
+        if structure.model.get_output_embeddings() is not None:
+            raise Reached
+
+    with hooked(structure.base, after=keep):
+        seen.append(structure.model(**rows))
+    outputs = seen[-1].values() if isinstance(seen[-1], Mapping) else seen[-1]
+    return [value for value in outputs if isinstance(value, Tensor)]

@@ -49,10 +49,13 @@ def is_of_sentence_transformers(folder: str | Path) -> bool:
 def loads_code(folder: str | Path) -> bool | None:
     """Tell whether a checkpoint's config names code of its own, which is loaded with `trust_remote_code` only.
 
-    None where the folder has no config.
+    None where the folder has no config, or one that cannot be read.
     """
-    config = Path(folder) / "config.json"
-    return bool(json.loads(config.read_text(encoding="utf-8")).get("auto_map")) if config.is_file() else None
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return bool(config.get("auto_map")) if isinstance(config, dict) else None
 
 
 def loading(facts: Manifest, folder: str, *, sentences: bool = False, code: bool | None = None) -> str:
