@@ -52,6 +52,7 @@ def untrained(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path:
     return str(checkpoint.write(tiny_bert("MaskedLM"), tmp_path / "pretrained", tokenizer=tokenizer))
 
 
+@pytest.mark.slow
 def test_several_sizes_of_a_pretrained_model(run: Run, asked: list[object], untrained: str, tmp_path: Path) -> None:
     out, page = tmp_path / "out", tmp_path / "sizes.html"
     command = ["retrain", untrained, *asked[2:], "--method", "p_pruning", "--set", "method=magnitude"]

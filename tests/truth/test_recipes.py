@@ -267,7 +267,9 @@ class TestGates:
 
 
 class TestRuns:
-    @pytest.mark.parametrize("name", ["dynabert", "polish", pytest.param("ebert", marks=pytest.mark.slow)])
+    @pytest.mark.parametrize(
+        "name", ["dynabert", *(pytest.param(name, marks=pytest.mark.slow) for name in ("polish", "ebert"))]
+    )
     def test_a_killed_run_goes_on_to_the_same_weights(self, course: Course, name: str) -> None:
         options: dict[str, Any] = {
             "dynabert": {"widths": "1,0.5", "depths": "1,0.5", "depth_epochs": 2},

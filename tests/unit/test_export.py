@@ -174,7 +174,8 @@ class NoSuchOperator(nn.Module):
 
 class TestRefused:
     @pytest.mark.parametrize(
-        ("activation", "said"), [(DataDependent(), "data-dependent"), (NoSuchOperator(), "bessel_j0")]
+        ("activation", "said"),
+        [(DataDependent(), "data-dependent"), pytest.param(NoSuchOperator(), "bessel_j0", marks=pytest.mark.slow)],
     )
     def test_an_operator_is_named_with_its_site(self, activation: nn.Module, said: str, tmp_path: Path) -> None:
         model = tiny_model("bert")
