@@ -44,8 +44,8 @@ def first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 def unneeded(structure: Structure, batch: Batch, chain: int = 0) -> list[nn.Module]:
     """Find the modules, such as embeddings, that need not run where the input of a chain's first block is known.
 
-    Those that run once, before that block, and give such hidden states; without which the model, given that input, puts
-    out the same for some rows. Others run in between, so that whatever a module notes down of its rows is then amiss.
+    Those that run before that block and give such hidden states; without which the model, given that input, puts out
+    the same for some rows. Others run in between, so that whatever a module notes down of its rows is then amiss.
     None are looked for where weights are not in memory, and where not all of a batch is by row.
     """
     if is_offloaded(structure.model) or len({len(values) for values in batch.values()}) > 1:
@@ -74,29 +74,18 @@ def left_out(modules: list[nn.Module], hidden: Tensor) -> Iterator[None]:
 
 
 def _before(structure: Structure, rows: Batch, chain: int) -> tuple[Tensor, list[nn.Module]]:
-    """Give what enters the first block of a chain, and the outermost modules that run before it, once in all."""
-    runs: dict[nn.Module, int] = {}
+    """Give what enters the first block of a chain, and the outermost modules before it that put out the like of it."""
     outputs: dict[nn.Module, Any] = {}
-
-    def note(module: nn.Module, _: Any, output: Any) -> None:
-        runs[module] = runs.get(module, 0) + 1
-        outputs[module] = output
-
     with ExitStack() as stack:
         for module in structure.model.modules():
-            stack.callback(module.register_forward_hook(note).remove)
+            stack.callback(module.register_forward_hook(lambda each, _, output: outputs.update({each: output})).remove)
         hidden = entering_passes(structure, rows, chain)[0]
-        before = list(outputs)
-        runs.clear()
-        _outputs(structure, rows)
-    inside = {child for module in before for child in module.modules() if child is not module}
-    width = hidden.shape[-1]
-    found = [module for module in before if module not in inside and runs[module] == 1]
-    return hidden, [module for module in found if _is_like(outputs[module], hidden.ndim, width)]
+    inside = {child for module in outputs for child in module.modules() if child is not module}
+    return hidden, [module for module in outputs if module not in inside and _is_like(outputs[module], hidden)]
 
 
-def _is_like(output: Any, axes: int, width: int) -> bool:
-    return isinstance(output, Tensor) and output.ndim == axes and output.shape[-1] == width
+def _is_like(output: Any, hidden: Tensor) -> bool:
+    return isinstance(output, Tensor) and output.ndim == hidden.ndim and output.shape[-1] == hidden.shape[-1]
 
 
 def _outputs(structure: Structure, rows: Batch) -> list[Tensor]:
