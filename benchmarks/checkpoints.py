@@ -202,13 +202,13 @@ def _student(out: Path, recipe: Recipe, preset: str) -> None:
 
 def _rows(folder: Path, recipe: Recipe) -> Path:
     """Find the rows of a recipe; those of SQuAD 1.1 are made."""
-    if not recipe.data.startswith("rows/"):
-        rows = DATA / recipe.data
-    else:
-        rows = folder / recipe.data
+    made = recipe.data.startswith("rows/")
+    rows = (folder if made else DATA) / recipe.data
+    if recipe.data == "rows/squad":
         _answerable(rows)
     if not rows.exists():
-        raise CannotMake(f"{rows} is not there: the rows of {recipe.task} come from ../shared")
+        source = f"benchmarks/rows.py makes them, with --folder {folder}" if made else "they come from ../shared"
+        raise CannotMake(f"the rows of {recipe.task}, {rows}, are not there: {source}")
     return rows
 
 
@@ -295,6 +295,22 @@ RECIPES: Mapping[str, Recipe] = {
         task="squad",
         data="rows/squad",
         train=GLUE | {"per_device_train_batch_size": "16", "learning_rate": "1e-4", "num_train_epochs": "3"},
+    ),
+    "minilm-questions": Recipe(
+        "MiniLM-L6 on questions about SQuAD 2.0's 16 articles, three epochs",
+        _finetuned,
+        source="minilm",
+        task="classification",
+        data="rows/questions",
+        train=GLUE | {"learning_rate": "1e-4"},
+    ),
+    "minilm-paragraphs": Recipe(
+        "MiniLM-L6 on paragraphs of SQuAD 2.0's 16 articles, eight epochs",
+        _finetuned,
+        source="minilm",
+        task="classification",
+        data="rows/paragraphs",
+        train=GLUE | {"learning_rate": "1e-4", "per_device_train_batch_size": "16", "num_train_epochs": "8"},
     ),
     "student-mrpc": _distilled("mrpc"),
     "student-stsb": _distilled("stsb"),

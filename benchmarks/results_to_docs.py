@@ -104,6 +104,7 @@ PAGES: Mapping[str, Mapping[Path, Shown]] = {
         **{DOCS / "methods" / f"{name}.md": Shown(of_method(name)) for name in ("dynabert", "ebert", "p_pruning")},
     },
     "minilm-100k": {DOCS / "methods" / "surgeon.md": Shown(with_costs)},
+    "minilm-100k-mild": {DOCS / "methods" / "surgeon.md": Shown(short)},
     "embeddings-100k": {DOCS / "methods" / "surgeon.md": Shown(complete)},
     "minilm-95": {DOCS / "methods" / "surgeon.md": Shown(complete)},
     "blocks": {DOCS / "methods" / "surgeon.md": Shown(complete)},

@@ -9,8 +9,14 @@ small tests of what they know:
 - `answers`: a sentence with a question about it, and four answers of the same paragraph (task `likelihood_choice`);
 - `sentiment`: SST-2's sentences, followed by praise or blame (task `likelihood_choice`).
 
-`train` is made of training rows only, `validation` of validation rows, which are of other articles. For sentence
-encoders:
+`train` is made of training rows only, `validation` of validation rows, which are of other articles. For classifiers of
+several classes, SQuAD 2.0's 16 articles (task `classification`); every fifth paragraph of an article is for validation:
+
+- `questions`: the article that a question is about;
+- `paragraphs`: the article that a paragraph is of.
+
+To judge by rows that nothing was chosen on: `held-back/sst2` and `held-back/stsb`, whose `validation` is the test rows.
+For sentence encoders:
 
 - `docstrings`: first line and body of docstrings, those that `trimformer demo` takes (task `embedding`); the modules of
   `train` and `validation` are not the same, and another version of Python has others.
@@ -23,6 +29,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +42,8 @@ SHORTEST_PASSAGE = 30
 """Words of a passage."""
 CHOICES = 4
 MOST_ROWS = {"train": 1000, "validation": 400}
+HELD_OUT = 5
+"""Every how many-th paragraph of an article is for validation."""
 VERDICTS = ("It was terrible.", "It was great.")
 
 Row = dict[str, object]
@@ -50,6 +59,12 @@ def main() -> None:
             rows = list(make(split))
             order = np.random.default_rng(0).permutation(len(rows))[:most]
             write(folder / name / f"{split}.jsonl", [rows[place] for place in order])
+    for name, column in {"questions": "question", "paragraphs": "context"}.items():
+        for split, rows in zip(MOST_ROWS, articles(column), strict=True):
+            write(folder / name / f"{split}.jsonl", rows)
+    for task in ("sst2", "stsb"):
+        for split, source in {"train": "train", "validation": "test"}.items():
+            write(folder / "held-back" / task / f"{split}.jsonl", read(f"glue/{task}", source))
     for split, pairs in zip(MOST_ROWS, docstring_pairs(lambda items, _: items), strict=True):
         write(folder / "docstrings" / f"{split}.jsonl", pairs.to_list())
 
@@ -98,6 +113,20 @@ def sentiment(split: str) -> Iterator[Row]:
         yield {"prompt": row["sentence"], "choices": list(VERDICTS), "label": row["label"]}
 
 
+def articles(column: str) -> tuple[list[Row], list[Row]]:
+    """Tell what each article is about by a column of its rows; rows to train on, and those of every fifth paragraph."""
+    splits: tuple[list[Row], list[Row]] = [], []
+    rows = [row for split in MOST_ROWS for row in read("squad_v2", split)]
+    paragraphs: dict[str, dict[str, int]] = {}
+    for row in rows:
+        of_article = paragraphs.setdefault(row["title"], {})
+        of_article.setdefault(row["context"], len(of_article))
+    for text, row in {row[column]: row for row in rows}.items():
+        held_out = paragraphs[row["title"]][row["context"]] % HELD_OUT == 0
+        splits[held_out].append({"text": text, "label": row["title"]})
+    return splits
+
+
 def sentence_at(paragraph: str, place: int) -> str:
     """Find the sentence that has a character."""
     starts = [0, *(match.end() for match in SENTENCE_END.finditer(paragraph))]
@@ -106,7 +135,7 @@ def sentence_at(paragraph: str, place: int) -> str:
     return paragraph[start:end].strip()
 
 
-def read(folder: str, split: str) -> list[dict]:
+def read(folder: str, split: str) -> list[dict[str, Any]]:
     """Read the rows of a split."""
     lines = (DATA / folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]

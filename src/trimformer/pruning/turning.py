@@ -111,7 +111,7 @@ def _score_sums(sample: Calibration, sites: Sequence[Site]) -> dict[str, tuple[T
     """Compute the second moment of queries, and the covariance of keys, by site: `(heads, width, width)` each."""
     dense = sample.dense
     sums = {site.name: _PairSums(site, dense.device) for site in sites}
-    for batch in sample.progress(sample.share(sample.batches), "turning heads"):
+    for batch in sample.progress(sample.share(sample.batches), "comparing queries and keys"):
         with ExitStack() as stack:
             for site in sites:
                 stack.enter_context(sums[site.name].watching(dense, batch))

@@ -1,0 +1,113 @@
+"""How far pruned models are from their original on unseen text, by the number of calibration tokens.
+
+    python benchmarks/tokens.py sst2 ../shared/models/minilm-sst2 ../shared/data/glue/sst2 --tokens 5000 20000
+
+Divergence of the predictions (KL in nats, or squared distance of numbers), averaged over up to 1,000 training rows that
+are set aside; no evaluation row is touched. Cost in forward passes of the calibration tokens, by CPU time, measuring
+included. Results are added to `benchmarks/results/tokens.jsonl`, an object a line; what is there is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+import trimformer
+from trimformer import Budget, Project, plugins
+from trimformer.data.batches import make_batches
+from trimformer.data.rows import Batch
+from trimformer.model.manifest import versions
+from trimformer.observing.predictions import divergence, predictions
+from trimformer.pruning.pruner import Pruner
+from trimformer.training.stages import spending
+
+RESULTS = Path(__file__).parent / "results" / "tokens.jsonl"
+SHARES = (0.2, 0.1)
+
+
+def main() -> None:
+    """Prune, compare, store."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task")
+    parser.add_argument("model", help="checkpoint folder")
+    parser.add_argument("data", help="folder of rows")
+    parser.add_argument("--methods", nargs="+", default=["surgeon"])
+    parser.add_argument("--tokens", nargs="+", type=int, default=[5_000, 10_000, 20_000, 50_000, 100_000])
+    parser.add_argument("--flops", nargs="+", type=float, default=SHARES, help="shares kept")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="options of the methods")
+    asked = parser.parse_args()
+    options = dict(each.split("=", 1) for each in asked.set)
+    known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    done = [{name: row[name] for name in _about(asked, "", 0, 0.0, {})} for row in known]
+    project, unseen = _project(asked.task, asked.model, asked.data, asked.seed)
+    for method in asked.methods:
+        for tokens in asked.tokens:
+            missing = [share for share in asked.flops if _about(asked, method, tokens, share, options) not in done]
+            if not missing:
+                continue
+            pruner = project.pruner(
+                method=method, calibration_tokens=tokens, seed=asked.seed, options=options, judged=False
+            )
+            for share, found in zip(missing, _results(project.model, unseen, pruner, missing), strict=True):
+                row = _about(asked, method, tokens, share, options) | found
+                with RESULTS.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(json.dumps(row), flush=True)
+
+
+def _about(
+    asked: argparse.Namespace, method: str, tokens: int, share: float, options: dict[str, str]
+) -> dict[str, Any]:
+    about = {"task": asked.task, "model": Path(asked.model).name, "seed": asked.seed}
+    return about | {"method": method, "options": options, "calibration_tokens": tokens, "flops": share}
+
+
+def _project(task: str, model: str, data: str, seed: int) -> tuple[Project, list[Batch]]:
+    """Load a model and its rows, some of them set aside: batches of these are what results are compared on."""
+    chosen = plugins.load("tasks", task)
+    dense = trimformer.load_model(model, chosen.auto_class).eval()
+    train, validation = (chosen.rows(data, split) for split in ("train", "validation"))
+    project = Project(dense, trimformer.load_tokenizer(model), chosen, train, validation, progress=False).with_guard(
+        seed
+    )
+    unseen = chosen.encode(project.guard_rows, project.tokenizer, None)
+    return project, make_batches(unseen, project.tokenizer, dense.device)
+
+
+def _results(
+    model: PreTrainedModel, unseen: list[Batch], pruner: Pruner, shares: list[float]
+) -> Iterator[dict[str, Any]]:
+    """Prune to every share, and compare with the original."""
+    calibration = pruner.calibration
+    with torch.inference_mode(), spending() as forward:
+        for batch in calibration.batches:
+            model(**batch)
+    for share in shares:
+        with spending() as spent:
+            pruned = pruner.prune(Budget(flops=share)).model
+        found = torch.cat([_divergence(model, pruned, batch) for batch in unseen])
+        yield {
+            "tokens": calibration.tokens,
+            "divergence": round(float(found.mean()), 5),
+            "rows": len(found),
+            "passes": round(spent.cpu_seconds / forward.cpu_seconds, 2),
+            "threads": torch.get_num_threads(),
+            "versions": {name: versions()[name] for name in ("trimformer", "torch", "transformers")},
+        }
+
+
+@torch.inference_mode()
+def _divergence(dense: PreTrainedModel, pruned: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    of_dense, of_pruned = (predictions(model(**batch), batch, model) for model in (dense, pruned))
+    return divergence(of_dense, of_pruned)
+
+
+if __name__ == "__main__":
+    main()
