@@ -15,8 +15,7 @@ several classes, SQuAD 2.0's 16 articles (task `classification`); every fifth pa
 - `questions`: the article that a question is about;
 - `paragraphs`: the article that a paragraph is of.
 
-To judge by rows that nothing was chosen on: `held-back/sst2` and `held-back/stsb`, whose `validation` is the test rows.
-For sentence encoders:
+To judge by rows that nothing was chosen on: `held-back`, SST-2 with its test rows as `validation`. For sentence encoders:
 
 - `docstrings`: first line and body of docstrings, those that `trimformer demo` takes (task `embedding`); the modules of
   `train` and `validation` are not the same, and another version of Python has others.
@@ -62,9 +61,8 @@ def main() -> None:
     for name, column in {"questions": "question", "paragraphs": "context"}.items():
         for split, rows in zip(MOST_ROWS, articles(column), strict=True):
             write(folder / name / f"{split}.jsonl", rows)
-    for task in ("sst2", "stsb"):
-        for split, source in {"train": "train", "validation": "test"}.items():
-            write(folder / "held-back" / task / f"{split}.jsonl", read(f"glue/{task}", source))
+    for split, source in zip(MOST_ROWS, ("train", "test"), strict=True):
+        write(folder / "held-back" / f"{split}.jsonl", read("glue/sst2", source))
     for split, pairs in zip(MOST_ROWS, docstring_pairs(lambda items, _: items), strict=True):
         write(folder / "docstrings" / f"{split}.jsonl", pairs.to_list())
 

@@ -57,6 +57,14 @@ def shares(file: Path, said: list[str] | None = None) -> list[float]:
     return [found.share for found in Rows(file, (said if said is not None else []).append).all]
 
 
+def test_turning_or_ordering_heads_is_part_of_measuring() -> None:
+    seconds = {"ordering": 4.0, "measuring": 1.0, "pruning": 2.0, "finetuning": None}
+    turned = row(seconds=seconds)
+    assert turned.facts.measuring_seconds == 5.0
+    assert turned.seconds == 7.0
+    assert "| 14.0 | 4.0 | 7.0 |" in markdown.costs([turned]), "in forward passes of half a second"
+
+
 def test_rows_read_back(file: Path) -> None:
     rows = Rows(file)
     assert rows.all == [row(0.8), row(0.6), row(0.4)]

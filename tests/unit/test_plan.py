@@ -137,6 +137,22 @@ def test_a_second_plan_measures_nothing_and_knows_the_time_all_the_same(
     assert first.pruning_seconds > 0
 
 
+@pytest.mark.parametrize("narrow", [True, False])
+def test_what_measuring_took_is_told_for_every_budget_that_it_serves(
+    tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, narrow: bool
+) -> None:
+    options = {"narrow": narrow, "epochs": 0}
+    pruner = Pruner(tiny_bert(), TEXTS, tokenizer=tokenizer, calibration_tokens=300, options=options, progress=False)
+    first, second = Budget(flops=0.8), Budget(flops=0.5)
+    assert pruner.measuring_cpu_seconds(first) == 0
+    facts = pruner.prune(first).facts
+    told = pruner.measuring_cpu_seconds(first)
+    assert told > 0
+    assert ("ordering" in facts.seconds) is narrow, "heads were turned"
+    pruner.prune(second)
+    assert pruner.measuring_cpu_seconds(second) == told, "once for both"
+
+
 @pytest.mark.parametrize("method", ["kprune", "magnitude"])
 def test_a_method_without_curves_says_which_have_some(
     tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, method: str

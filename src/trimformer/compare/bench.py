@@ -193,11 +193,10 @@ class Bench:
         return whole, pruner
 
     def _outcome(self, cell: Cell, project: Project, pruner: Pruner, forward: Spent) -> Outcome:
-        known = "measured" in vars(pruner)
+        measuring = pruner.measuring_cpu_seconds(cell.budget)
         with watching_resources(project.model.device) as used:
             result = pruner.prune(cell.budget)
-        finetuning, cpu_seconds = self.dense_seconds, used.cpu_seconds
-        cpu_seconds += pruner.measuring.cpu_seconds if known else 0.0
+        finetuning, cpu_seconds = self.dense_seconds, measuring + used.cpu_seconds
         if cell.contender.before_finetuning:
             below_head = pruner.calibration.dense.model is not project.model
             whole = put_on(project.model, result.model) if below_head else result.model

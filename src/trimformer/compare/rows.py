@@ -91,8 +91,8 @@ class Outcome:
 
     @property
     def measuring_seconds(self) -> float:
-        """Seconds of measuring, which no budget enters; 0 where it was done for an earlier cell."""
-        return self.seconds["measuring"] or 0.0
+        """Seconds of measuring, and of turning or ordering heads before it: no budget enters either."""
+        return (self.seconds["measuring"] or 0.0) + (self.seconds.get("ordering") or 0.0)
 
     @property
     def pruning_seconds(self) -> float:

@@ -129,6 +129,11 @@ class Pruner:
         """Measure what pruning to a budget needs, where that is not done yet."""
         _ = self._asked(sizes, budget).measured
 
+    def measuring_cpu_seconds(self, budget: Budget) -> float:
+        """Tell the CPU seconds that measuring for a budget has taken so far, ordering included; 0 before it is done."""
+        asked = self._asked(None, budget)
+        return asked.measuring.cpu_seconds + (asked.ordering.cpu_seconds if asked.ordering else 0.0)
+
     def _asked(self, sizes: Sizes | None, *budgets: Budget | None) -> Pruner:
         """Give the pruner of the units to be asked for: this one's, or slots of query heads, or dimensions of heads."""
         check_sizes(sizes)
