@@ -265,6 +265,12 @@ def _distilled(task: str) -> Recipe:
     return Recipe(description, _student, source=f"mpnet-{task}", task=task, data=f"glue/{task}", train=train)
 
 
+def _articles(texts: str, epochs: str, **train: str) -> Recipe:
+    description = f"MiniLM-L6 on {texts} of SQuAD 2.0, of which of its 16 articles each is, {epochs} epochs"
+    train = GLUE | {"learning_rate": "1e-4"} | train
+    return Recipe(description, _finetuned, source="minilm", task="classification", data=f"rows/{texts}", train=train)
+
+
 RECIPES: Mapping[str, Recipe] = {
     "mpnet": Recipe("all-mpnet-base-v2, 110 M parameters, from five packages", _mpnet),
     "minilm": Recipe("all-MiniLM-L6-v2, 22 M parameters, from the demo's package", _minilm),
@@ -296,22 +302,8 @@ RECIPES: Mapping[str, Recipe] = {
         data="rows/squad",
         train=GLUE | {"per_device_train_batch_size": "16", "learning_rate": "1e-4", "num_train_epochs": "3"},
     ),
-    "minilm-questions": Recipe(
-        "MiniLM-L6 on questions about SQuAD 2.0's 16 articles, three epochs",
-        _finetuned,
-        source="minilm",
-        task="classification",
-        data="rows/questions",
-        train=GLUE | {"learning_rate": "1e-4"},
-    ),
-    "minilm-paragraphs": Recipe(
-        "MiniLM-L6 on paragraphs of SQuAD 2.0's 16 articles, eight epochs",
-        _finetuned,
-        source="minilm",
-        task="classification",
-        data="rows/paragraphs",
-        train=GLUE | {"learning_rate": "1e-4", "per_device_train_batch_size": "16", "num_train_epochs": "8"},
-    ),
+    "minilm-questions": _articles("questions", "three"),
+    "minilm-paragraphs": _articles("paragraphs", "eight", per_device_train_batch_size="16", num_train_epochs="8"),
     "student-mrpc": _distilled("mrpc"),
     "student-stsb": _distilled("stsb"),
     "student-sst2": _distilled("sst2"),

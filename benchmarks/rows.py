@@ -15,7 +15,9 @@ several classes, SQuAD 2.0's 16 articles (task `classification`); every fifth pa
 - `questions`: the article that a question is about;
 - `paragraphs`: the article that a paragraph is of.
 
-To judge by rows that nothing was chosen on: `held-back`, SST-2 with its test rows as `validation`. For sentence encoders:
+To judge by rows that nothing was chosen on: `held-back`, SST-2 with its test rows as `validation`.
+
+For sentence encoders:
 
 - `docstrings`: first line and body of docstrings, those that `trimformer demo` takes (task `embedding`); the modules of
   `train` and `validation` are not the same, and another version of Python has others.

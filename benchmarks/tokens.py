@@ -3,8 +3,9 @@
     python benchmarks/tokens.py sst2 ../shared/models/minilm-sst2 ../shared/data/glue/sst2 --tokens 5000 20000
 
 Divergence of the predictions (KL in nats, or squared distance of numbers), averaged over up to 1,000 training rows that
-are set aside; no evaluation row is touched. Cost in forward passes of the calibration tokens, by CPU time, measuring
-included. Results are added to `benchmarks/results/tokens.jsonl`, an object a line; what is there is not run again.
+are set aside; nothing is judged by evaluation rows. Cost in forward passes of the calibration tokens, by CPU time;
+measuring is part of that of the first share (`with_measuring`). Results are added to `benchmarks/results/tokens.jsonl`,
+an object a line; what is there is not run again.
 """
 
 from __future__ import annotations
@@ -16,14 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
 import trimformer
 from trimformer import Budget, Project, plugins
-from trimformer.data.batches import make_batches
-from trimformer.data.rows import Batch
+from trimformer.judging.guard import by_the_dense
+from trimformer.judging.metrics import DISTANCES
 from trimformer.model.manifest import versions
-from trimformer.observing.predictions import divergence, predictions
 from trimformer.pruning.pruner import Pruner
 from trimformer.training.stages import spending
 
@@ -46,7 +45,7 @@ def main() -> None:
     options = dict(each.split("=", 1) for each in asked.set)
     known = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     done = [{name: row[name] for name in _about(asked, "", 0, 0.0, {})} for row in known]
-    project, unseen = _project(asked.task, asked.model, asked.data, asked.seed)
+    project = _project(asked.task, asked.model, asked.data, asked.seed)
     for method in asked.methods:
         for tokens in asked.tokens:
             missing = [share for share in asked.flops if _about(asked, method, tokens, share, options) not in done]
@@ -55,7 +54,7 @@ def main() -> None:
             pruner = project.pruner(
                 method=method, calibration_tokens=tokens, seed=asked.seed, options=options, judged=False
             )
-            for share, found in zip(missing, _results(project.model, unseen, pruner, missing), strict=True):
+            for share, found in zip(missing, _results(project, pruner, missing), strict=True):
                 row = _about(asked, method, tokens, share, options) | found
                 with RESULTS.open("a") as file:
                     file.write(json.dumps(row) + "\n")
@@ -69,44 +68,34 @@ def _about(
     return about | {"method": method, "options": options, "calibration_tokens": tokens, "flops": share}
 
 
-def _project(task: str, model: str, data: str, seed: int) -> tuple[Project, list[Batch]]:
-    """Load a model and its rows, some of them set aside: batches of these are what results are compared on."""
+def _project(task: str, model: str, data: str, seed: int) -> Project:
+    """Load a model and its rows, of which some are set aside."""
     chosen = plugins.load("tasks", task)
     dense = trimformer.load_model(model, chosen.auto_class).eval()
     train, validation = (chosen.rows(data, split) for split in ("train", "validation"))
-    project = Project(dense, trimformer.load_tokenizer(model), chosen, train, validation, progress=False).with_guard(
-        seed
-    )
-    unseen = chosen.encode(project.guard_rows, project.tokenizer, None)
-    return project, make_batches(unseen, project.tokenizer, dense.device)
+    project = Project(dense, trimformer.load_tokenizer(model), chosen, train, validation, progress=False)
+    return project.with_guard(seed)
 
 
-def _results(
-    model: PreTrainedModel, unseen: list[Batch], pruner: Pruner, shares: list[float]
-) -> Iterator[dict[str, Any]]:
-    """Prune to every share, and compare with the original."""
-    calibration = pruner.calibration
+def _results(project: Project, pruner: Pruner, shares: list[float]) -> Iterator[dict[str, Any]]:
+    """Prune to every share, and compare with the original on the rows that are set aside."""
+    compared, rows = by_the_dense(project), project.guard_rows
     with torch.inference_mode(), spending() as forward:
-        for batch in calibration.batches:
-            model(**batch)
-    for share in shares:
+        for batch in pruner.calibration.batches:
+            project.model(**batch)
+    for number, share in enumerate(shares):
         with spending() as spent:
             pruned = pruner.prune(Budget(flops=share)).model
-        found = torch.cat([_divergence(model, pruned, batch) for batch in unseen])
+        found = next(value for name, value in compared.evaluate(pruned, rows).items() if name in DISTANCES)
         yield {
-            "tokens": calibration.tokens,
-            "divergence": round(float(found.mean()), 5),
-            "rows": len(found),
+            "tokens": pruner.calibration.tokens,
+            "divergence": round(found.value, 5),
+            "rows": found.sample_size,
             "passes": round(spent.cpu_seconds / forward.cpu_seconds, 2),
+            "with_measuring": number == 0,
             "threads": torch.get_num_threads(),
             "versions": {name: versions()[name] for name in ("trimformer", "torch", "transformers")},
         }
-
-
-@torch.inference_mode()
-def _divergence(dense: PreTrainedModel, pruned: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    of_dense, of_pruned = (predictions(model(**batch), batch, model) for model in (dense, pruned))
-    return divergence(of_dense, of_pruned)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from shutil import copytree
+from time import process_time
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ from conftest import TinyBert
 from trimformer.compare import bench
 from trimformer.compare.plan import read_plan
 from trimformer.errors import NumericalError
+from trimformer.methods.surgeon import Surgeon
 from trimformer.model import checkpoint
+from trimformer.pruning import pruner, turning
 from trimformer.pruning.pruner import Pruner
 
 PLAN = """\
@@ -43,6 +46,8 @@ speedups:
   random: {one: 2.5, two: 10.0}
 """
 CELLS = 2 * 3 * 2
+BUSY = 1.0
+"""Seconds of work beside which pruning a tiny model takes little."""
 
 
 @pytest.fixture
@@ -96,6 +101,30 @@ def pruned(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def lines(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+
+
+def test_what_measuring_and_turning_took_is_part_of_what_every_budget_cost(
+    compare: Compare, plan: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan.write_text(re.sub(r"methods:(\n  .*)+", "methods:\n  surgeon: {options: {epochs: 0}}", PLAN))
+    monkeypatch.setattr(Surgeon, "measure", _slowed(Surgeon.measure))
+    monkeypatch.setattr(pruner, "turn", _slowed(turning.turn))
+    assert compare().code == 0
+    seconds = [line["outcome"]["cost"]["cpu_seconds"] for line in lines(out)]
+    assert len(seconds) == 4, "two tasks, two budgets"
+    assert min(seconds) > 2 * BUSY
+
+
+def _slowed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, after so many seconds of work."""
+
+    def slow(*given: Any) -> Any:
+        start = process_time()
+        while process_time() < start + BUSY:
+            pass
+        return function(*given)
+
+    return slow
 
 
 def test_every_cell_is_run_once_and_shown(compare: Compare, out: Path, pruned: list[float]) -> None:

@@ -28,7 +28,7 @@ FILE = "size"
 """Name of the cost that is told with the file's own sizes, not among the shares."""
 STAGES = {
     "measuring": "measuring, on the calibration rows",
-    "ordering": "ordering heads, or their dimensions",
+    "ordering": "turning or ordering heads",
     "pruning": "choosing, cutting and refitting",
     "judging": "judging the pruned model, and timing both",
 }
