@@ -95,7 +95,6 @@ PAPERS: Mapping[str, Shown] = {
 """The papers' experiments that were run here, by recipe."""
 PAGES: Mapping[str, Mapping[Path, Shown]] = {
     "minilm": {
-        ROOT / "README.md": Shown(short, ("accuracy",)),
         DOCS / "methods.md": Shown(with_speedups, ("accuracy", "time")),
         **{DOCS / "methods" / f"{method}.md": Shown(of_method(method)) for method in ("surgeon", "kprune")},
     },
@@ -112,9 +111,12 @@ PAGES: Mapping[str, Mapping[Path, Shown]] = {
     "embeddings-xquad": {DOCS / "methods" / "surgeon.md": Shown(short)},
     "minilm-95": {DOCS / "methods" / "surgeon.md": Shown(complete)},
     "blocks": {DOCS / "methods" / "surgeon.md": Shown(complete)},
-    "mpnet": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
+    "mpnet": {
+        ROOT / "README.md": Shown(short, ("accuracy",)),
+        DOCS / "methods.md": Shown(with_speedups, ("accuracy",)),
+    },
     "mpnet-mrpc": {DOCS / "methods.md": Shown(with_costs)},
-    "smollm2": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
+    "smollm2": {ROOT / "README.md": Shown(short), DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "decoders": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "decoders-own": {DOCS / "methods.md": Shown(complete, ("accuracy",))},
     **{f"papers/here/{name}": {DOCS / "papers.md": shown} for name, shown in PAPERS.items()},

@@ -20,6 +20,7 @@ import torch
 
 import trimformer
 from trimformer import Budget, Project, plugins
+from trimformer.cli.options import number_or_word
 from trimformer.judging.guard import by_the_dense
 from trimformer.judging.metrics import DISTANCES
 from trimformer.model.manifest import versions
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("model", help="checkpoint folder")
     parser.add_argument("data", help="folder of rows")
     parser.add_argument("--methods", nargs="+", default=["surgeon"])
-    parser.add_argument("--tokens", nargs="+", type=int, default=[5_000, 10_000, 20_000, 50_000, 100_000])
+    parser.add_argument("--tokens", nargs="+", type=number_or_word, default=[5_000, 10_000, 20_000, 50_000, 100_000])
     parser.add_argument("--flops", nargs="+", type=float, default=SHARES, help="shares kept")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="*", default=[], metavar="OPTION=VALUE", help="options of the methods")
@@ -62,7 +63,7 @@ def main() -> None:
 
 
 def _about(
-    asked: argparse.Namespace, method: str, tokens: int, share: float, options: dict[str, str]
+    asked: argparse.Namespace, method: str, tokens: int | str, share: float, options: dict[str, str]
 ) -> dict[str, Any]:
     about = {"task": asked.task, "model": Path(asked.model).name, "seed": asked.seed}
     return about | {"method": method, "options": options, "calibration_tokens": tokens, "flops": share}
@@ -85,10 +86,10 @@ def _results(project: Project, pruner: Pruner, shares: list[float]) -> Iterator[
             project.model(**batch)
     for number, share in enumerate(shares):
         with spending() as spent:
-            pruned = pruner.prune(Budget(flops=share)).model
-        found = next(value for name, value in compared.evaluate(pruned, rows).items() if name in DISTANCES)
+            pruned = pruner.prune(Budget(flops=share))
+        found = next(value for name, value in compared.evaluate(pruned.model, rows).items() if name in DISTANCES)
         yield {
-            "tokens": pruner.calibration.tokens,
+            "tokens": pruned.facts.calibration.tokens,
             "divergence": round(found.value, 5),
             "rows": found.sample_size,
             "passes": round(spent.cpu_seconds / forward.cpu_seconds, 2),

@@ -55,6 +55,10 @@ class Stages:
             self._stage = stage
             self.number += 1
 
+    def more(self, count: int) -> None:
+        """Count further stages, which were not foreseen; within a search all is one."""
+        self.count += 0 if self._searching else count
+
     @contextmanager
     def searching(self) -> Iterator[Callable[[str], None]]:
         """Within the context, all is one stage; the function that it gives says where the search is."""

@@ -19,7 +19,7 @@ K-prune's residual repair (arXiv 2308.03449). Curvature is K-FAC (arXiv 1503.056
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -103,7 +103,9 @@ class Surgeon:
     rate: float = 5e-4
     """Largest step of that training; above 0."""
     negligible: float = 0.04
-    """Divergence from the dense model, in nats or squared distance, up to which nothing is trained; at least 0."""
+    """Divergence from the dense model, in nats, up to which nothing is trained; at least 0: see `mean_divergence`.
+
+    A first look that leaves no more is enough: see `looking`."""
     map_embeddings: bool = True
     """Of a sentence-transformers model: then map its embeddings, by one matrix more, to the dense model's."""
 
@@ -126,6 +128,10 @@ class Surgeon:
     def training_epochs(self) -> int:
         """How often blocks are trained over the rows, at most: not at all without gradients, or without the refit."""
         return self.epochs if self.gradients and self.tune else 0
+
+    def looking(self) -> Surgeon:
+        """Give the same without training: where a first look is enough, there is nothing to train."""
+        return replace(self, epochs=0)
 
     def __post_init__(self) -> None:
         if self.focus and not self.gradients:

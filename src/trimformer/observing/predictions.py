@@ -7,6 +7,7 @@ embeddings predict numbers. Everything that compares a pruned model with its den
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -24,6 +25,8 @@ from trimformer.model.pooling import Pooling
 from trimformer.model.sentence_files import pooling_of
 
 _BINARY = 2
+ERROR = 0.5
+"""Error of a model that predicts numbers, as a share of the spread of its predictions: of one that explains 4/5."""
 PADDED_LOGIT = -1e4
 """Logit of padding: so low that its probability is exactly zero in float32, finite so that differences are too."""
 ONE_LOGIT_EACH = "ForPreTraining"
@@ -131,6 +134,28 @@ def divergence(teacher: Predictions, student: Predictions, temperature: float = 
         log_teacher = F.log_softmax(teacher.values / temperature, dim=-1)
         per_prediction = temperature**2 * (log_teacher.exp() * (log_teacher - log_student)).sum(-1)
     return (per_prediction * student.weights).sum(1)
+
+
+@torch.no_grad()
+def mean_divergence(dense: PreTrainedModel, student: PreTrainedModel, batches: Sequence[Batch]) -> float:
+    """Compute the mean divergence of a student's predictions over some rows, on one scale for every head: in nats.
+
+    Of numbers, the dense model's error is taken to be half of the spread of what it predicts there: the divergence is
+    that of Gaussians of this width, and is the same whatever unit the numbers have. One row alone has no spread: it is
+    taken to be 1, which embeddings have where they point everywhere.
+    """
+    apart, known = list[Tensor](), list[Tensor]()
+    for batch in batches:
+        teacher, other = (predictions(model(**batch), batch, model) for model in (dense, student))
+        apart.append(divergence(teacher, other).double())
+        if teacher.family == "gaussian":
+            known.append(teacher.values.flatten(0, 1).double())
+    mean = float(torch.cat(apart).mean())
+    if not known or not mean:
+        return mean
+    values = torch.cat(known)
+    spread = float(values.var(0, unbiased=False).sum()) if len(values) > 1 else 1.0
+    return mean / (2 * ERROR**2 * spread) if spread else math.inf
 
 
 def agreement(teacher: Predictions, student: Predictions) -> Tensor:

@@ -94,6 +94,18 @@ class TrainsBlocks(Protocol):
 
 
 @runtime_checkable
+class LooksFirst(Protocol):
+    """A method to which a part of the calibration rows tells whether more of them pay: see `first_look`."""
+
+    @property
+    def negligible(self) -> float:
+        """Divergence from the dense model, in nats, up to which no more pay; 0: they always do."""
+
+    def looking(self) -> Method:
+        """Give the method without what pays only where more than that is lost."""
+
+
+@runtime_checkable
 class NarrowsHeads(Protocol):
     """A method that may remove dimensions of heads, and of heads that stay as many each: see `choose/narrowing`."""
 

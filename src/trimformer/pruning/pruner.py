@@ -39,6 +39,7 @@ from trimformer.pruning.facts import (
     units_by_block,
 )
 from trimformer.pruning.fingerprint import work_key
+from trimformer.pruning.first_look import FirstLook, first_look
 from trimformer.pruning.journal import Journal
 from trimformer.pruning.measured_budget import pruned_as_measured
 from trimformer.pruning.measuring import measure
@@ -111,6 +112,7 @@ class Pruner:
         self._architecture = dense.architecture
         self._ordering: Callable[[], dict[str, Tensor]] | None = None
         self._places: dict[str, Tensor] = {}
+        self._looks_first = calibration_tokens == AUTO
         for warning in self.warnings:
             caution(warning)
 
@@ -126,8 +128,11 @@ class Pruner:
         return found.measured
 
     def measure(self, budget: Budget, sizes: Sizes | None = None) -> None:
-        """Measure what pruning to a budget needs, where that is not done yet."""
-        _ = self._asked(sizes, budget).measured
+        """Measure what pruning to a budget needs first, where that is not done yet."""
+        if self._look is not None:
+            self._looking.measure(budget, sizes)
+        else:
+            _ = self._asked(sizes, budget).measured
 
     def measuring_cpu_seconds(self, budget: Budget) -> float:
         """Tell the CPU seconds that measuring for a budget has taken so far, ordering included; 0 before it is done."""
@@ -167,20 +172,50 @@ class Pruner:
 
     def _on(self, structure: Structure, ordering: Callable[[], dict[str, Tensor]] | None = None) -> Pruner:
         """Make the same pruner of the model as another structure has it; nothing is ordered or measured yet."""
+        return self._with(calibration=self.calibration.on(structure), _prices={}, _ordering=ordering)
+
+    def _with(self, **changed: Any) -> Pruner:
+        """Make the same pruner with other attributes, which has found out nothing yet, and takes no first look."""
         found = copy.copy(self)
-        vars(found).pop("measured", None)
-        vars(found).update(calibration=self.calibration.on(structure), _prices={}, _ordering=ordering)
+        for name in [name for name, kind in vars(Pruner).items() if isinstance(kind, cached_property)]:
+            vars(found).pop(name, None)
+        vars(found).update(changed, _look=None)
         return found
+
+    @cached_property
+    def _look(self) -> FirstLook | None:
+        """A first look, where the number of tokens was left open and one pays; None once it was not enough."""
+        return first_look(self.calibration, self.method) if self._looks_first else None
+
+    @cached_property
+    def _looking(self) -> Pruner:
+        """The same on the rows of the first look."""
+        look = self._look
+        return self._with(calibration=look.calibration, method=look.method) if look else self
 
     @leaves_unchanged
     def prune(self, budget: Budget | None = None, sizes: Sizes | None = None) -> PruningResult:
         """Make a pruned copy of the model within a budget, with sizes asked for by name, or both.
 
-        A cost that is measured is measured on the result as well, which is pruned again where it is off.
+        A cost that is measured is measured on the result as well, which is pruned again where it is off. Where the
+        number of tokens was left open, a part of them is tried first, until it is not enough for some budget.
 
         Raises:
             TrimformerError: as `prune`.
         """
+        if self._look is None:
+            return self._on_all(budget, sizes)
+        found, looking = self._look.tried(lambda: self._looking.prune(budget, sizes), self.calibration, self.stages)
+        if found is not None:
+            return replace(found, facts=replace(found.facts, options=asdict(self.method)))  # type: ignore[call-overload]
+        self._look = None
+        del self._looking  # and its memory
+        self.stages.more(STAGES)
+        result = self._on_all(budget, sizes)
+        return replace(result, facts=result.facts.with_stage("looking", looking))
+
+    def _on_all(self, budget: Budget | None, sizes: Sizes | None) -> PruningResult:
+        """Prune by all calibration rows."""
         if (asked := self._asked(sizes, budget)) is not self:
             return asked.prune(budget, sizes)
         target = self.target(budget, sizes)

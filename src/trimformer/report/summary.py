@@ -27,6 +27,7 @@ COSTS = {
 FILE = "size"
 """Name of the cost that is told with the file's own sizes, not among the shares."""
 STAGES = {
+    "looking": "a first look at fewer tokens",
     "measuring": "measuring, on the calibration rows",
     "ordering": "turning or ordering heads",
     "pruning": "choosing, cutting and refitting",

@@ -130,7 +130,7 @@ def _making_seconds(facts: Manifest) -> float:
     seconds = facts.model.seconds if isinstance(facts.model, PruningFacts) else {}
     if facts.recipe is not None:
         return sum(facts.recipe.seconds.values())
-    return sum(seconds.get(stage, 0.0) for stage in ("ordering", "measuring", "pruning"))
+    return sum(seconds.get(stage, 0.0) for stage in ("looking", "ordering", "measuring", "pruning"))
 
 
 def sweep_table(results: Sequence[Manifest]) -> Table:

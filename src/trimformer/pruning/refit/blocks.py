@@ -30,7 +30,7 @@ from trimformer.data.rows import Batch
 from trimformer.data.varying import can_vary, varied
 from trimformer.model.structure import Structure
 from trimformer.observing.boundary import Boundary
-from trimformer.observing.predictions import divergence, predictions
+from trimformer.observing.predictions import mean_divergence
 from trimformer.observing.watching import frozen
 from trimformer.pruning.contract import Job
 from trimformer.pruning.journal import Stage
@@ -99,15 +99,14 @@ class _Text:
     epochs: list[list[int]]
     """Numbers of those that train, by epoch."""
 
-    @torch.no_grad()
     def divergence(self, job: Job) -> float:
         """Compute the mean divergence of the models' predictions for what is held out, varied where that can be.
 
         The refit has seen the rows, and would be judged too well by them as they are.
         """
         held = [self.batches[index] for index in self.held]
-        found = torch.cat([_divergence(job, batch) for batch in (varied(held, job.seed) if can_vary(held) else held)])
-        return processes.agreed_number(float(found.mean()))
+        text = varied(held, job.seed) if can_vary(held) else held
+        return processes.agreed_number(mean_divergence(job.dense.model, job.student.model, text))
 
     def times(self, passes: int) -> tuple[list[int], list[list[int]]]:
         """Give the same numbers where blocks run several times: a batch counts in every pass, and holds out in all."""
@@ -136,11 +135,6 @@ def _text(batches: list[Batch], epochs: int, seed: int) -> _Text | None:
         for epoch in range(epochs)
     ]
     return _Text([*held, *(batch for version in versions for batch in version)], list(range(len(held))), order)
-
-
-def _divergence(job: Job, batch: Batch) -> Tensor:
-    dense, student = (predictions(each(**batch), batch, each) for each in (job.dense.model, job.student.model))
-    return divergence(dense, student)
 
 
 def _blocks(job: Job, chain: int) -> range:
