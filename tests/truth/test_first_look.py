@@ -80,6 +80,14 @@ def test_a_look_is_a_part_of_the_rows_of_all_lengths_and_is_judged_by_others(
     assert look.method == Surgeon(epochs=0)
 
 
+def test_batches_that_take_turns_in_size_are_drawn_alike(model: PreTrainedModel) -> None:
+    """Every batch here is divided into a full part and a rest: with a step of two, all parts would be of one kind."""
+    rows = [inputs(model, (11, 11, 11), seed=seed) for seed in range(3 * TOKENS // 33, 6 * TOKENS // 33)]
+    look = look_at(model, rows * 2)
+    assert look is not None
+    assert {len(batch["input_ids"]) for batch in look.calibration.batches} == {1, 2}
+
+
 def test_where_it_is_enough_the_result_is_that_of_its_rows_alone(model: PreTrainedModel, rows: list[Batch]) -> None:
     look = look_at(model, rows)
     assert look is not None

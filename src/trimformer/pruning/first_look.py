@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from trimformer import processes
@@ -82,8 +83,14 @@ def first_look(calibration: Calibration, method: Method) -> FirstLook | None:
     if calibration.tokens < WORTHWHILE * TOKENS:
         return None
     batches = split_batches(calibration.batches, TOKENS_A_PART)
-    one_in = round(calibration.tokens / TOKENS)
-    taken = range(one_in // 2, len(batches), one_in)
+    taken = _one_in(round(calibration.tokens / TOKENS), len(batches), calibration.seed)
     others = [batch for number, batch in enumerate(batches) if number not in taken]
+    judged = _one_in(JUDGED, len(others), calibration.seed + 1)
     part = replace(calibration, batches=[batches[number] for number in taken])
-    return FirstLook(part, method.looking(), others[::JUDGED], method.negligible) if part.batches else None
+    return FirstLook(part, method.looking(), [others[number] for number in judged], method.negligible)
+
+
+def _one_in(size: int, count: int, seed: int) -> list[int]:
+    """Draw one of every so many numbers below a count: of all lengths, since batches are in their order."""
+    draw = np.random.default_rng(seed)
+    return [start + int(draw.integers(min(size, count - start))) for start in range(0, count, size)]
