@@ -14,7 +14,7 @@ from conftest import WORDS, TinyBert
 from tiny_models import inputs, tiny_model
 from trimformer import Budget, Project, Pruner, plugins
 from trimformer.data.batches import padded_tokens
-from trimformer.data.rows import Batch
+from trimformer.data.rows import Batch, Features
 from trimformer.judging.guard import smallest_within
 from trimformer.methods.surgeon import Surgeon
 from trimformer.model.structure import read_structure
@@ -47,17 +47,21 @@ def model() -> PreTrainedModel:
 
 
 @pytest.fixture
-def rows(model: PreTrainedModel) -> list[Batch]:
-    return [inputs(model, (12, 7, 9, 12), seed=seed) for seed in range(10)]
+def rows(model: PreTrainedModel) -> list[Features]:
+    return [{"input_ids": row} for seed in range(10) for row in in_rows([inputs(model, (12, 7, 9, 12), seed=seed)])]
 
 
-def look_at(model: PreTrainedModel, rows: list[Batch], **options: object) -> FirstLook | None:
-    calibration = Calibration(read_structure(model), rows, 0, lambda items, _: items)
+def look_at(model: PreTrainedModel, rows: list[Features], **options: object) -> FirstLook | None:
+    calibration = Pruner(model, rows).calibration  # in the order in which rows are drawn
     return first_look(calibration, make_method("surgeon", options))
 
 
-def in_parts(batches: list[Batch]) -> list[list[int]]:
-    return [row[row != 0].tolist() for batch in batches for row in batch["input_ids"]]
+def in_rows(batches: list[Batch]) -> list[list[int]]:
+    return [
+        row[mask.bool()].tolist()
+        for batch in batches
+        for row, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
 
 
 def same_weights(one: PruningResult, other: PruningResult) -> bool:
@@ -66,14 +70,14 @@ def same_weights(one: PruningResult, other: PruningResult) -> bool:
 
 
 def test_a_look_is_a_part_of_the_rows_of_all_lengths_and_is_judged_by_others(
-    model: PreTrainedModel, rows: list[Batch]
+    model: PreTrainedModel, rows: list[Features]
 ) -> None:
     look = look_at(model, rows)
     assert look is not None
     assert TOKENS / 2 < look.calibration.tokens < 2 * TOKENS
     assert all(padded_tokens(batch) <= 24 for batch in look.calibration.batches)
-    every, taken, unseen = map(in_parts, (rows, look.calibration.batches, look.unseen))
-    assert len(every) == 40
+    every = [row["input_ids"] for row in rows]
+    taken, unseen = map(in_rows, (look.calibration.batches, look.unseen))
     assert all(row in every for row in taken + unseen)
     assert not [row for row in unseen if row in taken]
     assert {len(row) for row in taken} == {len(row) for row in every}
@@ -82,13 +86,14 @@ def test_a_look_is_a_part_of_the_rows_of_all_lengths_and_is_judged_by_others(
 
 def test_batches_that_take_turns_in_size_are_drawn_alike(model: PreTrainedModel) -> None:
     """Every batch here is divided into a full part and a rest: with a step of two, all parts would be of one kind."""
-    rows = [inputs(model, (11, 11, 11), seed=seed) for seed in range(3 * TOKENS // 33, 6 * TOKENS // 33)]
-    look = look_at(model, rows * 2)
+    rows = [inputs(model, (11, 11, 11), seed=seed) for seed in range(20)]
+    calibration = Calibration(read_structure(model), rows, 0, lambda items, _: items)
+    look = first_look(calibration, make_method("surgeon", {}))
     assert look is not None
     assert {len(batch["input_ids"]) for batch in look.calibration.batches} == {1, 2}
 
 
-def test_where_it_is_enough_the_result_is_that_of_its_rows_alone(model: PreTrainedModel, rows: list[Batch]) -> None:
+def test_where_it_is_enough_the_result_is_that_of_its_rows_alone(model: PreTrainedModel, rows: list[Features]) -> None:
     look = look_at(model, rows)
     assert look is not None
     found = Pruner(model, rows, options=ANY).prune(SEVERE)
@@ -99,9 +104,10 @@ def test_where_it_is_enough_the_result_is_that_of_its_rows_alone(model: PreTrain
     assert set(found.facts.seconds) == set(alone.facts.seconds)
 
 
-def test_where_it_is_not_the_result_is_that_of_all_rows(model: PreTrainedModel, rows: list[Batch]) -> None:
+def test_where_it_is_not_the_result_is_that_of_all_rows(model: PreTrainedModel, rows: list[Features]) -> None:
     found = Pruner(model, rows, options=NONE).prune(SEVERE)
-    plain = Pruner(model, rows, options=NONE, calibration_tokens=None).prune(SEVERE)
+    drawn = Pruner(model, rows).calibration.batches
+    plain = Pruner(model, drawn, options=NONE).prune(SEVERE)
     assert same_weights(found, plain)
     assert found.facts.calibration == plain.facts.calibration
     assert set(found.facts.seconds) == {"looking", *plain.facts.seconds}
@@ -109,7 +115,7 @@ def test_where_it_is_not_the_result_is_that_of_all_rows(model: PreTrainedModel, 
 
 
 def test_the_divergence_that_decides_is_the_mean_by_definition_on_unseen_rows(
-    model: PreTrainedModel, rows: list[Batch]
+    model: PreTrainedModel, rows: list[Features]
 ) -> None:
     look = look_at(model, rows)
     assert look is not None
@@ -128,9 +134,16 @@ def test_the_divergence_that_decides_is_the_mean_by_definition_on_unseen_rows(
     assert too_few.facts.calibration.sequences == 40
 
 
-def test_a_look_that_was_enough_serves_the_next_size_and_one_that_was_not_no_other(
-    model: PreTrainedModel, rows: list[Batch], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("options", "sequences", "stages"), [(ANY, 0, 4), (NONE, 40, 6)])
+def test_every_size_has_its_own_look_and_rows_are_measured_once(
+    options: dict[str, object],
+    sequences: int,
+    stages: int,
+    model: PreTrainedModel,
+    rows: list[Features],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """So a size is the same in whatever order it is asked for."""
     measured: list[int] = []
     plain = Surgeon.measure
 
@@ -139,14 +152,31 @@ def test_a_look_that_was_enough_serves_the_next_size_and_one_that_was_not_no_oth
         return plain(self, calibration)
 
     monkeypatch.setattr(Surgeon, "measure", counted)
+    both = []
+    for order in ((MILD, SEVERE), (SEVERE, MILD)):
+        shown = Stages(lambda items, _: items, 4)
+        pruner = Pruner(model, rows, options=options, progress=shown)
+        found = {}
+        for budget in order:
+            found[budget] = pruner.prune(budget)
+            shown.enter("judging")
+        assert (shown.number, shown.count) == (stages + 1, stages)  # the last judging is not the pruner's
+        both.append(found)
+    assert all(same_weights(both[0][budget], both[1][budget]) for budget in (MILD, SEVERE))
+    assert all(("looking" in each.facts.seconds) == bool(sequences) for each in both[0].values())
+    if sequences:
+        assert [number for number in measured if number != sequences] == [measured[0]] * 2
+        assert measured.count(sequences) == 2
+    else:
+        assert measured == [both[0][MILD].facts.calibration.sequences] * 2
+
+
+def test_what_was_planned_is_what_is_pruned(model: PreTrainedModel, rows: list[Features]) -> None:
     pruner = Pruner(model, rows, options=ANY)
-    few = [pruner.prune(budget).facts.calibration.sequences for budget in (MILD, SEVERE)]
-    assert few[0] == few[1] < 40
-    assert measured == few[:1]
-    measured.clear()
-    pruner = Pruner(model, rows, options=NONE)
-    assert [pruner.prune(budget).facts.calibration.sequences for budget in (MILD, SEVERE)] == [40, 40]
-    assert measured == [few[0], 40]
+    plan = pruner.plan([SEVERE])
+    found = pruner.prune(SEVERE)
+    assert found.facts.calibration.sequences == 40
+    assert same_weights(found, pruner.prune(sizes=plan[0].sizes))
 
 
 @pytest.mark.parametrize(
@@ -154,20 +184,32 @@ def test_a_look_that_was_enough_serves_the_next_size_and_one_that_was_not_no_oth
     [(None, ANY, "surgeon"), (390, ANY, "surgeon"), ("auto", {"negligible": 0.0}, "surgeon"), ("auto", {}, "kprune")],
 )
 def test_there_is_none_where_a_number_was_asked_for_or_it_could_never_be_enough(
-    tokens: int | str | None, options: dict[str, object], method: str, model: PreTrainedModel, rows: list[Batch]
+    tokens: int | str | None, options: dict[str, object], method: str, model: PreTrainedModel, rows: list[Features]
 ) -> None:
     found = Pruner(model, rows, method=method, calibration_tokens=tokens, options=options).prune(MILD)
     assert "looking" not in found.facts.seconds
     assert found.facts.calibration.sequences >= 390 // 12
 
 
-def test_there_is_none_of_few_tokens(model: PreTrainedModel, rows: list[Batch]) -> None:
-    few = rows[: looks.WORTHWHILE * TOKENS // 40 - 1]  # of 40 tokens each
+def test_there_is_none_of_few_tokens(model: PreTrainedModel, rows: list[Features]) -> None:
+    few = rows[: 4 * (looks.WORTHWHILE * TOKENS // 40 - 1)]  # four have 40 tokens
     assert look_at(model, few) is None
-    assert look_at(model, rows[: len(few) + 1]) is not None
+    assert look_at(model, rows[: len(few) + 4]) is not None
 
 
-def test_it_says_what_it_does_and_counts_the_stages_that_follow(model: PreTrainedModel, rows: list[Batch]) -> None:
+def test_there_is_none_where_no_batch_would_be_left_to_judge_by(
+    model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(looks, "TOKENS", 2)
+    assert look_at(model, [{"input_ids": [2, *range(5, 25), 3]}]) is None
+
+
+def test_batches_as_they_were_given_are_all_taken(model: PreTrainedModel, rows: list[Features]) -> None:
+    batches = Pruner(model, rows, calibration_tokens=None).calibration.batches
+    assert Pruner(model, batches, options=ANY).prune(MILD).facts.calibration.sequences == 40
+
+
+def test_it_says_what_it_does_and_counts_the_stages_that_follow(model: PreTrainedModel, rows: list[Features]) -> None:
     said: list[str] = []
     for options in (ANY, NONE):
         bars: list[str] = []
@@ -196,7 +238,7 @@ def test_a_search_for_the_smallest_takes_looks(tiny_bert: TinyBert, tokenizer: P
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(
-    model: PreTrainedModel, rows: list[Batch], tmp_path: Path
+    model: PreTrainedModel, rows: list[Features], tmp_path: Path
 ) -> None:
     for number, options in enumerate((ANY, NONE)):
         whole = Pruner(model, rows, options=options).prune(SEVERE)

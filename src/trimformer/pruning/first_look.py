@@ -87,7 +87,8 @@ def first_look(calibration: Calibration, method: Method) -> FirstLook | None:
     others = [batch for number, batch in enumerate(batches) if number not in taken]
     judged = _one_in(JUDGED, len(others), calibration.seed + 1)
     part = replace(calibration, batches=[batches[number] for number in taken])
-    return FirstLook(part, method.looking(), [others[number] for number in judged], method.negligible)
+    unseen = [others[number] for number in judged]
+    return FirstLook(part, method.looking(), unseen, method.negligible) if unseen else None
 
 
 def _one_in(size: int, count: int, seed: int) -> list[int]:

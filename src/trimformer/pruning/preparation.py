@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from transformers import PreTrainedTokenizerBase
 
 from trimformer.data.batches import Padding, only, split_batches, tokens_at_once
 from trimformer.data.given import Data, calibration_batches
-from trimformer.data.rows import LABELS, Batch
+from trimformer.data.rows import LABELS, Batch, Features
 from trimformer.data.tables import Column
 from trimformer.model.limits import own_inputs
 from trimformer.model.structure import Structure
@@ -40,15 +39,23 @@ class Source:
 
 def calibration_on(
     dense: Structure, source: Source, method: Method, progress: Stages, warn: Callable[[str], None]
-) -> Calibration:
+) -> tuple[Calibration, bool]:
     """Make the calibration of a model for a method; `warn` is told of what is wrong with the data.
+
+    Returns:
+        The calibration, and whether its number of tokens was chosen here: none was asked for, and no batches given.
 
     Raises:
         DataError: no rows, rows that are not understood, or too few of them.
         LabelError: the method needs labels, and a row has none.
     """
     model, labels, tokens = dense.model, method.needs_labels, source.calibration_tokens
-    timing = Timing(dense, source.tokenizer, method, source.minutes, progress.say)
+    timing, chosen = Timing(dense, source.tokenizer, method, source.minutes, progress.say), list[bool]()
+
+    def choose(rows: Sequence[Features]) -> int | None:
+        chosen.append(isinstance(tokens, str))
+        return timing.chosen(tokens, rows)
+
     given = calibration_batches(
         source.data,
         source.tokenizer,
@@ -58,7 +65,7 @@ def calibration_on(
         labels=labels,
         column=source.column,
         padding=Padding.of(model.config),
-        choose=partial(timing.chosen, tokens),
+        choose=choose,
         warn=warn,
     )
     batches = split_batches(given, min(tokens_at_once(model), pass_tokens(dense)))
@@ -67,7 +74,7 @@ def calibration_on(
     )
     for warning in shorter(calibration.mean_length, source.sequence_length, "`sequence_length` is"):
         warn(warning)
-    return calibration
+    return calibration, any(chosen)
 
 
 SHORT = 0.5

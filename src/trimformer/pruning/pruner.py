@@ -101,7 +101,7 @@ class Pruner:
         source = Source(data, tokenizer, calibration_tokens, minutes, sequence_length, seed, column)
         with unchanged(model):
             with asked_by(method):
-                self.calibration = calibration_on(dense, source, self.method, self.stages, left_out.append)
+                self.calibration, chosen = calibration_on(dense, source, self.method, self.stages, left_out.append)
             self.warnings = left_out + preflight.check(self.calibration, method, self.method)
         self.workload = workload_of(model, sequence_length, batch_size, self.calibration.mean_length)
         self.cache, self.journal = cache or (journal.measured if journal else None), journal
@@ -112,7 +112,7 @@ class Pruner:
         self._architecture = dense.architecture
         self._ordering: Callable[[], dict[str, Tensor]] | None = None
         self._places: dict[str, Tensor] = {}
-        self._looks_first = calibration_tokens == AUTO
+        self._looks_first = chosen
         for warning in self.warnings:
             caution(warning)
 
@@ -184,7 +184,7 @@ class Pruner:
 
     @cached_property
     def _look(self) -> FirstLook | None:
-        """A first look, where the number of tokens was left open and one pays; None once it was not enough."""
+        """A first look, where the number of tokens was left open and one pays; None once all rows are measured."""
         return first_look(self.calibration, self.method) if self._looks_first else None
 
     @cached_property
@@ -198,7 +198,7 @@ class Pruner:
         """Make a pruned copy of the model within a budget, with sizes asked for by name, or both.
 
         A cost that is measured is measured on the result as well, which is pruned again where it is off. Where the
-        number of tokens was left open, a part of them is tried first, until it is not enough for some budget.
+        number of tokens was left open, a part of them is tried first, for every size.
 
         Raises:
             TrimformerError: as `prune`.
@@ -208,9 +208,8 @@ class Pruner:
         found, looking = self._look.tried(lambda: self._looking.prune(budget, sizes), self.calibration, self.stages)
         if found is not None:
             return replace(found, facts=replace(found.facts, options=asdict(self.method)))  # type: ignore[call-overload]
-        self._look = None
-        del self._looking  # and its memory
-        self.stages.more(STAGES)
+        if "measured" not in vars(self._asked(sizes, budget)):
+            self.stages.more(STAGES)
         result = self._on_all(budget, sizes)
         return replace(result, facts=result.facts.with_stage("looking", looking))
 
@@ -254,6 +253,7 @@ class Pruner:
         Raises:
             TrimformerError: as `prune`, or the method cannot foretell; before anything is measured.
         """
+        self._look = None  # the sizes that are planned are those that pruning gives
         named = budgets if isinstance(budgets, Sequence) and budgets else [Budget(flops=1.0)]
         return make_plan(self._asked(sizes, *named), budgets, sizes)
 
