@@ -116,6 +116,8 @@ PAGES: Mapping[str, Mapping[Path, Shown]] = {
         DOCS / "methods.md": Shown(with_speedups, ("accuracy",)),
     },
     "mpnet-mrpc": {DOCS / "methods.md": Shown(with_costs)},
+    "minilm-squad": {DOCS / "methods.md": Shown(with_costs)},
+    "minilm-squad-100k": {DOCS / "methods.md": Shown(short)},
     "smollm2": {ROOT / "README.md": Shown(short), DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "decoders": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "decoders-own": {DOCS / "methods.md": Shown(complete, ("accuracy",))},
