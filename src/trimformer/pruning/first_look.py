@@ -37,7 +37,7 @@ JUDGED = 8
 
 @dataclass(frozen=True)
 class FirstLook:
-    """What a first look prunes by, and what it is judged by."""
+    """Holds what a first look prunes by, and what it is judged by."""
 
     calibration: Calibration
     """A part of all calibration rows, of all lengths."""
