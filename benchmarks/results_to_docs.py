@@ -116,6 +116,8 @@ PAGES: Mapping[str, Mapping[Path, Shown]] = {
         DOCS / "methods.md": Shown(with_speedups, ("accuracy",)),
     },
     "mpnet-mrpc": {DOCS / "methods.md": Shown(with_costs)},
+    "mpnet-squad": {DOCS / "methods.md": Shown(with_costs)},
+    "mask-tuning": {DOCS / "methods" / "mask_tuning.md": Shown(short)},
     "minilm-squad": {DOCS / "methods.md": Shown(with_costs)},
     "minilm-squad-100k": {DOCS / "methods.md": Shown(short)},
     "smollm2": {ROOT / "README.md": Shown(short), DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},

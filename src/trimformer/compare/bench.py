@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from trimformer import plugins
 from trimformer.compare.plan import Cell, Contender, Source, Subject
-from trimformer.compare.rows import Outcome, PackedMask, Row, WholeCost
+from trimformer.compare.rows import Machine, Outcome, PackedMask, Row, WholeCost
 from trimformer.compare.sources import CHARACTERS, data_digest, model_digest, some_rows
 from trimformer.data.batches import device_of_batch, make_batches
 from trimformer.data.columns import naming_columns
@@ -315,6 +315,7 @@ def _outcome(
         threads=torch.get_num_threads(),
         forward_seconds=forward_seconds,
         cost=cost,
+        machine=Machine.now(result.model.device),
     )
 
 

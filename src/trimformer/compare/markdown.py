@@ -109,6 +109,7 @@ def notes(plan: Plan, rows: Sequence[Row]) -> str:
         f"Sizes are those that were asked for; models reached {_reached(known)} of them.",
         f"Calibration tokens: {_range(row.facts.calibration.tokens for row in known)}.",
         f"On {_listed(_machine(row) for row in known)}; {_listed(_versions(row) for row in known)}.",
+        *_load(known),
     ]
     for published in plan.published:
         dense = ", ".join(
@@ -158,7 +159,14 @@ def _range(values: Iterable[int]) -> str:
 
 
 def _machine(row: Row) -> str:
-    return f"{row.facts.latency[DENSE].device} with {row.facts.threads} threads"
+    device, machine = row.facts.latency[DENSE].device, row.facts.machine
+    return f"{device}{f' ({machine.hardware})' if machine else ''} with {row.facts.threads} threads"
+
+
+def _load(rows: Sequence[Row]) -> list[str]:
+    """Say what else ran on the machine, where rows tell it."""
+    found = sorted(row.facts.machine.load for row in rows if row.facts.machine)
+    return [f"Load, of processes that ran or waited: {found[0]:.1f} to {found[-1]:.1f}."] if found else []
 
 
 def _versions(row: Row) -> str:

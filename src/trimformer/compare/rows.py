@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
+import torch
 from torch import Tensor
 
 from trimformer.errors import DataError
@@ -23,7 +25,7 @@ from trimformer.judging.manifest import DENSE, PRUNED, speedup
 from trimformer.judging.metrics import DISTANCES, Metric, Metrics, degradation
 from trimformer.model.folders import write_text
 from trimformer.model.manifest import checked, plain, read
-from trimformer.observing.latency import Latency
+from trimformer.observing.latency import Latency, device_name
 from trimformer.pruning.facts import BudgetFacts, CalibrationFacts, ParameterFacts
 
 CHECKSUM = "checksum"
@@ -64,6 +66,21 @@ class WholeCost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where an outcome comes from, and what else ran there."""
+
+    hardware: str
+    """The GPU, or the CPU's cores and instructions."""
+    load: float
+    """Processes that ran or waited for a core, this one among them, on average over the last minute."""
+
+    @classmethod
+    def now(cls, device: torch.device) -> Machine:
+        """Look at the machine that a device belongs to."""
+        return cls(hardware=device_name(device), load=psutil.getloadavg()[0])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """The outcome of a cell: facts as a manifest has them, and what only a comparison asks for."""
 
@@ -88,6 +105,8 @@ class Outcome:
     """All that it cost; None in rows of an earlier version."""
     single: Mapping[str, Latency] | None = None
     """Measured time of single rows by model, of models that decide row by row."""
+    machine: Machine | None = None
+    """The machine when the outcome was there; None in rows of an earlier version."""
 
     @property
     def measuring_seconds(self) -> float:
