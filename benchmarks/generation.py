@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 import trimformer
+from trimformer.observing.resources import Machine
 
 PROMPT = 32
 
@@ -43,12 +45,13 @@ def main() -> None:
         for name, each in times.items():
             low, middle, high = np.quantile([rows * asked.tokens / seconds for seconds in each], [0.25, 0.5, 0.75])
             facts = {"model": name, "rows": rows, "tokens": asked.tokens, "threads": torch.get_num_threads()}
+            facts |= {"machine": asdict(Machine.now(models[name].device))}
             rates = {"tokens_a_second": round(middle, 1), "quartiles": [round(low, 1), round(high, 1)]}
             print(json.dumps({**facts, **rates, "speedup": round(dense / float(np.median(each)), 3)}), flush=True)
 
 
 @torch.inference_mode()
-def generate(model: PreTrainedModel, prompt: torch.Tensor, tokens: int) -> float:
+def generate(model: Any, prompt: torch.Tensor, tokens: int) -> float:
     """Generate so many tokens after each prompt; gives the seconds that it took."""
     start = perf_counter()
     found = model.generate(

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -26,7 +26,7 @@ from trimformer import Budget, Pruner, save
 from trimformer.cli.console import error_console, progress_bars
 from trimformer.model.manifest import versions
 from trimformer.model.structure import parameter_count
-from trimformer.observing.latency import device_name
+from trimformer.observing.resources import Machine
 from trimformer.pruning.memory import footprint
 
 RESULTS = Path(__file__).parent / "results" / "large.json"
@@ -86,8 +86,7 @@ def _pruned(arguments: argparse.Namespace) -> dict[str, Any]:
         "peak_gb": peaks | {"saving": _peak_gb()},
         "estimate_gb": (parameter_count(model) * model.dtype.itemsize + estimate.needed) / 1e9,
         "threads": torch.get_num_threads(),
-        "device": device_name(model.device),
-        "load": os.getloadavg(),
+        "machine": asdict(Machine.now(model.device)),
         "versions": versions(),
     }
 
@@ -104,7 +103,8 @@ def _model(layers: int, dtype: torch.dtype) -> PreTrainedModel:
     )
     torch.manual_seed(0)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def _rows(tokens: int) -> list[dict[str, list[int]]]:

@@ -24,16 +24,17 @@ from typing import Any
 
 import torch
 import transformers
+from checkpoints import FOLDER
 
 from trimformer import Budget, Project, load_tokenizer, plugins
 from trimformer.data.demo import demo_model
+from trimformer.observing.resources import Machine
 from trimformer.training.finetune import FineTuning, finetune, judge
 from trimformer.training.heads import load_to_train
 from trimformer.training.p_pruning import prune_pretrained
 from trimformer.training.step_time import step_times
 
 ROOT = Path(__file__).parents[1]
-CHECKPOINTS = Path("~/.cache/trimformer-benchmarks").expanduser()
 GLUE = ROOT.parent / "shared" / "data" / "glue"
 RESULTS = ROOT / "benchmarks" / "results" / "p_pruning.jsonl"
 TABLE = RESULTS.with_suffix(".md")
@@ -81,7 +82,6 @@ SETTINGS = {
     ),
 }
 """STS-B is trained as what the model was pre-trained for: as a regression on both sentences together, no pruned model
-
 got beyond the mean score in so few steps."""
 METHODS: dict[str, tuple[str, dict[str, str]]] = {
     "random": ("random", {}),
@@ -108,20 +108,29 @@ def main() -> None:
         sys.exit(f"{GLUE} is missing: this benchmark needs its data")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    for model in {SETTINGS[task].model for task in chosen.tasks} - {"minilm"}:
+        if not (FOLDER / model).is_dir() and not chosen.table:
+            sys.exit(f"{FOLDER / model} is missing: python benchmarks/checkpoints.py {model}")
     for seed in [] if chosen.table else chosen.seeds:
         for task in chosen.tasks:
             for method in chosen.methods:
-                wanted = {"data": task, "method": method, "seed": seed, "speed": chosen.speed}
-                _fill({"max_length": MAX_LENGTH} | asdict(SETTINGS[task]) | wanted)
-    table = format_table(list(_stored()))
+                _fill(_decisive(task) | {"method": method, "seed": seed, "speed": chosen.speed})
+    table = format_table([run for run in _stored() if _decisive(run["data"]).items() <= run.items()])
     TABLE.write_text(table)
     before, _, rest = DOCS.read_text().partition(BEGIN)
     DOCS.write_text(f"{before}{BEGIN}\n{table}{END}{rest.partition(END)[2]}")
     print(table)
 
 
+def _decisive(task: str) -> dict[str, Any]:
+    """What a run is known by, beside its method and seed: all of its setting but the title."""
+    setting = asdict(SETTINGS[task])
+    del setting["title"]
+    return setting | {"data": task, "max_length": MAX_LENGTH}
+
+
 def _fill(wanted: dict[str, Any]) -> None:
-    if any(wanted.items() - {("title", wanted["title"])} <= run.items() for run in _stored()):
+    if any(wanted.items() <= run.items() for run in _stored()):
         return
     found = _speed(wanted) if wanted["speed"] else _quality(wanted)
     RESULTS.parent.mkdir(exist_ok=True)
@@ -133,7 +142,7 @@ def _fill(wanted: dict[str, Any]) -> None:
 def _project(data_set: str, seed: int) -> tuple[Project, list[str]]:
     setting = SETTINGS[data_set]
     task, data = plugins.load("tasks", setting.task), str(GLUE / setting.glue)
-    name = demo_model() if setting.model == "minilm" else str(CHECKPOINTS / setting.model)
+    name = demo_model() if setting.model == "minilm" else str(FOLDER / setting.model)
     model, new = load_to_train(name, task, seed=seed)
     rows = task.rows(data, "train"), task.rows(data, "validation")
     return Project(model, load_tokenizer(name), task, *rows, max_length=MAX_LENGTH), new
@@ -186,6 +195,7 @@ def _quality(wanted: dict[str, Any]) -> dict[str, Any]:
         "finetuning_cpu_seconds": cpu_seconds,
         "steps": trained.facts["steps"],
         "threads": torch.get_num_threads(),
+        "machine": asdict(Machine.now(trained.model.device)),
         "versions": trained.facts["versions"],
     }
 
@@ -198,6 +208,7 @@ def _speed(wanted: dict[str, Any]) -> dict[str, Any]:
     return facts | {
         "speed_up": ratio,
         "threads": torch.get_num_threads(),
+        "machine": asdict(Machine.now(dense.model.device)),
         **{name: asdict(time) for name, time in times.items()},
     }
 

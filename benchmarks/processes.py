@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import distributed as dist
 
 from trimformer import Budget, Project, Pruner, load_model, load_tokenizer, plugins, processes
-from trimformer.observing.latency import device_name
+from trimformer.observing.resources import Machine
 
 RESULTS = Path(__file__).parent / "results" / "processes.json"
 KEPT = 0.4
@@ -45,10 +45,11 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["surgeon", "kprune"])
     arguments = parser.parse_args()
     about = {"model": Path(arguments.model).name, "task": arguments.task, "tokens": arguments.tokens, "kept": KEPT}
-    about |= {"threads_of_a_process": 1, "device": device_name(torch.device("cpu"))}
+    about |= {"threads_of_a_process": 1}
     for method in arguments.methods:
         facts = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        facts[method] = about | _compared(arguments, method) | {"load_of_the_machine": os.getloadavg()[1]}
+        machine = asdict(Machine.now(torch.device("cpu")))
+        facts[method] = about | _compared(arguments, method) | {"machine": machine}
         print(method, json.dumps(facts[method], indent=2), flush=True)
         RESULTS.write_text(json.dumps(facts, indent=2) + "\n")
 

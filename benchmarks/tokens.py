@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from trimformer.cli.options import number_or_word
 from trimformer.judging.guard import by_the_dense
 from trimformer.judging.metrics import DISTANCES
 from trimformer.model.manifest import versions
+from trimformer.observing.resources import Machine
 from trimformer.pruning.pruner import Pruner
 from trimformer.training.stages import spending
 
@@ -95,6 +97,7 @@ def _results(project: Project, pruner: Pruner, shares: list[float]) -> Iterator[
             "passes": round(spent.cpu_seconds / forward.cpu_seconds, 2),
             "with_measuring": number == 0,
             "threads": torch.get_num_threads(),
+            "machine": asdict(Machine.now(project.model.device)),
             "versions": {name: versions()[name] for name in ("trimformer", "torch", "transformers")},
         }
 

@@ -85,7 +85,7 @@ def main() -> None:
     rows = Dataset.from_list(windows(folder, tokenizer, preset.context))
     for name in given.models:
         set_seed(given.seed)
-        model = BUILDERS[name](preset)
+        model: Any = BUILDERS[name](preset)
         with tempfile.TemporaryDirectory() as scratch:
             train(model, tokenizer, rows, preset, scratch, given.seed)
         model.to("cuda" if torch.cuda.is_available() else "cpu")

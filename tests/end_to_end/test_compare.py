@@ -12,6 +12,7 @@ from time import process_time
 from typing import Any
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from commands import Run, assert_mistake, rows, write
@@ -21,6 +22,7 @@ from trimformer.compare.plan import read_plan
 from trimformer.errors import NumericalError
 from trimformer.methods.surgeon import Surgeon
 from trimformer.model import checkpoint
+from trimformer.observing.resources import device_name
 from trimformer.pruning import pruner, turning
 from trimformer.pruning.pruner import Pruner
 
@@ -138,6 +140,8 @@ def test_every_cell_is_run_once_and_shown(compare: Compare, out: Path, pruned: l
     assert facts["latency"]["dense"]["runs"] == facts["latency"]["pruned"]["runs"] > 1
     assert {"measuring", "pruning"} <= facts["seconds"].keys()
     assert facts["memory_mb"]["host"] > 0
+    assert facts["machine"]["hardware"] == device_name(torch.device("cpu"))
+    assert facts["machine"]["load"] >= 0
     assert {site["units"] for site in facts["units"].values()} == {4, 48}
     text = (out / "tables.md").read_text()
     for part in (

@@ -7,17 +7,15 @@ import math
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
 
 from example_facts import latency, metric, plain_facts
 from trimformer.compare import findings, markdown, plots
 from trimformer.compare.plan import Plan, read_plan
-from trimformer.compare.rows import Machine, Outcome, PackedMask, Row, Rows
+from trimformer.compare.rows import Outcome, PackedMask, Row, Rows
 from trimformer.errors import DataError
 from trimformer.model.manifest import plain, read
-from trimformer.observing.latency import device_name
 
 
 def row(share: float = 0.4, seed: int = 0, **facts: Any) -> Row:
@@ -210,16 +208,10 @@ def test_notes_name_the_machine_and_its_load_where_rows_tell_it(tmp_path: Path) 
     rows = [row(0.8, latency=timed(80), machine=cores | {"load": load}) for load in (2.04, 0.96)]
     text = markdown.notes(plan, rows)
     assert "On cpu (2 x x86_64 AVX512) with 1 threads;" in text
-    assert "Load, of processes that ran or waited: 1.0 to 2.0." in text
+    assert "Load when rows were done, of processes that ran or waited: 1.0 to 2.0." in text
     before = markdown.notes(plan, [row(0.8, latency=timed(80))])
     assert "On cpu with 1 threads;" in before
     assert "Load" not in before
-
-
-def test_a_machine_is_named_and_its_load_is_the_systems() -> None:
-    machine = Machine.now(torch.device("cpu"))
-    assert machine.hardware == device_name(torch.device("cpu"))
-    assert machine.load == pytest.approx(psutil.getloadavg()[0], abs=0.5)
 
 
 def test_failures_of_a_method_are_told_once() -> None:

@@ -17,7 +17,8 @@ from trimformer.model.checkpoint import load_config
 from trimformer.model.claims import scratch_folder
 from trimformer.model.limits import most_tokens
 from trimformer.model.placement import find_device
-from trimformer.observing.latency import device_name, measure, using_threads
+from trimformer.observing.latency import measure, using_threads
+from trimformer.observing.resources import device_name
 from trimformer.progress import Progress
 
 Shape = tuple[int, int]

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from trimformer import plugins
 from trimformer.compare.plan import Cell, Contender, Source, Subject
-from trimformer.compare.rows import Machine, Outcome, PackedMask, Row, WholeCost
+from trimformer.compare.rows import Outcome, PackedMask, Row, WholeCost
 from trimformer.compare.sources import CHARACTERS, data_digest, model_digest, some_rows
 from trimformer.data.batches import device_of_batch, make_batches
 from trimformer.data.columns import naming_columns
@@ -30,7 +30,7 @@ from trimformer.judging.task import Task
 from trimformer.model import checkpoint, placement
 from trimformer.model.claims import scratch_folder
 from trimformer.model.manifest import read_manifest, versions
-from trimformer.observing.resources import watching_resources
+from trimformer.observing.resources import Machine, watching_resources
 from trimformer.progress import Progress, Stages
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.method_options import asked_by, make_plugin

@@ -165,8 +165,10 @@ def _machine(row: Row) -> str:
 
 def _load(rows: Sequence[Row]) -> list[str]:
     """Say what else ran on the machine, where rows tell it."""
-    found = sorted(row.facts.machine.load for row in rows if row.facts.machine)
-    return [f"Load, of processes that ran or waited: {found[0]:.1f} to {found[-1]:.1f}."] if found else []
+    found = [row.facts.machine.load for row in rows if row.facts.machine]
+    if not found:
+        return []
+    return [f"Load when rows were done, of processes that ran or waited: {min(found):.1f} to {max(found):.1f}."]
 
 
 def _versions(row: Row) -> str:

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
-import torch
 from torch import Tensor
 
 from trimformer.errors import DataError
@@ -25,7 +23,8 @@ from trimformer.judging.manifest import DENSE, PRUNED, speedup
 from trimformer.judging.metrics import DISTANCES, Metric, Metrics, degradation
 from trimformer.model.folders import write_text
 from trimformer.model.manifest import checked, plain, read
-from trimformer.observing.latency import Latency, device_name
+from trimformer.observing.latency import Latency
+from trimformer.observing.resources import Machine
 from trimformer.pruning.facts import BudgetFacts, CalibrationFacts, ParameterFacts
 
 CHECKSUM = "checksum"
@@ -66,21 +65,6 @@ class WholeCost:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
-    """Where an outcome comes from, and what else ran there."""
-
-    hardware: str
-    """The GPU, or the CPU's cores and instructions."""
-    load: float
-    """Processes that ran or waited for a core, this one among them, on average over the last minute."""
-
-    @classmethod
-    def now(cls, device: torch.device) -> Machine:
-        """Look at the machine that a device belongs to."""
-        return cls(hardware=device_name(device), load=psutil.getloadavg()[0])
-
-
-@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """The outcome of a cell: facts as a manifest has them, and what only a comparison asks for."""
 
@@ -106,7 +90,7 @@ class Outcome:
     single: Mapping[str, Latency] | None = None
     """Measured time of single rows by model, of models that decide row by row."""
     machine: Machine | None = None
-    """The machine when the outcome was there; None in rows of an earlier version."""
+    """The machine, when all was judged; None in rows of an earlier version."""
 
     @property
     def measuring_seconds(self) -> float:

@@ -28,7 +28,8 @@ from trimformer.data.batches import Workload
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure, read_structure
 from trimformer.model.surgery import cut_site
-from trimformer.observing.latency import device_name, measure_at
+from trimformer.observing.latency import measure_at
+from trimformer.observing.resources import device_name
 from trimformer.observing.watching import only_blocks
 from trimformer.progress import Progress
 from trimformer.pruning.budget import Prices

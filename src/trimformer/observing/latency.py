@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,13 +115,6 @@ def quartiles(milliseconds: Sequence[float]) -> dict[str, float]:
     """Compute `median_ms`, and `low_ms` and `high_ms`, the lower and upper quartile."""
     low, median, high = np.percentile(milliseconds, [25, 50, 75])
     return {"median_ms": float(median), "low_ms": float(low), "high_ms": float(high)}
-
-
-def device_name(device: torch.device) -> str:
-    """Name the device for a person who reads the figures elsewhere: the GPU, or the CPU's cores and instructions."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{os.cpu_count()} x {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 @contextmanager

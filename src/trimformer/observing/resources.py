@@ -1,7 +1,9 @@
-"""Time and peak memory of a stage, watched while it runs."""
+"""Time and peak memory of a stage, watched while it runs, and the machine that it runs on."""
 
 from __future__ import annotations
 
+import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,6 +51,28 @@ def watching_resources(device: torch.device) -> Iterator[Used]:
         used.memory_mb["host"] = round(max(peak[0], _resident()) / MEGABYTE, 1)
         if device.type == "cuda":
             used.memory_mb["cuda"] = round(torch.cuda.max_memory_allocated(device) / MEGABYTE, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where measured times come from, and what else ran there."""
+
+    hardware: str
+    """As `device_name`."""
+    load: float
+    """Processes that ran or waited for a core, this one among them, on average over the last minute."""
+
+    @classmethod
+    def now(cls, device: torch.device) -> Machine:
+        """Look at the machine that a device belongs to."""
+        return cls(hardware=device_name(device), load=psutil.getloadavg()[0])
+
+
+def device_name(device: torch.device) -> str:
+    """Name the device for a person who reads the figures elsewhere: the GPU, or the CPU's cores and instructions."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{os.cpu_count()} x {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def available_bytes(device: torch.device) -> int:
