@@ -15,7 +15,8 @@ several classes, SQuAD 2.0's 16 articles (task `classification`); every fifth pa
 - `questions`: the article that a question is about;
 - `paragraphs`: the article that a paragraph is of.
 
-To judge by rows that nothing was chosen on: `held-back`, SST-2 with its test rows as `validation`.
+To judge by rows that nothing was chosen on: `held-back`, SST-2 with its test rows as `validation`. To choose by rows
+that nothing is judged by: `choosing-mrpc`, MRPC's training rows, 600 of them as `validation`.
 
 For sentence encoders:
 
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,6 +47,7 @@ CHOICES = 4
 MOST_ROWS = {"train": 1000, "validation": 400}
 HELD_OUT = 5
 """Every how many-th paragraph of an article is for validation."""
+TO_CHOOSE_BY = 600
 VERDICTS = ("It was terrible.", "It was great.")
 
 Row = dict[str, object]
@@ -65,6 +68,8 @@ def main() -> None:
             write(folder / name / f"{split}.jsonl", rows)
     for split, source in zip(MOST_ROWS, ("train", "test"), strict=True):
         write(folder / "held-back" / f"{split}.jsonl", read("glue/sst2", source))
+    for split, rows in zip(MOST_ROWS, to_choose_by("glue/mrpc"), strict=True):
+        write(folder / "choosing-mrpc" / f"{split}.jsonl", rows)
     for split, pairs in zip(MOST_ROWS, docstring_pairs(lambda items, _: items), strict=True):
         write(folder / "docstrings" / f"{split}.jsonl", pairs.to_list())
 
@@ -125,6 +130,13 @@ def articles(column: str) -> tuple[list[Row], list[Row]]:
         held_out = paragraphs[row["title"]][row["context"]] % HELD_OUT == 0
         splits[held_out].append({"text": text, "label": row["title"]})
     return splits
+
+
+def to_choose_by(folder: str) -> tuple[list[Row], list[Row]]:
+    """Divide training rows at random into some to calibrate on, and some to choose by."""
+    rows = read(folder, "train")
+    random.Random(0).shuffle(rows)  # noqa: S311  # no secret
+    return rows[TO_CHOOSE_BY:], rows[:TO_CHOOSE_BY]
 
 
 def sentence_at(paragraph: str, place: int) -> str:
