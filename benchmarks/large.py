@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from trimformer import Budget, Pruner, save
 from trimformer.cli.console import error_console, progress_bars
+from trimformer.model.folders import write_text
 from trimformer.model.manifest import versions
 from trimformer.model.structure import parameter_count
 from trimformer.observing.resources import Machine
@@ -48,7 +49,7 @@ def main() -> None:
     print(json.dumps(facts, indent=2), flush=True)
     name = f"{facts['parameters'] / 1e9:.2f} B, {arguments.dtype}{', no gradients' * arguments.no_gradients}"
     stored: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    RESULTS.write_text(json.dumps(stored | {name: facts}, indent=2) + "\n")
+    write_text(json.dumps(stored | {name: facts}, indent=2) + "\n", RESULTS)
 
 
 def _pruned(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from trimformer.cli import app
 from trimformer.export.folder import FACTS
+from trimformer.model.folders import write_text
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -65,7 +66,7 @@ def main() -> None:
     facts["measured"] = [each | {"model": Path(each["model"]).name} for each in facts["measured"]]
     facts |= {"models": [model.name for model in models], "exports": {n: e["files"] for n, e in exports.items()}}
     facts["versions"] = exports[models[0].name]["versions"]
-    RESULTS.write_text(json.dumps(facts, indent=2) + "\n")
+    write_text(json.dumps(facts, indent=2) + "\n", RESULTS)
     for each in facts["measured"]:
         size = f"{each['rows']} x {each['length']}"
         print(f"{size:9} {each['runtime']:8} {each['model']:14} {each['median_ms']:9.2f} ms  {each['ratio']:.3f}")

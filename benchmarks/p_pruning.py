@@ -28,6 +28,7 @@ from checkpoints import FOLDER
 
 from trimformer import Budget, Project, load_tokenizer, plugins
 from trimformer.data.demo import demo_model
+from trimformer.model.folders import write_text
 from trimformer.observing.resources import Machine
 from trimformer.training.finetune import FineTuning, finetune, judge
 from trimformer.training.heads import load_to_train
@@ -116,9 +117,9 @@ def main() -> None:
             for method in chosen.methods:
                 _fill(_decisive(task) | {"method": method, "seed": seed, "speed": chosen.speed})
     table = format_table([run for run in _stored() if _decisive(run["data"]).items() <= run.items()])
-    TABLE.write_text(table)
+    write_text(table, TABLE)
     before, _, rest = DOCS.read_text().partition(BEGIN)
-    DOCS.write_text(f"{before}{BEGIN}\n{table}{END}{rest.partition(END)[2]}")
+    write_text(f"{before}{BEGIN}\n{table}{END}{rest.partition(END)[2]}", DOCS)
     print(table)
 
 

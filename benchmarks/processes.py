@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import distributed as dist
 
 from trimformer import Budget, Project, Pruner, load_model, load_tokenizer, plugins, processes
+from trimformer.model.folders import write_text
 from trimformer.observing.resources import Machine
 
 RESULTS = Path(__file__).parent / "results" / "processes.json"
@@ -51,7 +53,7 @@ def main() -> None:
         machine = asdict(Machine.now(torch.device("cpu")))
         facts[method] = about | _compared(arguments, method) | {"machine": machine}
         print(method, json.dumps(facts[method], indent=2), flush=True)
-        RESULTS.write_text(json.dumps(facts, indent=2) + "\n")
+        write_text(json.dumps(facts, indent=2) + "\n", RESULTS)
 
 
 def _compared(arguments: argparse.Namespace, method: str) -> dict[str, Any]:
@@ -81,6 +83,8 @@ def _in_processes(count: int, arguments: argparse.Namespace, method: str, folder
         worker.start()
     for worker in workers:
         worker.join()
+    if any(worker.exitcode for worker in workers):
+        sys.exit(f"a process of {count} failed, see above: nothing was stored")
 
 
 def _work(index: int, count: int, arguments: argparse.Namespace, method: str, folder: Path) -> None:

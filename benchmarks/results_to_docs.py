@@ -20,6 +20,7 @@ from trimformer.compare import markdown, plots
 from trimformer.compare.plan import Plan, read_plan
 from trimformer.compare.rows import Row
 from trimformer.compare.run import stored
+from trimformer.model.folders import write_text
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -41,18 +42,23 @@ def short(plan: Plan, rows: Sequence[Row]) -> str:
     return _parts(markdown.accuracy(plan, rows), markdown.notes(plan, rows))
 
 
+def with_speeds(plan: Plan, rows: Sequence[Row]) -> str:
+    """Accuracy, and how fast the models of each size are."""
+    return _parts(markdown.accuracy(plan, rows), markdown.speeds(plan, rows), markdown.notes(plan, rows))
+
+
 def complete(plan: Plan, rows: Sequence[Row]) -> str:
     """The same, and why results are missing."""
     return _parts(short(plan, rows), markdown.failures(rows))
 
 
 def with_costs(plan: Plan, rows: Sequence[Row]) -> str:
-    """The same, and what pruning cost."""
-    return _parts(complete(plan, rows), markdown.costs(rows))
+    """The same, how fast the models of each size are, and what pruning cost."""
+    return _parts(with_speeds(plan, rows), markdown.failures(rows), markdown.costs(rows))
 
 
 def with_speedups(plan: Plan, rows: Sequence[Row]) -> str:
-    """The same, and how much faster the models are."""
+    """The same, and how much faster models are that lose little."""
     return _parts(with_costs(plan, rows), markdown.speedups(plan, rows))
 
 
@@ -103,7 +109,7 @@ PAGES: Mapping[str, Mapping[Path, Shown]] = {
         **{DOCS / "methods" / f"{name}.md": Shown(of_method(name)) for name in ("dynabert", "ebert", "p_pruning")},
     },
     "minilm-100k": {DOCS / "methods" / "surgeon.md": Shown(with_costs)},
-    "minilm-100k-kprune": {DOCS / "methods" / "surgeon.md": Shown(short)},
+    "minilm-100k-kprune": {DOCS / "methods" / "surgeon.md": Shown(with_speeds)},
     "held-back": {DOCS / "methods" / "surgeon.md": Shown(short)},
     "polish": {DOCS / "methods" / "polish.md": Shown(with_whole_costs)},
     "minilm-100k-mild": {DOCS / "methods" / "surgeon.md": Shown(short)},
@@ -112,15 +118,15 @@ PAGES: Mapping[str, Mapping[Path, Shown]] = {
     "minilm-95": {DOCS / "methods" / "surgeon.md": Shown(complete)},
     "blocks": {DOCS / "methods" / "surgeon.md": Shown(complete)},
     "mpnet": {
-        ROOT / "README.md": Shown(short, ("accuracy",)),
+        ROOT / "README.md": Shown(with_speeds, ("accuracy",)),
         DOCS / "methods.md": Shown(with_speedups, ("accuracy",)),
     },
     "mpnet-squad": {DOCS / "methods.md": Shown(with_costs)},
     "kprune-balance": {DOCS / "methods" / "kprune.md": Shown(with_sensitivity)},
     "mask-tuning": {DOCS / "methods" / "mask_tuning.md": Shown(short)},
     "minilm-squad": {DOCS / "methods.md": Shown(with_costs)},
-    "minilm-squad-100k": {DOCS / "methods.md": Shown(short)},
-    "smollm2": {ROOT / "README.md": Shown(short), DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
+    "minilm-squad-100k": {DOCS / "methods.md": Shown(with_speeds)},
+    "smollm2": {ROOT / "README.md": Shown(with_speeds), DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "decoders": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "decoders-own": {DOCS / "methods.md": Shown(complete, ("accuracy",))},
     **{f"papers/here/{name}": {DOCS / "papers.md": shown} for name, shown in PAPERS.items()},
@@ -148,7 +154,7 @@ def main() -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         plots.save_svg(figure, file)
     for page, text in pages.items():
-        page.write_text(text, encoding="utf-8")
+        write_text(text, page)
         print(f"wrote tables into {page.relative_to(ROOT)}")
 
 

@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 
 from trimformer.data.demo import docstring_pairs
+from trimformer.model.folders import write_text
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 FOLDER = Path("~/.cache/trimformer-benchmarks").expanduser()
@@ -77,7 +78,7 @@ def main() -> None:
 def write(file: Path, rows: Sequence[Row]) -> None:
     """Write rows, and say how many."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), file)
     print(f"{file}: {len(rows)} rows")
 
 

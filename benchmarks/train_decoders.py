@@ -38,6 +38,7 @@ from transformers import (
 
 import trimformer
 from trimformer import plugins
+from trimformer.model.folders import write_text
 
 LM = Path(__file__).parents[2] / "shared" / "data" / "lm"
 TEXT = LM / "english" / "train.txt"
@@ -103,7 +104,7 @@ def perplexities(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, fol
 def record(file: Path, name: str, results: dict[str, Any]) -> None:
     """Add a model's results to those of the models trained before."""
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    file.write_text(json.dumps(known | {name: results}, indent=2) + "\n", encoding="utf-8")
+    write_text(json.dumps(known | {name: results}, indent=2) + "\n", file)
     for text, metric in results.items():
         print(f"{name}, {text}: perplexity {metric['value']:.2f} [{metric['low']:.2f}, {metric['high']:.2f}]")
 
@@ -114,8 +115,8 @@ def split_text(source: Path, folder: Path, *, short: bool) -> Path:
     lines = lines[:500] if short else lines
     cut = len(lines) - round(TEST_SHARE * len(lines))
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "train.txt").write_text("".join(lines[:cut]), encoding="utf-8")
-    (folder / "test.txt").write_text("".join(lines[cut:])[:TEST_CHARACTERS], encoding="utf-8")
+    write_text("".join(lines[:cut]), folder / "train.txt")
+    write_text("".join(lines[cut:])[:TEST_CHARACTERS], folder / "test.txt")
     return folder
 
 

@@ -85,7 +85,7 @@ WHOLE_BELOW = 1e15
 
 
 def as_given(number: float) -> str:
-    """Write a number as people type it: whole ones without a point and never with an exponent.
+    """Write a number as people type it: whole ones below 10^15 without a point or an exponent.
 
     >>> as_given(100000.0), as_given(2**32 - 1), as_given(0.25), as_given(1e-20)
     ('100000', '4294967295', '0.25', '1e-20')

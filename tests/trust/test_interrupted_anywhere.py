@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 import trimformer
 from tiny_models import SETTINGS, labelled, main_head, tiny_model
-from trimformer import Budget, Pruner, plugins
+from trimformer import Budget, Pruner, Sizes, plugins
 from trimformer.model.unchanged import unchanged
 
 ROOT = trimformer.__path__[0]
@@ -51,6 +51,47 @@ class Interruption:
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(None)
+
+
+class InterruptionIn:
+    """Raises KeyboardInterrupt where a function of the package is entered for the second time."""
+
+    def __init__(self, function: str) -> None:
+        self.function = function
+        self.entered = 0
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> None:
+        self.entered += ROOT in frame.f_code.co_filename and frame.f_code.co_name == self.function
+        if self.entered == 2:
+            self.entered += 1
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> Self:
+        sys.settrace(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+
+@pytest.mark.parametrize(
+    ("family", "budget", "sizes", "function"),
+    [("bert", Budget(flops=0.5), None, "_turn_values"), ("llama", None, Sizes(query_heads=4), "_widened")],
+)
+def test_a_pruner_interrupted_while_it_ordered_units_begins_anew(
+    family: str, budget: Budget | None, sizes: Sizes | None, function: str
+) -> None:
+    def pruner() -> Pruner:
+        model = tiny_model(family, main_head(family))
+        return Pruner(model, ROWS, calibration_tokens=None, options={"epochs": 0}, progress=False)
+
+    again = pruner()
+    with pytest.raises(KeyboardInterrupt), InterruptionIn(function):
+        again.prune(budget, sizes)
+    found, expected = (each.prune(budget, sizes).model.state_dict() for each in (again, pruner()))
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        assert torch.equal(found[name], weight), name
 
 
 def prune(model: PreTrainedModel, method: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tiny_models import SETTINGS, SHARES, inputs, labelled, main_head, tiny_model
-from trimformer import Budget, Pruner, plugins
+from trimformer import Budget, Pruner, Sizes, plugins
 from trimformer.data.rows import Features
 from trimformer.pruning import journal
 from trimformer.pruning.journal import Journal
@@ -128,3 +128,16 @@ def test_short_runs_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     kept = Journal(tmp_path / "journal")
     pruner("kprune", kept).prune(Budget(flops=0.5))
     assert not kept.folder.exists()
+
+
+def test_heads_of_another_shape_are_other_work(tmp_path: Path) -> None:
+    kept = Journal(tmp_path / "journal")
+
+    def shape(heads: str, journal: Journal | None) -> tuple[int, int]:
+        attention = (
+            pruner("surgeon", journal).prune(sizes=Sizes(heads=heads)).model.bert.encoder.layer[0].attention.self
+        )
+        return attention.num_attention_heads, attention.query.out_features
+
+    assert shape("2x4", kept) == shape("2x4", None) == (2, 8)
+    assert shape("4x2", kept) == (4, 8)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -33,6 +33,7 @@ from trimformer.model.modeling_trimformer import FILES
 from trimformer.model.sentence_files import sentence_transformers_files
 from trimformer.model.structure import parameter_count, read_structure
 from trimformer.model.surgery import cut, pruning_config
+from trimformer.model.weights import file_bytes, stored_tensors
 
 TEXTS = ["the red cat saw a dog", "who built the old city?"]
 
@@ -464,3 +465,19 @@ def test_sentence_transformers_loads_it(tokenizer: PreTrainedTokenizerBase, tmp_
     mask = batch["attention_mask"][..., None]
     expected = (hidden * mask).sum(1) / mask.sum(1)
     torch.testing.assert_close(torch.tensor(encoder.encode(TEXTS)), expected, atol=1e-5, rtol=0)
+
+
+def test_counts_and_truth_values_are_stored_as_they_are(small: PreTrainedModel, tmp_path: Path) -> None:
+    small.register_buffer("num_batches_tracked", torch.tensor(100_003))
+    small.register_buffer("seen", torch.tensor([True, False]))
+    sizes, file = stored_tensors(small, torch.float16), tmp_path / "file"
+    assert sizes["num_batches_tracked"].dtype is torch.int64
+    assert sizes["seen"].dtype is torch.bool
+    save_file(
+        {name: torch.zeros(values.shape, dtype=values.dtype) for name, values in sizes.items()}, file, {"format": "pt"}
+    )
+    assert file.stat().st_size == file_bytes(sizes)
+    written = checkpoint._converted(small, torch.float16)
+    assert int(written["num_batches_tracked"]) == 100_003
+    assert written["seen"].tolist() == [True, False]
+    assert all(values.dtype is torch.float16 for values in written.values() if values.is_floating_point())

@@ -143,6 +143,50 @@ def test_the_best_speedup_within_three_points() -> None:
     assert findings.geometric_mean([2.0, None]) is None
 
 
+def test_how_fast_models_are_by_size() -> None:
+    plan = Plan(title="", subjects=(), contenders=(), budgets=(), device="cpu", published=())
+    rows = [row(0.6, latency=timed(50)), row(0.6, task="mrpc", latency=timed(12.5)), row(0.4, latency=timed(40))]
+    text = markdown.speeds(plan, [*rows, row(0.6, method="kcm", latency=timed(200))])
+    assert "| times as fast as the original | 60% of flops | 40% of flops |" in text
+    assert "| kprune | 4.00 × | 2.50 × |" in text
+    assert "| kcm | 0.50 × | – |" in text
+
+
+def test_sizes_that_were_reached_are_told_in_few_words() -> None:
+    plan = Plan(title="", subjects=(), contenders=(), budgets=(), device="cpu", published=())
+
+    def reaching(share: float, reached: float) -> Row:
+        return row(share, budget={"cost": "flops", "asked": share, "reached": reached, "round_to": 1, "uniform": False})
+
+    exact = [reaching(0.4, 0.39999), reaching(0.8, 0.8)]
+    assert "Models have the sizes that were asked for." in markdown.notes(plan, exact)
+    assert "models reached 95.0% to 100.0% of them." in markdown.notes(plan, [*exact, reaching(0.4, 0.38)])
+
+
+def of_cost(cost: str, share: float = 0.4, **facts: Any) -> Row:
+    made = row(share, **facts)
+    return Row(made.task, made.method, {**made.cell, "budget": {"cost": cost, "share": share}}, made.outcome)
+
+
+def test_budgets_of_several_costs_are_kept_apart() -> None:
+    plan = Plan(title="", subjects=(), contenders=(), budgets=(), device="cpu", published=())
+    fast, slow = of_cost("flops", value=0.89, latency=timed(40)), of_cost("params", value=0.5, latency=timed(80))
+    rows = [fast, slow]
+    assert findings.best_speedup(rows, "sst2", "kprune") == pytest.approx(2.5)
+    assert "| kprune | 0.8900 | 0.5000 |" in markdown.accuracy(plan, rows)
+    failed = Row("sst2", "kcm", slow.cell, None, "why")
+    assert markdown.failures([fast, failed]) == "No result for kcm on sst2 at 40% of params: why."
+    heads, neurons = torch.tensor([1, 1, 0, 0]).bool(), torch.tensor([1] * 9 + [0]).bool()
+    units = packed(heads, neurons)
+    both = [of_cost(cost, task=task, units=units) for cost in ("flops", "params") for task in ("sst2", "mrpc")]
+    assert [pair.budget for pair in findings.pairs_in_common(both)] == [("flops", 0.4), ("params", 0.4)]
+    assert "| kprune | 40% of params | sst2, mrpc |" in markdown.units_in_common(both)
+    figure = plots.accuracy(plan, rows)
+    assert figure is not None
+    labels = [line.get_label() for line in figure.axes[0].containers]
+    assert labels == ["kprune, flops", "kprune, params"]
+
+
 def packed(heads: torch.Tensor, neurons: torch.Tensor) -> dict[str, PackedMask]:
     return {"layer.0.attention": PackedMask.of(heads), "layer.0.ffn": PackedMask.of(neurons)}
 
@@ -207,10 +251,12 @@ def test_notes_name_the_machine_and_its_load_where_rows_tell_it(tmp_path: Path) 
     cores = {"hardware": "2 x x86_64 AVX512"}
     rows = [row(0.8, latency=timed(80), machine=cores | {"load": load}) for load in (2.04, 0.96)]
     text = markdown.notes(plan, rows)
-    assert "On cpu (2 x x86_64 AVX512) with 1 threads;" in text
-    assert "Load when rows were done, of processes that ran or waited: 1.0 to 2.0." in text
+    assert "On cpu with 1 thread (2 x x86_64 AVX512);" in text
+    assert "Load of the machine, in processes that ran or waited: 1.0 to 2.0." in text
+    mixed = markdown.notes(plan, [*rows, row(0.8, latency=timed(80), threads=2)])
+    assert "On cpu with 1 thread; cpu with 2 threads (2 x x86_64 AVX512, where rows tell it);" in mixed
     before = markdown.notes(plan, [row(0.8, latency=timed(80))])
-    assert "On cpu with 1 threads;" in before
+    assert "On cpu with 1 thread;" in before
     assert "Load" not in before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -241,6 +242,17 @@ class TestExport:
         with pytest.raises(NumericalError, match=r"differ by .* more than 1e-12"):
             export(model, tokenizer, tmp_path / "out", features)
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("place", [0, -1])
+    def test_a_number_that_is_none_is_a_difference(self, place: int, model: PreTrainedModel, features: list) -> None:
+        def exported(**batch: torch.Tensor) -> dict[str, torch.Tensor]:
+            found = dict(model(**batch))
+            found["logits"] = found["logits"].clone()
+            found["logits"].flatten()[place] = torch.nan
+            return found
+
+        batches = [{name: torch.tensor([row[name]]) for name in ("input_ids", "attention_mask")} for row in features]
+        assert math.isnan(compare(model, exported, batches)["max_difference"])  # type: ignore[arg-type]
 
     def test_other_folders_are_not_replaced(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, features: list, tmp_path: Path

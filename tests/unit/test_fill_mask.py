@@ -47,6 +47,23 @@ def test_metrics_are_those_of_a_loop(tiny_bert: TinyBert, tokenizer: PreTrainedT
     assert found["perplexity"].sample_size == len(losses)
 
 
+def test_masks_that_a_text_has_itself_are_not_judged(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase) -> None:
+    model, mask = tiny_bert("MaskedLM"), tokenizer.mask_token
+    rows = Dataset.from_dict({"text": [f"the {mask} cat saw a dog {mask}", f"{mask} tree", "who built the big river"]})
+    right, losses = [], []
+    for row in TASK.encode(rows, tokenizer):
+        places = masked_places(row["input_ids"], tokenizer.all_special_ids)
+        masked = [tokenizer.mask_token_id if n in places else token for n, token in enumerate(row["input_ids"])]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([masked])).logits[0]
+        right += [float(logits[place].argmax() == row["input_ids"][place]) for place in places]
+        losses += [-float(logits[place].log_softmax(-1)[row["input_ids"][place]]) for place in places]
+    found = TASK.evaluate(model, tokenizer, rows)
+    assert found["perplexity"].sample_size == len(losses) == 3
+    assert found["accuracy"].value == pytest.approx(sum(right) / len(right))
+    assert found["perplexity"].value == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+
+
 def test_what_has_no_masks_is_refused(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(UnsupportedModel, match="does not predict tokens"):
         TASK.evaluate(tiny_bert(), tokenizer, ROWS)

@@ -13,6 +13,7 @@ from trimformer import plugins
 from trimformer.data.batches import Workload
 from trimformer.errors import InvalidOption, UnreachableTarget
 from trimformer.model.structure import Structure, read_structure
+from trimformer.model.surgery import cut
 from trimformer.pruning.budget import Budget, Prices, linear_table
 from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.once import prune
@@ -97,6 +98,20 @@ def test_a_latency_budget_prunes_and_says_what_it_reached_and_measured() -> None
     assert "latency" in result.manifest["kept"]
     for site in read_structure(result.model):
         assert site.kind == "head" or site.units % 4 == 0
+
+
+def test_a_model_with_empty_sublayers_has_a_table() -> None:
+    dense = read_structure(tiny_model("bert"))
+    masks = dense.full_masks()
+    for name in (dense.sites[0].name, dense.sites[1].name):
+        masks[name][:] = False
+    small = cut(dense, masks)
+    prices = COST.prices(small, WORKLOAD)
+    assert [len(prices.tables[site.name]) for site in small] == [site.units + 1 for site in small]
+    assert prices.tables[small.sites[0].name].tolist() == [0]
+    rows = [{"input_ids": list(range(5, 37))}] * 8
+    result = prune(small.model, rows, budget=Budget(params=0.5), batch_size=8, calibration_tokens=None)
+    assert not read_structure(result.model).sites[1].units
 
 
 class SlowerThanItsTable:

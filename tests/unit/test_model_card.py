@@ -69,3 +69,16 @@ def test_without_metrics_or_times() -> None:
     text = model_card(Manifest.from_json(bare))
     assert "## Metrics" not in text
     assert ModelCard(text).data.metrics is None
+
+
+@pytest.mark.parametrize(
+    ("model_class", "loader"),
+    [
+        ("BertForNextSentencePrediction", "AutoModelForNextSentencePrediction"),
+        ("BertForPreTraining", "AutoModelForPreTraining"),
+        ("BertForMultipleChoice", "AutoModelForMultipleChoice"),
+        ("BertModel", "AutoModel"),
+    ],
+)
+def test_the_lines_that_load_it_keep_its_head(model_class: str, loader: str) -> None:
+    assert f"{loader}.from_pretrained(" in model_card(facts(model_class=model_class))

@@ -251,3 +251,15 @@ def test_pages_replace_others_only_when_asked(tmp_path: Path) -> None:
         report.check_page_writable(tmp_path, overwrite=True)
     with pytest.raises(CheckpointError, match=r"page\.html is a file"):
         report.check_page_writable(out / "below-a-file.html", overwrite=True)
+
+
+def test_several_feed_forward_layers_of_a_block_are_neurons() -> None:
+    units = [{"block": 0, "head": 3, "head_of": 4, "neuron": 5, "neuron_of": 6}]
+    site, curve = "encoder.layer.0", [0.0, 1.0]
+    patterns = {f"{site}.attention": "###.", f"{site}.ffn_0": "#.", f"{site}.ffn_1": "##", f"{site}.ffn": "##"}
+    curves = {f"{site}.attention": curve, f"{site}.ffn_0": curve}
+    of = facts(units=units, patterns=patterns, curves=curves)
+    ((_, (heads, neurons)),) = summary.blocks(of)
+    assert (heads.kind, heads.cells) == ("head", "###.")
+    assert (neurons.kind, neurons.cells) == ("neuron", "#.####")
+    assert summary.removed(of) == {f"{site}.attention": pytest.approx(1 / 4), f"{site}.ffn_0": pytest.approx(1 / 6)}

@@ -188,6 +188,7 @@ ANY = [(0, 4), (0, 24)] * 3 + [(0, 2), (0, 5)]
             {0: ALL_HEADS, 1: ALL_NEURONS, 2: ALL_HEADS, 3: ALL_NEURONS, 6: (0, 0), 7: (0, 0)},
         ),
         ({"sites": {"2": {"heads": "1-3", "ffn": 7}}}, {4: (1, 3), 5: (7, 7)}),
+        ({"sites": {2: {"heads": "1-3", "ffn": 7}}}, {4: (1, 3), 5: (7, 7)}),
         ({"sites": {"encoder.layer.1.ffn": {"keep": "0-2,9"}}}, {3: (4, 24)}),
         (
             {"sites": {"encoder.layer.1.ffn": {"keep": "0-2,9"}}, "neurons": "1-5"},
@@ -334,3 +335,12 @@ def test_an_impossible_budget_names_the_shares_that_are_possible() -> None:
     with pytest.raises(UnreachableTarget, match=r"a share of 0.2222 .* from 0\.3334 to 0\.5556 of the cost"):
         constraints.check_limit(tables, 2.0, lambda units: units / 9)
     constraints.check_limit(tables, 3.0, lambda units: units / 9)
+
+
+@pytest.mark.parametrize(
+    ("key", "about_heads"), [(0, False), ("0.ffn", False), ("0.ffn_2", False), ("0.attention", True)]
+)
+def test_sizes_of_neurons_alone_ask_nothing_of_heads(key: Any, *, about_heads: bool) -> None:
+    size = {"neurons": 4} if key == 0 else 4
+    assert Sizes(sites={key: size}).about_heads is about_heads
+    assert list(Sizes(sites={key: size}).asked["sites"]) == [str(key)]

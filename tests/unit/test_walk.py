@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tiny_models import default_names, inputs, outputs, tiny_model
-from trimformer.model.structure import read_structure
+from trimformer.model.structure import features_first, read_structure
 from trimformer.observing.boundary import Boundary
 from trimformer.pruning.contract import Job
 from trimformer.pruning.refit.walk import Stop, Walk
@@ -61,19 +61,24 @@ def test_aligned_producers_are_nearest_to_the_dense_ones(stops: Iterator[Stop], 
     torch.testing.assert_close(after.double(), best, rtol=1e-2, atol=0)
 
 
+def producer_weights(stop: Stop) -> list[Tensor]:
+    student = stop.job.student
+    return [features_first(student.projection(producer.path)) for producer in stop.site.producers]
+
+
 def test_a_strong_ridge_leaves_producers_as_they_are(stops: Iterator[Stop]) -> None:
     stop = next(stops)
-    before = [weight.clone() for weight in stop.job.student.producer_weights(stop.site)]
+    before = [weight.clone() for weight in producer_weights(stop)]
     stop.align(ridge=1e9, intercept=True)
-    for now, then in zip(stop.job.student.producer_weights(stop.site), before, strict=True):
+    for now, then in zip(producer_weights(stop), before, strict=True):
         torch.testing.assert_close(now, then, atol=1e-5, rtol=0)
 
 
 def test_the_first_sublayer_is_left_alone() -> None:
     stop = next(iter(Walk(job_of("bert"), "walking")))
-    before = [weight.clone() for weight in stop.job.student.producer_weights(stop.site)]
+    before = [weight.clone() for weight in producer_weights(stop)]
     stop.align(ridge=0.0, intercept=True)
-    for now, then in zip(stop.job.student.producer_weights(stop.site), before, strict=True):
+    for now, then in zip(producer_weights(stop), before, strict=True):
         assert torch.equal(now, then)
 
 

@@ -13,22 +13,20 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from trimformer import plugins, processes
+from trimformer import processes
 from trimformer.cli import console, steps
 from trimformer.cli.options import assignments
+from trimformer.cli.training_run import TrainingRun
 from trimformer.cli.unfinished import JOURNAL, PRUNED
-from trimformer.cli.workplace import Resumable, workplace
-from trimformer.data.columns import naming_columns
+from trimformer.cli.workplace import workplace
 from trimformer.errors import InvalidOption
 from trimformer.judging import manifest
-from trimformer.judging.manifest import Manifest, Origin
+from trimformer.judging.manifest import Manifest
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.project import Project
-from trimformer.judging.task import FitsRows, Task, fitted_to
 from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.model import checkpoint
 from trimformer.model.manifest import plain, read, read_manifest
-from trimformer.model.modeling_trimformer import auto_class
 from trimformer.model.sentence_files import sentence_transformers_files
 from trimformer.progress import Progress
 from trimformer.pruning.budget import Budget
@@ -36,7 +34,6 @@ from trimformer.pruning.facts import PruningFacts
 from trimformer.pruning.journal import Journal
 from trimformer.report import saving, terminal
 from trimformer.training.finetune import FineTuning, finetune, judge, training_features
-from trimformer.training.heads import load_to_train
 from trimformer.training.p_pruning import prune_pretrained
 from trimformer.training.step_time import step_times
 
@@ -45,30 +42,20 @@ ROWS_TO_CHECK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run(Resumable):
+class Run(TrainingRun):
     """A fine-tuning run as it was asked for: the model, the rows, and how to train.
 
     Raises:
         InvalidOption: several processes, or `dense_too` without `dense`.
     """
 
-    model: str
-    task: str
-    data: str | None
     options: FineTuning
-    max_length: int | None = None
-    seed: int = 0
-    device: str = "auto"
     dense: str | None = None
     """Folder or hub name of the dense model to compare with; None compares with none."""
     dense_too: bool = False
     """Whether that one is fine-tuned as well, and not only some of its steps timed."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """What the columns of the rows are called, see `Origin`."""
     pruning: Mapping[str, Any] = field(default_factory=dict)
     """Options of the pruning that comes first; empty where there is none."""
-    command: str | None = None
-    """Command line as it was typed."""
 
     def __post_init__(self) -> None:
         if processes.count() > 1:
@@ -101,17 +88,17 @@ def complete(run: Run, folder: Path, *, resume: bool, progress: Progress) -> Com
     Raises:
         TrimformerError: wrong options or rows, or a model that does not fit the task.
     """
-    project, new = _project_to_train(run, run.model, progress)
+    project, new = _project(run, run.model, progress)
     small = project
     if run.pruning:
         _prune_once(run, project, new, folder / PRUNED)
-        small, _ = _project_to_train(run, str(folder / PRUNED), progress)
+        small, _ = _project(run, str(folder / PRUNED), progress)
     trained = _train(run, small, folder, resume=resume)
     earlier = _earlier(folder / PRUNED if run.pruning else run.model, trained.model)
     facts: dict[str, Any] = {"new_head": new, "before": plain(earlier.metrics.get(manifest.PRUNED))} | trained.facts
     dense_metrics = earlier.metrics.get(manifest.DENSE, {})
     if run.dense:
-        dense, _ = _project_to_train(run, run.dense, progress)
+        dense, _ = _project(run, run.dense, progress)
         times = step_times(small, {"dense": dense.model, "finetuned": small.model}, run.options, seed=run.seed)
         facts["step"] = plain(times)
         if run.dense_too:
@@ -175,35 +162,10 @@ def save_finetuned(run: Run, trained: Completed, *, overwrite: bool) -> None:
     )
 
 
-def _project_to_train(run: Run, name: str, progress: Progress) -> tuple[Project, list[str]]:
-    task: Task = plugins.load("tasks", run.task)
-    with naming_columns(run.columns):
-        train = task.rows(run.data, "train")
-        if _has_head(name, task):
-            task = fitted_to(task, checkpoint.load_config(name))
-        elif isinstance(task, FitsRows):
-            task = task.for_rows(train)
-        validation = task.rows(run.data, "validation")
-    model, new = load_to_train(name, task, run.device, run.seed)
-    project = Project(
-        model,
-        checkpoint.load_tokenizer(name),
-        task,
-        train,
-        validation,
-        max_length=run.max_length,
-        progress=progress,
-        stored_dtype=checkpoint.stored_dtype(run.model),
-        origin=Origin(
-            source=run.model, task=run.task, data=run.data or steps.HUB, command=run.command or "", columns=run.columns
-        ),
-    )
+def _project(run: Run, name: str, progress: Progress) -> tuple[Project, list[str]]:
+    """Load a checkpoint and the rows, some of which are set aside where the best epoch is to be chosen."""
+    project, new = run.project(name, progress)
     return (project.with_guard(run.seed) if run.options.patience else project), new
-
-
-def _has_head(name: str, task: Task) -> bool:
-    """Tell whether a checkpoint has the head of a task, trained for whatever classes."""
-    return auto_class((checkpoint.load_config(name).architectures or [""])[0]) == task.auto_class
 
 
 def _prune_once(run: Run, project: Project, new: list[str], folder: Path) -> None:

@@ -27,7 +27,7 @@ from trimformer.cli.options import (
 from trimformer.model.parameters import DEVICE
 from trimformer.pruning.parameters import SEED
 
-HELP_PLACE = ("Make it smaller", 4)
+HELP_PLACE = ("Make it smaller", 6)
 
 
 def finetune_command(

@@ -37,7 +37,7 @@ from trimformer.cli.options import (
 from trimformer.model.parameters import DEVICE
 from trimformer.pruning.parameters import CALIBRATION_TOKENS, DEFAULT_PRETRAINED_METHOD, SEED
 
-HELP_PLACE = ("Make it smaller", 3)
+HELP_PLACE = ("Make it smaller", 4)
 
 
 def pprune_command(

@@ -31,7 +31,7 @@ from trimformer.errors import InvalidOption
 from trimformer.model.parameters import DEVICE
 from trimformer.pruning.parameters import SEED
 
-HELP_PLACE = ("Make it smaller", 5)
+HELP_PLACE = ("Make it smaller", 7)
 
 
 def retrain_command(
@@ -58,7 +58,7 @@ def retrain_command(
 ) -> None:
     """Make a model smaller by a method that trains it: better at small sizes perhaps, and far more work."""
     from trimformer import plugins
-    from trimformer.cli import console, finetune_run, retrain_run, steps, wanted
+    from trimformer.cli import console, finetune_run, retrain_run, steps, unfinished, wanted
     from trimformer.model.manifest import plain
     from trimformer.report import frontier, terminal
     from trimformer.report.page import sweep_page
@@ -85,14 +85,13 @@ def retrain_command(
         command=context.obj,
     )
     steps.claim(context, out, report)
-    retrain_run.check(run, overwrite=overwrite or (resume and len(budgets) > 1))
+    replaces = overwrite or unfinished.goes_on(out, resume=resume)
+    retrain_run.check(run, overwrite=replaces)
     steps.check_asked(report, overwrite=overwrite)
     if len(budgets) > 1:
-        frontier.check_no_sweep(out, overwrite=overwrite)
-    results = retrain_run.carry_out(run, resume=resume, overwrite=overwrite)
+        frontier.check_no_sweep(out, overwrite=replaces)
+    results = retrain_run.carry_out(run, resume=resume, overwrite=replaces)
     facts = [result.facts for result in results]
-    if len(facts) > 1:
-        frontier.write_sweep(facts, out)
     if report is not None:
         steps.write_report(sweep_page(facts), report)
     if len(results) == 1:

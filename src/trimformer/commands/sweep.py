@@ -49,7 +49,7 @@ from trimformer.pruning.parameters import CALIBRATION_TOKENS, METHOD, MINUTES, S
 if TYPE_CHECKING:
     from trimformer.judging.manifest import Manifest
 
-HELP_PLACE = ("Make it smaller", 2)
+HELP_PLACE = ("Make it smaller", 3)
 MANY_PROCESSES = True
 DEFAULT_SHARES = "0.8,0.6,0.4,0.2"
 

@@ -21,7 +21,7 @@ from trimformer.cli.options import (
 from trimformer.model.parameters import DEVICE, DTYPE
 from trimformer.vocabulary.facts import CHARACTERS, MINIMUM_COUNT
 
-HELP_PLACE = ("Make it smaller", 3)
+HELP_PLACE = ("Make it smaller", 5)
 
 
 def vocabulary_command(

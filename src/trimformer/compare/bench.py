@@ -123,7 +123,7 @@ class Bench:
                 yield Row(cell.subject.label, cell.contender.label, self.identity(cell), outcome)
         except TrimformerError as error:
             for cell in waiting:
-                yield Row(cell.subject.label, cell.contender.label, self.identity(cell), None, str(error))
+                yield Row(cell.subject.label, cell.contender.label, self.identity(cell), None, shared_text(str(error)))
         shutil.rmtree(folder, ignore_errors=True)
 
     def _trained(self, cell: Cell, budgets: Sequence[Budget], folder: Path) -> Iterator[Outcome]:

@@ -13,10 +13,11 @@ import numpy as np
 
 from trimformer.compare.rows import PackedMask, Row
 from trimformer.judging.metrics import PERPLEXITY, shown
+from trimformer.model.sites import kind_of, place
 
 SMALL_LOSS = 0.03
 """Loss within which the papers compare speed: three points, or of a perplexity 3 % of it."""
-KINDS: Mapping[str, str] = {"attention": "heads", "ffn": "neurons"}
+KINDS: Mapping[str, str] = {"head": "heads", "neuron": "neurons"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Pair:
     """The likeness of two tasks' models: the shares of heads and of neurons that they have in common."""
 
     method: str
-    share: float
+    budget: tuple[str, float]
     first: str
     second: str
     heads: float
@@ -63,8 +64,14 @@ def succeeded(rows: Iterable[Row]) -> list[Row]:
 
 
 def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
-    """Keep the rows that have an outcome and these values: `task`, `method`, `share`, `cost`, `seed`."""
+    """Keep the rows that have an outcome and these values: `task`, `method`, `budget`, `share`, `cost`, `seed`."""
     return [row for row in succeeded(rows) if all(getattr(row, name) == value for name, value in wanted.items())]
+
+
+def worded(budget: tuple[str, float], rows: Iterable[Row]) -> str:
+    """Word a budget by its share, and by what it is a share of where the rows have budgets of several costs."""
+    cost, share = budget
+    return f"{share:.0%} of {cost}" if len({row.cost for row in rows}) > 1 else f"{share:.0%}"
 
 
 def small_loss(rows: Iterable[Row]) -> str:
@@ -77,8 +84,8 @@ def small_loss(rows: Iterable[Row]) -> str:
 def best_speedup(rows: Sequence[Row], task: str, method: str) -> float | None:
     """Find the largest measured speed-up of budgets whose mean loss over seeds is at most `SMALL_LOSS`, or None."""
     within = []
-    for share in unique(row.share for row in select(rows, task=task, method=method)):
-        here = select(rows, task=task, method=method, share=share)
+    for budget in unique(row.budget for row in select(rows, task=task, method=method)):
+        here = select(rows, task=task, method=method, budget=budget)
         if statistics.mean(row.degradation for row in here) <= SMALL_LOSS:
             within.append(statistics.mean(row.speedup for row in here))
     return max(within, default=None)
@@ -93,8 +100,8 @@ def geometric_mean(values: Sequence[float | None]) -> float | None:
 def pairs_in_common(rows: Sequence[Row]) -> list[Pair]:
     """Compare every two tasks whose models have the same units, by method and budget; means over common seeds."""
     found = []
-    for method, share in unique((row.method, row.share) for row in succeeded(rows)):
-        here = select(rows, method=method, share=share)
+    for method, budget in unique((row.method, row.budget) for row in succeeded(rows)):
+        here = select(rows, method=method, budget=budget)
         for first, second in combinations(unique(row.task for row in here), 2):
             seeds = [
                 (one.facts.units, other.facts.units)
@@ -105,7 +112,7 @@ def pairs_in_common(rows: Sequence[Row]) -> list[Pair]:
             shared = [in_common(*units) for units in seeds if _same_shape(*units)]
             if shared:
                 heads, neurons = (statistics.mean(kind[name] for kind in shared) for name in ("heads", "neurons"))
-                found.append(Pair(method, share, first, second, heads, neurons))
+                found.append(Pair(method, budget, first, second, heads, neurons))
     return found
 
 
@@ -115,8 +122,8 @@ def in_common(first: Mapping[str, PackedMask], second: Mapping[str, PackedMask])
     Two independent models that keep a share s of their units have s in common.
     """
     shares = {}
-    for sublayer, kind in KINDS.items():
-        sites = [name for name in first if name.endswith(f".{sublayer}")]
+    for unit, kind in KINDS.items():
+        sites = [name for name in first if kind_of(place(name)[1]) == unit]
         masks = [(unpacked(first[name]), unpacked(second[name])) for name in sites]
         both = sum(int((one & other).sum()) for one, other in masks)
         either = sum(int(one.sum()) + int(other.sum()) for one, other in masks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from trimformer.compare.findings import (
     small_loss,
     succeeded,
     unique,
+    worded,
 )
 from trimformer.compare.plan import Plan
 from trimformer.compare.published import Published
@@ -38,6 +40,7 @@ def document(plan: Plan, rows: Sequence[Row]) -> str:
         failures(rows),
         costs(rows),
         whole_costs(plan, rows),
+        speeds(plan, rows),
         speedups(plan, rows),
         units_in_common(rows),
         sensitivity(plan, rows),
@@ -106,9 +109,9 @@ def notes(plan: Plan, rows: Sequence[Row]) -> str:
         f"Dense: {', '.join(_dense(rows, task) for task in unique(row.task for row in known))}.",
         *(f"Lower is better: {name}." for name in unique(row.metric for row in known) if name in LOWER_IS_BETTER),
         "Mean ± standard deviation over the seeds whose number is in brackets; without, one seed.",
-        f"Sizes are those that were asked for; models reached {_reached(known)} of them.",
+        _reached(known),
         f"Calibration tokens: {_range(row.facts.calibration.tokens for row in known)}.",
-        f"On {_listed(_machine(row) for row in known)}; {_listed(_versions(row) for row in known)}.",
+        f"On {_machines(known)}; {_listed(_versions(row) for row in known)}.",
         *_load(known),
     ]
     for published in plan.published:
@@ -126,17 +129,18 @@ def failures(rows: Sequence[Row]) -> str:
     for method in unique(row.method for row in failed):
         here = [row for row in failed if row.method == method]
         first, reasons = here[0], {row.failure for row in here}
-        about = f"({first.task} at {first.share:.0%}) " if len(reasons) > 1 else ""
-        said.append(escaped(f"No result for {method} on {_cells(here)}: {about}{first.failure}."))
+        about = f"({first.task} at {worded(first.budget, rows)}) " if len(reasons) > 1 else ""
+        said.append(escaped(f"No result for {method} on {_cells(here, rows)}: {about}{first.failure}."))
     return _paragraphs(said)
 
 
-def _cells(rows: Sequence[Row]) -> str:
-    """List tasks and their shares, those tasks together that have the same ones."""
+def _cells(rows: Sequence[Row], beside: Sequence[Row]) -> str:
+    """List tasks and their budgets, those tasks together that have the same ones."""
     tasks: dict[str, list[str]] = {}
     for task in unique(row.task for row in rows):
-        tasks.setdefault(", ".join(unique(f"{row.share:.0%}" for row in rows if row.task == task)), []).append(task)
-    return "; ".join(f"{', '.join(together)} at {shares}" for shares, together in tasks.items())
+        budgets = unique(worded(row.budget, beside) for row in rows if row.task == task)
+        tasks.setdefault(", ".join(budgets), []).append(task)
+    return "; ".join(f"{', '.join(together)} at {budgets}" for budgets, together in tasks.items())
 
 
 def _paragraphs(lines: Iterable[str]) -> str:
@@ -150,7 +154,10 @@ def _dense(rows: Sequence[Row], task: str) -> str:
 
 def _reached(rows: Sequence[Row]) -> str:
     shares = [row.facts.budget.reached / row.share for row in rows]
-    return f"{min(shares):.1%} to {max(shares):.1%}"
+    least, most = f"{min(shares):.1%}", f"{max(shares):.1%}"
+    if least == most == "100.0%":
+        return "Models have the sizes that were asked for."
+    return f"Sizes are those that were asked for; models reached {least} to {most} of them."
 
 
 def _range(values: Iterable[int]) -> str:
@@ -158,9 +165,16 @@ def _range(values: Iterable[int]) -> str:
     return str(found[0]) if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
 
 
-def _machine(row: Row) -> str:
-    device, machine = row.facts.latency[DENSE].device, row.facts.machine
-    return f"{device}{f' ({machine.hardware})' if machine else ''} with {row.facts.threads} threads"
+def _machines(rows: Sequence[Row]) -> str:
+    """Name devices and threads, and the hardware, which not all rows may tell."""
+    devices = _listed(f"{row.facts.latency[DENSE].device} with {_threads(row.facts.threads)}" for row in rows)
+    told = [row.facts.machine.hardware if row.facts.machine else None for row in rows]
+    known = _listed(hardware for hardware in told if hardware)
+    return f"{devices} ({known}{', where rows tell it' * (None in told)})" if known else devices
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count != 1)}"
 
 
 def _load(rows: Sequence[Row]) -> list[str]:
@@ -168,7 +182,7 @@ def _load(rows: Sequence[Row]) -> list[str]:
     found = [row.facts.machine.load for row in rows if row.facts.machine]
     if not found:
         return []
-    return [f"Load when rows were done, of processes that ran or waited: {min(found):.1f} to {max(found):.1f}."]
+    return [f"Load of the machine, in processes that ran or waited: {min(found):.1f} to {max(found):.1f}."]
 
 
 def _versions(row: Row) -> str:
@@ -260,6 +274,17 @@ def _single(rows: Sequence[Row]) -> list[str]:
     return [table(["method", "task", "kept", "seed", "speed-up, 1 row at once", "speed-up, a batch"], lines)]
 
 
+def speeds(plan: Plan, rows: Sequence[Row]) -> str:
+    """Write how many times as fast as the original the models were, by method and budget: geometric means of tasks."""
+    known = [row for row in succeeded(rows) if math.isfinite(row.speedup)]
+    budgets = unique(row.budget for row in known)
+    lines = []
+    for method in unique(row.method for row in known if _varied(plan, row.method) is None):
+        here = [[row.speedup for row in select(known, method=method, budget=budget)] for budget in budgets]
+        lines.append([method, *(_times(geometric_mean(each)) for each in here)])
+    return table(["times as fast as the original", *(f"{share:.0%} of {cost}" for cost, share in budgets)], lines)
+
+
 def speedups(plan: Plan, rows: Sequence[Row]) -> str:
     """Write the largest measured speed-up within a small loss, by method and task, published ones below."""
     tasks = unique(row.task for row in succeeded(rows))
@@ -282,27 +307,27 @@ def _times(value: float | None) -> str:
 
 def units_in_common(rows: Sequence[Row]) -> str:
     """Write the share of heads and of neurons that models of different tasks have in common."""
-    lines = [
-        [pair.method, f"{pair.share:.0%}", f"{pair.first}, {pair.second}", f"{pair.heads:.1%}", f"{pair.neurons:.1%}"]
-        for pair in pairs_in_common(rows)
-    ]
+    lines = []
+    for pair in pairs_in_common(rows):
+        about = [pair.method, worded(pair.budget, rows), f"{pair.first}, {pair.second}"]
+        lines.append([*about, f"{pair.heads:.1%}", f"{pair.neurons:.1%}"])
     return table(["method", "kept", "tasks", "heads in common", "neurons in common"], lines)
 
 
 def sensitivity(plan: Plan, rows: Sequence[Row]) -> str:
     """Write the metric where options are varied: a row a value of an option, a column a task and budget."""
-    columns = unique((row.task, row.share) for row in succeeded(rows))
+    columns = unique((row.task, row.budget) for row in succeeded(rows))
     lines = []
     for contender in plan.contenders:
         if contender.varied and select(rows, method=contender.label):
             base, option, value = contender.varied
-            found = [_measured_at(rows, contender.label, task, share) for task, share in columns]
+            found = [_measured_at(rows, contender.label, task, budget) for task, budget in columns]
             lines.append([base, option, f"{value:g}", *found])
-    return table(["method", "option", "value", *(f"{task} {share:.0%}" for task, share in columns)], lines)
+    return table(["method", "option", "value", *(f"{task} {worded(budget, rows)}" for task, budget in columns)], lines)
 
 
-def _measured_at(rows: Sequence[Row], method: str, task: str, share: float) -> str:
-    found = over_seeds(row.value for row in select(rows, method=method, task=task, share=share))
+def _measured_at(rows: Sequence[Row], method: str, task: str, budget: tuple[str, float]) -> str:
+    found = over_seeds(row.value for row in select(rows, method=method, task=task, budget=budget))
     return str(found) if found else NOTHING
 
 

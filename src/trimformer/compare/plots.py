@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trimformer.compare.findings import best_speedup, over_seeds, pairs_in_common, select, small_loss, succeeded, unique
+from trimformer.compare.findings import (
+    best_speedup,
+    over_seeds,
+    pairs_in_common,
+    select,
+    small_loss,
+    succeeded,
+    unique,
+    worded,
+)
 from trimformer.compare.plan import Plan
 from trimformer.compare.rows import Row
 from trimformer.judging.metrics import LOWER_IS_BETTER
@@ -24,6 +34,8 @@ NEAR = 0.02
 TICKS_APART = 0.09
 """Least distance of two ticks there, as a share of the axis."""
 COLUMNS = 3
+STYLES = ("-", "--", ":", "-.")
+"""Of the lines of a method's budgets, by their cost."""
 
 
 def write_plots(plan: Plan, rows: Sequence[Row], folder: Path) -> list[Path]:
@@ -55,14 +67,15 @@ def accuracy(plan: Plan, rows: Sequence[Row]) -> Figure | None:
     """Draw the metric against the share that was reached, a panel a task; published values are crosses."""
 
     def draw(axes: Axes, task: str) -> None:
-        for colour, method in _coloured(plan, rows):
+        costs = unique(row.cost for row in succeeded(rows))
+        for (colour, method), (number, cost) in product(_coloured(plan, rows), enumerate(costs)):
             points = [
-                (_mean(row.facts.budget.reached for row in here), over_seeds(row.value for row in here))
-                for here in _by_share(rows, task, method)
+                (100 * _mean(row.facts.budget.reached for row in here), over_seeds(row.value for row in here))
+                for here in _by_budget(select(rows, task=task, method=method, cost=cost))
             ]
-            _line(axes, [(100 * share, found) for share, found in points], colour, method)
-            for published in plan.published:
-                known = {share: published.metrics.get((task, method, share)) for share in _shares(rows)}
+            _line(axes, points, colour, f"{method}, {cost}" if len(costs) > 1 else method, STYLES[number])
+            for published in plan.published if cost == "flops" else ():
+                known = {share: published.metrics.get((task, method, share)) for share in _shares(rows, cost)}
                 crosses = [(100 * share, value) for share, value in known.items() if value is not None]
                 axes.plot(*zip(*crosses, strict=True), "x", color=colour) if crosses else None
         if plan.published:
@@ -91,10 +104,12 @@ def _against(plan: Plan, rows: Sequence[Row], cost_of: Callable[[Row], float], l
 
     def draw(axes: Axes, task: str) -> None:
         for colour, method in _coloured(plan, rows):
-            for here in _by_share(rows, task, method):
+            for here in _by_budget(select(rows, task=task, method=method)):
                 place = _mean(cost_of(row) for row in here), _mean(row.value for row in here)
                 _line(axes, [(place[0], over_seeds(row.value for row in here))], colour, method)
-                axes.annotate(f"{here[0].share:.0%}", place, (4, 4), textcoords="offset points", fontsize="x-small")
+                axes.annotate(
+                    worded(here[0].budget, rows), place, (4, 4), textcoords="offset points", fontsize="x-small"
+                )
         axes.set_xscale("log")
         axes.set_xlabel(label)
 
@@ -123,12 +138,12 @@ def speedup(plan: Plan, rows: Sequence[Row]) -> Figure | None:
 def common(rows: Sequence[Row]) -> Figure | None:
     """Draw shares of heads and neurons in common, a square a pair of tasks, by method and budget; None of none."""
     pairs = pairs_in_common(rows)
-    cases = unique((pair.method, pair.share) for pair in pairs)
+    cases = unique((pair.method, pair.budget) for pair in pairs)
     if not cases:
         return None
     figure = Figure(figsize=(2 * PANEL[0], PANEL[1] * len(cases)), layout="constrained")
-    for line, (method, share) in zip(figure.subplots(len(cases), 2, squeeze=False), cases, strict=True):
-        here = [pair for pair in pairs if (pair.method, pair.share) == (method, share)]
+    for line, (method, budget) in zip(figure.subplots(len(cases), 2, squeeze=False), cases, strict=True):
+        here = [pair for pair in pairs if (pair.method, pair.budget) == (method, budget)]
         tasks = unique(task for pair in here for task in (pair.first, pair.second))
         for axes, kind in zip(line, ("heads", "neurons"), strict=True):
             shares = np.eye(len(tasks))
@@ -141,7 +156,7 @@ def common(rows: Sequence[Row]) -> Figure | None:
                 axes.text(place[1], place[0], f"{value:.0%}", ha="center", va="center", color=colour)
             axes.set_xticks(range(len(tasks)), tasks)
             axes.set_yticks(range(len(tasks)), tasks)
-            axes.set_title(f"{kind} in common: {method}, {share:.0%} kept", fontsize="small")
+            axes.set_title(f"{kind} in common: {method}, {worded(budget, rows)} kept", fontsize="small")
     return figure
 
 
@@ -154,13 +169,14 @@ def sensitivity(plan: Plan, rows: Sequence[Row]) -> Figure | None:
         return None
     figure = Figure(figsize=(PANEL[0] * len(options), PANEL[1]), layout="constrained")
     for axes, option in zip(figure.subplots(1, len(options), squeeze=False)[0], options, strict=True):
-        for task, share in unique((row.task, row.share) for row in succeeded(rows)):
+        for task, budget in unique((row.task, row.budget) for row in succeeded(rows)):
+            here = select(rows, task=task, budget=budget)
             points = sorted(
-                (one.varied[2], over_seeds(row.value for row in select(rows, method=one.label, task=task, share=share)))
+                (one.varied[2], over_seeds(row.value for row in select(here, method=one.label)))
                 for one in varied
                 if one.varied and one.varied[:2] == option
             )
-            _line(axes, points, None, f"{task}, {share:.0%} kept")
+            _line(axes, points, None, f"{task}, {worded(budget, rows)} kept")
         for metric in metrics if len(metrics) == 1 else ():
             metric_scale(axes, metric)
         axes.set_xscale("symlog", linthresh=1e-4)
@@ -218,21 +234,20 @@ def _stretch(axes: Axes, dense: float) -> None:
     axes.set_ylabel(f"{axes.get_ylabel()}\n(wider near the dense model)")
 
 
-def _by_share(rows: Sequence[Row], task: str, method: str) -> Iterator[list[Row]]:
-    here = select(rows, task=task, method=method)
-    for share in sorted(unique(row.share for row in here)):
-        yield [row for row in here if row.share == share]
+def _by_budget(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    for budget in sorted(unique(row.budget for row in rows)):
+        yield select(rows, budget=budget)
 
 
-def _shares(rows: Sequence[Row]) -> list[float]:
-    return unique(row.share for row in rows)
+def _shares(rows: Sequence[Row], cost: str) -> list[float]:
+    return unique(row.share for row in rows if row.cost == cost)
 
 
 def _mean(values: Any) -> float:
     return float(np.mean(list(values)))
 
 
-def _line(axes: Axes, points: Sequence[tuple[float, Any]], colour: str | None, label: str) -> None:
+def _line(axes: Axes, points: Sequence[tuple[float, Any]], colour: str | None, label: str, style: str = "-") -> None:
     """Draw means with their standard deviations over seeds."""
     known = [(x, found) for x, found in points if found is not None]
     if known:
@@ -244,5 +259,6 @@ def _line(axes: Axes, points: Sequence[tuple[float, Any]], colour: str | None, l
             markersize=4,
             capsize=2,
             color=colour,
+            linestyle=style,
             label=label,
         )

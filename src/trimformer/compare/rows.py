@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,11 @@ class Row:
         return str(self.cell["budget"]["cost"])
 
     @property
+    def budget(self) -> tuple[str, float]:
+        """Name of the cost, and the share of it that was to be kept."""
+        return self.cost, self.share
+
+    @property
     def seed(self) -> int:
         """Seed of all sampling."""
         return int(self.cell["seed"])
@@ -208,14 +213,15 @@ class Rows:
         self.file = file
         self.all: list[Row] = []
         whole: list[str] = []
-        for number, line in enumerate(_lines(file), start=1):
+        lines, ended = _lines(file)
+        for number, line in enumerate(lines, start=1):
             row = _read(line)
             if row is None:
                 say(f"{file}, line {number} is damaged: what it says is not believed, its cell is run again")
             else:
                 self.all.append(row)
                 whole.append(line)
-        self._whole = whole if len(whole) < len(list(_lines(file))) or not _ends_in_newline(file) else None
+        self._whole = whole if len(whole) < len(lines) or not ended else None
 
     def find(self, cell: Mapping[str, Any]) -> Row | None:
         """Find the newest row of exactly this cell, or None."""
@@ -277,17 +283,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _lines(file: Path) -> Iterator[str]:
-    if not file.exists():
-        return
+def _lines(file: Path) -> tuple[list[str], bool]:
+    """Read the lines of a file that are not blank, and whether the last one is ended."""
     try:
-        yield from (line for line in file.read_bytes().decode("utf-8", "replace").split("\n") if line.strip())
+        text = file.read_bytes().decode("utf-8", "replace") if file.exists() else ""
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}") from error
-
-
-def _ends_in_newline(file: Path) -> bool:
-    return not file.exists() or file.stat().st_size == 0 or file.read_bytes().endswith(b"\n")
+    return [line for line in text.split("\n") if line.strip()], not text or text.endswith("\n")
 
 
 def _replace(file: Path, lines: list[str]) -> None:

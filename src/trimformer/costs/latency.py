@@ -88,10 +88,12 @@ def _measure(structure: Structure, workload: Workload, progress: Progress | None
         models |= {f"{count} units of {site.name}": _one_block(structure, site, count) for count in grid[shape]}
     measured = measure_at(workload, models, runs=RUNS, progress=progress)
     times = {name: MICROSECONDS * time.low_ms for name, time in measured.items()}
-    tables = {shape: torch.zeros(1, dtype=torch.float64) for shape in (_shape(structure, site) for site in structure)}
-    for shape, site in by_shape.items():
-        tables[shape] = _table(grid[shape], [times[f"{count} units of {site.name}"] for count in grid[shape]])
-    by_site = {site.name: tables[_shape(structure, site)].clone() for site in structure}
+    tables = {
+        shape: _table(grid[shape], [times[f"{count} units of {site.name}"] for count in grid[shape]])
+        for shape, site in by_shape.items()
+    }
+    by_site = {site.name: torch.zeros(1, dtype=torch.float64) for site in structure}
+    by_site |= {site.name: tables[_shape(structure, site)].clone() for site in structure.occupied}
     sums = [sum(float(by_site[s.name][_kept(s, share)]) for s in structure) for share in WHOLE_SIZES]
     whole = isotonic_regression([times[f"{share} of all units"] for share in WHOLE_SIZES]).x
     return by_site | {WHOLE: torch.tensor(np.stack([sums, whole], axis=1))}
@@ -135,9 +137,9 @@ def _with_share(structure: Structure, share: float) -> PreTrainedModel:
     """Make the whole model with a share of the units of every site, all else shared; for 1 it is the model itself."""
     if share == 1:
         return structure.model
-    model = copy.deepcopy(structure.model, _shared(structure, structure.sites))
+    model = copy.deepcopy(structure.model, _shared(structure, structure.occupied))
     small = read_structure(model, structure.architecture)
-    for site in small:
+    for site in small.occupied:
         cut_site(small, site, torch.arange(site.units) < _kept(site, share))
     return small.model
 

@@ -46,7 +46,7 @@ def sample_rows(features: Sequence[Features], tokens: int, seed: int) -> list[Fe
 def length_sorted_indices(
     features: Sequence[Features], *, max_rows: int = MAX_ROWS, max_padded_tokens: int = MAX_PADDED_TOKENS
 ) -> list[list[int]]:
-    """Group row indices into batches, longest rows first, so that memory peaks in the first batch.
+    """Group row indices into batches, longest rows first, of each number of choices those first: so memory peaks early.
 
     A batch has at most `max_rows` rows and `max_padded_tokens` tokens, padding included, or it is a single row. In
     multiple choice its rows have as many choices each.

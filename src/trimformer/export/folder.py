@@ -121,12 +121,13 @@ def compare(
     model: PreTrainedModel, exported: OnnxModel, batches: Sequence[Batch], pooling: Pooling | None = None
 ) -> dict[str, Any]:
     """Find the largest difference of any number of any output, `max_difference`, and count rows and tokens compared."""
-    largest = 0.0
+    differences = list[torch.Tensor]()
     with frozen(model):
         for batch in batches:
             found = exported(**batch)
-            for name, values in outputs_of(model, batch, pooling).items():
-                largest = max(largest, float((values - found[name]).abs().max()))
+            outputs = outputs_of(model, batch, pooling).items()
+            differences += [(values - found[name]).abs().max().cpu() for name, values in outputs]
+    largest = float(torch.stack(differences).max()) if differences else 0.0  # NaN where one is
     rows = sum(shape(batch)[0] for batch in batches)
     return {"max_difference": largest, "compared_rows": rows, "compared_tokens": real_tokens(batches)}
 

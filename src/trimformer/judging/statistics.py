@@ -143,6 +143,11 @@ def ratio(*columns: Array, axis: int = -1) -> Array:
     return np.asarray(part / np.maximum(whole, 1))
 
 
+def perplexity(*columns: Array, axis: int = -1) -> Array:
+    """Compute `exp` of the mean loss, of sums of losses and counts; at most the largest float64."""
+    return np.asarray(np.exp(np.minimum(ratio(*columns, axis=axis), np.log(np.finfo(np.float64).max))))
+
+
 def matthews(*columns: Array, axis: int = -1) -> Array:
     """Compute Matthews' correlation of two 0/1 columns, which is their Pearson correlation; 0 if one is constant."""
     return pearson(*columns, axis=axis)

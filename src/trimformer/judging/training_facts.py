@@ -110,8 +110,3 @@ class RecipeFacts:
     """Facts of the trainings by stage."""
     dynamic: DynamicFacts | None = None
     """What only a model has that decides row by row."""
-
-    @property
-    def total_cpu_seconds(self) -> float:
-        """CPU seconds of all work."""
-        return sum(self.cpu_seconds.values())

@@ -27,7 +27,8 @@ from trimformer.model.modeling_trimformer import files_are_checked, sizes_of
 from trimformer.model.offload import is_offloaded, like_offloaded, stored
 from trimformer.model.placement import Placement, find_device
 from trimformer.model.sentence_files import MODULES, choose_pooling, known_pooling, write_added
-from trimformer.model.soundness import naming, read_config, read_tokenizer, trusting, trusts_code
+from trimformer.model.soundness import UNREADABLE, naming, read_config, read_tokenizer, trusting, trusts_code
+from trimformer.model.weights import stored_as
 
 
 def load_model(
@@ -236,10 +237,16 @@ def _as_it_came(model: PreTrainedModel) -> bool:
 
 
 def _converted(model: PreTrainedModel, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    """Give a model's state in another precision; weights that are tied stay one tensor, which is written once."""
+    """Give a model's floating-point weights in another precision, and all else as it is.
+
+    Weights that are tied stay one tensor, which is written once.
+    """
     once: dict[int, Tensor] = {}
     state = model.state_dict(keep_vars=True)
-    return {name: once.setdefault(id(values), values.detach().to(dtype)) for name, values in state.items()}
+    return {
+        name: once.setdefault(id(values), values.detach().to(stored_as(values, dtype)))
+        for name, values in state.items()
+    }
 
 
 def check_writable(
@@ -273,7 +280,7 @@ def _verify(folder: Path, model: PreTrainedModel, dtype: torch.dtype) -> None:
         loaded: Any = type(model).from_pretrained(
             folder, dtype=model.dtype, ignore_mismatched_sizes=True, **like_offloaded(model)
         )
-    except ValueError as error:
+    except (*UNREADABLE, RuntimeError) as error:
         raise CheckpointError(
             f"the checkpoint does not read back, nothing was written: {error}; report this"
         ) from error

@@ -46,7 +46,7 @@ def with_blocks(structure: Structure, blocks: Sequence[int]) -> PreTrainedModel:
     model = copy.deepcopy(structure.model)
     if list(blocks) == list(range(len(structure.blocks()))):
         return model
-    path, config = structure.architecture.chains[0].blocks, model.config
+    path, config = structure.architecture.chains[0].blocks, read_structure(model, structure.architecture).config()
     kept = nn.ModuleList([model.base_model.get_submodule(f"{path}.{block}") for block in blocks])
     model.base_model.set_submodule(path, kept)
     for name in LISTS:

@@ -132,6 +132,15 @@ class Site:
         return arranged
 
 
+def kind_of(sublayer: str) -> str:
+    """Tell by a sublayer's name what its units are: of attention `head`, of feed-forward layers `neuron`.
+
+    >>> kind_of("attention"), kind_of("ffn_0")
+    ('head', 'neuron')
+    """
+    return {"attention": "head", "ffn": "neuron"}.get(sublayer.partition("_")[0], sublayer)
+
+
 def place(site: str) -> tuple[int, str]:
     """Read the block's number and the sublayer's name from a site's name.
 

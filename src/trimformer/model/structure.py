@@ -180,10 +180,6 @@ class Structure:
         """
         return self._weight(site.consumer)
 
-    def producer_weights(self, site: Site) -> list[Tensor]:
-        """Give the producers' weights as views `(width, outputs)`: what is written to them is written to the model."""
-        return [self._weight(producer.path) for producer in site.producers]
-
     def readers(self, site: Site) -> list[Projection]:
         """Find the projections that read a sublayer's input and nothing else, those of its units and of all units."""
         paths = [producer.path for producer in site.producers if producer.aligned]

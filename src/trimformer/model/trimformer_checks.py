@@ -21,7 +21,7 @@ from torch import nn
 from .trimformer_modules import BiasOnly, Projection, module_at, projection_at, sizes_of_projection
 
 FORMAT = 2
-"""Version of the checkpoint format; 1, of version 0.1, had no checksums and named no format."""
+"""Version of the checkpoint format; 1 had no checksums and named no format."""
 MANIFEST = "trimformer.json"
 ENTRY, OWN = "checkpoint", "sha256"
 """The manifest's entry with the format and every file's SHA-256, and in it, the digest of the manifest without that."""
@@ -69,7 +69,7 @@ def with_digest(facts: Mapping[str, Any], files: Mapping[str, str]) -> dict[str,
 
 
 def listed_files(folder: Path) -> dict[str, str] | None:
-    """Read the digest of every file of a checkpoint from its manifest; None where it lists none, as in version 0.1.
+    """Read the digest of every file of a checkpoint from its manifest; None where it lists none, as in format 1.
 
     Raises:
         ValueError: the manifest was damaged or changed, or is of a format that is not known here.

@@ -14,7 +14,12 @@ from transformers import PreTrainedModel
 
 def weight_bytes(model: PreTrainedModel, dtype: torch.dtype | None = None) -> int:
     """Add up the size of a model's weights, each once, as they are or as stored in another precision."""
-    return sum(weight.numel() * (dtype or weight.dtype).itemsize for weight in model.parameters())
+    return sum(weight.numel() * stored_as(weight, dtype).itemsize for weight in model.parameters())
+
+
+def stored_as(values: Tensor, dtype: torch.dtype | None) -> torch.dtype:
+    """Give the type that numbers are stored in: the one asked for, but integers and truth values stay what they are."""
+    return dtype if dtype is not None and values.is_floating_point() else values.dtype
 
 
 LENGTH_BYTES, ALIGNED = 8, 8
@@ -30,7 +35,7 @@ def stored_tensors(model: PreTrainedModel, dtype: torch.dtype | None = None) -> 
     for name, tensor in model.state_dict(keep_vars=True).items():
         once.setdefault(id(tensor), (name, tensor))
     return {
-        name: torch.empty(tensor.shape, dtype=dtype or tensor.dtype, device="meta") for name, tensor in once.values()
+        name: torch.empty(tensor.shape, dtype=stored_as(tensor, dtype), device="meta") for name, tensor in once.values()
     }
 
 
@@ -44,11 +49,19 @@ def file_bytes(tensors: Mapping[str, Tensor]) -> int:
     size, header = 0, dict[str, Any](__metadata__={"format": "pt"})
     for name, tensor in sorted(tensors.items(), key=lambda each: (-each[1].element_size(), each[0])):
         end = size + tensor.numel() * tensor.element_size()
-        kind = "BF16" if tensor.dtype is torch.bfloat16 else f"F{8 * tensor.element_size()}"
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [size, end]}
+        header[name] = {"dtype": _kind(tensor.dtype), "shape": list(tensor.shape), "data_offsets": [size, end]}
         size = end
     length = len(json.dumps(header, separators=(",", ":")))
     return LENGTH_BYTES + ceil(length / ALIGNED) * ALIGNED + size
+
+
+def _kind(dtype: torch.dtype) -> str:
+    """Name a type as safetensors does: `F32`, `BF16`, `I64`, `U8`, `BOOL`."""
+    if dtype is torch.bfloat16:
+        return "BF16"
+    if dtype is torch.bool:
+        return "BOOL"
+    return f"{'F' if dtype.is_floating_point else 'I' if dtype.is_signed else 'U'}{8 * dtype.itemsize}"
 
 
 def word_embeddings(model: PreTrainedModel) -> Tensor | None:

@@ -57,7 +57,8 @@ class Baseline(ABC):
 
     def prune(self, job: Job, measured: Measured) -> Masks:
         """Score all units, keep the best within the limit, cut the student and, with `tune`, refit it."""
-        masks = job.dense.full_masks() | keep_best(self.scores(job, measured), job.costs, job.limit, job.bounds)
+        best = keep_best(self.scores(job, measured), job.costs, job.limit, job.bounds)
+        masks = job.first_decides(job.dense.full_masks() | best)
         with frozen(job.dense.model), frozen(job.student.model):
             cut_and_refit(job, masks, tune=self.tune, ridge=self.ridge, intercept=self.intercept)
         return masks

@@ -80,7 +80,7 @@ class Claims:
             InvalidOption: a layer, sublayer, size or unit that the model does not have.
         """
         for key, entry in sizes.items():
-            for site, own in _entries_of(self.structure, str(key), entry):
+            for site, own in _entries_of(self.structure, key, entry):
                 about = own if isinstance(own, Mapping) else {UNITS: own}
                 for name in about:
                     if name not in (UNITS, KEEP):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from trimformer import processes
@@ -149,9 +149,9 @@ class Job(Calibration):
         """Open what the journal has of a stage of exactly this job; None without a journal."""
         if self.journal is None:
             return None
-        bounds, made_by = self.bounds, [str(self.dense.device), processes.count()]
-        asked = [self.limit, self.stock, dict(bounds.least), dict(bounds.most)]
-        return self.journal.on(made_by, asked, dict(self.costs), dict(bounds.protected)).stage(name)
+        made_by = [str(self.dense.device), processes.count()]
+        bounds = {each.name: dict(getattr(self.bounds, each.name)) for each in fields(self.bounds)}
+        return self.journal.on(made_by, [self.limit, self.stock], dict(self.costs), bounds).stage(name)
 
     def unit_cost(self, site: Site) -> float:
         """Compute the mean cost of a unit of the site; 1 where there is none, so that scores can be divided by it."""

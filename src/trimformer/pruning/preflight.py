@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 
 import torch
 from transformers import PreTrainedModel
@@ -20,7 +19,7 @@ from trimformer.model.weights import word_share
 from trimformer.observing.calibration import Calibration
 from trimformer.observing.watching import check_finite, frozen, watching
 from trimformer.pruning.contract import Method
-from trimformer.pruning.fingerprint import measured_key
+from trimformer.pruning.fingerprint import work_key
 from trimformer.pruning.memory import check_memory
 from trimformer.pruning.probe import FROM_MODELS, check_layout, shortest_row
 
@@ -62,7 +61,7 @@ def check_together(calibration: Calibration, name: str, method: Method) -> None:
     """
     if processes.count() == 1:
         return
-    key = measured_key(calibration, name, method) | {"options": asdict(method)}  # type: ignore[call-overload]  # every method is a dataclass
+    key = work_key(calibration, name, method)
     texts = {f"{processes.index()} {part}": json.dumps(value).encode() for part, value in key.items()}
     found = processes.gathered({about: torch.tensor(list(text), dtype=torch.uint8) for about, text in texts.items()})
     others = range(1, processes.count())

@@ -18,10 +18,11 @@ from trimformer.errors import InvalidOption, caution
 from trimformer.model.arguments import told
 from trimformer.model.manifest import versions
 from trimformer.model.sites import Masks
-from trimformer.model.slots import read_by_slot
+from trimformer.model.slots import read_by_dimension, read_by_slot
 from trimformer.model.structure import Structure, parameter_count, read_structure
 from trimformer.model.surgery import describe_cut, describe_stock, pruning_config
 from trimformer.model.unchanged import leaves_unchanged, unchanged
+from trimformer.observing.calibration import Calibration
 from trimformer.observing.measurements import Measured
 from trimformer.observing.resources import Used, watching_resources
 from trimformer.progress import Progress, staged
@@ -52,8 +53,10 @@ from trimformer.pruning.query_heads import by_place, one_by_one_in, order_by_wor
 from trimformer.pruning.result import PruningResult
 from trimformer.pruning.sizes import Sizes
 from trimformer.pruning.target import COUNTED, Target, aimed, check_asked, check_sizes
-from trimformer.pruning.turning import by_turned_dimension, narrows_heads, turn
+from trimformer.pruning.turning import narrows_heads, turned
 from trimformer.pruning.uniform import check_fits, check_uniform, least_cost, uniform_job
+
+Ordering = Callable[[], tuple[Calibration, dict[str, Tensor]]]  # a copy in order, and by site where heads were before
 
 
 class Pruner:
@@ -110,7 +113,7 @@ class Pruner:
         self.ordering: Used | None = None
         self._prices: dict[str, Prices] = {}
         self._architecture = dense.architecture
-        self._ordering: Callable[[], dict[str, Tensor]] | None = None
+        self._ordering: Ordering | None = None
         self._places: dict[str, Tensor] = {}
         self._looks_first = chosen
         for warning in self.warnings:
@@ -121,8 +124,9 @@ class Pruner:
         """Measurements of the method by site, made once, before a budget is known; from the cache where it has them."""
         self.stages.enter("measuring")
         if self._ordering is not None and self.ordering is None:
-            with watching_resources(self.calibration.dense.device) as self.ordering:
-                self._places = self._ordering()
+            with watching_resources(self.calibration.dense.device) as used:
+                calibration, places = self._ordering()
+            self.calibration, self._places, self.ordering = calibration, places, used
         found = measure(self.calibration, self.name, self.method, self.cache)
         self.measuring, self.measuring_seconds = found.used, found.seconds
         return found.measured
@@ -152,25 +156,25 @@ class Pruner:
 
     @cached_property
     def _by_slot(self) -> Pruner:
-        """The same on a copy of the model, with slots of query heads as units, to be ordered before it is measured."""
-        slots = read_by_slot(self.calibration.dense).copied()
+        """The same with slots of query heads as units, on a copy of the model that is ordered before it is measured."""
+        slots = read_by_slot(self.calibration.dense)
         check_layout(slots, shortest_row(self.calibration.batches))
-        judging = self._on(one_by_one_in(slots))
-        return self._on(slots, lambda: judging.ordered(slots))
+        return self._on(slots, self._ordered)
 
-    def ordered(self, slots: Structure) -> dict[str, Tensor]:
-        """Order the query heads of a model by slot, in place, by what they are worth as units of this one."""
-        prices = self.prices(COUNTED)
-        job = self.job(self.calibration.dense, prices.tables, prices.limit(1.0))
-        return order_by_worth(slots, self.method, job, self.measured)  # type: ignore[arg-type]  # it judges units
+    def _ordered(self) -> tuple[Calibration, dict[str, Tensor]]:
+        """Copy the model and order its query heads by slot, by what they are worth one by one."""
+        slots = read_by_slot(self.calibration.dense).copied()
+        judging = self._on(one_by_one_in(slots))
+        job = judging.job(judging.calibration.dense, (prices := judging.prices(COUNTED)).tables, prices.limit(1.0))
+        places = order_by_worth(slots, self.method, job, judging.measured)  # type: ignore[arg-type]  # it judges units
+        return self.calibration.on(slots), places
 
     @cached_property
     def _by_dimension(self) -> Pruner:
-        """The same on a copy of the model, with dimensions of heads as units, to be turned before it is measured."""
-        calibration = self.calibration.on(by_turned_dimension(self.calibration.dense))
-        return self._on(calibration.dense, lambda: turn(calibration))
+        """The same with dimensions of heads as units, on a copy of the model that is turned before it is measured."""
+        return self._on(read_by_dimension(self.calibration.dense), lambda: (turned(self.calibration), {}))
 
-    def _on(self, structure: Structure, ordering: Callable[[], dict[str, Tensor]] | None = None) -> Pruner:
+    def _on(self, structure: Structure, ordering: Ordering | None = None) -> Pruner:
         """Make the same pruner of the model as another structure has it; nothing is ordered or measured yet."""
         return self._with(calibration=self.calibration.on(structure), _prices={}, _ordering=ordering)
 
@@ -285,15 +289,15 @@ class Pruner:
         """Make a pruned copy that keeps at most a share of the target's cost, by formulas or tables."""
         if "measured" not in vars(self):
             self.stages.enter("measuring")  # pricing belongs to it
-        dense, prices = self.calibration.dense, self.prices(target.cost)
-        costs, limit = target.terms(dense, prices, share)
+        prices = self.prices(target.cost)
+        costs, limit = target.terms(self.calibration.dense, prices, share)
         if target.uniform:
             check_fits(self._bounded(target, costs, limit))
         measured = self.measured  # before the student takes its memory
         self.stages.enter("pruning")
         journal = self.journal and self.journal.on(work_key(self.calibration, self.name, self.method))
-        job = replace(self._bounded(target, costs, limit), student=dense.copied(), journal=journal)
-        with watching_resources(dense.device) as pruning:
+        job = replace(self._bounded(target, costs, limit), student=self.calibration.dense.copied(), journal=journal)
+        with watching_resources(job.dense.device) as pruning:
             job = target.dropping(job, self.method, measured, prices)
             masks = processes.agreed_masks(self.method.prune(job, measured))
             if target.uniform:
@@ -302,8 +306,7 @@ class Pruner:
         small = (describe_stock if target.uniform else describe_cut)(job.student, masks)
         check_result(small, shortest_row(job.batches))
         job.check(masks)
-        curves = compact_curves({site: found.removal_cost for site, found in measured.items()})
-        facts = self._facts(job, masks, target, curves)
+        facts = self._facts(job, masks, target, measured)
         facts = facts if self.ordering is None else facts.with_stage("ordering", self.ordering)
         facts = facts.with_stage("measuring", self.measuring).with_stage("pruning", pruning)
         return PruningResult(job.student.model, by_place(masks, self._places), facts, self.tokenizer)
@@ -323,7 +326,7 @@ class Pruner:
             )
         return self._prices[cost]
 
-    def _facts(self, job: Job, masks: Masks, target: Target, curves: Mapping[str, tuple[float, ...]]) -> PruningFacts:
+    def _facts(self, job: Job, masks: Masks, target: Target, measured: Measured) -> PruningFacts:
         small = job.student.model
         return PruningFacts(
             method=self.name,
@@ -343,5 +346,5 @@ class Pruner:
             budget=target.budget_facts(self.prices(target.cost).kept(masks)),
             sizes=target.sizes_facts(masks),
             seconds={},
-            curves=curves,
+            curves=compact_curves({site: found.removal_cost for site, found in measured.items()}),
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trimformer.errors import InvalidOption
+from trimformer.model.sites import kind_of
 
 RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
@@ -68,6 +69,7 @@ class Sizes:
             _check_units(getattr(self, name), name)
         if not isinstance(self.sites, Mapping):
             raise InvalidOption(f"`sites={self.sites!r}` must be sizes by layer or sublayer, such as {EXAMPLE}")
+        object.__setattr__(self, "sites", {str(name): size for name, size in self.sites.items()})
         for name in ("keep_layers", "drop_blocks"):
             value = getattr(self, name)
             if value is not None and how_many(value) is None:
@@ -90,7 +92,8 @@ class Sizes:
     @property
     def about_heads(self) -> bool:
         """True where a number of heads is asked for, in all layers or in single ones."""
-        named = [each for name, each in self.sites.items() if not (name.endswith(".ffn") or each in (ALL, 0, "0"))]
+        about = {name: kind_of(name.rpartition(".")[2]) for name in self.sites}
+        named = [each for name, each in self.sites.items() if about[name] != "neuron" and each not in (ALL, 0, "0")]
         return self.heads is not None or any(not isinstance(each, Mapping) or {*each} != {"neurons"} for each in named)
 
     @property

@@ -83,14 +83,18 @@ def _of_whole_heads(budget: Budget) -> bool:
     return budget.uniform or isinstance(plugins.load("costs", budget.cost), MeasuredCost)
 
 
-def turn(calibration: Calibration) -> dict[str, Tensor]:
+def turned(calibration: Calibration) -> Calibration:
+    """Make the same calibration of a copy of the model, with dimensions of heads as units, and heads turned."""
+    found = calibration.on(by_turned_dimension(calibration.dense))
+    turn(found)
+    return found
+
+
+def turn(calibration: Calibration) -> None:
     """Turn the heads of a model in place; it computes the same as before.
 
     Args:
         calibration: on a model with dimensions of heads as units, which may be changed.
-
-    Returns:
-        Nothing: heads stay where they were.
     """
     sample = replace(calibration, batches=every(calibration.batches, ONE_IN))
     dense = calibration.dense
@@ -103,7 +107,6 @@ def turn(calibration: Calibration) -> dict[str, Tensor]:
                 with torch.no_grad(), dense.in_memory(seen.site):
                     _turn_scores(dense, seen.site, *scores[seen.site.name])
                     _turn_values(dense, seen.site, seen.inputs.covariance.cpu(), metric)
-    return {}
 
 
 @torch.no_grad()

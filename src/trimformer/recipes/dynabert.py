@@ -50,7 +50,6 @@ class DynaBERT:
     """Options of the training; those of the paper by default."""
 
     starts_from: ClassVar[Start] = "finetuned"
-    serves_all: ClassVar[bool] = True
     needs_labels: ClassVar[bool] = True
     costs: ClassVar[tuple[str, ...]] = ("flops", "params")
 

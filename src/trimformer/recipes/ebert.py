@@ -44,7 +44,6 @@ class EBERT:
     """Options of the training; those of the paper by default."""
 
     starts_from: ClassVar[Start] = "finetuned"
-    serves_all: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = True
     costs: ClassVar[tuple[str, ...]] = ("flops",)
 

@@ -31,7 +31,6 @@ class PPruning:
     """Options of the pruning, and of the fine-tuning that follows."""
 
     starts_from: ClassVar[Start] = "pretrained"
-    serves_all: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = True
     costs: ClassVar[tuple[str, ...]] = ("flops", "params")
 

@@ -59,7 +59,6 @@ class Polish:
     """Options of the pruning, and of the training that follows."""
 
     starts_from: ClassVar[Start] = "finetuned"
-    serves_all: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
     costs: ClassVar[tuple[str, ...]] = ("flops", "params")
 

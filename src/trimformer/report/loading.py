@@ -7,38 +7,44 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trimformer.judging.manifest import Manifest
+from trimformer.model.modeling_trimformer import auto_class
 
 SENTENCE_TRANSFORMERS = "modules.json"
 """File that makes a folder one of sentence-transformers."""
 
 
+TASKS = {
+    "AutoModelForSequenceClassification": "text-classification",
+    "AutoModelForTokenClassification": "token-classification",
+    "AutoModelForQuestionAnswering": "question-answering",
+    "AutoModelForMultipleChoice": "multiple-choice",
+    "AutoModelForMaskedLM": "fill-mask",
+    "AutoModelForCausalLM": "text-generation",
+}
+"""What models are for, by the name that the hub has for it and by auto class."""
+FEATURES = "feature-extraction"
+"""What all others are for."""
+PIPELINES = ("text-classification", "token-classification", "fill-mask")
+"""Tasks that a pipeline is as good for; transformers 5 has none that answers questions."""
+
+
 @dataclass(frozen=True)
 class Kind:
-    """The use of a model: its name on the hub, the auto class that loads it, and whether a pipeline does as well."""
+    """The use of a model, by its name on the hub, and the auto class that loads it."""
 
     task: str
     auto_class: str
-    has_pipeline: bool = False
 
-
-KINDS = {
-    "ForSequenceClassification": Kind("text-classification", "AutoModelForSequenceClassification", has_pipeline=True),
-    "ForTokenClassification": Kind("token-classification", "AutoModelForTokenClassification", has_pipeline=True),
-    "ForQuestionAnswering": Kind("question-answering", "AutoModelForQuestionAnswering"),
-    "ForMultipleChoice": Kind("multiple-choice", "AutoModelForMultipleChoice"),
-    "ForMaskedLM": Kind("fill-mask", "AutoModelForMaskedLM", has_pipeline=True),
-    "ForPreTraining": Kind("feature-extraction", "AutoModelForPreTraining"),
-    "ForCausalLM": Kind("text-generation", "AutoModelForCausalLM"),
-    "LMHeadModel": Kind("text-generation", "AutoModelForCausalLM"),
-}
-"""Kinds by the end of a class's name; transformers 5 has no pipeline that answers questions."""
-FEATURES = Kind("feature-extraction", "AutoModel")
-"""The kind of any other class."""
+    @property
+    def has_pipeline(self) -> bool:
+        """True if a pipeline does as well."""
+        return self.task in PIPELINES
 
 
 def kind_of(model_class: str) -> Kind:
     """Tell what a model of a class is for."""
-    return next((kind for ending, kind in KINDS.items() if model_class.endswith(ending)), FEATURES)
+    loader = auto_class(model_class)
+    return Kind(TASKS.get(loader, FEATURES), loader)
 
 
 def is_of_sentence_transformers(folder: str | Path) -> bool:

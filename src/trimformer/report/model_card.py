@@ -58,4 +58,4 @@ def _base_model(source: str) -> str | None:
 def _task(model_class: str, *, sentences: bool) -> str:
     """Give the hub's name of what a model does."""
     task = kind_of(model_class).task
-    return "sentence-similarity" if sentences and task == FEATURES.task else task
+    return "sentence-similarity" if sentences and task == FEATURES else task

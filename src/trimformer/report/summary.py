@@ -13,7 +13,7 @@ from typing import Any
 
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest
 from trimformer.judging.metrics import WORDS, Metric, sample, shown
-from trimformer.model.sites import place
+from trimformer.model.sites import kind_of, place
 from trimformer.observing.latency import Latency
 from trimformer.pruning.facts import GuardFacts, KeptUnits, PruningFacts
 from trimformer.vocabulary.facts import BeforeAfter
@@ -261,7 +261,10 @@ def remarks(facts: Manifest) -> list[str]:
 
 def blocks(facts: Manifest) -> list[tuple[int, list[Units]]]:
     """List the kept units of each kind, by block."""
-    which = {_units_of(site): pattern for site, pattern in facts.pruning.patterns.items()}
+    which: dict[tuple[int, str], str] = {}
+    for site, pattern in facts.pruning.patterns.items():
+        units = _units_of(site)
+        which[units] = which.get(units, "") + pattern
     return [
         (row.block, [_units(kind, units, which.get((row.block, kind))) for kind, units in row.units.items()])
         for row in facts.pruning.units
@@ -269,7 +272,8 @@ def blocks(facts: Manifest) -> list[tuple[int, list[Units]]]:
 
 
 def _units(kind: str, units: KeptUnits, pattern: str | None) -> Units:
-    cells = pattern or "#" * units.kept + "." * (units.of - units.kept)
+    known = pattern is not None and len(pattern) == units.of  # else some of a block's sites have none
+    cells = pattern if pattern and known else "#" * units.kept + "." * (units.of - units.kept)
     return Units(kind, units.kept, units.of, cells if units.of <= MOST_CELLS else "")
 
 
@@ -284,7 +288,7 @@ def removed(facts: Manifest) -> dict[str, float]:
 def _units_of(site: str) -> tuple[int, str]:
     """Find the block and the kind of unit that a site's name stands for."""
     block, sublayer = place(site)
-    return block, "neuron" if sublayer == "ffn" else "head"
+    return block, kind_of(sublayer)
 
 
 def timing(time: Latency) -> str:

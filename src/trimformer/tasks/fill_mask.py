@@ -29,7 +29,7 @@ from trimformer.errors import InvalidOption, LabelError, UnsupportedModel
 from trimformer.judging import statistics
 from trimformer.judging.evaluation import outputs_by_row
 from trimformer.judging.metrics import PERPLEXITY, Metrics
-from trimformer.judging.statistics import Array, metric
+from trimformer.judging.statistics import metric
 from trimformer.progress import Progress
 
 MASKED_SHARE = 0.15
@@ -89,14 +89,18 @@ class FillMask:
         places = [masked_places(row[TOKENS], tokenizer.all_special_ids) for row in plain]
         masked = [_masked(row, own, tokenizer.mask_token_id) for row, own in zip(plain, places, strict=True)]
         read = partial(_read, tokenizer.mask_token_id)
-        logits = outputs_by_row(model, tokenizer, masked, read, progress=progress, max_padded_tokens=MAX_PADDED_TOKENS)[
+        seen = outputs_by_row(model, tokenizer, masked, read, progress=progress, max_padded_tokens=MAX_PADDED_TOKENS)[
             "log_probabilities"
+        ]
+        logits = [
+            found[[_mask_places(row, tokenizer.mask_token_id).index(place) for place in own]]
+            for found, row, own in zip(seen, masked, places, strict=True)
         ]
         truth = [torch.tensor([row[TOKENS][place] for place in own]) for row, own in zip(plain, places, strict=True)]
         right = [int((found.argmax(-1) == own).sum()) for found, own in zip(logits, truth, strict=True)]
         losses = [float(F.nll_loss(found, own, reduction="sum")) for found, own in zip(logits, truth, strict=True)]
         counts = list(map(len, places))
-        perplexity = replace(metric(_perplexity, losses, counts), sample_size=sum(counts))
+        perplexity = replace(metric(statistics.perplexity, losses, counts), sample_size=sum(counts))
         return {"accuracy": metric(statistics.ratio, right, counts), PERPLEXITY: perplexity}
 
 
@@ -113,11 +117,13 @@ def _masked(row: Features, places: Sequence[int], mask: int) -> Features:
     return {**row, TOKENS: [mask if place in chosen else token for place, token in enumerate(row[TOKENS])]}
 
 
-def _perplexity(*columns: Array, axis: int = -1) -> Array:
-    return np.asarray(np.exp(statistics.ratio(*columns, axis=axis)))
+def _mask_places(row: Features, mask: int) -> list[int]:
+    """List the places of a row that hold the mask token: those that were masked, and any that the text had itself."""
+    return [place for place, token in enumerate(row[TOKENS]) if token == mask]
 
 
 def _read(mask: int, output: Any, batch: Batch) -> Mapping[str, list[Tensor]]:
+    """Give the log-probabilities of all tokens at each place that holds the mask token, `(places, tokens)` a row."""
     if "logits" not in output or output["logits"].ndim != 3:
         raise UnsupportedModel("the model does not predict tokens: load it with AutoModelForMaskedLM")
     masked = batch[TOKENS] == mask

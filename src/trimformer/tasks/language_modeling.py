@@ -18,7 +18,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,10 +29,11 @@ from trimformer.data.files import read_rows
 from trimformer.data.hub import read_hub
 from trimformer.data.rows import Batch, Features, Split
 from trimformer.errors import DataError, InvalidOption, UnsupportedModel
+from trimformer.judging import statistics
 from trimformer.judging.continuation import beginning, log_probabilities, tokens
 from trimformer.judging.evaluation import inference, outputs_by_row
 from trimformer.judging.metrics import PERPLEXITY, Metrics
-from trimformer.judging.statistics import Array, metric
+from trimformer.judging.statistics import metric
 from trimformer.model.limits import fitted
 from trimformer.model.offload import device_of
 from trimformer.progress import Progress
@@ -133,10 +133,10 @@ class LanguageModeling:
                 model, tokenizer, features, partial(_read, other), progress=progress, max_padded_tokens=at_once
             )
         counts = [window.new for window in windows]
-        judged = {PERPLEXITY: metric(_perplexity, _sums(found["loss"], windows), counts)}
+        judged = {PERPLEXITY: metric(statistics.perplexity, _sums(found["loss"], windows), counts)}
         if dense is not None:
             sums = _sums(found["kl"], windows) if other else [0.0] * len(windows)
-            judged["kl"] = metric(_per_token, sums, counts)
+            judged["kl"] = metric(statistics.ratio, sums, counts)
         return {name: replace(value, sample_size=sum(counts)) for name, value in judged.items()}
 
 
@@ -190,17 +190,6 @@ def _sums(found: Sequence[Tensor], windows: Sequence[_Window]) -> list[float]:
         float(values[: len(window.ids) - 1][-window.new :].double().sum())
         for values, window in zip(found, windows, strict=True)
     ]
-
-
-def _perplexity(*columns: Array, axis: int = -1) -> Array:
-    """Compute `exp(Σ loss / Σ tokens)` of windows, at most the largest float64."""
-    return np.asarray(np.exp(np.minimum(_per_token(*columns, axis=axis), np.log(np.finfo(np.float64).max))))
-
-
-def _per_token(*columns: Array, axis: int = -1) -> Array:
-    """Compute `Σ sum / Σ tokens` of windows."""
-    sums, counts = columns
-    return np.asarray(np.sum(sums, axis=axis, dtype=np.float64) / np.sum(counts, axis=axis))
 
 
 def _parts(source: Path, split: Split) -> list[str]:

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from trimformer import processes
 from trimformer.model.folders import to_disk, write_text
 
 SEAL = "digests.json"
@@ -23,8 +24,9 @@ class Sealing(TrainerCallback):
     """Seals every checkpoint once the Trainer has written it."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Put the newest checkpoint on the disk, and seal it."""
-        seal(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
+        """Put the newest checkpoint on the disk, and seal it; of several processes the first one does."""
+        if processes.is_first():
+            seal(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}")
 
 
 def seal(checkpoint: Path) -> None:

@@ -73,8 +73,6 @@ class Recipe(Protocol):
 
     starts_from: ClassVar[Start]
     """Whether it needs a fine-tuned model, or takes a pre-trained one."""
-    serves_all: ClassVar[bool]
-    """True if one training serves all budgets."""
     needs_labels: ClassVar[bool]
     """False if rows of text are enough, and it looks at no label."""
     costs: ClassVar[tuple[str, ...]]

@@ -115,17 +115,30 @@ def _eliminate_neurons(inverse: Tensor, values: Tensor, protected: Tensor, remov
     matrices are `inverse − share @ gone_inverse` and `values − share @ gone_values`; diagonal and squared norms are
     updated at once.
     """
-    left = torch.arange(protected.numel(), device=inverse.device)
-    stays = protected.to(inverse.device)
+    left, stays = torch.arange(protected.numel(), device=inverse.device), protected.to(inverse.device, copy=True)
     order, costs = [left[:0]], [inverse.new_zeros(0)]
     for start in range(0, removals, BLOCK):
-        picked, block_costs = _eliminate_block(inverse, values, stays[left], min(BLOCK, removals - start))
+        picked, block_costs = _eliminate_block(inverse, values, stays, min(BLOCK, removals - start))
         order.append(left[picked])
         costs.append(block_costs)
-        keep = torch.ones(left.numel(), dtype=torch.bool, device=left.device)
-        keep[picked] = False
-        inverse, values, left = inverse[keep][:, keep], values[keep], left[keep]
+        inverse, values, left, stays = _close_gaps(picked, inverse, values, left, stays)
     return torch.cat(order).cpu(), torch.cat(costs).cpu()
+
+
+def _close_gaps(
+    gone: Tensor, inverse: Tensor, values: Tensor, left: Tensor, stays: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Move the last units into the places of those that are gone, and give the beginnings that then hold all others.
+
+    To copy what stays of a large matrix takes longer than all that is computed with it.
+    """
+    size = len(left) - len(gone)
+    is_left = torch.ones(len(left), dtype=torch.bool, device=left.device).index_fill(0, gone, value=False)
+    free, moved = (~is_left[:size]).nonzero()[:, 0], size + is_left[size:].nonzero()[:, 0]
+    inverse[:, free] = inverse[:, moved]
+    for each in (inverse, values, left, stays):
+        each[free] = each[moved]
+    return inverse[:size, :size], values[:size], left[:size], stays[:size]
 
 
 def _eliminate_block(inverse: Tensor, values: Tensor, protected: Tensor, count: int) -> tuple[Tensor, Tensor]:

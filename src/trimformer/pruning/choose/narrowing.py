@@ -67,9 +67,8 @@ def narrowing_curve(  # noqa: PLR0913  # three say where it goes and ends, one i
     step = max(1, min(step, units.shape[1] // 4))
     order, costs, sizes = list[Tensor](), list[Tensor](), [units.numel()]
     while units.numel() and units.shape != least:
-        place = torch.arange(units.numel(), device=units.device).reshape(units.shape)
-        of_head = _losses(inverse, effect, place)
-        of_dimension = _losses(inverse, effect, place.T) + asked.sum(0)
+        of_head = _losses(inverse, effect, units)
+        of_dimension = _losses(inverse, effect, units.T) + asked.sum(0)
         rows, columns = units.shape
         head, dimension = int(of_head.argmin()), int(of_dimension.argmin())
         begun = columns % step
@@ -79,9 +78,9 @@ def narrowing_curve(  # noqa: PLR0913  # three say where it goes and ends, one i
             axis, best, cost = 1, dimension, of_dimension[dimension]
         else:
             axis, best, cost = 0, head, of_head[head]
-        gone, left = place.select(axis, best), _without(place, axis, best).flatten()
-        inverse, effect = _removed(inverse, effect, gone, left)
-        order.append(units.select(axis, best))
+        gone = units.select(axis, best)
+        _remove(inverse, effect, gone)
+        order.append(gone)
         costs.append((cost / len(gone)).expand(len(gone)))
         units, asked = _without(units, axis, best), _without(asked, axis, best)
         if units.shape == least or units.shape[1] % step == 0:
@@ -121,13 +120,13 @@ def _losses(inverse: Tensor, effect: Tensor, groups: Tensor) -> Tensor:
     return own.diagonal(dim1=1, dim2=2).sum(1)
 
 
-def _removed(inverse: Tensor, effect: Tensor, gone: Tensor, left: Tensor) -> tuple[Tensor, Tensor]:
-    """Remove features, the others making up for them as well as they can."""
-    share = torch.linalg.solve(inverse[gone][:, gone], inverse[gone][:, left]).T
-    remaining = inverse[left][:, left] - share @ inverse[gone][:, left]
-    across = share @ effect[gone][:, left]
-    both = share @ effect[gone][:, gone] @ share.T
-    return remaining, effect[left][:, left] - across - across.T + both
+def _remove(inverse: Tensor, effect: Tensor, gone: Tensor) -> None:
+    """Remove features in place, the others making up for them as well as they can; theirs are not to be read again."""
+    share = torch.linalg.solve(inverse[gone][:, gone], inverse[gone]).T
+    own = effect[gone]
+    half = own - own[:, gone] @ share.T / 2
+    inverse.addmm_(share, inverse[gone], alpha=-1)
+    effect.addmm_(torch.cat([share, half.T], dim=1), torch.cat([half, share.T]), alpha=-1)
 
 
 def _without(values: Tensor, axis: int, index: int) -> Tensor:

@@ -1,0 +1,76 @@
+"""What runs that train have in common: a model with a task's head, and the rows that it is trained and judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from trimformer import plugins
+from trimformer.cli import steps
+from trimformer.cli.workplace import Resumable
+from trimformer.data.columns import naming_columns
+from trimformer.judging.manifest import Origin
+from trimformer.judging.project import Project
+from trimformer.judging.task import FitsRows, Task, fitted_to
+from trimformer.model import checkpoint
+from trimformer.model.modeling_trimformer import auto_class
+from trimformer.progress import Progress
+from trimformer.training.heads import load_to_train
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun(Resumable):
+    """A run that trains, as it was asked for."""
+
+    model: str
+    task: str
+    data: str | None
+    max_length: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """What the columns of the rows are called, see `Origin`."""
+    command: str | None = None
+    """Command line as it was typed."""
+
+    def has_head(self, name: str) -> bool:
+        """Tell whether a checkpoint has the head of the task, for whatever classes; True where the task needs none."""
+        wanted = plugins.load("tasks", self.task).auto_class
+        return wanted in (None, auto_class((checkpoint.load_config(name).architectures or [""])[0]))
+
+    def project(self, name: str, progress: Progress) -> tuple[Project, list[str]]:
+        """Load a checkpoint with the task's head, and all rows.
+
+        Returns:
+            The project, and the names of the weights that start from random numbers.
+
+        Raises:
+            TrimformerError: wrong rows, or a model that does not fit them.
+        """
+        task: Task = plugins.load("tasks", self.task)
+        with naming_columns(self.columns):
+            train = task.rows(self.data, "train")
+            if task.auto_class is not None and self.has_head(name):
+                task = fitted_to(task, checkpoint.load_config(name))
+            elif isinstance(task, FitsRows):
+                task = task.for_rows(train)
+            validation = task.rows(self.data, "validation")
+        model, new_head = load_to_train(name, task, self.device, self.seed)
+        project = Project(
+            model,
+            checkpoint.load_tokenizer(name),
+            task,
+            train,
+            validation,
+            max_length=self.max_length,
+            progress=progress,
+            stored_dtype=checkpoint.stored_dtype(self.model),
+            origin=Origin(
+                source=self.model,
+                task=self.task,
+                data=self.data or steps.HUB,
+                command=self.command or "",
+                columns=self.columns,
+            ),
+        )
+        return project, list(new_head)
