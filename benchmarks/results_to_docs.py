@@ -121,6 +121,7 @@ PAGES: Mapping[str, Mapping[Path, Shown]] = {
         ROOT / "README.md": Shown(with_speeds, ("accuracy",)),
         DOCS / "methods.md": Shown(with_speedups, ("accuracy",)),
     },
+    "students": {DOCS / "methods.md": Shown(with_speedups)},
     "mpnet-squad": {DOCS / "methods.md": Shown(with_costs)},
     "kprune-balance": {DOCS / "methods" / "kprune.md": Shown(with_sensitivity)},
     "mask-tuning": {DOCS / "methods" / "mask_tuning.md": Shown(short)},

@@ -64,3 +64,20 @@ def test_no_string_of_the_core_names_a_flag(path: Path) -> None:
 )
 def test_flags_are_seen(source: str, found: list[str]) -> None:
     assert flags_in(source) == found
+
+
+def unquoted(source: str) -> list[str]:
+    """Options with a value that messages for the user name without backticks, so that no command can translate them."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    raised = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "InvalidOption"]
+    said = [re.sub(r"`[^`]*`", "", text) for call in raised for _, text in texts(ast.unparse(call))]
+    return [found for text in said for found in re.findall(r"(?<![\w.(&?=-])[a-z]\w*=(?:\w+|\{\})", text)]
+
+
+@pytest.mark.parametrize("path", CORE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_options_stand_in_backticks(path: Path) -> None:
+    assert not unquoted(path.read_text(encoding="utf-8"))
+
+
+def test_options_without_backticks_are_seen() -> None:
+    assert unquoted('raise InvalidOption(f"stride={a} and tune=true, not `ridge={b}`")') == ["stride={}", "tune=true"]

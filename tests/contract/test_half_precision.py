@@ -78,8 +78,8 @@ def test_refitted_half_precision_follows_float32() -> None:
         ({"dtype": "float8"}, "must be one of auto, float32, bfloat16, float16"),
         ({"device_map": "balanced"}, "must be auto"),
         ({"max_memory": "cpu=1GB"}, 'give `device_map="auto"` too'),
-        ({"device_map": "auto", "max_memory": "cpu"}, "such as 0=10GiB or cpu=20GiB"),
-        ({"device_map": "auto", "max_memory": "gpu=1GB"}, "such as 0=10GiB or cpu=20GiB"),
+        ({"device_map": "auto", "max_memory": "cpu"}, "such as `0=10GiB` or `cpu=20GiB`"),
+        ({"device_map": "auto", "max_memory": "gpu=1GB"}, "such as `0=10GiB` or `cpu=20GiB`"),
     ],
 )
 def test_a_wrong_placement_is_refused(options: dict[str, str], said: str) -> None:

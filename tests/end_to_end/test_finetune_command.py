@@ -138,7 +138,7 @@ class TestMistakes:
             (["--train", "learning_rate=-1"], ["--train learning_rate=-1", "above 0"]),
             (["--train", "learning_rate=fast"], ["--train learning_rate=fast must be a number"]),
             (["--train", "rows=0"], ["--train rows=0", "at least 1"]),
-            (["--train", "output_dir=x"], ["output_dir cannot be set", "(--out)"]),
+            (["--train", "output_dir=x"], ["output_dir", "cannot be set", "(--out)"]),
             (["--dense-too"], ["--dense-too needs", "as --dense"]),
             (["--task", "sst3"], ["unknown task 'sst3'", "'sst2'"]),
             (["--device", "gpu7"], ["no device 'gpu7'"]),

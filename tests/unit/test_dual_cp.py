@@ -75,9 +75,9 @@ def flops(model: PreTrainedModel) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("ratio", [0.01, 50.0])
 def test_an_infeasible_split_names_what_is_feasible(dual_cp: Prune, ratio: float) -> None:
     model = wide_model()
-    with pytest.raises(InvalidOption, match=f"lambda_={ratio:g} takes more from") as error:
+    with pytest.raises(InvalidOption, match=f"`lambda_={ratio:g}` takes more from") as error:
         dual_cp(model, 0.2, lambda_=ratio)
-    found = re.search(r"lambda_ must be from ([\d.]+) to ([\d.]+); .* keep at least ([\d.]+)$", str(error.value))
+    found = re.search(r"`lambda_` must be from ([\d.]+) to ([\d.]+); .* keep at least ([\d.]+)$", str(error.value))
     assert found, error.value
     least, most, share = map(float, found.groups())
     for feasible in (least, most):
@@ -91,7 +91,7 @@ def test_an_infeasible_split_names_what_is_feasible(dual_cp: Prune, ratio: float
 
 
 def test_a_split_too_mild_on_neurons_says_so_at_a_large_budget(dual_cp: Prune) -> None:
-    with pytest.raises(InvalidOption, match=r"takes more from heads .* lambda_ must be at least [\d.]+; "):
+    with pytest.raises(InvalidOption, match=r"takes more from heads .* `lambda_` must be at least [\d.]+; "):
         dual_cp(wide_model(), 0.6, lambda_=0.0)
 
 

@@ -177,7 +177,7 @@ def test_bad_input_is_named(task: LanguageModeling, model: PreTrainedModel, toke
     rows = Dataset.from_dict({"text": [TEXT]})
     with pytest.raises(DataError, match="this task has no text of its own"):
         task.rows(None, "train")
-    with pytest.raises(InvalidOption, match="stride=17 is outside 1 to 16"):
+    with pytest.raises(InvalidOption, match="`stride=17` is outside 1 to 16"):
         replace(task, stride=17).evaluate(model, tokenizer, rows, max_length=16)
     with pytest.raises(InvalidOption, match="max_length=65` is outside 8 to 64"):
         task.evaluate(model, tokenizer, rows, max_length=65)

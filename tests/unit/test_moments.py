@@ -88,7 +88,7 @@ def test_without_gradients_a_change_costs_its_square() -> None:
 
 
 def test_no_focus_without_gradients() -> None:
-    with pytest.raises(InvalidOption, match="focus weighs tokens by their gradients"):
+    with pytest.raises(InvalidOption, match="`focus` weighs tokens by their gradients"):
         Surgeon(gradients=False, focus=0.5)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from trimformer.compare.rows import PackedMask, Row
 from trimformer.judging.metrics import PERPLEXITY, shown
-from trimformer.model.sites import kind_of, place
+from trimformer.model.sites import place, unit_of
 
 SMALL_LOSS = 0.03
 """Loss within which the papers compare speed: three points, or of a perplexity 3 % of it."""
@@ -123,7 +123,7 @@ def in_common(first: Mapping[str, PackedMask], second: Mapping[str, PackedMask])
     """
     shares = {}
     for unit, kind in KINDS.items():
-        sites = [name for name in first if kind_of(place(name)[1]) == unit]
+        sites = [name for name in first if unit_of(place(name)[1]) == unit]
         masks = [(unpacked(first[name]), unpacked(second[name])) for name in sites]
         both = sum(int((one & other).sum()) for one, other in masks)
         either = sum(int(one.sum()) + int(other.sum()) for one, other in masks)

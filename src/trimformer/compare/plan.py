@@ -250,7 +250,7 @@ def _contenders(methods: Section, label: str, top: Section) -> Iterator[Contende
     training = _training(entry, folder)
     stage = entry.text("prune", STAGES[0])
     if stage not in STAGES:
-        raise InvalidOption(f"{entry.at('prune')}: prune={stage!r} must be one of {', '.join(STAGES)}")
+        raise InvalidOption(f"{entry.at('prune')}: `prune={stage!r}` must be one of {', '.join(STAGES)}")
     if training and "prune" in entry:
         raise InvalidOption(f"{entry.at('prune')}: {method} knows which model it starts from: leave out prune:")
     if stage == "pretrained" and plugins.load("methods", method).needs_labels:

@@ -178,9 +178,9 @@ def attention_limit(job: Job, ratio: float) -> float:
     removable = (1 + ratio) * min(attention, feed_forward / ratio if ratio else math.inf)
     values = f"at least {least:g}" if most is None else f"from {least:g} to {most:g}"
     raise InvalidOption(
-        f"lambda_={ratio:g} takes more from {'heads' if from_attention > attention else 'neurons'} than they cost: to "
-        f"keep {job.limit / total:.3g} of the cost of heads and neurons, lambda_ must be {values}; with "
-        f"lambda_={ratio:g}, keep at least {_up(1 - removable / total):g}"
+        f"`lambda_={ratio:g}` takes more from {'heads' if from_attention > attention else 'neurons'} than they cost: "
+        f"to keep {job.limit / total:.3g} of the cost of heads and neurons, `lambda_` must be {values}; with "
+        f"`lambda_={ratio:g}`, keep at least {_up(1 - removable / total):g}"
     )
 
 

@@ -32,7 +32,7 @@ class Flap(ActivityBaseline):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tune and not self.compensate:
-            raise InvalidOption("tune=true solves for the biases as well: leave out compensate=false")
+            raise InvalidOption("`tune=true` solves for the biases as well: leave out `compensate=false`")
 
     def importance(self, activity: Activity, weights: Tensor) -> Tensor:
         """Multiply the activation's variance by the squared norm of the output weights."""

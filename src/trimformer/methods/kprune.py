@@ -78,7 +78,7 @@ class KPrune:
         for name in ("lambda_pred", "lambda_rep", "ridge"):
             require_range(name, getattr(self, name))
         if self.lambda_pred == self.lambda_rep == 0:
-            raise InvalidOption("lambda_pred and lambda_rep are both 0: nothing would be measured; set one above 0")
+            raise InvalidOption("`lambda_pred` and `lambda_rep` are both 0: nothing would be measured; set one above 0")
 
     def measure(self, calibration: Calibration) -> Measured:
         """Measure nothing ahead: knowledge is measured on the student as pruned so far."""

@@ -135,7 +135,7 @@ class Surgeon:
 
     def __post_init__(self) -> None:
         if self.focus and not self.gradients:
-            raise InvalidOption("focus weighs tokens by their gradients: it goes not with gradients=false")
+            raise InvalidOption("`focus` weighs tokens by their gradients: it goes not with `gradients=false`")
         for name in ("damping", "curve_ridge", "rate"):
             require_range(name, getattr(self, name), low_included=False)
         for name in ("ridge", "epochs", "negligible"):

@@ -54,7 +54,9 @@ class Placement:
         for entry in self.max_memory.split(",") if self.max_memory else ():
             device, equals, size = entry.strip().partition("=")
             if not (equals and (device.isdigit() or device in ("cpu", "disk")) and _SIZE.fullmatch(size)):
-                raise InvalidOption(f"`max_memory={entry}` must be a device and its size, such as 0=10GiB or cpu=20GiB")
+                raise InvalidOption(
+                    f"`max_memory={entry}` must be a device and its size, such as `0=10GiB` or `cpu=20GiB`"
+                )
             limits[int(device) if device.isdigit() else device] = size
         return {"device_map": self.device_map, "max_memory": limits or None}
 

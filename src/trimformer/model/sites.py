@@ -132,10 +132,10 @@ class Site:
         return arranged
 
 
-def kind_of(sublayer: str) -> str:
+def unit_of(sublayer: str) -> str:
     """Tell by a sublayer's name what its units are: of attention `head`, of feed-forward layers `neuron`.
 
-    >>> kind_of("attention"), kind_of("ffn_0")
+    >>> unit_of("attention"), unit_of("ffn_0")
     ('head', 'neuron')
     """
     return {"attention": "head", "ffn": "neuron"}.get(sublayer.partition("_")[0], sublayer)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trimformer.errors import InvalidOption
-from trimformer.model.sites import kind_of
+from trimformer.model.sites import unit_of
 
 RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 SHAPE = re.compile(r"([1-9]\d*)x([1-9]\d*)")
@@ -92,7 +92,7 @@ class Sizes:
     @property
     def about_heads(self) -> bool:
         """True where a number of heads is asked for, in all layers or in single ones."""
-        about = {name: kind_of(name.rpartition(".")[2]) for name in self.sites}
+        about = {name: unit_of(name.rpartition(".")[2]) for name in self.sites}
         named = [each for name, each in self.sites.items() if about[name] != "neuron" and each not in (ALL, 0, "0")]
         return self.heads is not None or any(not isinstance(each, Mapping) or {*each} != {"neurons"} for each in named)
 

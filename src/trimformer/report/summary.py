@@ -13,7 +13,7 @@ from typing import Any
 
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest
 from trimformer.judging.metrics import WORDS, Metric, sample, shown
-from trimformer.model.sites import kind_of, place
+from trimformer.model.sites import place, unit_of
 from trimformer.observing.latency import Latency
 from trimformer.pruning.facts import GuardFacts, KeptUnits, PruningFacts
 from trimformer.vocabulary.facts import BeforeAfter
@@ -288,7 +288,7 @@ def removed(facts: Manifest) -> dict[str, float]:
 def _units_of(site: str) -> tuple[int, str]:
     """Find the block and the kind of unit that a site's name stands for."""
     block, sublayer = place(site)
-    return block, kind_of(sublayer)
+    return block, unit_of(sublayer)
 
 
 def timing(time: Latency) -> str:

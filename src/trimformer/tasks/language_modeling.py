@@ -119,7 +119,7 @@ class LanguageModeling:
         length = length_limit(fitted(tokenizer, model), max_length, CONTEXT)
         stride = self.stride or length
         if not 1 <= stride <= length:
-            raise InvalidOption(f"stride={stride} is outside 1 to {length}, the length of a window")
+            raise InvalidOption(f"`stride={stride}` is outside 1 to {length}, the length of a window")
         text = "".join(texts(rows, choose_columns(rows, [("text",)])[0]))
         windows = list(_windows(tokens(text, tokenizer), beginning(tokenizer), length, stride))
         windows = [window for window in windows if window.new]

@@ -90,7 +90,7 @@ def check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     known = [field.name for field in fields(TrainingArguments) if field.init and field.name not in OURS]
     for name in arguments:
         if name in OURS:
-            raise InvalidOption(f"{name} cannot be set: {OURS[name]}")
+            raise InvalidOption(f"`{name}` cannot be set: {OURS[name]}")
         if name not in known:
             raise unknown_name("training argument", name, known)
     checked = {
