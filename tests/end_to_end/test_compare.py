@@ -23,7 +23,7 @@ from trimformer.errors import NumericalError
 from trimformer.methods.surgeon import Surgeon
 from trimformer.model import checkpoint
 from trimformer.observing.resources import device_name
-from trimformer.pruning import pruner, turning
+from trimformer.pruning import turning
 from trimformer.pruning.pruner import Pruner
 
 PLAN = """\
@@ -110,7 +110,7 @@ def test_what_measuring_and_turning_took_is_part_of_what_every_budget_cost(
 ) -> None:
     plan.write_text(re.sub(r"methods:(\n  .*)+", "methods:\n  surgeon: {options: {epochs: 0}}", PLAN))
     monkeypatch.setattr(Surgeon, "measure", _slowed(Surgeon.measure))
-    monkeypatch.setattr(pruner, "turn", _slowed(turning.turn))
+    monkeypatch.setattr(turning, "turn", _slowed(turning.turn))
     assert compare().code == 0
     seconds = [line["outcome"]["cost"]["cpu_seconds"] for line in lines(out)]
     assert len(seconds) == 4, "two tasks, two budgets"

@@ -60,7 +60,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[TrimformerError], str]] = {
     "solving without biases": (
         lambda: make_plugin("methods", "flap", {"tune": True, "compensate": False}),
         InvalidOption,
-        "leave out compensate=false",
+        "leave out `compensate=false`",
     ),
     "no whole model": (
         lambda: make_plugin("recipes", "dynabert", {"widths": "0.75,0.5"}),
