@@ -62,6 +62,11 @@ class Setting:
     bf16: bool = False
 
 
+def _mpnet(kept: float) -> Setting:
+    title = f"SST-2, accuracy; {kept * 100:.0f} % of MPNet-base, all rows"
+    return Setting(title, "sst2", 6920, 3, "sst2", "mpnet", kept, learning_rate=3e-5, batch_size=32, bf16=True)
+
+
 SETTINGS = {
     "stsb": Setting("STS-B as embeddings, Spearman", "embedding", 2048, 1, "stsb"),
     "sst2": Setting("SST-2, accuracy", "sst2", 2048, 1, "sst2"),
@@ -69,23 +74,15 @@ SETTINGS = {
     "sst2-quarter": Setting(
         "SST-2, accuracy; 25 % of MiniLM, all rows", "sst2", 6920, 3, "sst2", kept=0.25, batch_size=32, bf16=True
     ),
-    "mpnet-sst2": Setting(
-        "SST-2, accuracy; 25 % of MPNet-base, all rows",
-        "sst2",
-        6920,
-        3,
-        "sst2",
-        model="mpnet",
-        kept=0.25,
-        learning_rate=3e-5,
-        batch_size=32,
-        bf16=True,
-    ),
+    "mpnet-sst2-60": _mpnet(0.6),
+    "mpnet-sst2-40": _mpnet(0.4),
+    "mpnet-sst2": _mpnet(0.25),
 }
 """STS-B is trained as what the model was pre-trained for: as a regression on both sentences together, no pruned model
 got beyond the mean score in so few steps."""
 METHODS: dict[str, tuple[str, dict[str, str]]] = {
     "random": ("random", {}),
+    "clustering": ("dual_cp", {"centroid": "random"}),
     "dual_cp": ("dual_cp", {}),
     "worst": ("dual_cp", {"centroid": "worst"}),
     "kcm": ("kcm", {}),

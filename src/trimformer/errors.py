@@ -6,6 +6,7 @@ Messages name an option as the parameter in Python, in backticks: `damping=0.3`.
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -61,8 +62,11 @@ class TrimformerWarning(UserWarning):
 
 
 def caution(message: str) -> None:
-    """Issue a `TrimformerWarning` at the caller of the calling function; the command line shows it in its own way."""
-    warnings.warn(message, TrimformerWarning, stacklevel=3)
+    """Issue a `TrimformerWarning` at the line of the user's that led here; the command line shows it in its own way."""
+    frame, level = sys._getframe(1), 2  # noqa: SLF001  # `skip_file_prefixes` of Python 3.12 does the same
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, TrimformerWarning, stacklevel=level)
 
 
 def require_range(

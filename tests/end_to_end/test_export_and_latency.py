@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from commands import Run
@@ -66,6 +67,45 @@ def test_export_of_a_pruned_model(run: Run, pruned: Path, tokenizer: PreTrainedT
     code, out, err = run("latency", folder, "--runtimes", "onnx,int8", "--shapes", "2x5", "--runs", 2, "--json")
     assert code == 0, err
     assert [each["runtime"] for each in json.loads(out)["measured"]] == ["onnx", "int8"]
+
+
+def test_a_model_that_was_only_finetuned_is_its_own_original(
+    run: Run, tiny_bert: TinyBert, dense: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, data: Path
+) -> None:
+    """What it was taught from has no head for the task."""
+    source = checkpoint.write(tiny_bert().bert, tmp_path / "pretrained", tokenizer=tokenizer)
+    facts = {"model_class": "BertForSequenceClassification", "task": "sst2", "data": str(data), "source": str(source)}
+    (dense / "trimformer.json").write_text(json.dumps(facts))
+    code, out, err = run("export", dense, "--onnx", "--json")
+    assert code == 0, err
+    assert "original" not in json.loads(out)
+
+
+def test_weights_that_are_no_numbers_are_named(
+    run: Run, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    folder = tmp_path / "nan"
+    tiny_bert(num_labels=2).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        weights | {"classifier.bias": torch.full((2,), torch.nan)}, folder / "model.safetensors", {"format": "pt"}
+    )
+    code, _, err = run("export", folder, "--onnx")
+    assert code == 2
+    assert "NaN or infinite weights at classifier.bias" in err
+
+
+def test_large_outputs_are_compared_by_their_size(
+    run: Run, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    model = tiny_bert(num_labels=2)
+    with torch.no_grad():
+        model.classifier.weight.mul_(1e6)
+    code, out, err = run("export", checkpoint.write(model, tmp_path / "large", tokenizer=tokenizer), "--onnx", "--json")
+    assert code == 0, err
+    about = json.loads(out)["files"]["model.onnx"]
+    assert 1e-4 < about["max_difference"] < 1e-4 * about["max_output"]
 
 
 @pytest.mark.slow

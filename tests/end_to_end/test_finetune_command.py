@@ -57,13 +57,24 @@ def test_finetune_writes_a_checkpoint_with_its_facts(run: Run, base: Path, data:
     result = run(*finetune(base, data, out))
     assert result.code == 0, result.err
     assert "accuracy, 40 rows" in result.out
-    assert "had no head for sst2" in result.err
+    assert result.err.index("has no head for sst2: classifier.bias, classifier.weight start") < result.err.index(
+        "fine-tuning"
+    )
     facts = json.loads((out / "trimformer.json").read_text())
     assert facts["metrics"]["finetuned"]["accuracy"]["value"] > 0.9
     assert facts["finetuning"]["new_head"] == ["classifier.bias", "classifier.weight"]
     assert (facts["source"], facts["task"], facts["data"]) == ("…/base", "sst2", "…/data")
     assert AutoModelForSequenceClassification.from_pretrained(out).config.label2id == {"negative": 0, "positive": 1}
     assert not out.with_name("out.unfinished").exists()
+
+
+def test_a_model_without_the_rows_head_is_told_so(run: Run, base: Path, data: Path) -> None:
+    """The rows have labels; what is missing is a head for them, and a way to get one."""
+    result = run("plan", base, "--data", data, "--flops", 0.5, "--calibration-tokens", 60)
+    assert result.code == 0, result.err
+    assert "task: text, although the rows have labels (classification): " in result.err
+    assert "no labels were found" not in result.err
+    assert "`trimformer finetune`" in " ".join(result.err.split())
 
 
 @pytest.mark.slow

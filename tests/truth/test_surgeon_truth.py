@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from itertools import combinations, pairwise
 
@@ -20,6 +21,11 @@ from trimformer.model.structure import Structure
 
 MODELS = {"classifier": classifier, "regressor": regressor}
 DAMPING, CURVE_RIDGE = 0.3, 1e-4
+DEAD = {
+    "output of the attention": "bert.encoder.layer.1.attention.output.dense",
+    "values": "bert.encoder.layer.1.attention.self.value",
+    "intermediate": "bert.encoder.layer.1.intermediate.dense",
+}
 TIES = 1e-7
 """Relative difference of two costs that rounding may put into another order."""
 
@@ -270,3 +276,17 @@ def weighted_ridge(
     design = torch.cat([root * torch.cat([inputs, ones], 1), torch.cat([pull, zeros], 1)])
     solution = torch.linalg.lstsq(design, torch.cat([root * targets, pull @ prior])).solution
     return solution[:-1], solution[-1]
+
+
+@pytest.mark.parametrize("damage", [*DEAD, "classifier"])
+def test_what_adds_nothing_goes_first(damage: str) -> None:
+    """A sublayer that puts out nothing, reads or hides nothing, or a head that says the same of every text."""
+    dense = copy.deepcopy(classifier())
+    module = dense.get_submodule(DEAD.get(damage, damage))
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    result = Pruner(dense, data()).prune(Budget(flops=0.6))
+    assert all(bool(weights.isfinite().all()) for weights in result.model.parameters())
+    if damage in DEAD:
+        assert not result.masks[f"encoder.layer.1.{'ffn' if 'intermediate' in damage else 'attention'}"].any()

@@ -104,7 +104,8 @@ def test_paths_are_relative_to_the_file(file: Path) -> None:
         ("method: kprune,", "method: mask_tuning, prune: pretrained,", ["line 5", "mask_tuning needs a fine-tuned"]),
         ("method: kprune,", "method: kprune, train: {rows: 8},", ["line 5", "only what trains takes train:"]),
         ("method: kprune,", "method: 3,", ["line 5", "method=3 must be text"]),
-        ("vary: {gamma: [1, 2.5]}", "vary: {gamma: [1, 1]}", ["'no tuning gamma=1' is there twice"]),
+        ("seeds: [0, 3]", "seeds: [0, 3, 0]", ["line 7: 0 is there twice in seeds"]),
+        ("vary: {gamma: [1, 2.5]}", "vary: {gamma: [1, 1]}", ["1 is there twice in gamma"]),
     ],
     ids=str,
 )

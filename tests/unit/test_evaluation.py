@@ -97,6 +97,13 @@ def test_interval_equals_a_plain_bootstrap() -> None:
     assert found != metric(statistics.mean, values, seed=8)
 
 
+@pytest.mark.parametrize("right", [0, 1])
+def test_of_rows_that_are_all_alike_the_interval_is_the_exact_one(right: int) -> None:
+    found = metric(statistics.accuracy, np.ones(80), np.full(80, right))
+    exact = scipy.stats.binomtest(80 * right, 80).proportion_ci(0.95, method="exact")
+    assert (found.value, found.low, found.high) == pytest.approx((right, exact.low, exact.high), abs=1e-12)
+
+
 @pytest.mark.parametrize("statistic", [statistics.f1, statistics.matthews, statistics.pearson, statistics.spearman])
 @pytest.mark.parametrize(
     "columns", [([0, 0, 0], [0, 1, 0]), ([0.1, 0.1, 0.1], [0, 1, 2]), ([1, 0], [1, 0]), ([1], [1])]

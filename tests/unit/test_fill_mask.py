@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from conftest import TinyBert, build_tokenizer
 from trimformer import plugins
-from trimformer.errors import InvalidOption, UnsupportedModel
+from trimformer.errors import DataError, InvalidOption, UnsupportedModel
 from trimformer.tasks.fill_mask import masked_places
 
 TASK = plugins.load("tasks", "fill_mask")
@@ -62,6 +62,16 @@ def test_masks_that_a_text_has_itself_are_not_judged(tiny_bert: TinyBert, tokeni
     assert found["perplexity"].sample_size == len(losses) == 3
     assert found["accuracy"].value == pytest.approx(sum(right) / len(right))
     assert found["perplexity"].value == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+
+
+def test_rows_without_a_word_that_is_known_are_left_out(
+    tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    model, unknown = tiny_bert("MaskedLM"), ["☃", "⟁ ☃"]
+    some = Dataset.from_dict({"text": [unknown[0], *ROWS["text"], unknown[1]]})
+    assert TASK.evaluate(model, tokenizer, some) == TASK.evaluate(model, tokenizer, ROWS)
+    with pytest.raises(DataError, match="no row has a token that can be masked"):
+        TASK.evaluate(model, tokenizer, Dataset.from_dict({"text": unknown}))
 
 
 def test_what_has_no_masks_is_refused(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase) -> None:

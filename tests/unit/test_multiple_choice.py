@@ -66,6 +66,27 @@ def test_answers_that_are_no_choice(answer: Any) -> None:
         answers(rows)
 
 
+@pytest.mark.parametrize(
+    ("choices", "given", "right"),
+    [
+        ([["B", "A"], ["A", "C"]], ["A", "C"], [1, 1]),
+        ([["2", "3", "0"], ["4", "7", "1"]], ["2", "7"], [0, 1]),
+        ([["2", "3", "0"], ["4", "7", "1"]], [2, 1], [2, 1]),
+        ([["B", "A"], ["A", "B"]], ["A", "B"], None),
+        ([["2", "3", "0"]], ["2"], None),
+        ([["bat", "bat", "cat"]], ["bat"], None),
+    ],
+    ids=["texts", "texts that are numbers", "numbers", "letters or texts", "numbers or texts", "two alike"],
+)
+def test_all_answers_are_read_in_one_way(choices: list[list[str]], given: list[Any], right: list[int] | None) -> None:
+    rows = Dataset.from_dict({"question": ["q"] * len(given), "choices": choices, "answer": given})
+    if right is not None:
+        assert answers(rows) == right
+        return
+    with pytest.raises(DataError, match=r"row 1: 'answer' is .*, which can be read as 2 of the"):
+        answers(rows)
+
+
 def test_rows_without_choices() -> None:
     for choices in (["a"], None, {"texts": ["a", "b"]}):
         with pytest.raises(DataError, match=r"row 1: 'choices' is .* not a list of two texts or more"):

@@ -122,6 +122,7 @@ def test_prune_warns_in_python(tiny_bert: TinyBert, tokenizer: PreTrainedTokeniz
             tiny_bert(), TEXTS, budget=Budget(flops=0.5), tokenizer=tokenizer, method="random", calibration_tokens=20
         )
     assert result.manifest["warnings"] == [str(warned[0].message)]
+    assert Path(warned[0].filename) == Path(__file__), "the line is the user's, not one of the package"
 
 
 @pytest.mark.parametrize("budget", [0.4, {"flops": 0.4}, None])

@@ -23,8 +23,9 @@ from trimformer import Budget, Project, PruningResult, plugins
 from trimformer.errors import CheckpointError
 from trimformer.judging.manifest import DenseFacts, Manifest
 from trimformer.judging.metrics import Metric
-from trimformer.judging.result import TaskResult, other_tokens
+from trimformer.judging.result import TaskResult, collapse, other_tokens
 from trimformer.model.checkpoint import write
+from trimformer.pruning.facts import BudgetFacts
 from trimformer.report.headline import exported, headline
 from trimformer.report.loading import in_one_line, is_of_sentence_transformers, loading, loads_code
 from trimformer.report.results import record
@@ -213,3 +214,21 @@ def test_an_export_tells_the_loss_in_all() -> None:
     said = exported({"files": files, "original": original})
     assert said == "91 → 18 MB, accuracy 0.880 → 0.871 ± 0.02 (n=872): model.int8.onnx against the/original"
     assert exported({"files": files}) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "collapsed"),
+    [
+        ("perplexity", 50.0, 44.0, False),
+        ("perplexity", 50.0, 5.0, False),
+        ("perplexity", 50.0, 99.0, False),
+        ("perplexity", 50.0, 120.0, True),
+        ("accuracy", 0.9, 0.6, True),
+        ("accuracy", 0.5, 0.9, False),
+        ("kl", 0.0, 3.0, False),
+    ],
+)
+def test_only_what_became_worse_is_a_collapse(name: str, before: float, after: float, *, collapsed: bool) -> None:
+    budget = BudgetFacts(cost="flops", asked=0.5, reached=0.5)
+    values = [{name: Metric(value, 100, value, value)} for value in (before, after)]
+    assert (collapse(*values, budget) is not None) is collapsed

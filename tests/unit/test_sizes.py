@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -256,7 +257,7 @@ def test_counts_of_blocks_are_chosen_among_those_that_nothing_else_is_asked_of(s
             {"sites": {"0": {"heads": {"keep": "0-1"}}}, "drop_blocks": "0-0"},
             "2 units of encoder.layer.0.attention are to stay, of at most 0",
         ),
-        ({"sites": {"0": {"heads": [1, 2]}}}, r"`sites=\[1, 2\]` must be a number"),
+        ({"sites": {"0": {"heads": [1, 2]}}}, r"`sites=\[1, 2\]` of encoder.layer.0.attention must be a number"),
         ({"sites": [1]}, r"`sites=\[1\]` must be sizes by layer or sublayer"),
     ],
 )
@@ -286,6 +287,29 @@ def test_a_file_of_another_shape_is_refused(tmp_path: Path, content: str) -> Non
     assert str(file) in str(error.value)
     with pytest.raises(InvalidOption, match="cannot be read"):
         read_sizes(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize("content", ['{"1": 0, "0": 0, "1": "all"}', '{"0": {"heads": 1, "heads": 2}}'])
+def test_a_layer_that_is_there_twice_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "sizes.json"
+    file.write_text(content)
+    with pytest.raises(InvalidOption, match=r"'(1|heads)' is there twice"):
+        read_sizes(file)
+
+
+@pytest.mark.parametrize("entry", [math.nan, None])
+def test_a_size_that_is_none_is_named_with_its_layer(structure: Structure, entry: Any) -> None:
+    with pytest.raises(InvalidOption, match=rf"`sites={entry}` of layer 0 must be a number"):
+        constrain(Sizes(sites={"0": entry}), structure)
+    with pytest.raises(InvalidOption, match=rf"`sites={entry}` of encoder.layer.0.ffn must be a number"):
+        constrain(Sizes(sites={"0": {"neurons": entry}}), structure)
+
+
+def test_a_block_chosen_by_cost_goes_whatever_shape_its_heads_were_to_have() -> None:
+    bounds = Bounds({"a": 6, "b": 6}, {"a": 6, "b": 6}, shapes={"a": (2, 3), "b": (2, 3)})
+    found = Constraints(bounds, (Drop(1, (("a",), ("b",))),)).dropping({"a": 2.0, "b": 1.0}).bounds
+    assert (found.of("a", 12), found.of("b", 12)) == ((6, 6), (0, 0))
+    assert found.shapes == {"a": (2, 3)}
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from trimformer.data.columns import naming_columns
 from trimformer.data.encoding import encode_texts
 from trimformer.errors import InvalidOption
 from trimformer.export.folder import CHECK_TEXTS, evenly_chosen, export
-from trimformer.judging.manifest import DENSE, Origin
+from trimformer.judging.manifest import DENSE, Manifest, Origin
 from trimformer.judging.metrics import RELATIVE, Metrics
 from trimformer.judging.names import own_name
-from trimformer.judging.task import Task
+from trimformer.judging.task import Task, has_head
 from trimformer.model import checkpoint
 from trimformer.model.limits import fitted
 from trimformer.model.manifest import plain, read_manifest
@@ -104,12 +104,16 @@ def export_for(
 
 
 def _original(model: str, task: Task) -> PreTrainedModel | None:
-    """Load the model that a checkpoint was pruned from, where its folder is still there and has the same tokens."""
-    manifest = read_manifest(model)
-    source = own_name(Origin.from_json(manifest).source)
-    if not source or "vocabulary" in manifest or not Path(source).is_dir():
+    """Load the model that a checkpoint was pruned from, where its folder is still there, with the same tokens and head.
+
+    One that was only fine-tuned is its own original.
+    """
+    known = Manifest.from_json({"model_class": ""} | read_manifest(model))
+    source = own_name(known.origin.source)
+    if not known.is_pruned or known.vocabulary or not source or not Path(source).is_dir():
         return None
-    return checkpoint.load_model(source, task.auto_class)
+    fits = task.auto_class == "AutoModel" or has_head(source, task)
+    return checkpoint.load_model(source, task.auto_class) if fits else None
 
 
 def _judged(original: PreTrainedModel, model: str, judge: Callable[[Any], Metrics]) -> dict[str, Any]:

@@ -89,6 +89,8 @@ def complete(run: Run, folder: Path, *, resume: bool, progress: Progress) -> Com
         TrimformerError: wrong options or rows, or a model that does not fit the task.
     """
     project, new = _project(run, run.model, progress)
+    if new:
+        console.say(f"{run.model} has no head for {run.task}: {', '.join(new)} start from random numbers …")
     small = project
     if run.pruning:
         _prune_once(run, project, new, folder / PRUNED)
@@ -135,9 +137,7 @@ def carry_out(run: Run, *, resume: bool, overwrite: bool) -> Completed:
 
 def report_finetuned(run: Run, trained: Completed, *, as_json: bool) -> None:
     """Print a saved result: what was reached, and how to load it; or the manifest."""
-    facts, new = trained.facts, trained.tuning.new_head
-    if new:
-        console.say(f"{run.model} had no head for {run.task}: {', '.join(new)} started from random numbers")
+    facts = trained.facts
     if run.pruning:
         console.warn(facts.pruning.warnings)
     if as_json:

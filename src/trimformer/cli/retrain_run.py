@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trimformer import plugins
 from trimformer.cli import console, steps
 from trimformer.cli.training_run import TrainingRun
 from trimformer.cli.workplace import workplace
 from trimformer.errors import InvalidOption
 from trimformer.judging.project import Project
 from trimformer.judging.result import TaskResult
+from trimformer.judging.task import has_head
 from trimformer.model import checkpoint
 from trimformer.progress import Progress
 from trimformer.pruning.budget import Budget
@@ -91,7 +93,7 @@ def _project(run: Run, recipe: Recipe, progress: Progress) -> tuple[Project, lis
     Raises:
         InvalidOption: the recipe starts from a fine-tuned model, and this one has no head for the task.
     """
-    if recipe.starts_from == "finetuned" and not run.has_head(run.model):
+    if recipe.starts_from == "finetuned" and not has_head(run.model, plugins.load("tasks", run.task)):
         raise InvalidOption(f"{run.method} needs a model fine-tuned for {run.task}: `trimformer finetune` makes one")
     project, new_head = run.project(run.model, progress)
     return project.with_guard(run.seed), new_head

@@ -24,7 +24,7 @@ from trimformer.judging.guard import check_metric
 from trimformer.judging.manifest import Manifest, Origin
 from trimformer.judging.project import Project
 from trimformer.judging.result import TaskResult
-from trimformer.judging.task import UNLABELLED, Task, chosen_task, fitted_to, trained_task
+from trimformer.judging.task import UNLABELLED, Task, chosen_task, fitted_to, has_head, taught_by, trained_task
 from trimformer.model import checkpoint
 from trimformer.model.claims import claimed
 from trimformer.model.folders import explained
@@ -55,10 +55,21 @@ def named_task(name: str, model: str, data: str | None) -> str:
     """Give the name of the task, and say so where it was left to be chosen."""
     chosen = chosen_task(name, model, data)
     if name != chosen:
-        found = "no labels were found; if there are some, name their column by --column label=…"
-        reason = f"{found} …" if chosen == UNLABELLED else "by the model's head and the rows …"
-        console.say(f"task: {chosen}, {reason}")
+        console.say(f"task: {chosen}, {_why_unlabelled(model, data) if chosen == UNLABELLED else BY_HEAD_AND_ROWS} …")
     return chosen
+
+
+BY_HEAD_AND_ROWS = "by the model's head and the rows"
+
+
+def _why_unlabelled(model: str, data: str | None) -> str:
+    taught = taught_by(data) if data is not None else []
+    if taught:
+        return (
+            f"although the rows have labels ({' or '.join(taught)}): {model} has no head for them; teach it first, by "
+            "`trimformer finetune`"
+        )
+    return "no labels were found; if there are some, name their column by --column label=…"
 
 
 def task_to_judge(name: str, model: str, data: str | None, columns: Mapping[str, str]) -> str:
@@ -71,9 +82,9 @@ def task_to_train(name: str, model: str, data: str | None, columns: Mapping[str,
     """Give the name of the task to train on, and say so where it was left to be chosen; what is no task is refused."""
     with naming_columns(columns):
         chosen = trained_task(name, model, data)
-    plugins.load("tasks", chosen)
+    known = has_head(model, plugins.load("tasks", chosen))
     if name != chosen:
-        console.say(f"task: {chosen}, by the model's head and the rows …")
+        console.say(f"task: {chosen}, {BY_HEAD_AND_ROWS if known else 'by the rows'} …")
     return chosen
 
 

@@ -11,9 +11,8 @@ from trimformer.cli.workplace import Resumable
 from trimformer.data.columns import naming_columns
 from trimformer.judging.manifest import Origin
 from trimformer.judging.project import Project
-from trimformer.judging.task import FitsRows, Task, fitted_to
+from trimformer.judging.task import FitsRows, Task, fitted_to, has_head
 from trimformer.model import checkpoint
-from trimformer.model.modeling_trimformer import auto_class
 from trimformer.progress import Progress
 from trimformer.training.heads import load_to_train
 
@@ -33,11 +32,6 @@ class TrainingRun(Resumable):
     command: str | None = None
     """Command line as it was typed."""
 
-    def has_head(self, name: str) -> bool:
-        """Tell whether a checkpoint has the head of the task, for whatever classes; True where the task needs none."""
-        wanted = plugins.load("tasks", self.task).auto_class
-        return wanted in (None, auto_class((checkpoint.load_config(name).architectures or [""])[0]))
-
     def project(self, name: str, progress: Progress) -> tuple[Project, list[str]]:
         """Load a checkpoint with the task's head, and all rows.
 
@@ -50,7 +44,7 @@ class TrainingRun(Resumable):
         task: Task = plugins.load("tasks", self.task)
         with naming_columns(self.columns):
             train = task.rows(self.data, "train")
-            if task.auto_class is not None and self.has_head(name):
+            if task.auto_class is not None and has_head(name, task):
                 task = fitted_to(task, checkpoint.load_config(name))
             elif isinstance(task, FitsRows):
                 task = task.for_rows(train)

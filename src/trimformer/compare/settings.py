@@ -54,11 +54,15 @@ class Section(Mapping[str, Any]):
 
     @contextmanager
     def about(self, key: str) -> Iterator[None]:
-        """Within the context, every error of the package becomes an `InvalidOption` that begins with the key's line."""
+        """Within the context, every error of the package becomes an `InvalidOption` that begins with a line.
+
+        It is the key's, where the error does not say one below it.
+        """
         try:
             yield
         except TrimformerError as error:
-            raise InvalidOption(f"{self.at(key)}: {error}") from error
+            placed = str(error).startswith(f"{self.place}, line")
+            raise InvalidOption(str(error) if placed else f"{self.at(key)}: {error}") from error
 
     def number(self, key: str, kind: type[int | float], default: Any = None) -> Any:
         """Read a number, or give the default where there is no such key.
@@ -101,12 +105,15 @@ class Section(Mapping[str, Any]):
         """Read a list, or give the default where there is no such key; a single value is a list of one.
 
         Raises:
-            InvalidOption: the list is empty, or a section.
+            InvalidOption: the list is empty, a section, or has a value twice.
         """
         value = self.get(key, list(default))
         found = value if isinstance(value, list) else [value]
         if key in self and (not found or any(isinstance(entry, (Section, list)) for entry in found)):
             raise InvalidOption(f"{self.at(key)}: {key} must be a list such as [0.6, 0.4]")
+        twice = [each for place, each in enumerate(found) if each in found[:place]]
+        if twice:
+            raise InvalidOption(f"{self.at(key)}: {twice[0]} is there twice in {key}: leave one out")
         return found
 
     def plain(self) -> dict[str, Any]:

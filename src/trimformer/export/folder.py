@@ -78,9 +78,11 @@ def export(
         CheckpointError: the folder exists and `overwrite` is not set, or it cannot be written.
         UnsupportedModel: a decoder, or an operator that ONNX does not have; names the site.
         DataError: rows with tokens that the model does not know.
-        NumericalError: an output differs from PyTorch's by more than `LIMIT`; int8 is not held to that.
+        NumericalError: a weight is NaN or infinite, or an output differs from PyTorch's by more than `LIMIT`, or
+            so much of its largest number where that is above 1; int8 is not held to that.
     """
     require_onnx()
+    _check_weights(model)
     target = Path(out)
     free = partial(check_writable, target, overwrite=overwrite, weights="*.onnx")
     check_rows(features, tokenizer, model.config)
@@ -98,7 +100,7 @@ def export(
             about["sha256"] = digest_of_file(new / name)
             about |= compare(model, exported, make_batches(features, tokenizer, model.device), pooling)
             if name == FLOAT:
-                _check(about["max_difference"], target)
+                _check(about["max_difference"], about["max_output"], target)
             found["files"][name] = about | ({"metrics": plain(judge(exported))} if judge else {})
         found |= {"inputs": exported.inputs, "outputs": exported.outputs}
         tokenizer.save_pretrained(new)
@@ -120,16 +122,21 @@ def evenly_chosen(features: Sequence[Features]) -> list[Features]:
 def compare(
     model: PreTrainedModel, exported: OnnxModel, batches: Sequence[Batch], pooling: Pooling | None = None
 ) -> dict[str, Any]:
-    """Find the largest difference of any number of any output, `max_difference`, and count rows and tokens compared."""
-    differences = list[torch.Tensor]()
+    """Find the largest difference of any number of any output, and the largest number; count what was compared."""
+    differences, sizes = list[torch.Tensor](), list[torch.Tensor]()
     with frozen(model):
         for batch in batches:
             found = exported(**batch)
             outputs = outputs_of(model, batch, pooling).items()
             differences += [(values - found[name]).abs().max().cpu() for name, values in outputs]
-    largest = float(torch.stack(differences).max()) if differences else 0.0  # NaN where one is
-    rows = sum(shape(batch)[0] for batch in batches)
-    return {"max_difference": largest, "compared_rows": rows, "compared_tokens": real_tokens(batches)}
+            sizes += [values.abs().max().cpu() for _, values in outputs]
+    difference, size = (float(torch.stack(each).max()) if each else 0.0 for each in (differences, sizes))  # NaN if any
+    return {
+        "max_difference": difference,
+        "max_output": size,
+        "compared_rows": sum(shape(batch)[0] for batch in batches),
+        "compared_tokens": real_tokens(batches),
+    }
 
 
 def _inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[str]:
@@ -138,10 +145,17 @@ def _inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     return [TOKENS, TOKEN_MASK, *types]
 
 
-def _check(difference: float, target: Path) -> None:
-    if not difference <= LIMIT:
+def _check_weights(model: PreTrainedModel) -> None:
+    for name, weights in model.named_parameters():
+        if not bool(torch.isfinite(weights).all()):
+            raise NumericalError(f"NaN or infinite weights at {name}: repair or re-download the checkpoint")
+
+
+def _check(difference: float, largest: float, target: Path) -> None:
+    limit = LIMIT * max(1.0, largest)
+    if not difference <= limit:
         raise NumericalError(
-            f"ONNX Runtime and PyTorch differ by {difference:.1e}, more than {LIMIT:.0e}: {target} was not written; "
+            f"ONNX Runtime and PyTorch differ by {difference:.1e}, more than {limit:.0e}: {target} was not written; "
             "update onnx, onnxruntime and torch, or report this"
         )
 

@@ -79,7 +79,8 @@ def collapse(before: Metrics, after: Metrics, budget: BudgetFacts, sizes: SizesF
     """Word a loud warning where the accuracy collapsed, with a milder budget or larger sizes to try; else None."""
     name, dense = next(iter(before.items()))
     change = (after[name].value - dense.value) / max(abs(dense.value), 1e-12)
-    if name in DISTANCES or -COLLAPSE <= change <= (DOUBLED if name in LOWER_IS_BETTER else change):
+    worse, most = (change, DOUBLED) if name in LOWER_IS_BETTER else (-change, COLLAPSE)
+    if name in DISTANCES or worse <= most:
         return None
     milder = f"`{budget.cost}={min(1.0, round(1.5 * budget.asked + 0.05, 2))}`, or `max_drop=0.02`"
     if sizes is not None and sizes.alone:

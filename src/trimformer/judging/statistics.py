@@ -36,7 +36,8 @@ def metric(statistic: Statistic, *columns: Array | Sequence[float], seed: int = 
     """Compute a statistic of rows with its 95 % percentile bootstrap interval (1000 paired resamples of the rows).
 
     The interval is widened to hold the value itself, which a percentile interval of very few rows can miss; of a
-    single row it is the value.
+    single row it is the value. Where a model is right on all rows, or on none, every resample says the same: the other
+    end is then that of the exact interval of a share (Clopper and Pearson, 1934).
 
     Args:
         statistic: of the columns, along their last axis.
@@ -68,7 +69,11 @@ def metric(statistic: Statistic, *columns: Array | Sequence[float], seed: int = 
         rng=np.random.default_rng(seed),
     )
     low, high = found.confidence_interval
-    return Metric(value, size, min(value, float(low)), max(value, float(high)), resamples=found.bootstrap_distribution)
+    low, high = min(value, float(low)), max(value, float(high))
+    if statistic is accuracy and value in (0.0, 1.0):
+        surely = ((1 - CONFIDENCE) / 2) ** (1 / size)
+        low, high = (surely, 1.0) if value else (0.0, 1 - surely)
+    return Metric(value, size, low, high, resamples=found.bootstrap_distribution)
 
 
 def paired_drop(before: Metrics, after: Metrics, name: str) -> Metric:

@@ -176,11 +176,21 @@ def _trained_task(name: str, model: str, data: str | None) -> str:
         return chosen_task(name, model, data)
     if data is None:
         raise InvalidOption(f"{model} has no head that tells a task: say which with `task`, such as `task=sst2`")
-    own = [task for task in TAUGHT_BY if _fits(plugins.load("tasks", task), data)][:1]
-    found = own or [task for task in TAUGHT_BY_SHARED if _fits(plugins.load("tasks", task), data)]
+    found = taught_by(data)
     if len(found) > 1:
         raise InvalidOption(f"the rows of {data} fit {' and '.join(found)}: say with `task` what to train {model} for")
     return found[0] if found else chosen_task(name, model, data)
+
+
+def taught_by(data: str) -> list[str]:
+    """List the tasks that a model can be taught by the rows of some data: those whose labels they have."""
+    own = [task for task in TAUGHT_BY if _fits(plugins.load("tasks", task), data)][:1]
+    return own or [task for task in TAUGHT_BY_SHARED if _fits(plugins.load("tasks", task), data)]
+
+
+def has_head(model: str, task: Task) -> bool:
+    """Tell whether a checkpoint has the head of a task, for whatever classes; True where the task needs none."""
+    return task.auto_class in (None, auto_class((load_config(model).architectures or [""])[0]))
 
 
 def _fits(task: Task, data: str) -> bool:

@@ -114,11 +114,10 @@ def _influences(calibration: Calibration, chain: int) -> dict[str, Influence]:
         with dense.in_memory(sites[0]) if sites else nullcontext():
             boundary.advance()
         for batch, before, after in zip(boundary.batches, entering, boundary.hidden, strict=True):
-            cosines = torch.nn.functional.cosine_similarity(before.double(), after.double(), dim=-1).flatten()
-            mask = dense.token_mask(batch, chain)
-            real = cosines if mask is None else cosines[mask.flatten()]
-            sums[block, 0] += real.sum()
-            sums[block, 1] += real.numel()
+            ends = [dense.unpadded(each, batch, chain).double() for each in (before, after)]
+            cosines = torch.nn.functional.cosine_similarity(ends[0], ends[1], dim=-1)
+            sums[block, 0] += cosines.sum()
+            sums[block, 1] += len(cosines)
     processes.add_up(sums)
     found = 1 - sums[:, 0] / sums[:, 1]
     sites = [site for site in dense.occupied if site.chain == chain]

@@ -70,6 +70,15 @@ class Structure:
         name = self.architecture.chains[chain].token_mask
         return None if name is None else token_mask(batch, name)
 
+    def unpadded(self, values: Tensor, batch: Batch, chain: int = 0) -> Tensor:
+        """Give what a chain computes for the real tokens of a batch: `(batch, length, width)` to `(tokens, width)`.
+
+        Values of which batch and length are one dimension do as well.
+        """
+        mask = self.token_mask(batch, chain)
+        rows = values.reshape(values.shape[:-1].numel(), values.shape[-1])
+        return rows if mask is None or bool(mask.all()) else rows[mask.flatten()]
+
     @cached_property
     def device(self) -> torch.device:
         """Device that the model computes on; raises `UnsupportedModel` where it computes on several."""

@@ -87,7 +87,7 @@ class Boundary:
 
         with hooked(self.structure.entrance(site), before_with_kwargs=keep_input):
             self._run_block(index, site)
-        return self._rows(index, seen["entering"])
+        return self.unpadded(index, seen["entering"])
 
     def before(self, index: int, site: Site) -> tuple[Tensor, Tensor]:
         """Give the residual stream that a sublayer of the current block adds to, and its consumer's input.
@@ -102,7 +102,7 @@ class Boundary:
 
         with self._residual_kept(index, site, seen), hooked(self.structure.consumer(site), before=keep_inputs):
             self._run_block(index, site)
-        return self._rows(index, seen["residual"]), self._rows(index, seen["inputs"])
+        return self.unpadded(index, seen["residual"]), self.unpadded(index, seen["inputs"])
 
     def across(self, index: int, site: Site) -> Crossing:
         """Give what a sublayer of the current block reads and what leaves it; the last one runs the whole block."""
@@ -124,9 +124,9 @@ class Boundary:
         ending = hooked(self._last_of(site), after=end)
         with self._residual_kept(index, site, seen), reading, consuming, ending:
             output = self._run_block(index, site)
-        entering = self._rows(index, seen.get("entering", seen["residual"]))
-        own = self._rows(index, seen["output"]).float()
-        leaving = own if site.norm else self._rows(index, seen["residual"]).float() + _scaled(own, site)
+        entering = self.unpadded(index, seen.get("entering", seen["residual"]))
+        own = self.unpadded(index, seen["output"]).float()
+        leaving = own if site.norm else self.unpadded(index, seen["residual"]).float() + _scaled(own, site)
         return Crossing(entering, leaving, output if site.last_in_block else None)
 
     def consumed(self, index: int) -> tuple[dict[str, Tensor], Tensor]:
@@ -135,7 +135,7 @@ class Boundary:
         sites = [site for site in self.sites if site.units]
         with watching(self.structure, sites, inputs=lambda site, hidden: seen.update({site.name: hidden})):
             output = self._run_block(index)
-        return {name: self._rows(index, hidden) for name, hidden in seen.items()}, output
+        return {name: self.unpadded(index, hidden) for name, hidden in seen.items()}, output
 
     def advance(self, outputs: Mapping[int, Tensor] | None = None) -> None:
         """Move to the entrance of the next block; batches whose output of this block is given do not run again."""
@@ -171,10 +171,9 @@ class Boundary:
             below_the_head(self.structure, self.batches[index])
         return seen
 
-    def _rows(self, index: int, values: Tensor) -> Tensor:
-        mask = self.structure.token_mask(self.batches[index], self.chain)
-        rows = values.reshape(values.shape[:-1].numel(), values.shape[-1])
-        return rows if mask is None or bool(mask.all()) else rows[mask.flatten()]
+    def unpadded(self, index: int, values: Tensor) -> Tensor:
+        """Give what the chain computes for the real tokens of one batch: `(tokens, width)`."""
+        return self.structure.unpadded(values, self.batches[index], self.chain)
 
     @contextmanager
     def _residual_kept(self, index: int, site: Site, seen: dict[str, Tensor]) -> Iterator[None]:

@@ -157,11 +157,9 @@ class _Adding:
     @contextmanager
     def to(self, found: Group, number: int) -> Iterator[None]:
         """Within the context, a forward and a backward pass over a batch add to the moments of a group's sites."""
-        masks = [self.dense.token_mask(self.batches[number], chain) for chain in range(len(self.places))]
 
         def real(site: Site, values: Tensor) -> Tensor:
-            mask = masks[site.chain]
-            return (values.flatten(0, 1) if mask is None else values[mask]).float()
+            return self.dense.unpadded(values, self.batches[number], site.chain).float()
 
         def see_input(site: Site, hidden: Tensor) -> None:
             found[site.name].inputs.add_inputs(real(site, hidden))

@@ -148,7 +148,7 @@ def in_site(sites: Sequence[Site], site: Site, entry: Any, option: str) -> Range
         raise InvalidOption(
             f"`{option}={entry}`: {site.kind}s of {site.name} cannot be narrower: give their number alone"
         )
-    pair = span(entry, option)
+    pair = span(entry, option, site.name if option == "sites" else "")
     if pair is None:
         return site.units, site.units
     if pair[1] > site.units * site.groups:
@@ -166,7 +166,7 @@ def shape_in_site(sites: Sequence[Site], site: Site, entry: Any, option: str) ->
     Raises:
         InvalidOption: it is no such size, or heads are not so many or so wide.
     """
-    pair = span(entry, option) if read_shape(entry) is None else None
+    pair = span(entry, option, site.name if option == "sites" else "") if read_shape(entry) is None else None
     if pair is not None and pair[0] != pair[1]:
         raise InvalidOption(f"`{option}={entry}` is a range: beside heads of a width, give numbers such as 8 or 8x20")
     all_heads = (site.heads, site.head_width)
@@ -205,7 +205,7 @@ def _entries_of(structure: Structure, key: str, entry: Any) -> list[tuple[Site, 
         raise unknown_name("layer or sublayer in `sites`", key, [layers, *named])
     sites = of_layers(structure, numbers(key, "sites"), "sites")
     if not isinstance(entry, Mapping):
-        if span(entry, "sites") not in (None, NONE):
+        if span(entry, "sites", f"layer {key}") not in (None, NONE):
             raise InvalidOption(f"`sites`: layer {key} can be all, 0, or sizes such as {{'heads': 8}}, not {entry}")
         return [(site, entry) for site in sites]
     known = {name for site in sites for name in called(site)}

@@ -49,7 +49,7 @@ class Constraints:
             left = [group for group in drop.groups if gone.isdisjoint(group)]
             ranked = sorted(left, key=lambda group: sum(losses.get(name, 0.0) for name in group))
             gone.update(name for group in ranked[: drop.count] for name in group)
-        return Constraints(self.bounds.with_range(dict.fromkeys(sorted(gone), NONE)))
+        return Constraints(self.bounds.emptied(gone))
 
     def cost(self, tables: CostTables) -> tuple[float, float]:
         """Compute what the least and the most units cost that may stay, whichever blocks and sublayers are dropped."""

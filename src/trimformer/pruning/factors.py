@@ -11,6 +11,16 @@ from trimformer.errors import NumericalError
 
 ROUNDING = torch.finfo(torch.float32).eps
 """Of products, relative to their size."""
+NOTHING = 1e-30
+"""Scale of a matrix that is all zeros, as of a sublayer that adds nothing."""
+
+
+def scale_of(matrix: Tensor) -> float:
+    """Compute the mean of a matrix's diagonal, which ridges and damping are relative to; never 0.
+
+    What is added to a matrix of zeros is next to nothing, but makes it definite.
+    """
+    return float(matrix.diagonal().mean()) or NOTHING
 
 
 def factor_of(matrix: Tensor, site: str, remedy: str) -> Tensor:

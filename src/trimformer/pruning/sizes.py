@@ -135,11 +135,11 @@ def entries(value: Any) -> list[Any]:
     return list(value) if isinstance(value, Sequence) else [value]
 
 
-def span(value: Any, name: str) -> tuple[int, int] | None:
+def span(value: Any, name: str, where: str = "") -> tuple[int, int] | None:
     """Read a size: the least and the most units; None for `all`.
 
     Raises:
-        InvalidOption: it is no size; `name` is what it was given as.
+        InvalidOption: it is no size; `name` is what it was given as, `where` the part of the model.
 
     >>> span("4-8", "heads"), span(8, "heads"), span("all", "heads")
     ((4, 8), (8, 8), None)
@@ -148,7 +148,8 @@ def span(value: Any, name: str) -> tuple[int, int] | None:
         return None
     found = read_range(value)
     if found is None:
-        raise InvalidOption(f"`{name}={value}` must be a number of units such as 8, a range such as 4-8, or all")
+        of = f" of {where}" if where else ""
+        raise InvalidOption(f"`{name}={value}`{of} must be a number of units such as 8, a range such as 4-8, or all")
     return found
 
 
@@ -212,13 +213,21 @@ def read_sizes(file: str | Path) -> dict[str, Any]:
         InvalidOption: it cannot be read, or is something else.
     """
     try:
-        content = json.loads(Path(file).read_text(encoding="utf-8-sig"))
+        content = json.loads(Path(file).read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidOption(
             f"the sizes in {file} cannot be read ({error}): it must be JSON such as {EXAMPLE}"
         ) from error
     if not isinstance(content, dict):
         raise InvalidOption(f"{file} must be JSON with sizes by layer or sublayer, such as {EXAMPLE}")
+    return content
+
+
+def _each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is there twice")
     return content
 
 

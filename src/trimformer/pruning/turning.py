@@ -134,11 +134,11 @@ class _PairSums:
 
     def watching(self, dense: Structure, batch: Batch) -> ExitStack:
         """Within the context, add what the projections of queries and keys put out."""
-        mask, stack = dense.token_mask(batch, self.site.chain), ExitStack()
+        stack = ExitStack()
 
         def add(part: int, first: int, output: Tensor) -> None:
             output = output[..., first : first + self.site.units]
-            values = output.flatten(0, 1) if mask is None else output.reshape(*mask.shape, -1)[mask]
+            values = dense.unpadded(output, batch, self.site.chain)
             by_head = values.double().unflatten(-1, (self.site.heads, self.site.head_width))
             self.squares[part] += torch.einsum("thi,thj->hij", by_head, by_head)
             self.first[part] += by_head.sum(0)

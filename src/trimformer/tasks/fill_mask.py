@@ -25,7 +25,7 @@ from trimformer.data.columns import TEXT_COLUMNS, choose_columns, texts
 from trimformer.data.encoding import encode_texts
 from trimformer.data.files import read_split_of_text
 from trimformer.data.rows import TOKENS, Batch, Features, Split
-from trimformer.errors import InvalidOption, LabelError, UnsupportedModel
+from trimformer.errors import DataError, InvalidOption, LabelError, UnsupportedModel
 from trimformer.judging import statistics
 from trimformer.judging.evaluation import outputs_by_row
 from trimformer.judging.metrics import PERPLEXITY, Metrics
@@ -81,11 +81,14 @@ class FillMask:
         Raises:
             InvalidOption: a tokenizer without a mask.
             UnsupportedModel: a model that does not predict tokens.
-            DataError: as `encode`.
+            DataError: as `encode`, or no row has a token that can be masked; where some have, the others are left out.
         """
         if tokenizer.mask_token_id is None:
             raise InvalidOption(f"{type(tokenizer).__name__} has no mask token: give a masked model's own tokenizer")
-        plain = self.encode(rows, tokenizer, max_length)
+        encoded = self.encode(rows, tokenizer, max_length)
+        plain = [row for row in encoded if masked_places(row[TOKENS], tokenizer.all_special_ids)]
+        if not plain:
+            raise DataError("no row has a token that can be masked: its words are special or unknown to the tokenizer")
         places = [masked_places(row[TOKENS], tokenizer.all_special_ids) for row in plain]
         masked = [_masked(row, own, tokenizer.mask_token_id) for row, own in zip(plain, places, strict=True)]
         read = partial(_read, tokenizer.mask_token_id)

@@ -5,7 +5,7 @@ Chosen by a model with a head for it, or by a decoder, which takes the likeliest
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -199,23 +199,40 @@ def _asked(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -
 def answers(rows: Dataset, source: str = "the data") -> list[int]:
     """Read the number of each row's right choice, from 0: given as such, as its letter or name, or as its text.
 
+    Where all rows can be read in one of these ways only, they are. Else each row is read by itself.
+
     Raises:
-        DataError: a row without an answer, or with one that is none of its choices.
+        DataError: a row without an answer, with one that is none of its choices, or that can be read as two of them.
     """
     column = choose_columns(rows, LABELS, source)[0]
-    found = []
-    for number, (given, each) in enumerate(zip(rows[column], questions(rows, source), strict=True), start=1):
-        known = {str(place): place for place in range(len(each.choices))}
-        known |= {name: place for place, name in enumerate(each.names)}
-        known |= {text: place for place, text in enumerate(each.texts)}
-        place = given if isinstance(given, int) else known.get(str(given).strip())
-        if place is None or not 0 <= place < len(each.choices):
+    given, asked = rows[column], questions(rows, source)
+    ways = [[_called(value, names) for value, names in zip(given, own, strict=True)] for own in _names(asked)]
+    whole = [way for way in ways if all(way)]
+    found: list[int] = []
+    for number, value in enumerate(given, start=1):
+        places = set[int]().union(*(way[number - 1] for way in whole or ways))
+        if len(places) != 1:
+            choices = len(asked[number - 1].choices)
+            wrong = f"which can be read as {len(places)} of" if places else "none of"
             raise DataError(
-                f"{source}, row {number}: {column!r} is {given!r:.60}, none of the {len(each.choices)} choices; "
+                f"{source}, row {number}: {column!r} is {value!r:.60}, {wrong} the {choices} choices; "
                 "give a number from 0, a letter from A, or the choice's text"
             )
-        found.append(place)
+        found += places
     return found
+
+
+def _names(asked: Sequence[Question]) -> Iterator[list[tuple[Any, ...]]]:
+    """Go through the ways to call the choices of all questions: by number, as text too, by letter or name, by text."""
+    yield [tuple(range(len(each.choices))) for each in asked]
+    yield [tuple(map(str, range(len(each.choices)))) for each in asked]
+    yield [tuple(each.names) for each in asked]
+    yield [tuple(each.texts) for each in asked]
+
+
+def _called(value: Any, names: Sequence[Any]) -> set[int]:
+    wanted = value.strip() if isinstance(value, str) else value
+    return {place for place, name in enumerate(names) if wanted == name}
 
 
 def questions(rows: Dataset, source: str = "the data") -> list[Question]:

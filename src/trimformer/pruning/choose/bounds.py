@@ -74,6 +74,12 @@ class Bounds:
         most = {name: pair[1] for name, pair in sites.items()}
         return replace(self, least={**self.least, **least}, most={**self.most, **most})
 
+    def emptied(self, sites: Iterable[str]) -> Bounds:
+        """Give the same bounds with no unit of some sites."""
+        gone = set(sites)
+        shapes = {name: shape for name, shape in self.shapes.items() if name not in gone}
+        return replace(self, shapes=shapes).with_range(dict.fromkeys(sorted(gone), (0, 0)))
+
     def without_most(self) -> Bounds:
         """Give the same bounds for a larger model: every site may keep all its units."""
         return replace(self, most={})

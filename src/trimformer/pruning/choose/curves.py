@@ -22,10 +22,10 @@ import torch
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
-from trimformer.pruning.factors import factor_of
+from trimformer.pruning.factors import factor_of, scale_of
 
 BLOCK = 64
-REMEDY = "more calibration tokens, or stronger damping (`damping=0.3` or `curve_ridge=1e-3`)"
+REMEDY = "more calibration tokens, or stronger damping (`damping=1` or `curve_ridge=1e-3`)"
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class RemovalCurve:
 def damped(matrix: Tensor, strength: float) -> Tensor:
     """Copy a symmetric matrix to float64, with `strength` times the mean of its diagonal added to the diagonal."""
     raised = matrix.double().clone()
-    raised.diagonal().add_(strength * float(raised.diagonal().mean()))
+    raised.diagonal().add_(strength * scale_of(raised))
     return raised
 
 

@@ -28,7 +28,6 @@ from trimformer import processes
 from trimformer.data.batches import split_batches
 from trimformer.data.rows import Batch
 from trimformer.data.varying import can_vary, varied
-from trimformer.model.structure import Structure
 from trimformer.observing.boundary import Boundary
 from trimformer.observing.predictions import mean_divergence
 from trimformer.observing.watching import frozen
@@ -166,9 +165,9 @@ def _train(job: Job, student: Boundary, targets: list[Tensor], text: _Text, rate
         The share of its loss on those that is gone; NaN where it had none.
     """
     structure, site = job.student, student.sites[0]
-    size = _size(structure, student, targets)
+    size = _size(student, targets)
     with structure.in_memory(site):
-        losses = _Losses(structure, student, targets, size)
+        losses = _Losses(student, targets, size)
         held, epochs = text.times(structure.passes(student.chain))
         with _learning(structure.block(site)) as weights:
             first = best = losses.mean(held)
@@ -183,25 +182,19 @@ def _train(job: Job, student: Boundary, targets: list[Tensor], text: _Text, rate
     return processes.agreed_number(1 - best / first if first else math.nan)
 
 
-def _size(structure: Structure, student: Boundary, targets: Sequence[Tensor]) -> float:
+def _size(student: Boundary, targets: Sequence[Tensor]) -> float:
     """Compute the mean square of the targets, over all real tokens, that losses are shares of."""
     sums = torch.zeros(2, dtype=torch.float64)
     for index, target in enumerate(targets):
-        rows = _real(structure, student, index, target).double()
+        rows = student.unpadded(index, target).double()
         sums += torch.tensor([float(rows.square().sum()), len(rows)], dtype=torch.float64)
     return max(float(sums[0] / sums[1]), torch.finfo(torch.float32).tiny)
-
-
-def _real(structure: Structure, boundary: Boundary, index: int, values: Tensor) -> Tensor:
-    mask = structure.token_mask(boundary.batches[index], boundary.chain)
-    return values.flatten(0, -2) if mask is None else values[mask]
 
 
 @dataclass(frozen=True)
 class _Losses:
     """Squared distance of the student's block from the targets, as a share of their own squares, by batch."""
 
-    structure: Structure
     student: Boundary
     targets: Sequence[Tensor]
     size: float
@@ -209,7 +202,7 @@ class _Losses:
     def __call__(self, index: int) -> Tensor:
         """Compute the loss of a batch: the mean over its real tokens."""
         off = self.student.block_output(index).float() - self.targets[index].float()
-        return _real(self.structure, self.student, index, off).square().sum(-1).mean() / self.size
+        return self.student.unpadded(index, off).square().sum(-1).mean() / self.size
 
     @torch.no_grad()
     def mean(self, indices: Sequence[int]) -> float:

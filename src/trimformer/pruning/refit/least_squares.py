@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trimformer.observing.sums import RegressionSums
-from trimformer.pruning.factors import factor_of, not_definite
+from trimformer.pruning.factors import factor_of, not_definite, scale_of
 
 REMEDY = "more calibration tokens, or a stronger ridge (`ridge=0.1`)"
 
@@ -45,7 +45,7 @@ def solve(sums: RegressionSums, prior: Tensor, bias: Tensor, *, ridge: float, in
         gram, cross = sums.covariance, sums.cross_covariance
     else:
         gram, cross = sums.gram, sums.cross - torch.outer(sums.input_mean, bias.double())
-    strength = ridge * float(sums.gram.diagonal().mean())
+    strength = ridge * scale_of(sums.gram)
     gram.diagonal().add_(strength)
     right = cross + strength * prior.double()
     weight = torch.cholesky_solve(right, factor_of(gram, site, REMEDY)) if ridge else spd_solve(gram, right, site)
