@@ -76,6 +76,12 @@ def test_an_export_knows_them_from_the_manifest(
     monkeypatch.chdir(tmp_path)
     out, options = tmp_path / "out", ["--flops", 0.5, "--method", "random", "--calibration-tokens", 150]
     assert run("prune", model, "--task", "sst2", "--data", data, *options, *NAMED, "--out", out).code == 0
+    again = run("evaluate", out, "--data", data, "--json")
+    assert (again.code, json.loads(again.out)["task"]) == (0, "classification"), again.err
+    assert f"as {out} was made with" in again.err
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps({"sentence": "the cat", "label": n % 2}) + "\n" for n in range(10)))
+    assert "was made with" not in run("evaluate", out, "--task", "sst2", "--data", other).err
     assert judged_on(str(out), None, None, {}).columns == COLUMNS
     assert judged_on(str(out), None, str(data), COLUMNS).columns == COLUMNS
     assert judged_on(str(out), "sst2", str(data), {}).columns == {}

@@ -56,6 +56,7 @@ def test_export_of_a_pruned_model(run: Run, pruned: Path, tokenizer: PreTrainedT
     assert facts["task"] == "sst2"
     assert {each["metrics"]["accuracy"]["sample_size"] for each in facts["files"].values()} == {12}
     assert run("export", pruned, "--onnx")[0] == 2
+    assert "is an ONNX export without PyTorch's weights" in run("export", folder, "--onnx").err
     assert "quantization_config" not in json.loads((folder / "config.json").read_text())
     session = ort.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
     given = tokenizer(["the cat", "a dog was in the river"], padding=True, return_tensors="np")

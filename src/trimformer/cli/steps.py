@@ -18,7 +18,9 @@ from trimformer import plugins, processes
 from trimformer.cli import console
 from trimformer.cli.console import out_console
 from trimformer.data.columns import naming_columns
+from trimformer.data.files import read_rows
 from trimformer.data.rows import Split
+from trimformer.errors import DataError
 from trimformer.export import upload
 from trimformer.judging.guard import check_metric
 from trimformer.judging.manifest import Manifest, Origin
@@ -28,7 +30,7 @@ from trimformer.judging.task import UNLABELLED, Task, chosen_task, fitted_to, ha
 from trimformer.model import checkpoint
 from trimformer.model.claims import claimed
 from trimformer.model.folders import explained
-from trimformer.model.manifest import as_text
+from trimformer.model.manifest import as_text, read_manifest
 from trimformer.model.placement import Placement
 from trimformer.model.sentence_files import MODULES, pooling_of, sentence_transformers_files
 from trimformer.progress import Progress
@@ -72,6 +74,20 @@ def _why_unlabelled(model: str, data: str | None) -> str:
     return "no labels were found; if there are some, name their column by --column label=…"
 
 
+def columns_of(model: str, data: str | None, named: Mapping[str, str]) -> Mapping[str, str]:
+    """Say what columns are called: as the user does, else as those the model was made with, if the data has them."""
+    known = Origin.from_json(read_manifest(model)).columns
+    if named or not known or data is None:
+        return named
+    try:
+        with naming_columns(known):
+            read_rows(data, "validation")
+    except DataError:
+        return named
+    console.say(f"columns: {', '.join(f'{name}={own}' for name, own in known.items())}, as {model} was made with …")
+    return known
+
+
 def task_to_judge(name: str, model: str, data: str | None, columns: Mapping[str, str]) -> str:
     """Give the name of the task, which rows of text are enough for, and say so where it was left to be chosen."""
     with naming_columns(columns):
@@ -96,6 +112,7 @@ def gather(
     origin: Origin, max_length: int | None, placement: Placement, progress: Progress, metric: str | None = None
 ) -> Project:
     """Make a project of what the user named; a metric is checked and rows are read before the model is loaded."""
+    origin = replace(origin, columns=columns_of(origin.source, origin.data or None, origin.columns))
     with naming_columns(origin.columns):
         origin = replace(origin, task=named_task(origin.task, origin.source, origin.data or None))
         chosen = fitted_to(plugins.load("tasks", origin.task), checkpoint.load_config(origin.source))

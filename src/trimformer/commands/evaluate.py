@@ -50,7 +50,7 @@ def evaluate_command(
     from trimformer.model.placement import Placement
     from trimformer.report import terminal
 
-    columns = columns_named(column)
+    columns = steps.columns_of(model, data, columns_named(column))
     task = steps.task_to_judge(task, model, data, columns)
     chosen = plugins.load("tasks", task)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)

@@ -52,7 +52,7 @@ def finetune_command(
     from trimformer.cli import finetune_run, steps, unfinished
     from trimformer.model.checkpoint import check_writable
 
-    columns, options = columns_named(column), finetune_run.tuning(train)
+    columns, options = steps.columns_of(model, data, columns_named(column)), finetune_run.tuning(train)
     check_writable(out, overwrite=overwrite or unfinished.goes_on(out, resume=resume), source=model)
     steps.claim(context, out)
     run = finetune_run.Run(

@@ -88,6 +88,7 @@ def load_with_report(
         CheckpointError: not a checkpoint, damaged, or changed since it was saved.
     """
     check_model(name)
+    _refuse_export(name)
     with _silent_transformers():
         loader = model_class(name, auto_class)
         with naming(name), files_are_checked():
@@ -104,6 +105,14 @@ def load_with_report(
         if "device_map" not in settings:
             check_loaded(name, model, loaded[1]["unexpected_keys"])
     return model, loaded[1]
+
+
+def _refuse_export(name: str) -> None:
+    def has(pattern: str) -> bool:
+        return any(Path(name).glob(pattern))
+
+    if has("*.onnx") and not has("*.safetensors") and not has("*.bin"):
+        raise CheckpointError(f"{name} is an ONNX export without PyTorch's weights: give the model it was made from")
 
 
 def load_config(name: str) -> Any:
