@@ -230,7 +230,7 @@ def format_table(runs: list[dict[str, Any]]) -> str:
 
 
 def _cpu_ratio(own: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
-    """CPU seconds of fine-tuning the dense model against those of each run, the median over data and seeds."""
+    """CPU seconds of fine-tuning the dense model against those of each run, the median where it ran."""
     dense = {(run["data"], run["seed"]): run for run in runs if run["method"] == "dense" and not run["speed"]}
     judged = [
         (run, dense[run["data"], run["seed"]])
@@ -238,7 +238,7 @@ def _cpu_ratio(own: list[dict[str, Any]], runs: list[dict[str, Any]]) -> str:
         if not run["speed"] and (run["data"], run["seed"]) in dense
     ]
     ratios = [other["finetuning_cpu_seconds"] / run["finetuning_cpu_seconds"] for run, other in judged]
-    return f"{statistics.median(ratios):.2f} × as fast"
+    return f"{statistics.median(ratios):.2f} × as fast" if ratios else "–"
 
 
 def _cell(values: list[float]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -11,6 +12,7 @@ import pytest
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from trimformer import plugins
 from trimformer.data import columns, encoding, files, hub
 from trimformer.errors import DataError, InvalidOption
 
@@ -152,6 +154,44 @@ def test_split_is_deterministic_and_changes_with_the_seed() -> None:
 def test_one_distinct_row_cannot_be_divided(texts: list[str]) -> None:
     with pytest.raises(DataError, match="more rows"):
         files.split_rows(Dataset.from_dict({"text": texts}))
+
+
+@pytest.mark.parametrize("wrong", [3, 17, 39])
+@pytest.mark.parametrize(
+    ("task", "row", "damage"),
+    [
+        ("text", {"text": "a cat"}, {"text": None}),
+        ("stsb", {"sentence1": "a cat", "sentence2": "a dog", "label": 2.5}, {"label": None}),
+        ("sst2", {"sentence": "a cat", "label": 1}, {"label": 5}),
+        ("token_classification", {"tokens": ["a", "cat"], "tags": [0, 1]}, {"tags": [0]}),
+        ("multiple_choice", {"question": "q", "choices": ["a", "b"], "label": 0}, {"label": 2}),
+        ("squad", {"question": "q", "context": "a cat", "answers": ["cat"]}, {"answers": []}),
+        ("reranking", {"query": "q", "positives": ["a"], "relevance": [1.0]}, {"relevance": [1.0, 2.0]}),
+    ],
+)
+def test_a_wrong_row_is_named_by_its_place_in_the_file(
+    tmp_path: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    task: str,
+    row: dict[str, Any],
+    damage: dict[str, Any],
+    wrong: int,
+) -> None:
+    """One file is divided at random: the number is that of the file, whichever part the row is in."""
+    rows = [row | {"id": number} | (damage if number == wrong else {}) for number in range(1, 41)]
+    file, chosen = tmp_path / "rows.jsonl", plugins.load("tasks", task)
+    file.write_text("".join(json.dumps(each) + "\n" for each in rows))
+
+    def said(split: str) -> str | None:
+        try:
+            rows = chosen.rows(str(file), split)
+            chosen.encode(rows, tokenizer, labels=split == "train" and task not in ("text", "reranking"))
+        except DataError as error:
+            return str(error)
+
+    errors = [each for each in map(said, ("train", "validation")) if each]
+    assert errors
+    assert all(f"row {wrong}" in each for each in errors), errors
 
 
 def test_missing_columns_name_those_that_are_there() -> None:

@@ -90,6 +90,12 @@ def has_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]]) -> bool:
     return any(set(columns) <= set(rows.column_names) for columns in alternatives)
 
 
+def row_numbers(rows: Dataset) -> Sequence[int]:
+    """Give the number, from 1, that each row has where it was read: of one file that is divided, in the file."""
+    chosen = getattr(rows, "_indices", None)  # private, but datasets tell it nowhere else
+    return range(1, len(rows) + 1) if chosen is None else [index + 1 for index in chosen.column(0).to_pylist()]
+
+
 def texts(rows: Dataset, column: str, source: str = "the data") -> list[str]:
     """Read a column of strings.
 
@@ -97,7 +103,7 @@ def texts(rows: Dataset, column: str, source: str = "the data") -> list[str]:
         DataError: a row holds something else, or null; names the row and the value.
     """
     values = list(rows[column])
-    for number, value in enumerate(values, start=1):
+    for number, value in zip(row_numbers(rows), values, strict=True):
         if not isinstance(value, str):
             raise DataError(f"{source}, row {number}: {column!r} is {reprlib.repr(value)}, not text; mend the row")
     return values
@@ -131,7 +137,7 @@ def numbers(
         DataError: a row holds something else; names the row, the value and the range.
     """
     kinds: Any = int if whole else (int, float)
-    for number, value in enumerate(rows[column], start=1):
+    for number, value in zip(row_numbers(rows), rows[column], strict=True):
         problem = None
         if value is None or (value == -1 and low > -1):
             problem = "the row is unlabelled; give labelled rows (the hub's GLUE test rows are not)"

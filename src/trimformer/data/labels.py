@@ -18,6 +18,7 @@ from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
+from trimformer.data.columns import row_numbers
 from trimformer.data.rows import LABELS, Batch, Features
 from trimformer.errors import DataError, LabelError
 
@@ -147,7 +148,8 @@ def class_numbers(rows: Dataset, column: str, classes: Sequence[str], source: st
         DataError: an unlabelled row, or a label that the model does not have.
     """
     find, feature = class_finder(classes, source, column), rows.features[column]
-    return np.asarray([find(value, row, feature) for row, value in enumerate(rows[column], start=1)], dtype=np.int64)
+    labelled = zip(rows[column], row_numbers(rows), strict=True)
+    return np.asarray([find(value, number, feature) for value, number in labelled], dtype=np.int64)
 
 
 def label_sets(rows: Dataset, column: str, classes: Sequence[str], source: str = "the data") -> NDArray[Any]:
@@ -160,14 +162,14 @@ def label_sets(rows: Dataset, column: str, classes: Sequence[str], source: str =
     """
     find, feature = class_finder(classes, source, column), getattr(rows.features[column], "feature", None)
     found = np.zeros((len(rows), len(classes)))
-    for row, given in enumerate(rows[column]):
+    for row, (number, given) in enumerate(zip(row_numbers(rows), rows[column], strict=True)):
         value = _split(given) if isinstance(given, str) else given
         if not isinstance(value, list):
-            raise DataError(f"{source}, row {row + 1}: {column!r} is {reprlib.repr(given)}, not a list of classes")
+            raise DataError(f"{source}, row {number}: {column!r} is {reprlib.repr(given)}, not a list of classes")
         if len(value) == len(classes) and all(each in (0, 1, "0", "1") for each in value):
             found[row] = list(map(float, value))
         else:
-            found[row, [find(each, row + 1, feature) for each in value]] = 1
+            found[row, [find(each, number, feature) for each in value]] = 1
     return found
 
 
@@ -188,7 +190,7 @@ def labels_of(rows: Dataset, column: str) -> tuple[Literal["classes", "label set
     """
     values, feature = list(rows[column]), rows.features[column]
     if any(value is None for value in values):
-        row = values.index(None) + 1
+        row = row_numbers(rows)[values.index(None)]
         raise DataError(f"row {row}: {column!r} is null, the row is unlabelled; give labelled rows")
     if isinstance(feature, ClassLabel):
         return "classes", tuple(feature.names)

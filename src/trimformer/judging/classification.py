@@ -129,7 +129,7 @@ class Classification:
         if split == "validation":
             self._label(rows, name)
             if self.benchmark is not None or self.classes:
-                self.labels(rows, f"the validation split of {name}")
+                self.labels(rows, name)
         return rows
 
     def _hub_rows(self, split: Split) -> Dataset:

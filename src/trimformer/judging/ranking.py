@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from trimformer.data.columns import choose_columns, has_columns, numbers, texts
+from trimformer.data.columns import choose_columns, has_columns, numbers, row_numbers, texts
 from trimformer.data.files import read_rows, split_rows
 from trimformer.data.rows import Split
 from trimformer.errors import DataError
@@ -68,7 +68,7 @@ def read_rankings(rows: Dataset, source: str = "the data") -> list[Ranking]:
 def _of_lists(rows: Dataset, query: str, relevant: str, source: str) -> list[Ranking]:
     others = next((name for name in OTHERS if name in rows.column_names), None)
     found = []
-    for number, row in enumerate(rows, start=1):
+    for number, row in zip(row_numbers(rows), rows, strict=True):
         good, bad = (_documents(row[name], source, number, name) if name else [] for name in (relevant, others))
         told = row.get(RELEVANCE[0])
         given = [1.0] * len(good) if told is None else told if isinstance(told, list) else [told]

@@ -15,7 +15,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import choose_columns, has_columns, texts
+from trimformer.data.columns import choose_columns, has_columns, row_numbers, texts
 from trimformer.data.encoding import encode_texts, length_limit
 from trimformer.data.files import read_rows, read_split
 from trimformer.data.labels import about_labels
@@ -209,10 +209,10 @@ def answers(rows: Dataset, source: str = "the data") -> list[int]:
     ways = [[_called(value, names) for value, names in zip(given, own, strict=True)] for own in _names(asked)]
     whole = [way for way in ways if all(way)]
     found: list[int] = []
-    for number, value in enumerate(given, start=1):
-        places = set[int]().union(*(way[number - 1] for way in whole or ways))
+    for place, (number, value) in enumerate(zip(row_numbers(rows), given, strict=True)):
+        places = set[int]().union(*(way[place] for way in whole or ways))
         if len(places) != 1:
-            choices = len(asked[number - 1].choices)
+            choices = len(asked[place].choices)
             wrong = f"which can be read as {len(places)} of" if places else "none of"
             raise DataError(
                 f"{source}, row {number}: {column!r} is {value!r:.60}, {wrong} the {choices} choices; "
@@ -251,7 +251,7 @@ def questions(rows: Dataset, source: str = "the data") -> list[Question]:
     *before, column = columns
     found = []
     asked = [texts(rows, name, source) for name in before]
-    for number, (given, *parts) in enumerate(zip(rows[column], *asked, strict=True), start=1):
+    for number, given, *parts in zip(row_numbers(rows), rows[column], *asked, strict=True):
         about: dict[str, Any] = given if isinstance(given, dict) else {"text": given}
         choices, names = about.get("text"), about.get("label")
         if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) for text in choices):

@@ -19,7 +19,7 @@ from torchmetrics.functional.text import squad as squad_scores
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.answers import flatten, read_answers
-from trimformer.data.columns import choose_columns, has_columns, require_columns, texts
+from trimformer.data.columns import choose_columns, has_columns, require_columns, row_numbers, texts
 from trimformer.data.encoding import length_limit
 from trimformer.data.files import read_rows, read_split
 from trimformer.data.hub import read_hub
@@ -153,7 +153,7 @@ class QuestionAnswering:
             DataError: answers in another form than those of `read_answers`, or none where the version demands one.
         """
         accepted = []
-        for number, answers in enumerate(_column(rows, source), start=1):
+        for number, answers in zip(row_numbers(rows), _column(rows, source), strict=True):
             found = read_answers(answers)
             if found is None:
                 said = '{"text": […], "answer_start": […]}, nor a text or a list of texts'

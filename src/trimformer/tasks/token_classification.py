@@ -17,7 +17,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import choose_columns, has_columns
+from trimformer.data.columns import choose_columns, has_columns, row_numbers
 from trimformer.data.encoding import length_limit
 from trimformer.data.files import read_rows, read_split
 from trimformer.data.labels import IGNORED, about_labels, class_finder, class_names, tags_of
@@ -120,7 +120,7 @@ class TokenClassification:
         feature = getattr(rows.features[column], "feature", None)
         find = class_finder(self.classes_of_tags, source, column) if self.classes_of_tags else None
         found: list[list[int]] = []
-        for number, (given, words) in enumerate(zip(rows[column], words_of(rows, source), strict=True), start=1):
+        for number, given, words in zip(row_numbers(rows), rows[column], words_of(rows, source), strict=True):
             tags = given.split() if isinstance(given, str) else given
             if not isinstance(tags, list) or len(tags) != len(words):
                 counted = f"{len(tags)} tags for {len(words)} words" if isinstance(tags, list) else "unlabelled"
@@ -170,7 +170,7 @@ def words_of(rows: Dataset, source: str = "the data") -> list[list[str]]:
     """
     column = choose_columns(rows, WORDS, source)[0]
     found = [given.split() if isinstance(given, str) else given for given in rows[column]]
-    for number, words in enumerate(found, start=1):
+    for number, words in zip(row_numbers(rows), found, strict=True):
         if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
             raise DataError(f"{source}, row {number}: {column!r} is {words!r:.60}, not a list of words; mend the row")
     return found
