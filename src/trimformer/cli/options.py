@@ -25,6 +25,10 @@ HELP_GROUPS = ("Make it smaller", "Measure", "Take it along", "About")
 """Headings of `trimformer --help`, in order; `HELP_PLACE` of a command's file is one of them and a place below it."""
 
 
+ROWS, SMALL, WHERE, WRITES = "Rows", "How small", "Where it runs", "What it writes"
+"""Headings of a command's `--help` for options that several have; its own stand above them."""
+
+
 def option_of(parameter: Parameter, **options: Any) -> Any:
     """Make an option with the text and the check that the parameter has everywhere; `options` are those of typer."""
     return typer.Option(help=parameter.text, callback=parameter.check, **options)
@@ -68,95 +72,168 @@ def _trust(context: typer.Context, trusts: bool) -> bool:  # noqa: FBT001  # typ
 
 
 TrustOption = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python files that lie in the model's folder.", callback=_trust)
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run Python files that lie in the model's folder.",
+        callback=_trust,
+        rich_help_panel=WHERE,
+    ),
 ]
 ModelArgument = Annotated[str, typer.Argument(help="Checkpoint folder or hub name.")]
 AUTO = "auto"
 TaskOption = Annotated[
-    str, typer.Option(help="What to calibrate and judge on, see `trimformer list`; auto: by the model's head.")
+    str,
+    typer.Option(
+        help="What to calibrate and judge on, see `trimformer list`; auto: by the model's head.", rich_help_panel=ROWS
+    ),
 ]
 TaughtOption = Annotated[
-    str, typer.Option(help="What to train and judge on, see `trimformer list`; auto: by the model's head, or the rows.")
+    str,
+    typer.Option(
+        help="What to train and judge on, see `trimformer list`; auto: by the model's head, or the rows.",
+        rich_help_panel=ROWS,
+    ),
 ]
 DataOption = Annotated[
-    str | None, typer.Option(help="Folder with train and validation files, or one file; else the hub.")
+    str | None,
+    typer.Option(help="Folder with train and validation files, or one file; else the hub.", rich_help_panel=ROWS),
 ]
 ColumnOption = Annotated[
     list[str] | None,
-    typer.Option(help="Name of a column in the rows, such as text='Review Text' or label=Stars; repeatable."),
+    typer.Option(
+        help="Name of a column in the rows, such as text='Review Text' or label=Stars; repeatable.",
+        rich_help_panel=ROWS,
+    ),
 ]
-LengthOption = Annotated[int | None, option_of(MAX_LENGTH)]
-SeedOption = Annotated[int, option_of(SEED)]
+LengthOption = Annotated[int | None, option_of(MAX_LENGTH, rich_help_panel=ROWS)]
+SeedOption = Annotated[int, option_of(SEED, rich_help_panel=ROWS)]
 FlopsOption = Annotated[
-    float | None, typer.Option(parser=share, metavar="<share>", help="Share of FLOPs to keep, in (0, 1].")
+    float | None,
+    typer.Option(parser=share, metavar="<share>", help="Share of FLOPs to keep, in (0, 1].", rich_help_panel=SMALL),
 ]
 ParamsOption = Annotated[
-    float | None, typer.Option(parser=share, metavar="<share>", help="Share of sublayer parameters to keep, in (0, 1].")
+    float | None,
+    typer.Option(
+        parser=share, metavar="<share>", help="Share of sublayer parameters to keep, in (0, 1].", rich_help_panel=SMALL
+    ),
 ]
 LatencyOption = Annotated[
-    float | None, typer.Option(parser=share, metavar="<share>", help="Share of the measured time to keep, in (0, 1].")
+    float | None,
+    typer.Option(
+        parser=share, metavar="<share>", help="Share of the measured time to keep, in (0, 1].", rich_help_panel=SMALL
+    ),
 ]
 SizeOption = Annotated[
-    str | None, typer.Option(help="Size of the file of the weights, such as 45MB, or the share of it to keep.")
+    str | None,
+    typer.Option(
+        help="Size of the file of the weights, such as 45MB, or the share of it to keep.", rich_help_panel=SMALL
+    ),
 ]
-RoundOption = Annotated[int | None, option_of(ROUND_TO)]
+RoundOption = Annotated[int | None, option_of(ROUND_TO, rich_help_panel=SMALL)]
 UniformOption = Annotated[
-    bool, typer.Option("--uniform", help="The same sizes in every layer: loads without trimformer.")
+    bool,
+    typer.Option("--uniform", help="The same sizes in every layer: loads without trimformer.", rich_help_panel=SMALL),
 ]
 HeadsOption = Annotated[
     str | None,
-    typer.Option(help="Heads that every layer keeps (key/value heads), a range, of a width as 8x20, or a list."),
+    typer.Option(
+        help="Heads that every layer keeps (key/value heads), a range, of a width as 8x20, or a list.",
+        rich_help_panel=SMALL,
+    ),
 ]
 QueryHeadsOption = Annotated[
-    str | None, typer.Option(help="Query heads that every layer keeps while key/value heads stay: a multiple of these.")
+    str | None,
+    typer.Option(
+        help="Query heads that every layer keeps while key/value heads stay: a multiple of these.",
+        rich_help_panel=SMALL,
+    ),
 ]
-NeuronsOption = Annotated[str | None, typer.Option(help="Neurons that every layer keeps, a range, or a list.")]
+NeuronsOption = Annotated[
+    str | None, typer.Option(help="Neurons that every layer keeps, a range, or a list.", rich_help_panel=SMALL)
+]
 SitesOption = Annotated[
-    Path | None, typer.Option("--sizes", "--sites", help="JSON file of sizes by layer or sublayer, such as a plan.")
+    Path | None,
+    typer.Option(
+        "--sizes", "--sites", help="JSON file of sizes by layer or sublayer, such as a plan.", rich_help_panel=SMALL
+    ),
 ]
-KeepLayersOption = Annotated[str | None, typer.Option(help="Layers that stay as they are, such as 0-3,30-31.")]
+KeepLayersOption = Annotated[
+    str | None, typer.Option(help="Layers that stay as they are, such as 0-3,30-31.", rich_help_panel=SMALL)
+]
 DropBlocksOption = Annotated[
-    str | None, typer.Option(help="How many blocks lose all units, chosen by cost; or which: 3,5 or 5-5.")
+    str | None,
+    typer.Option(help="How many blocks lose all units, chosen by cost; or which: 3,5 or 5-5.", rich_help_panel=SMALL),
 ]
 DropSublayersOption = Annotated[
-    str | None, typer.Option(help="How many sublayers lose all units; or which: 3.attention,5.ffn.")
+    str | None,
+    typer.Option(help="How many sublayers lose all units; or which: 3.attention,5.ffn.", rich_help_panel=SMALL),
 ]
-OnlyOption = Annotated[str | None, typer.Option(help="Units that may go: heads or neurons.")]
+OnlyOption = Annotated[str | None, typer.Option(help="Units that may go: heads or neurons.", rich_help_panel=SMALL)]
 VocabularyOption = Annotated[
     str | None,
-    typer.Option(help="Keep only the tokens of the texts in this file, or of the rows to calibrate on: calibration."),
+    typer.Option(
+        help="Keep only the tokens of the texts in this file, or of the rows to calibrate on: calibration.",
+        rich_help_panel=SMALL,
+    ),
 ]
-CountedLengthOption = Annotated[float | None, option_of(SEQUENCE_LENGTH)]
-BatchOption = Annotated[int | None, option_of(BATCH_SIZE)]
+CountedLengthOption = Annotated[float | None, option_of(SEQUENCE_LENGTH, rich_help_panel=SMALL)]
+BatchOption = Annotated[int | None, option_of(BATCH_SIZE, rich_help_panel=SMALL)]
 MetricOption = Annotated[
     str | None,
-    typer.Option(help="With --max-drop: lost in what, a metric of the task, agreement or kl; else its first."),
+    typer.Option(
+        help="With --max-drop: lost in what, a metric of the task, agreement or kl; else its first.",
+        rich_help_panel=SMALL,
+    ),
 ]
 CostOption = Annotated[
-    str | None, typer.Option(help="With --max-drop, what is made small: flops, params, latency or size; else flops.")
+    str | None,
+    typer.Option(
+        help="With --max-drop, what is made small: flops, params, latency or size; else flops.", rich_help_panel=SMALL
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print facts as JSON on stdout, everything else on stderr.")]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace the output folder if it exists.")]
-ReportOption = Annotated[Path | None, typer.Option(help="Write a report too: one HTML page with everything in it.")]
-PushOption = Annotated[str | None, typer.Option(help="Upload the checkpoint to this repository of the hub.")]
+JsonOption = Annotated[
+    bool,
+    typer.Option("--json", help="Print facts as JSON on stdout, everything else on stderr.", rich_help_panel=WRITES),
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the output folder if it exists.", rich_help_panel=WRITES)
+]
+ReportOption = Annotated[
+    Path | None, typer.Option(help="Write a report too: one HTML page with everything in it.", rich_help_panel=WRITES)
+]
+PushOption = Annotated[
+    str | None, typer.Option(help="Upload the checkpoint to this repository of the hub.", rich_help_panel=WRITES)
+]
 MethodOption = Annotated[str, option_of(METHOD)]
 TokensOption = Annotated[
-    Any, option_of(CALIBRATION_TOKENS, parser=number_or_word, metavar=f"INTEGER|{CALIBRATION_TOKENS.default}")
+    Any,
+    option_of(
+        CALIBRATION_TOKENS, parser=number_or_word, metavar=f"INTEGER|{CALIBRATION_TOKENS.default}", rich_help_panel=ROWS
+    ),
 ]
-MinutesOption = Annotated[float, option_of(MINUTES)]
-DeviceOption = Annotated[str, option_of(DEVICE)]
-DtypeOption = Annotated[str, option_of(DTYPE)]
-DeviceMapOption = Annotated[str | None, option_of(DEVICE_MAP)]
-MaxMemoryOption = Annotated[str | None, option_of(MAX_MEMORY)]
-CacheOption = Annotated[Path | None, typer.Option(help="Folder where measurements are kept for later runs.")]
+MinutesOption = Annotated[float, option_of(MINUTES, rich_help_panel=ROWS)]
+DeviceOption = Annotated[str, option_of(DEVICE, rich_help_panel=WHERE)]
+DtypeOption = Annotated[str, option_of(DTYPE, rich_help_panel=WHERE)]
+DeviceMapOption = Annotated[str | None, option_of(DEVICE_MAP, rich_help_panel=WHERE)]
+MaxMemoryOption = Annotated[str | None, option_of(MAX_MEMORY, rich_help_panel=WHERE)]
+CacheOption = Annotated[
+    Path | None, typer.Option(help="Folder where measurements are kept for later runs.", rich_help_panel=WHERE)
+]
 TrainOption = Annotated[
     list[str] | None,
-    typer.Option("--train", help="rows, patience, or an argument of transformers' Trainer, name=value; repeatable."),
+    typer.Option(
+        "--train",
+        help="rows, patience, or an argument of transformers' Trainer, name=value; repeatable.",
+        rich_help_panel=ROWS,
+    ),
 ]
 DenseTooOption = Annotated[
     bool, typer.Option("--dense-too", help="Fine-tune the dense model as well, in place of timing some of its steps.")
 ]
-ResumeOption = Annotated[bool, typer.Option("--resume", help="Go on with this command's interrupted run.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on with this command's interrupted run.", rich_help_panel=WRITES)
+]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Option of the method, name=value; repeatable.")]
 
 

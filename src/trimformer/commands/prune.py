@@ -9,6 +9,7 @@ import typer
 
 from trimformer.cli.options import (
     AUTO,
+    SMALL,
     BatchOption,
     CacheOption,
     ColumnOption,
@@ -74,7 +75,8 @@ def prune_command(
     latency: LatencyOption = None,
     size: SizeOption = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="Instead: the smallest model that loses at most this.", min=0)
+        float | None,
+        typer.Option(help="Instead: the smallest model that loses at most this.", min=0, rich_help_panel=SMALL),
     ] = None,
     metric: MetricOption = None,
     cost: CostOption = None,
