@@ -127,7 +127,6 @@ PAGES: Mapping[str, Mapping[Path, Shown]] = {
     "kprune-balance": {DOCS / "methods" / "kprune.md": Shown(with_sensitivity)},
     "mask-tuning": {DOCS / "methods" / "mask_tuning.md": Shown(short)},
     "minilm-squad": {DOCS / "methods.md": Shown(with_costs)},
-    "minilm-squad-v2": {DOCS / "methods.md": Shown(with_speeds)},
     "minilm-squad-100k": {DOCS / "methods.md": Shown(with_speeds)},
     "smollm2": {ROOT / "README.md": Shown(with_speeds), DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
     "decoders": {DOCS / "methods.md": Shown(with_speedups, ("accuracy",))},
