@@ -75,7 +75,6 @@ SETTINGS = {
         "SST-2, accuracy; 25 % of MiniLM, all rows", "sst2", 6920, 3, "sst2", kept=0.25, batch_size=32, bf16=True
     ),
     "mpnet-sst2-60": _mpnet(0.6),
-    "mpnet-sst2-40": _mpnet(0.4),
     "mpnet-sst2": _mpnet(0.25),
 }
 """STS-B is trained as what the model was pre-trained for: as a regression on both sentences together, no pruned model

@@ -66,6 +66,12 @@ def test_answers_that_are_no_choice(answer: Any) -> None:
         answers(rows)
 
 
+@pytest.mark.parametrize(("answer", "right"), [("1", 0), ("2", 1), (1, 1)])
+def test_choices_that_have_numbers_as_names_are_called_so(answer: str | int, right: int) -> None:
+    choices = [{"label": ["1", "2"], "text": ["cat", "dog"]}]
+    assert answers(Dataset.from_dict({"question": ["q"], "choices": choices, "answerKey": [answer]})) == [right]
+
+
 @pytest.mark.parametrize(
     ("choices", "given", "right"),
     [

@@ -25,6 +25,7 @@ from trimformer.model.checkpoint import check_writable
 from trimformer.model.folders import whole_folder
 from trimformer.model.limits import check_rows
 from trimformer.model.manifest import as_text, plain, versions
+from trimformer.model.offload import check_finite_weights
 from trimformer.model.pooling import Pooling
 from trimformer.model.trimformer_checks import digest_of_file
 from trimformer.observing.watching import frozen
@@ -82,7 +83,7 @@ def export(
             so much of its largest number where that is above 1; int8 is not held to that.
     """
     require_onnx()
-    _check_weights(model)
+    check_finite_weights(model)
     target = Path(out)
     free = partial(check_writable, target, overwrite=overwrite, weights="*.onnx")
     check_rows(features, tokenizer, model.config)
@@ -143,12 +144,6 @@ def _inputs(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     taken = inspect.signature(model.forward).parameters
     types = [name for name in ("token_type_ids",) if name in tokenizer.model_input_names and name in taken]
     return [TOKENS, TOKEN_MASK, *types]
-
-
-def _check_weights(model: PreTrainedModel) -> None:
-    for name, weights in model.named_parameters():
-        if not bool(torch.isfinite(weights).all()):
-            raise NumericalError(f"NaN or infinite weights at {name}: repair or re-download the checkpoint")
 
 
 def _check(difference: float, largest: float, target: Path) -> None:

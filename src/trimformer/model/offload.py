@@ -8,7 +8,7 @@ checkpoint that it was loaded from.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trimformer.errors import UnsupportedModel
+from trimformer.errors import NumericalError, UnsupportedModel
 from trimformer.model.claims import scratch_folder
 
 HOOK, VERSION = "_hf_hook", "_version"
@@ -154,3 +154,18 @@ class _Scratch:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Scratch:
         return _Scratch(self)
+
+
+def check_finite_weights(model: PreTrainedModel, where: Callable[[str], str] = str) -> None:
+    """Refuse a model with weights that are NaN or infinite, wherever they are.
+
+    Args:
+        model: in memory or not.
+        where: words the place of a parameter, given its name.
+
+    Raises:
+        NumericalError: names the first.
+    """
+    for name, parameter in stored(model, model.named_parameters()):
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise NumericalError(f"NaN or infinite weights at {where(name)}: repair or re-download the checkpoint")

@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from trimformer import processes
 from trimformer.data.rows import Batch
-from trimformer.errors import DataError, NumericalError, UnsupportedModel, first_line
+from trimformer.errors import DataError, UnsupportedModel, first_line
 from trimformer.model.limits import check_inputs, check_padding
-from trimformer.model.offload import stored
+from trimformer.model.offload import check_finite_weights
 from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
 from trimformer.model.weights import word_share
@@ -120,12 +120,13 @@ def check_weights(structure: Structure) -> None:
     """
     if not any(site.units for site in structure):
         raise UnsupportedModel("nothing is left to prune: no sublayer of this model has a head or neuron")
-    for name, parameter in stored(structure.model, structure.model.named_parameters()):
-        if parameter.is_floating_point() and not torch.isfinite(parameter).all():
-            paths = {path: site.name for site in structure for path in (*_produced_by(site), site.consumer)}
-            sites = [site for path, site in paths.items() if f"{path}." in name]
-            where = f"site {sites[0]} ({name})" if sites else name
-            raise NumericalError(f"NaN or infinite weights at {where}: repair or re-download the checkpoint")
+    paths = {path: site.name for site in structure for path in (*_produced_by(site), site.consumer)}
+
+    def where(name: str) -> str:
+        sites = [site for path, site in paths.items() if f"{path}." in name]
+        return f"site {sites[0]} ({name})" if sites else name
+
+    check_finite_weights(structure.model, where)
 
 
 def _produced_by(site: Site) -> list[str]:

@@ -86,10 +86,10 @@ class FillMask:
         if tokenizer.mask_token_id is None:
             raise InvalidOption(f"{type(tokenizer).__name__} has no mask token: give a masked model's own tokenizer")
         encoded = self.encode(rows, tokenizer, max_length)
-        plain = [row for row in encoded if masked_places(row[TOKENS], tokenizer.all_special_ids)]
+        every = [(row, masked_places(row[TOKENS], tokenizer.all_special_ids)) for row in encoded]
+        plain, places = [row for row, own in every if own], [own for _, own in every if own]
         if not plain:
             raise DataError("no row has a token that can be masked: its words are special or unknown to the tokenizer")
-        places = [masked_places(row[TOKENS], tokenizer.all_special_ids) for row in plain]
         masked = [_masked(row, own, tokenizer.mask_token_id) for row, own in zip(plain, places, strict=True)]
         read = partial(_read, tokenizer.mask_token_id)
         seen = outputs_by_row(model, tokenizer, masked, read, progress=progress, max_padded_tokens=MAX_PADDED_TOKENS)[

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import choose_columns, texts
+from trimformer.data.columns import choose_columns, row_numbers, texts
 from trimformer.data.encoding import length_limit
 from trimformer.data.files import read_split_of_text
 from trimformer.data.rows import Features, Split
@@ -76,7 +76,7 @@ class LastWord:
             UnsupportedModel: a model that gives no logits for every token.
         """
         limit = length_limit(fitted(tokenizer, model), max_length)
-        parts = [_before_and_last(text, number) for number, text in enumerate(_passages(rows), start=1)]
+        parts = list(map(_before_and_last, _passages(rows), row_numbers(rows)))
         asked = [continuation(before, last, tokenizer, limit) for before, last in parts]
         found = scored(model, tokenizer, asked, progress=progress)
         return {"accuracy": metric(mean, [float(each.foreseen) for each in found])}

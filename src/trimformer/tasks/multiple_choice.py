@@ -223,9 +223,13 @@ def answers(rows: Dataset, source: str = "the data") -> list[int]:
 
 
 def _names(asked: Sequence[Question]) -> Iterator[list[tuple[Any, ...]]]:
-    """Go through the ways to call the choices of all questions: by number, as text too, by letter or name, by text."""
+    """Go through the ways to call the choices of all questions: by number, as text too, by letter or name, by text.
+
+    Where choices have numbers as names, as some of ARC's do, a number as text is a name.
+    """
     yield [tuple(range(len(each.choices))) for each in asked]
-    yield [tuple(map(str, range(len(each.choices)))) for each in asked]
+    as_text = [tuple(map(str, range(len(each.choices)))) for each in asked]
+    yield [own if set(own).isdisjoint(each.names) else () for own, each in zip(as_text, asked, strict=True)]
     yield [tuple(each.names) for each in asked]
     yield [tuple(each.texts) for each in asked]
 

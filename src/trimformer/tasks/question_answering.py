@@ -133,7 +133,7 @@ class QuestionAnswering:
         """Find where each row's first answer begins and ends in its context, in characters; None where it has none."""
         self.accepted_answers(rows)
         places: list[tuple[int, int] | None] = []
-        for number, (given, context) in enumerate(zip(_column(rows), rows["context"], strict=True), start=1):
+        for number, given, context in zip(row_numbers(rows), _column(rows), rows["context"], strict=True):
             accepted, starts = read_answers(given) or ([], [])
             if not accepted:
                 places.append(None)
