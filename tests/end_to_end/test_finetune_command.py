@@ -57,7 +57,7 @@ def test_finetune_writes_a_checkpoint_with_its_facts(run: Run, base: Path, data:
     result = run(*finetune(base, data, out))
     assert result.code == 0, result.err
     assert "accuracy, 40 rows" in result.out
-    assert result.err.index("has no head for sst2: classifier.bias, classifier.weight start") < result.err.index(
+    assert result.err.index("gets a new head for sst2: classifier.bias, classifier.weight start") < result.err.index(
         "fine-tuning"
     )
     facts = json.loads((out / "trimformer.json").read_text())

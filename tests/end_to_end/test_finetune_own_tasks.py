@@ -72,6 +72,65 @@ def test_tags_by_name_are_those_of_the_new_head(run: Run, encoder: Path, tmp_pat
     assert json.loads((tmp_path / "again" / "trimformer.json").read_text())["finetuning"]["new_head"] == []
 
 
+class TestOtherClasses:
+    """A classifier whose head has other classes than the rows: refused, unless a new head is asked for."""
+
+    @pytest.fixture
+    def animals(self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> Path:
+        model = tiny_bert(num_labels=3)
+        model.config.id2label = {0: "cat", 1: "dog", 2: "cow"}
+        write(tmp_path / "rows.jsonl", KINDS["classification"])
+        path = checkpoint.write(model, tmp_path / "animals", tokenizer=tokenizer)
+        facts = {"format_version": 1, "model_class": "BertForSequenceClassification", "metrics": {"dense": {}}}
+        (path / "trimformer.json").write_text(json.dumps(facts))
+        return path
+
+    def test_are_refused_with_a_remedy(self, run: Run, animals: Path, tmp_path: Path) -> None:
+        result = run("finetune", animals, "--data", tmp_path / "rows.jsonl", *QUICK, "--out", tmp_path / "tuned")
+        assert result.code == 2
+        assert "none of the model's classes, cat, dog, cow (3)" in result.err
+        assert "`trimformer finetune --new-head` trains other classes" in result.err
+
+    def test_get_a_new_head_when_asked(self, run: Run, animals: Path, tmp_path: Path) -> None:
+        asked = ("--data", tmp_path / "rows.jsonl", "--new-head", *QUICK)
+        result = run("finetune", animals, *asked, "--out", tmp_path / "tuned")
+        assert result.code == 0, result.err
+        assert "animals gets a new head for classification: classifier.bias, classifier.weight" in result.err
+        assert set(checkpoint.load_config(str(tmp_path / "tuned")).id2label.values()) == {"good", "bad"}
+
+    def test_of_another_task_get_a_new_head_too(self, run: Run, animals: Path, tmp_path: Path) -> None:
+        write(tmp_path / "tags.jsonl", KINDS["token_classification"])
+        asked = ("--data", tmp_path / "tags.jsonl", "--new-head", *QUICK)
+        result = run("finetune", animals, *asked, "--out", tmp_path / "tagger")
+        assert result.code == 0, result.err
+        assert "task: token_classification, by the rows" in result.err
+
+    def test_metrics_of_the_head_before_are_left_out(self, run: Run, animals: Path, tmp_path: Path) -> None:
+        data = ("--data", tmp_path / "rows.jsonl")
+        assert run("finetune", animals, *data, "--new-head", *QUICK, "--out", tmp_path / "tuned").code == 0
+        smaller = ("--flops", "0.5", "--calibration-tokens", "200", "--set", "epochs=0")
+        assert run("prune", tmp_path / "tuned", *data, *smaller, "--out", tmp_path / "small").code == 0
+        again = ("--task", "sst2", "--new-head", "--column", "sentence=text", *QUICK)
+        write(
+            tmp_path / "numbers.jsonl",
+            [{**row, "label": int(row["label"] == "good")} for row in KINDS["classification"]],
+        )
+        result = run(
+            "finetune", tmp_path / "small", "--data", tmp_path / "numbers.jsonl", *again, "--out", tmp_path / "again"
+        )
+        assert result.code == 0, result.err
+        facts = json.loads((tmp_path / "again" / "trimformer.json").read_text())
+        assert facts["metrics"]["dense"] == {}
+        assert facts["finetuning"]["before"] is None
+
+    def test_tasks_without_a_head_have_none_to_replace(self, run: Run, encoder: Path, tmp_path: Path) -> None:
+        write(tmp_path / "rows.jsonl", KINDS["embedding"])
+        asked = ("--data", tmp_path / "rows.jsonl", "--new-head", *QUICK)
+        result = run("finetune", encoder, *asked, "--out", tmp_path / "tuned")
+        assert result.code == 2
+        assert "embedding needs no head: leave out --new-head" in result.err
+
+
 class TestReranker:
     """A cross-encoder from an encoder: it learns to score documents that name the query's animal."""
 

@@ -334,6 +334,20 @@ class TestHeads:
         _, new = load_to_train(name, plugins.load("tasks", "mnli"))
         assert new == ["classifier.bias", "classifier.weight"]
 
+    def test_one_that_fits_gives_way_when_asked(
+        self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, base: str, tmp_path: Path
+    ) -> None:
+        model = tiny_bert(num_labels=2)
+        name = str(checkpoint.write(model, tmp_path / "two", tokenizer=tokenizer))
+        task = plugins.load("tasks", "sst2")
+        (model_a, new), (model_b, _), (other, _) = (load_to_train(name, task, seed=s, new_head=True) for s in (0, 0, 1))
+        assert new == ["classifier.bias", "classifier.weight"]
+        assert same_weights(model_a.bert, model.bert)
+        assert torch.equal(model_a.classifier.weight, model_b.classifier.weight)
+        assert not torch.equal(model_a.classifier.weight, other.classifier.weight)
+        assert not torch.equal(model_a.classifier.weight, model.classifier.weight)
+        assert torch.equal(model_a.classifier.weight, load_to_train(base, task)[0].classifier.weight)
+
     def test_a_damaged_base_is_refused(self, base: str) -> None:
         weights = Path(base) / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:200])

@@ -90,13 +90,13 @@ def complete(run: Run, folder: Path, *, resume: bool, progress: Progress) -> Com
     """
     project, new = _project(run, run.model, progress)
     if new:
-        console.say(f"{run.model} has no head for {run.task}: {', '.join(new)} start from random numbers …")
+        console.say(f"{run.model} gets a new head for {run.task}: {', '.join(new)} start from random numbers …")
     small = project
     if run.pruning:
         _prune_once(run, project, new, folder / PRUNED)
         small, _ = _project(run, str(folder / PRUNED), progress)
     trained = _train(run, small, folder, resume=resume)
-    earlier = _earlier(folder / PRUNED if run.pruning else run.model, trained.model)
+    earlier = _earlier(folder / PRUNED if run.pruning else run.model, trained.model, judged_alike=not new)
     facts: dict[str, Any] = {"new_head": new, "before": plain(earlier.metrics.get(manifest.PRUNED))} | trained.facts
     dense_metrics = earlier.metrics.get(manifest.DENSE, {})
     if run.dense:
@@ -118,9 +118,13 @@ def complete(run: Run, folder: Path, *, resume: bool, progress: Progress) -> Com
     return Completed(trained.model, known, tuning)
 
 
-def _earlier(folder: str | Path, model: PreTrainedModel) -> Manifest:
-    """Read what is known of the model before its training; of one that was not pruned hardly anything."""
-    return Manifest.from_json({"model_class": type(model).__name__} | read_manifest(folder))
+def _earlier(folder: str | Path, model: PreTrainedModel, *, judged_alike: bool) -> Manifest:
+    """Read what is known of the model before its training: hardly anything where it was not pruned.
+
+    Metrics of a head that gave way to a new one are of something else, and are left out.
+    """
+    known = Manifest.from_json({"model_class": type(model).__name__} | read_manifest(folder))
+    return known if judged_alike else replace(known, metrics={})
 
 
 def carry_out(run: Run, *, resume: bool, overwrite: bool) -> Completed:

@@ -95,6 +95,12 @@ TaughtOption = Annotated[
         rich_help_panel=ROWS,
     ),
 ]
+NewHeadOption = Annotated[
+    bool,
+    typer.Option(
+        "--new-head", help="Replace the model's head by one for the classes of the rows.", rich_help_panel=ROWS
+    ),
+]
 DataOption = Annotated[
     str | None,
     typer.Option(help="Folder with train and validation files, or one file; else the hub.", rich_help_panel=ROWS),

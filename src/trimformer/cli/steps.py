@@ -94,11 +94,13 @@ def task_to_judge(name: str, model: str, data: str | None, columns: Mapping[str,
         return named_task(name, model, data)
 
 
-def task_to_train(name: str, model: str, data: str | None, columns: Mapping[str, str]) -> str:
+def task_to_train(
+    name: str, model: str, data: str | None, columns: Mapping[str, str], *, new_head: bool = False
+) -> str:
     """Give the name of the task to train on, and say so where it was left to be chosen; what is no task is refused."""
     with naming_columns(columns):
-        chosen = trained_task(name, model, data)
-    known = has_head(model, plugins.load("tasks", chosen))
+        chosen = trained_task(name, model, data, new_head=new_head)
+    known = has_head(model, plugins.load("tasks", chosen)) and not new_head
     if name != chosen:
         console.say(f"task: {chosen}, {BY_HEAD_AND_ROWS if known else 'by the rows'} …")
     return chosen

@@ -9,6 +9,7 @@ from trimformer import plugins
 from trimformer.cli import steps
 from trimformer.cli.workplace import Resumable
 from trimformer.data.columns import naming_columns
+from trimformer.errors import InvalidOption
 from trimformer.judging.manifest import Origin
 from trimformer.judging.project import Project
 from trimformer.judging.task import FitsRows, Task, fitted_to, has_head
@@ -29,6 +30,8 @@ class TrainingRun(Resumable):
     device: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
     """What the columns of the rows are called, see `Origin`."""
+    new_head: bool = False
+    """Whether a head that the model has gives way to one for the classes of the rows."""
     command: str | None = None
     """Command line as it was typed."""
 
@@ -39,17 +42,19 @@ class TrainingRun(Resumable):
             The project, and the names of the weights that start from random numbers.
 
         Raises:
-            TrimformerError: wrong rows, or a model that does not fit them.
+            TrimformerError: wrong rows, a model that does not fit them, or a new head for a task without one.
         """
         task: Task = plugins.load("tasks", self.task)
+        if self.new_head and task.auto_class in (None, "AutoModel"):
+            raise InvalidOption(f"{self.task} needs no head: leave out `new_head`, or name another `task`")
         with naming_columns(self.columns):
             train = task.rows(self.data, "train")
-            if task.auto_class is not None and has_head(name, task):
+            if task.auto_class is not None and has_head(name, task) and not self.new_head:
                 task = fitted_to(task, checkpoint.load_config(name))
             elif isinstance(task, FitsRows):
                 task = task.for_rows(train)
             validation = task.rows(self.data, "validation")
-        model, new_head = load_to_train(name, task, self.device, self.seed)
+        model, new_head = load_to_train(name, task, self.device, self.seed, new_head=self.new_head)
         project = Project(
             model,
             checkpoint.load_tokenizer(name),

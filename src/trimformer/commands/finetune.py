@@ -16,6 +16,7 @@ from trimformer.cli.options import (
     JsonOption,
     LengthOption,
     ModelArgument,
+    NewHeadOption,
     OverwriteOption,
     ResumeOption,
     SeedOption,
@@ -37,6 +38,7 @@ def finetune_command(
     task: TaughtOption = AUTO,
     data: DataOption = None,
     column: ColumnOption = None,
+    new_head: NewHeadOption = False,
     train: TrainOption = None,
     dense: Annotated[str | None, typer.Option(help="Compare with fine-tuning this model.")] = None,
     dense_too: DenseTooOption = False,
@@ -57,9 +59,10 @@ def finetune_command(
     steps.claim(context, out)
     run = finetune_run.Run(
         model=model,
-        task=steps.task_to_train(task, model, data, columns),
+        task=steps.task_to_train(task, model, data, columns, new_head=new_head),
         data=data,
         columns=columns,
+        new_head=new_head,
         out=out,
         options=options,
         max_length=max_length,

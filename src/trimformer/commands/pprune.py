@@ -20,6 +20,7 @@ from trimformer.cli.options import (
     LatencyOption,
     LengthOption,
     MethodOption,
+    NewHeadOption,
     OverwriteOption,
     ParamsOption,
     ResumeOption,
@@ -47,6 +48,7 @@ def pprune_command(
     task: TaughtOption = AUTO,
     data: DataOption = None,
     column: ColumnOption = None,
+    new_head: NewHeadOption = False,
     flops: FlopsOption = None,
     params: ParamsOption = None,
     latency: LatencyOption = None,
@@ -83,9 +85,10 @@ def pprune_command(
     steps.claim(context, out)
     run = finetune_run.Run(
         model=model,
-        task=steps.task_to_train(task, model, data, columns),
+        task=steps.task_to_train(task, model, data, columns, new_head=new_head),
         data=data,
         columns=columns,
+        new_head=new_head,
         out=out,
         options=finetune_run.tuning(train),
         max_length=max_length,

@@ -133,7 +133,9 @@ def _named(value: Any, feature: Any, names: Mapping[str, int]) -> str:
 
 def _none_of(named: str, classes: Sequence[str]) -> str:
     nearest = get_close_matches(named, classes, n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else "mend the row, or check that the data fits the model"
+    hint = "mend the row, or check that the data fits the model; `trimformer finetune --new-head` trains other classes"
+    if nearest:
+        hint = f"did you mean {nearest[0]!r}?"
     if all(name.upper().startswith("LABEL_") for name in classes):
         hint = "give the numbers of the classes, or name them as `id2label` in the model's config.json"
     if named.startswith("["):

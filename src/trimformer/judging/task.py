@@ -148,20 +148,21 @@ TAUGHT_BY = ("token_classification", "multiple_choice", "question_answering")
 TAUGHT_BY_SHARED = ("reranking", "embedding", "classification")
 
 
-def trained_task(name: str, model: str, data: str | None) -> str:
+def trained_task(name: str, model: str, data: str | None, *, new_head: bool = False) -> str:
     """Give the name of the task to train a model on: the one named, or for `auto` by its head, and else by the rows.
 
     Args:
         name: of a task, or `auto`.
         model: a checkpoint folder or hub name.
         data: where rows come from; None if they are not the user's.
+        new_head: whether the model gets a new head, so that its own tells nothing.
 
     Raises:
         InvalidOption: a model without a head, and rows that fit several tasks, or none that are the user's; or rows
             without anything to learn.
         DataError: rows that cannot be read.
     """
-    chosen = _trained_task(name, model, data)
+    chosen = _trained_task(name, model, data, new_head=new_head)
     if chosen == UNLABELLED:
         raise InvalidOption(
             f"the rows of {data} have nothing to train {model} on: give labels, or say which column has them, such as "
@@ -170,9 +171,9 @@ def trained_task(name: str, model: str, data: str | None) -> str:
     return chosen
 
 
-def _trained_task(name: str, model: str, data: str | None) -> str:
+def _trained_task(name: str, model: str, data: str | None, *, new_head: bool) -> str:
     head = auto_class((load_config(model).architectures or [""])[0]) if name == AUTO else ""
-    if name != AUTO or head not in HEADS_TO_COME:
+    if name != AUTO or (head not in HEADS_TO_COME and not new_head):
         return chosen_task(name, model, data)
     if data is None:
         raise InvalidOption(f"{model} has no head that tells a task: say which with `task`, such as `task=sst2`")

@@ -89,7 +89,7 @@ def load_with_report(
     """
     check_model(name)
     _refuse_export(name)
-    with _silent_transformers():
+    with silent_transformers():
         loader = model_class(name, auto_class)
         with naming(name), files_are_checked():
             loaded: Any = loader.from_pretrained(
@@ -126,7 +126,7 @@ def load_config(name: str) -> Any:
 
 
 @contextmanager
-def _silent_transformers() -> Iterator[None]:
+def silent_transformers() -> Iterator[None]:
     """Within the context, transformers logs errors only: what is missing is read from the load report instead."""
     before = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()

@@ -10,11 +10,13 @@ import torch
 from transformers import PreTrainedModel
 
 from trimformer.judging.task import Task
-from trimformer.model.checkpoint import check_report, load_config, load_with_report
+from trimformer.model.checkpoint import check_report, load_config, load_with_report, silent_transformers
 from trimformer.model.placement import find_device
 
 
-def load_to_train(name: str, task: Task, device: str = "cpu", seed: int = 0) -> tuple[PreTrainedModel, list[str]]:
+def load_to_train(
+    name: str, task: Task, device: str = "cpu", seed: int = 0, *, new_head: bool = False
+) -> tuple[PreTrainedModel, list[str]]:
     """Load a model with the task's head, which is new where the checkpoint has none, or one for something else.
 
     Args:
@@ -22,6 +24,7 @@ def load_to_train(name: str, task: Task, device: str = "cpu", seed: int = 0) -> 
         task: its `head_config`, if it has one, is what the config of a new head says.
         device: where to put it, such as `cpu` or `cuda`.
         seed: of a new head's weights.
+        new_head: whether a head that fits the task gives way to a new one, too.
 
     Returns:
         The model, and the names of its new weights.
@@ -39,7 +42,20 @@ def load_to_train(name: str, task: Task, device: str = "cpu", seed: int = 0) -> 
     check_report(
         name, {"missing_keys": missing & base, "mismatched_keys": [mismatched[key] for key in mismatched.keys() & base]}
     )
-    return model.to(place), sorted((missing | mismatched.keys()) - base)  # type: ignore[arg-type]  # a device is one
+    new = (missing | mismatched.keys()) - base
+    if new_head:
+        model, new = _without_head(model, seed)
+    return model.to(place), sorted(new)  # type: ignore[arg-type]  # a device is one
+
+
+def _without_head(model: PreTrainedModel, seed: int) -> tuple[PreTrainedModel, set[str]]:
+    """Give the same base model a head of random numbers, those of a checkpoint that has none; and their names."""
+    weights = model.state_dict()
+    base = {name: value for name, value in weights.items() if _in_base(model, name)}
+    with torch.random.fork_rng(devices=[]), silent_transformers():
+        torch.manual_seed(seed)
+        fresh = type(model).from_pretrained(None, config=model.config, state_dict=base, dtype=model.dtype)
+    return fresh.eval(), weights.keys() - base.keys()
 
 
 def _head_settings(name: str, task: Task) -> Mapping[str, Any]:
