@@ -7,7 +7,8 @@ small tests of what they know:
 
 - `last-word`: passages of SQuAD 2.0's paragraphs, of 30 words or more, that end with a sentence (task `last_word`);
 - `answers`: a sentence with a question about it, and four answers of the same paragraph (task `likelihood_choice`);
-- `sentiment`: SST-2's sentences, followed by praise or blame (task `likelihood_choice`).
+- `sentiment`: SST-2's sentences, followed by praise or blame (task `likelihood_choice`);
+- `wikitext2-by-english`: WikiText-2's `test`, to be calibrated on other English text (task `wikitext2`).
 
 `train` is made of training rows only, `validation` of validation rows, which are of other articles. For classifiers of
 several classes, SQuAD 2.0's 16 articles (task `classification`); every fifth paragraph of an article is for validation:
@@ -71,6 +72,10 @@ def main() -> None:
         write(folder / "held-back" / f"{split}.jsonl", read("glue/sst2", source))
     for split, rows in zip(MOST_ROWS, to_choose_by("glue/mrpc"), strict=True):
         write(folder / "choosing-mrpc" / f"{split}.jsonl", rows)
+    for split, source in {"train": "english/train", "test": "wikitext2/test"}.items():
+        file = folder / "wikitext2-by-english" / f"{split}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text((DATA / "lm" / f"{source}.txt").read_text(), file)
     for split, pairs in zip(MOST_ROWS, docstring_pairs(lambda items, _: items), strict=True):
         write(folder / "docstrings" / f"{split}.jsonl", pairs.to_list())
 

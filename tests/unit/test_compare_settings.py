@@ -49,6 +49,12 @@ def test_cells_are_every_combination(file: Path) -> None:
     assert (source.name, source.revision, source.local) == ("some/model", "abc", False)
 
 
+@pytest.mark.parametrize("written", ["[60%, 40%]", "{flops: [60%, 0.4]}", '["0.6", 40 %]'])
+def test_budgets_in_per_cent(file: Path, written: str) -> None:
+    file.write_text(GOOD.replace("[0.6, 0.4]", written))
+    assert [budget.keep_fraction for budget in read_plan(file).budgets] == [0.6, 0.4]
+
+
 def test_budgets_of_several_costs(file: Path) -> None:
     file.write_text(GOOD.replace("[0.6, 0.4]", "{flops: [0.6], params: [0.5, 0.4]}"))
     assert [(budget.cost, budget.asked) for budget in read_plan(file).budgets] == [
@@ -104,6 +110,8 @@ def test_paths_are_relative_to_the_file(file: Path) -> None:
         ("method: kprune,", "method: mask_tuning, prune: pretrained,", ["line 5", "mask_tuning needs a fine-tuned"]),
         ("method: kprune,", "method: kprune, train: {rows: 8},", ["line 5", "only what trains takes train:"]),
         ("method: kprune,", "method: 3,", ["line 5", "method=3 must be text"]),
+        ("[0.6, 0.4]", "[60 percent]", ["line 6: '60 percent' is no share: give a number such as 0.4, or 40%"]),
+        ("[0.6, 0.4]", "[0.6, 60%]", ["line 6: 0.6 is there twice in budgets"]),
         ("seeds: [0, 3]", "seeds: [0, 3, 0]", ["line 7: 0 is there twice in seeds"]),
         ("vary: {gamma: [1, 2.5]}", "vary: {gamma: [1, 1]}", ["1 is there twice in gamma"]),
     ],

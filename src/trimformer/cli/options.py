@@ -19,6 +19,7 @@ from trimformer.pruning.parameters import (
     ROUND_TO,
     SEED,
     SEQUENCE_LENGTH,
+    share,
 )
 
 HELP_GROUPS = ("Make it smaller", "Measure", "Take it along", "About")
@@ -46,20 +47,12 @@ def number_or_word(text: Any) -> Any:
         return text
 
 
-def share(text: Any) -> float:
-    """Read a share, as a number or in per cent.
-
-    Raises:
-        BadParameter: it is neither.
-
-    >>> share("0.4"), share("40%"), share(" 12.5 %")
-    (0.4, 0.4, 0.125)
-    """
-    number = str(text).strip()
+def typed_share(text: str) -> Any:
+    """Read a share as `share` does; typer says which option has a wrong one."""
     try:
-        return float(number[:-1]) / 100 if number.endswith("%") else float(number)
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is no share: give a number such as 0.4, or 40%") from error
+        return share(text)
+    except InvalidOption as error:
+        raise typer.BadParameter(str(error)) from error
 
 
 def _trust(context: typer.Context, trusts: bool) -> bool:  # noqa: FBT001  # typer calls it so
@@ -116,18 +109,26 @@ LengthOption = Annotated[int | None, option_of(MAX_LENGTH, rich_help_panel=ROWS)
 SeedOption = Annotated[int, option_of(SEED, rich_help_panel=ROWS)]
 FlopsOption = Annotated[
     float | None,
-    typer.Option(parser=share, metavar="<share>", help="Share of FLOPs to keep, in (0, 1].", rich_help_panel=SMALL),
+    typer.Option(
+        parser=typed_share, metavar="<share>", help="Share of FLOPs to keep, in (0, 1].", rich_help_panel=SMALL
+    ),
 ]
 ParamsOption = Annotated[
     float | None,
     typer.Option(
-        parser=share, metavar="<share>", help="Share of sublayer parameters to keep, in (0, 1].", rich_help_panel=SMALL
+        parser=typed_share,
+        metavar="<share>",
+        help="Share of sublayer parameters to keep, in (0, 1].",
+        rich_help_panel=SMALL,
     ),
 ]
 LatencyOption = Annotated[
     float | None,
     typer.Option(
-        parser=share, metavar="<share>", help="Share of the measured time to keep, in (0, 1].", rich_help_panel=SMALL
+        parser=typed_share,
+        metavar="<share>",
+        help="Share of the measured time to keep, in (0, 1].",
+        rich_help_panel=SMALL,
     ),
 ]
 SizeOption = Annotated[

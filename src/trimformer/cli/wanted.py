@@ -7,16 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import typer
 from transformers import PreTrainedModel
 
 from trimformer import plugins
-from trimformer.cli.options import share
 from trimformer.errors import InvalidOption
 from trimformer.model.structure import read_structure
 from trimformer.pruning.budget import Budget, HasUnit
 from trimformer.pruning.constraints import constrain, suited
 from trimformer.pruning.contract import Method
+from trimformer.pruning.parameters import share
 from trimformer.pruning.query_heads import with_asked_units
 from trimformer.pruning.sizes import Sizes, read_sizes
 from trimformer.pruning.target import aimed
@@ -42,8 +41,8 @@ def share_or_amount(text: str | None) -> float | str | None:
     (0.5, 0.5, '45MB')
     """
     try:
-        return None if text is None else share(text)
-    except typer.BadParameter:
+        return share(text)  # type: ignore[no-any-return]
+    except InvalidOption:
         return text
 
 

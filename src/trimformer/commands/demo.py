@@ -15,7 +15,7 @@ from trimformer.cli.options import (
     ReportOption,
     SeedOption,
     TokensOption,
-    share,
+    typed_share,
 )
 from trimformer.model.parameters import DEVICE
 from trimformer.pruning.parameters import METHOD, SEED
@@ -28,7 +28,7 @@ def demo_command(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the smaller checkpoint.")] = Path("demo-model"),
     flops: Annotated[
-        float, typer.Option(parser=share, metavar="<share>", help="Share of FLOPs to keep, in (0, 1].")
+        float, typer.Option(parser=typed_share, metavar="<share>", help="Share of FLOPs to keep, in (0, 1].")
     ] = 0.6,
     method: MethodOption = METHOD.default,
     calibration_tokens: TokensOption = 40_000,

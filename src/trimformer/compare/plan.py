@@ -16,7 +16,15 @@ from trimformer.errors import InvalidOption, unknown_name
 from trimformer.model.parameters import Parameter
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.method_options import make_plugin
-from trimformer.pruning.parameters import CALIBRATION_TOKENS, FIXED_TOKENS, MAX_LENGTH, ROUND_TO, SEED, SEQUENCE_LENGTH
+from trimformer.pruning.parameters import (
+    CALIBRATION_TOKENS,
+    FIXED_TOKENS,
+    MAX_LENGTH,
+    ROUND_TO,
+    SEED,
+    SEQUENCE_LENGTH,
+    share,
+)
 from trimformer.training.finetune import FineTuning
 
 FILE_KEYS = (
@@ -307,10 +315,10 @@ def _budgets(top: Section) -> Iterator[Budget]:
     by_cost = top["budgets"] if isinstance(top["budgets"], Section) else Section(top.place, [])
     if not by_cost:
         with top.about("budgets"):
-            yield from (Budget(flops=share, round_to=round_to) for share in top.values_of("budgets"))
+            yield from (Budget(flops=each, round_to=round_to) for each in top.values_of("budgets", read=share))
     for cost in by_cost.only("flops", "params", "latency"):
         with by_cost.about(cost):
-            yield from (Budget.of(cost, share, round_to=round_to) for share in by_cost.values_of(cost))
+            yield from (Budget.of(cost, each, round_to=round_to) for each in by_cost.values_of(cost, read=share))
 
 
 def _seeds(section: Section, default: list[int]) -> list[int]:
@@ -338,6 +346,5 @@ def _check_models(plan: Plan, tasks: Section, methods: Section) -> None:
                 f"({methods.at(early[0])}) prunes before fine-tuning"
             )
     labels = [contender.label for contender in plan.contenders]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise InvalidOption(f"the method {label!r} is there twice: leave one out, or rename it")
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise InvalidOption(f"the method {twice[0]!r} is there twice: leave one out, or rename it")

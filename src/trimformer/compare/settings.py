@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -101,8 +101,12 @@ class Section(Mapping[str, Any]):
             raise InvalidOption(f"{self.at(key)}: {key} must have keys and values below it, not {value!r}")
         return value
 
-    def values_of(self, key: str, default: Sequence[Any] = ()) -> list[Any]:
+    def values_of(
+        self, key: str, default: Sequence[Any] = (), *, read: Callable[[Any], Any] = lambda value: value
+    ) -> list[Any]:
         """Read a list, or give the default where there is no such key; a single value is a list of one.
+
+        `read` turns what is written into a value; two that are written differently may be the same.
 
         Raises:
             InvalidOption: the list is empty, a section, or has a value twice.
@@ -111,6 +115,7 @@ class Section(Mapping[str, Any]):
         found = value if isinstance(value, list) else [value]
         if key in self and (not found or any(isinstance(entry, (Section, list)) for entry in found)):
             raise InvalidOption(f"{self.at(key)}: {key} must be a list such as [0.6, 0.4]")
+        found = [read(each) for each in found]
         twice = [each for place, each in enumerate(found) if each in found[:place]]
         if twice:
             raise InvalidOption(f"{self.at(key)}: {twice[0]} is there twice in {key}: leave one out")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trimformer.errors import InvalidOption
 from trimformer.model.parameters import Parameter
 
 DEFAULT_METHOD = "surgeon"
@@ -74,3 +75,21 @@ def check_parameters(**values: Any) -> None:
     """
     for name, value in values.items():
         PARAMETERS[name].check(value)
+
+
+def share(value: Any) -> Any:
+    """Read a share that may be written as text, in per cent too; what is no text stays as it is, to be checked.
+
+    Raises:
+        InvalidOption: it is neither.
+
+    >>> share("0.4"), share("40%"), share(" 12.5 %"), share(0.4)
+    (0.4, 0.4, 0.125, 0.4)
+    """
+    if not isinstance(value, str):
+        return value
+    number = value.strip()
+    try:
+        return float(number[:-1]) / 100 if number.endswith("%") else float(number)
+    except ValueError as error:
+        raise InvalidOption(f"{value!r} is no share: give a number such as 0.4, or 40%") from error
