@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from datasets import Dataset
+from tokenizers import processors
 from transformers import PreTrainedTokenizerBase
 
 from trimformer import plugins
@@ -166,6 +168,7 @@ def test_one_distinct_row_cannot_be_divided(texts: list[str]) -> None:
         ("token_classification", {"tokens": ["a", "cat"], "tags": [0, 1]}, {"tags": [0]}),
         ("multiple_choice", {"question": "q", "choices": ["a", "b"], "label": 0}, {"label": 2}),
         ("squad", {"question": "q", "context": "a cat", "answers": ["cat"]}, {"answers": []}),
+        ("squad_v2", {"question": "q", "context": "a cat", "answers": ["cat"]}, {"context": "", "answers": []}),
         ("reranking", {"query": "q", "positives": ["a"], "relevance": [1.0]}, {"relevance": [1.0, 2.0]}),
     ],
 )
@@ -192,6 +195,17 @@ def test_a_wrong_row_is_named_by_its_place_in_the_file(
     errors = [each for each in map(said, ("train", "validation")) if each]
     assert errors
     assert all(f"row {wrong}" in each for each in errors), errors
+
+
+@pytest.mark.parametrize(("task", "column"), [("text", "text"), ("sst2", "sentence")])
+def test_a_text_without_tokens_is_named_by_its_place_in_the_file(
+    tokenizer: PreTrainedTokenizerBase, task: str, column: str
+) -> None:
+    bare = copy.deepcopy(tokenizer)
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B:1")
+    rows = Dataset.from_list([{column: text, "label": 0} for text in ("a cat", "a dog", "", "the cat")])
+    with pytest.raises(DataError, match="row 3 has no tokens"):
+        plugins.load("tasks", task).encode(rows.select([3, 2]), bare)
 
 
 def test_missing_columns_name_those_that_are_there() -> None:

@@ -16,7 +16,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import choose_columns, has_columns, numbers, texts
+from trimformer.data.columns import choose_columns, has_columns, numbers, row_numbers, texts
 from trimformer.data.encoding import encode_texts
 from trimformer.data.files import read_rows, read_split
 from trimformer.data.hub import read_hub
@@ -151,7 +151,7 @@ class Classification:
         with about_labels():
             values = self.labels(rows).tolist() if labels else []
         columns = choose_columns(rows, self.columns)
-        features = encode_texts([texts(rows, column) for column in columns], tokenizer, max_length)
+        features = encode_texts([texts(rows, column) for column in columns], tokenizer, max_length, row_numbers(rows))
         return [{**row, "labels": value} for row, value in zip(features, values, strict=True)] if labels else features
 
     def labels(self, rows: Dataset, source: str = "the data") -> Array:

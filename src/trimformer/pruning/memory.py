@@ -21,7 +21,7 @@ MILDER: dict[Backward, tuple[str, Backward]] = {
     "by block": ("`gradients=False`", "none"),
 }
 """What needs less memory than a backward pass, and what is then left of it."""
-UNTRAINED = {"trained": 0, "epochs": 0}
+UNTRAINED = {"trained": 0}
 """What changes where no block is trained."""
 GIGABYTE = 1e9
 FLOAT32, FLOAT64, HALF = 4, 8, 2
@@ -61,8 +61,6 @@ class Footprint:
     backward: Backward
     trained: int = 0
     """Parameters of the largest block, if blocks are trained; else 0."""
-    epochs: int = 0
-    """Texts that blocks are trained on, each of as many tokens."""
 
     @property
     def student(self) -> float:
@@ -73,12 +71,11 @@ class Footprint:
     def hidden(self) -> float:
         """Bytes of both models' states and attention at a block with targets, or of one model's at all blocks.
 
-        Or, where blocks are trained, of both models' states for the text of every epoch.
+        Training blocks takes fewer: both models' states for two texts, see `blocks.VERSIONS`.
         """
         refit = 4 * self.bytes_per_number + FLOAT32
         boundaries = (self.blocks + 2) * self.bytes_per_number if self.backward == "by block" else 0
-        training = 2 * self.bytes_per_number * self.epochs
-        return self.tokens * self.width * max(refit, boundaries, training)
+        return self.tokens * self.width * max(refit, boundaries)
 
     @property
     def activations(self) -> float:
@@ -109,7 +106,7 @@ def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footpri
     model = dense.model
     blocks = [block for chain in range(len(dense.architecture.chains)) for block in dense.blocks(chain)]
     block = max(map(parameter_count, blocks))
-    epochs = method.training_epochs if isinstance(method, TrainsBlocks) else 0
+    trains = isinstance(method, TrainsBlocks) and method.training_epochs > 0
     narrowed = [
         site for site in dense if isinstance(method, NarrowsHeads) and method.narrows and can_narrow(dense, site)
     ]
@@ -125,8 +122,7 @@ def footprint(dense: Structure, batches: list[Batch], method: Method) -> Footpri
         features=max(site.features for site in dense),
         logits=_logits(dense),
         backward=method.backward,
-        trained=block if epochs else 0,
-        epochs=epochs,
+        trained=block if trains else 0,
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import TEXT_COLUMNS, choose_columns, texts
+from trimformer.data.columns import TEXT_COLUMNS, choose_columns, row_numbers, texts
 from trimformer.data.encoding import encode_texts
 from trimformer.data.files import read_split_of_text
 from trimformer.data.rows import TOKENS, Batch, Features, Split
@@ -64,7 +64,8 @@ class FillMask:
         """
         if labels:
             raise LabelError("rows of the fill_mask task have no labels: choose a task that has")
-        return encode_texts([texts(rows, name) for name in choose_columns(rows, TEXT_COLUMNS)], tokenizer, max_length)
+        columns = [texts(rows, name) for name in choose_columns(rows, TEXT_COLUMNS)]
+        return encode_texts(columns, tokenizer, max_length, row_numbers(rows))
 
     def evaluate(
         self,

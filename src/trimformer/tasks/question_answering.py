@@ -210,13 +210,19 @@ def windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int |
         raise InvalidOption(f"{type(tokenizer).__name__} does not tell where its tokens are: use a fast tokenizer")
     questions = texts(rows, "question")
     contexts = texts(rows, "context")
+    numbers = row_numbers(rows)
     for first in range(0, len(rows), QUESTIONS_AT_ONCE):
         chosen = slice(first, first + QUESTIONS_AT_ONCE)
-        yield from _windows_of(questions[chosen], contexts[chosen], tokenizer, limit, first)
+        yield from _windows_of(questions[chosen], contexts[chosen], tokenizer, limit, first, numbers[chosen])
 
 
 def _windows_of(
-    questions: list[str], contexts: list[str], tokenizer: PreTrainedTokenizerBase, limit: int, first: int
+    questions: list[str],
+    contexts: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int,
+    first: int,
+    numbers: Sequence[int],
 ) -> Iterator[Window]:
     encoded = tokenizer(
         _shortened(questions, tokenizer, min(MAX_QUESTION_TOKENS, limit // 4)),
@@ -232,7 +238,7 @@ def _windows_of(
         parts = encoded.sequence_ids(index)
         tokens = parts.count(1)
         if not tokens:
-            raise DataError(f"row {first + row + 1} has an empty context: remove the row")
+            raise DataError(f"row {numbers[row]} has an empty context: remove the row")
         start = parts.index(1)
         spans = torch.tensor(encoded["offset_mapping"][index][start : start + tokens], dtype=torch.int32)
         yield Window(first + row, {name: encoded[name][index] for name in present}, start, spans)

@@ -3,12 +3,12 @@
 A sublayer's closed-form refit solves for one matrix and takes the activations as they are; here producers and
 consumers move together. From the bottom up each block reads the student's own residual stream and is to put out the
 dense model's. A tenth of the batches never train: by them the best epoch is chosen, the one before any training too.
-Every epoch has other text, made of the same rows: what fits one text too closely fits no other. Where the models'
-predictions are as good as the same already, nothing is trained; where some blocks in a row gain next to nothing, as
-with too few rows, no further ones are.
+Epochs alternate between the text and another, made of the same rows: what fits one too closely fits no other. Where the
+models' predictions are as good as the same already, nothing is trained; where some blocks in a row gain next to
+nothing, as with too few rows, no further ones are.
 
 Needs no labels, and no backward pass through more than a block. Memory: hidden states of both models, tokens × width
-numbers for each epoch, and six times a block's weights in float32: copies, gradients, moments, the best so far.
+numbers for each text, and six times a block's weights in float32: copies, gradients, moments, the best so far.
 
 Source: ours. Nearest relatives: block-wise reconstruction of quantised networks, BRECQ (arXiv 2102.05426), and windows
 of layers after pruning (arXiv 2510.14444).
@@ -38,14 +38,16 @@ HELD_OUT = 10
 """One batch of so many is held out; with fewer than two nothing is trained."""
 TOKENS_A_STEP = 1024
 """Most tokens, padding included, of a step: batches of long rows are divided, so that there are enough steps."""
+VERSIONS = 2
+"""Texts that epochs alternate between; the dense model reads them all. A third brought nothing."""
 GAIN = "gain"
 """Name, beside a block's weights in the journal, of the share of its loss that is gone."""
 BETAS, WARM_UP = (0.9, 0.95), 0.05
 """Of Adam, and of its rate, which then falls to zero along a cosine."""
 TRIED, WORTHWHILE = 3, 0.01
 """A chain of blocks is given up where so many, one after the other, lose less than this share of their loss."""
-PASSES_AN_EPOCH = 2.4
-"""Forward passes of the dense model that an epoch takes as long as, at 20 % of the FLOPs; 2.1 at 10 %, 2.5 at 60 %."""
+PASSES_AN_EPOCH = 2.0
+"""Forward passes of the dense model that an epoch takes as long as, with what it reads, at 20 % of the FLOPs."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +120,9 @@ class _Text:
 
 
 def _text(batches: list[Batch], epochs: int, seed: int) -> _Text | None:
-    """Hold out a tenth of the batches, of all lengths; each epoch has the others, in a version that no other has.
+    """Hold out a tenth of the batches, of all lengths; an epoch has the others, not in the versions of the one before.
 
-    Versions are the batch itself and, where they are text, varied ones; an epoch has some of all. None where there is
+    Versions are the batch itself and, where it is text, a varied one; an epoch has half of each. None where there is
     nothing to do: no epoch, or too few batches for one to train on and one to hold out.
     """
     if epochs == 0 or len(batches) < 2:
@@ -128,7 +130,8 @@ def _text(batches: list[Batch], epochs: int, seed: int) -> _Text | None:
     chosen = set(range(HELD_OUT // 2, len(batches), HELD_OUT)) or {len(batches) - 1}
     held = [batch for index, batch in enumerate(batches) if index in chosen]
     own = [batch for index, batch in enumerate(batches) if index not in chosen]
-    versions = [own, *(varied(own, seed + number) for number in range(1, epochs))] if can_vary(own) else [own]
+    count = min(epochs, VERSIONS) if can_vary(own) else 1
+    versions = [own, *(varied(own, seed + number) for number in range(1, count))]
     order = [
         [len(held) + (place + epoch) % len(versions) * len(own) + place for place in range(len(own))]
         for epoch in range(epochs)
