@@ -337,6 +337,26 @@ def test_a_wrong_key_is_one_line(compare: Compare, plan: Path, out: Path) -> Non
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("data: two", "data: two, columns: {sentence: Review}", "has no column 'Review'; it has 'sentence', 'label'"),
+        ("data: two", "data: two, max_length: 4", "`max_length=4` is outside 8 to"),
+        ("data: two", "data: two, sequence_length: 4000", "sequence_length=4000"),
+        ("calibration_tokens: 100", "calibration_tokens: 100000", "ask for at most `calibration_tokens="),
+    ],
+)
+def test_what_does_not_fit_a_tasks_rows_or_model_is_told_with_its_line(
+    compare: Compare, plan: Path, out: Path, old: str, new: str, said: str
+) -> None:
+    plan.write_text(PLAN.replace(old, new).replace("  one: {task: sst2, model: dense, data: one}\n", ""))
+    result = compare()
+    assert result.code == 2
+    assert "plan.yaml, line 3: two: " in result.err
+    assert said in result.err
+    assert not (out / "rows.jsonl").exists() or not lines(out)
+
+
 def test_a_missing_file_is_one_line(run: Run, out: Path) -> None:
     assert_mistake(run("compare", "none.yaml", "--out", out), "cannot read none.yaml", "check the path")
 

@@ -109,6 +109,8 @@ class Subject:
     max_length: int | None = None
     sequence_length: float | None = None
     finetuning: FineTuning = field(default_factory=FineTuning)
+    where: str = field(default="", compare=False)
+    """File and line that name it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +201,7 @@ def read_plan(file: Path) -> Plan:
 
 def _subject(tasks: Section, label: str, top: Section, folder: Path) -> Subject:
     entry = tasks.section(label).only(*TASK_KEYS)
+    columns = entry.section("columns")
     task = entry.text("task", label) or label
     with entry.about("task") if "task" in entry else tasks.about(label):
         plugins.load("tasks", task)
@@ -209,16 +212,13 @@ def _subject(tasks: Section, label: str, top: Section, folder: Path) -> Subject:
         pretrained=_source(entry, "pretrained", "pretrained_revision", folder),
         data=_source(entry, "data", "data_revision", folder),
         data_revision=entry.text("data_revision"),
-        columns=_columns(entry.section("columns")),
+        columns={name: columns.text(name) or name for name in columns},
         evaluation_rows=_parameter(entry, EVALUATION_ROWS),
         max_length=_parameter(entry, MAX_LENGTH),
         sequence_length=_parameter(entry, SEQUENCE_LENGTH),
         finetuning=_finetuning(top, entry),
+        where=tasks.at(label),
     )
-
-
-def _columns(section: Section) -> dict[str, str]:
-    return {name: section.text(name) or name for name in section}
 
 
 def _parameter(entry: Section, parameter: Parameter, default: Any = None) -> Any:

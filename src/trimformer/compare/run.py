@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from trimformer.compare.bench import Bench
-from trimformer.compare.plan import Cell, Plan
+from trimformer.compare.plan import Cell, Plan, Subject
 from trimformer.compare.rows import Row, Rows
+from trimformer.errors import InvalidOption, TrimformerError
 from trimformer.judging.metrics import shown
 from trimformer.progress import Progress
 
@@ -53,13 +54,22 @@ def run(plan: Plan, folder: Path, say: Say, bars: Bars) -> list[Row]:
     for label, bench in benches.items():
         here = [cell for cell in missing if cell.subject.label == label]
         for cells in _grouped(here):
-            with bars() as bench.show:
+            with bars() as bench.show, _told(bench.subject):
                 for row in bench.run(cells):
                     rows.append(row)
                     say(_result(row))
         bench.free()
     found = {key: rows.find(identity) for key, identity in keys.items()}
     return [replace(row, task=key[0], method=key[1]) for key, row in found.items() if row is not None]
+
+
+@contextmanager
+def _told(subject: Subject) -> Iterator[None]:
+    """Within the context, what is wrong with a task's model or rows is told with the line of the task."""
+    try:
+        yield
+    except TrimformerError as error:
+        raise InvalidOption(f"{subject.where}: {subject.label}: {error}") from error
 
 
 def _grouped(cells: Sequence[Cell]) -> list[list[Cell]]:
