@@ -89,7 +89,7 @@ class TestOtherClasses:
         result = run("finetune", animals, "--data", tmp_path / "rows.jsonl", *QUICK, "--out", tmp_path / "tuned")
         assert result.code == 2
         assert "none of the model's classes, cat, dog, cow (3)" in result.err
-        assert "`trimformer finetune --new-head` trains other classes" in result.err
+        assert "fine-tuning with --new-head trains other ones" in result.err
 
     def test_get_a_new_head_when_asked(self, run: Run, animals: Path, tmp_path: Path) -> None:
         asked = ("--data", tmp_path / "rows.jsonl", "--new-head", *QUICK)

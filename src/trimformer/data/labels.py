@@ -133,7 +133,7 @@ def _named(value: Any, feature: Any, names: Mapping[str, int]) -> str:
 
 def _none_of(named: str, classes: Sequence[str]) -> str:
     nearest = get_close_matches(named, classes, n=1)
-    hint = "mend the row, or check that the data fits the model; `trimformer finetune --new-head` trains other classes"
+    hint = "mend the row, or check that the data fits the model; fine-tuning with `new_head` trains other ones"
     if nearest:
         hint = f"did you mean {nearest[0]!r}?"
     if all(name.upper().startswith("LABEL_") for name in classes):
