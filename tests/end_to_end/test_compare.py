@@ -342,6 +342,11 @@ def test_a_wrong_key_is_one_line(compare: Compare, plan: Path, out: Path) -> Non
     [
         ("data: two", "data: two, columns: {sentence: Review}", "has no column 'Review'; it has 'sentence', 'label'"),
         ("data: two", "data: two, max_length: 4", "`max_length=4` is outside 8 to"),
+        (
+            "task: sst2, model: dense, data: two",
+            "task: classification, model: dense, data: named",
+            "none of the model's",
+        ),
         ("data: two", "data: two, sequence_length: 4000", "sequence_length=4000"),
         ("calibration_tokens: 100", "calibration_tokens: 100000", "ask for at most `calibration_tokens="),
     ],
@@ -349,6 +354,9 @@ def test_a_wrong_key_is_one_line(compare: Compare, plan: Path, out: Path) -> Non
 def test_what_does_not_fit_a_tasks_rows_or_model_is_told_with_its_line(
     compare: Compare, plan: Path, out: Path, old: str, new: str, said: str
 ) -> None:
+    plan.with_name("named").mkdir()
+    for seed, split in enumerate(("train", "validation")):
+        write(plan.with_name("named") / f"{split}.jsonl", [{**row, "label": "good"} for row in rows(40, seed=seed)])
     plan.write_text(PLAN.replace(old, new).replace("  one: {task: sst2, model: dense, data: one}\n", ""))
     result = compare()
     assert result.code == 2

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from torch.nn import functional
 from transformers import (
     AutoModelForSequenceClassification,
     GPT2Config,
@@ -22,6 +23,7 @@ from transformers import (
 )
 
 from conftest import WORDS, TinyBert
+from tiny_models import inputs, tiny_model
 from trimformer import plugins
 from trimformer.errors import CheckpointError, DataError, InvalidOption, LabelError, NumericalError
 from trimformer.judging.losses import contrastive_loss, ranking_loss
@@ -283,6 +285,20 @@ class TestPruned:
         assert lacking == []
         assert same_weights(loaded, result.model)
 
+    def test_one_that_will_choose_is_pruned_below_its_new_head_by_every_choice(
+        self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    ) -> None:
+        checkpoint.write(tiny_bert(None), tmp_path / "base", tokenizer=tokenizer)
+        task = plugins.load("tasks", "multiple_choice")
+        model, new = load_to_train(str(tmp_path / "base"), task)
+        texts = [str(row["sentence"]) for row in sentences(40, seed=0).to_list()]
+        rows = Dataset.from_list([{"question": text, "choices": ["a cat", "the dog"], "label": 0} for text in texts])
+        project = Project(model, tokenizer, task, rows.select(range(30)), rows.select(range(30, 40)))
+        result = prune_pretrained(project, Budget(flops=0.5), new_head=new, method="surgeon", calibration_tokens=200)
+        assert result.manifest["budget"]["reached"] <= 0.5
+        batch = inputs(model, (5, 4))
+        assert result.model(**batch).logits.shape == (2, 2)
+
     def test_methods_that_need_labels_are_refused(self, project: Project) -> None:
         with pytest.raises(InvalidOption, match="mask_tuning needs labels"):
             prune_pretrained(project, Budget(flops=0.5), method="mask_tuning")
@@ -347,6 +363,51 @@ class TestHeads:
         assert not torch.equal(model_a.classifier.weight, other.classifier.weight)
         assert not torch.equal(model_a.classifier.weight, model.classifier.weight)
         assert torch.equal(model_a.classifier.weight, load_to_train(base, task)[0].classifier.weight)
+
+    @pytest.mark.parametrize(
+        ("problem", "labels", "new_head"),
+        [("regression", 1, False), ("regression", 1, True), ("multi_label_classification", 2, True)],
+    )
+    def test_is_trained_by_the_loss_of_its_task_whatever_the_head_before_was_for(
+        self,
+        tiny_bert: TinyBert,
+        tokenizer: PreTrainedTokenizerBase,
+        tmp_path: Path,
+        *,
+        problem: str,
+        labels: int,
+        new_head: bool,
+    ) -> None:
+        model = tiny_bert(num_labels=labels, problem_type=problem)
+        name = str(checkpoint.write(model, tmp_path / "other", tokenizer=tokenizer))
+        found, _ = load_to_train(name, plugins.load("tasks", "sst2"), new_head=new_head)
+        batch = inputs(found, (5, 4))
+        labels_of_rows = torch.tensor([1, 0])
+        with torch.no_grad():
+            output = found(**batch, labels=labels_of_rows)
+        assert torch.allclose(output.loss, functional.cross_entropy(output.logits, labels_of_rows))
+
+    def test_the_same_names_in_a_model_of_label_sets_become_classes(
+        self, tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+    ) -> None:
+        names = {0: "POSITIVE", 1: "NEGATIVE"}
+        model = tiny_bert(num_labels=2, id2label=names, problem_type="multi_label_classification")
+        name = str(checkpoint.write(model, tmp_path / "sets", tokenizer=tokenizer))
+        found, _ = load_to_train(name, plugins.load("tasks", "sst2"))
+        assert found.config.id2label == names
+        assert found.config.problem_type == "single_label_classification"
+
+    def test_word_embeddings_are_no_new_weights(self, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+        decoder = tiny_model("llama", "language model", tie_word_embeddings=True)
+        name = str(checkpoint.write(decoder, tmp_path / "decoder", tokenizer=tokenizer))
+        with pytest.raises(InvalidOption, match=r"the head of .* is its word embeddings, which stay"):
+            load_to_train(name, plugins.load("tasks", "language_modeling"), new_head=True)
+        masked = tiny_model("bert", "masked language model")
+        name = str(checkpoint.write(masked, tmp_path / "masked", tokenizer=tokenizer))
+        found, new = load_to_train(name, plugins.load("tasks", "fill_mask"), new_head=True)
+        assert "cls.predictions.transform.dense.weight" in new
+        assert "cls.predictions.decoder.weight" not in new
+        assert torch.equal(found.cls.predictions.decoder.weight, masked.bert.embeddings.word_embeddings.weight)
 
     def test_a_damaged_base_is_refused(self, base: str) -> None:
         weights = Path(base) / "model.safetensors"

@@ -16,7 +16,7 @@ from trimformer.export.runtimes import compile_for, runners, runtimes_of
 from trimformer.model import checkpoint
 from trimformer.model.structure import read_structure
 from trimformer.model.surgery import cut
-from trimformer.observing.latency import Latency, measure, measure_within, using_threads
+from trimformer.observing.latency import Latency, measure, measure_at, measure_within, using_threads
 
 BATCH = {"input_ids": torch.ones(4, 8, dtype=torch.long)}
 
@@ -44,6 +44,15 @@ def test_models_take_turns_and_warming_up_does_not_count() -> None:
     assert times["slow"].median_ms >= 20
     assert all(model.training for model in models.values())
     assert (times["slow"].runs, times["slow"].rows, times["slow"].length) == (3, 4, 8)
+
+
+def test_a_model_that_chooses_is_timed_on_rows_of_any_length() -> None:
+    """Rows of one choice each, of which it computes as many tokens as other models."""
+    models = {"dense": tiny_model("bert", "multiple choice")}
+    (found,) = measure_within(60.0, Workload(11.0, 3), models, runs=2).values()
+    assert (found.rows, found.length) == (3, 11)
+    (found,) = measure_at(Workload(11.0, 3), models, runs=1).values()
+    assert (found.rows, found.length) == (3, 11)
 
 
 @pytest.mark.parametrize(

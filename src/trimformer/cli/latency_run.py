@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from trimformer.data.batches import Workload, random_batch
+from trimformer.data.rows import CHOOSING
 from trimformer.errors import InvalidOption
 from trimformer.export.runtimes import MOST_COMPILED, compile_for, runners, runtimes_of
 from trimformer.model.checkpoint import load_config
@@ -52,11 +53,12 @@ def time_models(
     for model, config in zip(models, configs, strict=True):
         _check_lengths(model, config, sizes)
     smallest = min(configs, key=lambda config: int(config.vocab_size))
+    of_choices = all((config.architectures or [""])[0].endswith(CHOOSING) for config in configs)
     with using_threads(threads), scratch_folder() as scratch:
         candidates = _candidates(models, asked, str(place), scratch, progress)
         measured = []
         for rows, length in sizes:
-            batch = random_batch(smallest, Workload(length, rows), place)
+            batch = random_batch(smallest, Workload(length, rows), place, of_choices=of_choices)
             measured += _measure(candidates, batch, runs, progress)
         return {
             "device": str(place),

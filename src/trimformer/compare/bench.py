@@ -21,7 +21,7 @@ from trimformer.compare.sources import CHARACTERS, data_digest, model_digest, so
 from trimformer.data.batches import device_of_batch, make_batches
 from trimformer.data.columns import naming_columns
 from trimformer.data.hub import hub_revision, model_folder
-from trimformer.data.rows import Batch
+from trimformer.data.rows import Batch, sequences
 from trimformer.errors import CheckpointError, TrimformerError
 from trimformer.judging.names import shared_text
 from trimformer.judging.project import Project
@@ -105,6 +105,7 @@ class Bench:
             yield from self._run_recipe(cells)
             return
         project, pruner = self._pruner(cells[0].contender, cells[0].seed)
+        _ = self.dense.before  # what no cell of the task can do fails here
         forward = _forward(pruner.calibration.dense.model, pruner.calibration.batches)
         for cell in cells:
             about = (cell.subject.label, cell.contender.label, self.identity(cell))
@@ -178,7 +179,8 @@ class Bench:
             whole = project
         with asked_by(contender.method):
             labels = plugins.load("methods", contender.method).needs_labels
-            rows = project.drawn(contender.calibration_tokens, seed, labels=labels)
+            drawn = project.drawn(contender.calibration_tokens, seed, labels=labels)
+            rows = sequences(drawn) if new_head else drawn
         pruner = Pruner(
             project.model,
             rows,

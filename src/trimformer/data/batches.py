@@ -227,9 +227,12 @@ def row_seeds(batch: Batch, seed: int) -> list[int]:
     return [crc32(values[mask].numpy().tobytes(), seed) for values, mask in zip(content, masks, strict=True)]
 
 
-def random_batch(config: Any, workload: Workload, device: torch.device | str) -> Batch:
-    """Make a batch of random tokens without padding, to measure time on: `(batch_size, sequence_length)` each."""
-    shape = (workload.batch_size, round(workload.sequence_length))
+def random_batch(config: Any, workload: Workload, device: torch.device | str, *, of_choices: bool = False) -> Batch:
+    """Make a batch of random tokens without padding, to measure time on: `(batch_size, sequence_length)` each.
+
+    Or, for a model that chooses, `(batch_size, 1, sequence_length)`: rows of one choice each.
+    """
+    shape = (workload.batch_size, *((1,) * of_choices), round(workload.sequence_length))
     ids = torch.randint(config.vocab_size, shape, generator=torch.Generator().manual_seed(0)).to(device)
     return {TOKENS: ids, TOKEN_MASK: torch.ones_like(ids)}
 

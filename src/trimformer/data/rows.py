@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from torch import Tensor
@@ -20,11 +20,27 @@ Batch = dict[str, Tensor]
 """Padded tensors by name, `(batch, …)` each: model inputs, or labels. `data.batches` says which tokens are real.
 In multiple choice, inputs are `(batch, choices, length)`; below its head a model reads `(batch * choices, length)`."""
 
+CHOOSING = "ForMultipleChoice"
+"""How the names of model classes end that read several choices of a row at once."""
+
 
 def choices(row: Features, name: str = TOKENS) -> list[Sequence[int]]:
     """List the sequences of a column of an encoded row: one, or in multiple choice one for every choice."""
     values = row[name]
     return list(values) if len(values) and isinstance(values[0], Sequence) else [values]
+
+
+def sequences(rows: Iterable[Features]) -> list[Features]:
+    """Give every sequence of encoded rows, without labels, as a row of its own: in multiple choice every choice.
+
+    >>> sequences([{"input_ids": [[5, 6], [7]]}, {"input_ids": [8]}])
+    [{'input_ids': [5, 6]}, {'input_ids': [7]}, {'input_ids': [8]}]
+    """
+    return [
+        dict(zip(row, values, strict=True))
+        for row in rows
+        for values in zip(*(choices(row, name) for name in row), strict=True)
+    ]
 
 
 def token_count(row: Features) -> int:

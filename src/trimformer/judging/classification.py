@@ -93,8 +93,12 @@ class Classification:
         if not self.classes:
             return {}
         names = dict(enumerate(self.classes))
-        problem = {"problem_type": "multi_label_classification"} if self.kind == "label sets" else {}
-        return {"id2label": names, "label2id": {name: number for number, name in names.items()}, **problem}
+        problem = f"{'multi' if self.kind == 'label sets' else 'single'}_label_classification"
+        return {
+            "id2label": names,
+            "label2id": {name: number for number, name in names.items()},
+            "problem_type": problem,
+        }
 
     def for_model(self, config: Any) -> Classification:
         """Give the task with the classes of a model; a benchmark's has its own."""

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from trimformer import plugins
+from trimformer.data.rows import CHOOSING
 from trimformer.errors import CheckpointError, InvalidOption
 from trimformer.model.modeling_trimformer import reshape, sizes_of
 from trimformer.model.soundness import ANYTHING, damaged, in_short, naming, read_config, read_json, trusts_code
@@ -132,7 +133,7 @@ def check_loaded(name: str, model: PreTrainedModel, unexpected: Any) -> None:
     mask = torch.ones_like(ids).tril(TOKENS - ROWS)
     is_pruned = sizes_of(model.config) is not None
     errors = ANYTHING if is_pruned else (RuntimeError,)  # a dense model may want more than tokens
-    takes_rows = is_pruned and not type(model).__name__.endswith("ForMultipleChoice")
+    takes_rows = is_pruned and not type(model).__name__.endswith(CHOOSING)
     try:
         with torch.no_grad():
             (model if takes_rows else model.base_model)(input_ids=ids, attention_mask=mask)

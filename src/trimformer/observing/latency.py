@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from trimformer import processes
 from trimformer.data.batches import Workload, device_of_batch, random_batch, shape
-from trimformer.data.rows import Batch
+from trimformer.data.rows import CHOOSING, Batch
 from trimformer.model.offload import device_of
 from trimformer.observing.watching import frozen
 from trimformer.progress import Progress
@@ -79,8 +79,7 @@ def measure_at(
     workload: Workload, models: Mapping[str, PreTrainedModel], *, runs: int = 15, progress: Progress | None = None
 ) -> dict[str, Latency]:
     """Time one forward pass over random tokens, of models with the same vocabulary on the same device."""
-    first = next(iter(models.values()))
-    return measure(models, random_batch(first.config, workload, device_of(first)), runs=runs, progress=progress)
+    return measure(models, _batch_for(next(iter(models.values())), workload), runs=runs, progress=progress)
 
 
 def measure_within(
@@ -97,7 +96,7 @@ def measure_within(
     One pass of the first model, which is the slowest, tells how many there is time for. `Latency` says what was run.
     """
     first = next(iter(models.values()))
-    batch = random_batch(first.config, workload, device_of(first))
+    batch = _batch_for(first, workload)
     one = processes.agreed_number(_one_pass_ms(first, batch) / 1000 if processes.is_first() else 0.0)
     rounds = seconds / max(one * len(models), TINY)
     counted = round(min(runs, max(FEWEST_RUNS, rounds - warmup)))
@@ -105,6 +104,10 @@ def measure_within(
         warmup, rows = 1, max(1, round(workload.batch_size * rounds / (FEWEST_RUNS + 1)))
         batch = {name: values[:rows] for name, values in batch.items()}
     return measure(models, batch, runs=counted, warmup=min(warmup, counted), progress=progress)
+
+
+def _batch_for(model: PreTrainedModel, workload: Workload) -> Batch:
+    return random_batch(model.config, workload, device_of(model), of_choices=type(model).__name__.endswith(CHOOSING))
 
 
 TINY = 1e-9

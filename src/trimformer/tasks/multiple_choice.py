@@ -19,7 +19,7 @@ from trimformer.data.columns import choose_columns, has_columns, row_numbers, te
 from trimformer.data.encoding import encode_texts, length_limit
 from trimformer.data.files import read_rows, read_split
 from trimformer.data.labels import about_labels
-from trimformer.data.rows import Batch, Features, Split
+from trimformer.data.rows import CHOOSING, Batch, Features, Split
 from trimformer.errors import DataError, LabelError, UnsupportedModel
 from trimformer.judging import statistics
 from trimformer.judging.continuation import Continuation, continuation, row_of, scored
@@ -41,7 +41,6 @@ COLUMNS = (
 LABELS = (("label",), ("answer",), ("answerKey",), ("labels",))
 CONTEXT = 1024
 """Tokens of a question with a choice, for a decoder; fewer where the tokenizer or the model allows fewer."""
-HEAD = "ForMultipleChoice"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -123,7 +122,7 @@ class MultipleChoice:
             UnsupportedModel: a model that does not choose.
             DataError: as `answers` and `encode`.
         """
-        if hasattr(model, "base_model_prefix") and not type(model).__name__.endswith(HEAD):
+        if hasattr(model, "base_model_prefix") and not type(model).__name__.endswith(CHOOSING):
             raise UnsupportedModel("the model does not choose: load it with AutoModelForMultipleChoice")
         actual = answers(rows)
         features = self.encode(rows, tokenizer, max_length)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from trimformer.errors import InvalidOption
 from trimformer.judging.task import Task
 from trimformer.model.checkpoint import check_report, load_config, load_with_report, silent_transformers
 from trimformer.model.placement import find_device
@@ -30,7 +31,7 @@ def load_to_train(
         The model, and the names of its new weights.
 
     Raises:
-        InvalidOption: there is no such device.
+        InvalidOption: there is no such device, or no head apart from the word embeddings that could be new.
         CheckpointError: not a checkpoint, or damaged.
     """
     place = find_device(device)
@@ -45,25 +46,37 @@ def load_to_train(
     new = (missing | mismatched.keys()) - base
     if new_head:
         model, new = _without_head(model, seed)
+        if not new:
+            raise InvalidOption(f"the head of {name} is its word embeddings, which stay: leave out `new_head`")
     return model.to(place), sorted(new)  # type: ignore[arg-type]  # a device is one
 
 
 def _without_head(model: PreTrainedModel, seed: int) -> tuple[PreTrainedModel, set[str]]:
-    """Give the same base model a head of random numbers, those of a checkpoint that has none; and their names."""
+    """Give the same base model a head of random numbers, those of a checkpoint that has none; and their names.
+
+    What a head shares with the base model, as word embeddings, is not new.
+    """
     weights = model.state_dict()
     base = {name: value for name, value in weights.items() if _in_base(model, name)}
     with torch.random.fork_rng(devices=[]), silent_transformers():
         torch.manual_seed(seed)
         fresh = type(model).from_pretrained(None, config=model.config, state_dict=base, dtype=model.dtype)
-    return fresh.eval(), weights.keys() - base.keys()
+    shared = {weight.data_ptr() for name, weight in fresh.state_dict().items() if name in base}
+    return fresh.eval(), {name for name, weight in fresh.state_dict().items() if weight.data_ptr() not in shared}
 
 
 def _head_settings(name: str, task: Task) -> Mapping[str, Any]:
-    """Find what to change in the checkpoint's config; nothing where it names the same classes, if in another order."""
+    """Find what to change in the checkpoint's config: not the classes where it names the same, if in another order.
+
+    What kind of problem they are is changed in any case: a loss of numbers or label sets is another one.
+    """
     head: Mapping[str, Any] = getattr(task, "head_config", {})
-    own = load_config(name).id2label or {}
-    named_alike = {str(label).lower() for label in own.values()} == set(head.get("id2label", {}).values())
-    return {} if named_alike else head
+    config = load_config(name)
+    named = {str(label).lower() for label in (config.id2label or {}).values()}
+    if named != set(head.get("id2label", {}).values()):
+        return head
+    kind = head.get("problem_type")
+    return {} if getattr(config, "problem_type", None) in (None, kind) else {"problem_type": kind}
 
 
 def _in_base(model: PreTrainedModel, parameter: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from trimformer.data.rows import sequences
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest
 from trimformer.judging.project import Project
 from trimformer.model.sites import Masks
@@ -67,9 +68,10 @@ def prune_pretrained(
     check_needs_no_labels(method, DEFAULT_PRETRAINED_METHOD)
     model = project.model
     dense: PreTrainedModel = model.base_model if new_head else model  # type: ignore[assignment]  # typed as any module
+    drawn = replace(project, model=dense).drawn(calibration_tokens, seed)
     pruner = Pruner(
         dense,
-        replace(project, model=dense).drawn(calibration_tokens, seed),
+        sequences(drawn) if new_head else drawn,
         tokenizer=project.tokenizer,
         calibration_tokens=calibration_tokens if isinstance(calibration_tokens, str) else None,
         seed=seed,
