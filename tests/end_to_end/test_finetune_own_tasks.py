@@ -80,10 +80,7 @@ class TestOtherClasses:
         model = tiny_bert(num_labels=3)
         model.config.id2label = {0: "cat", 1: "dog", 2: "cow"}
         write(tmp_path / "rows.jsonl", KINDS["classification"])
-        path = checkpoint.write(model, tmp_path / "animals", tokenizer=tokenizer)
-        facts = {"format_version": 1, "model_class": "BertForSequenceClassification", "metrics": {"dense": {}}}
-        (path / "trimformer.json").write_text(json.dumps(facts))
-        return path
+        return checkpoint.write(model, tmp_path / "animals", tokenizer=tokenizer)
 
     def test_are_refused_with_a_remedy(self, run: Run, animals: Path, tmp_path: Path) -> None:
         result = run("finetune", animals, "--data", tmp_path / "rows.jsonl", *QUICK, "--out", tmp_path / "tuned")

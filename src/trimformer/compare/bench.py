@@ -116,6 +116,7 @@ class Bench:
 
     def _run_recipe(self, cells: Sequence[Cell]) -> Iterator[Row]:
         """Train once for all budgets, or once for each, as the recipe does; an interrupted training goes on."""
+        _ = self.dense.before  # as in `run`
         first, waiting = cells[0], list(cells)
         folder = self.folder / f"training-{_digest(self.identity(first) | {'budget': None})}"
         try:

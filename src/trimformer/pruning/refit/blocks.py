@@ -39,7 +39,7 @@ HELD_OUT = 10
 TOKENS_A_STEP = 1024
 """Most tokens, padding included, of a step: batches of long rows are divided, so that there are enough steps."""
 VERSIONS = 2
-"""Texts that epochs alternate between; the dense model reads them all. A third brought nothing."""
+"""Texts that epochs alternate between; the dense model reads them all. Two served as well as three, see docs/research.md."""
 GAIN = "gain"
 """Name, beside a block's weights in the journal, of the share of its loss that is gone."""
 BETAS, WARM_UP = (0.9, 0.95), 0.05
@@ -47,7 +47,7 @@ BETAS, WARM_UP = (0.9, 0.95), 0.05
 TRIED, WORTHWHILE = 3, 0.01
 """A chain of blocks is given up where so many, one after the other, lose less than this share of their loss."""
 PASSES_AN_EPOCH = 2.0
-"""Forward passes of the dense model that an epoch takes as long as, with what it reads, at 20 % of the FLOPs."""
+"""Forward passes of the dense model that an epoch takes about as long as, with what it reads; for plans."""
 
 
 @dataclass(frozen=True)
