@@ -39,7 +39,7 @@ HELD_OUT = 10
 TOKENS_A_STEP = 1024
 """Most tokens, padding included, of a step: batches of long rows are divided, so that there are enough steps."""
 VERSIONS = 2
-"""Texts that epochs alternate between; the dense model reads them all. Two served as well as three, see docs/research.md."""
+"""Texts that epochs alternate between, all read by the dense model; two serve as well as three: docs/research.md."""
 GAIN = "gain"
 """Name, beside a block's weights in the journal, of the share of its loss that is gone."""
 BETAS, WARM_UP = (0.9, 0.95), 0.05
