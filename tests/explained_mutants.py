@@ -13,14 +13,9 @@ EQUIVALENT = {
     },
     "pruning/choose/curves": {
         "module: True turned in frozen=True": FROZEN,
-        "module: 64 + 1 in BLOCK = 64": "blocks of any size give the same",
+        "module: 96 + 1 in BLOCK, POOL = (96, 256)": "blocks of any size give the same",
+        "module: 256 + 1 in BLOCK, POOL = (96, 256)": "pools of any size give the same",
         "removal_curve: 0 + 1 in gram.shape[0]": "the matrix is square",
-        "_eliminate_heads: 0 + 1 in inverse.shape[0]": "the matrix is square",
-        "_eliminate_heads: 0 + 1 in inverse.shape[0] (2)": "the matrix is square",
-        "_eliminate_block: 1.0 + 1 in diagonal[picked[:step + 1]] = 1.0": "infinity is divided by it",
-        "_eliminate_block: left out in norms.clamp_(min=0)": (
-            "rounding below 0 is less than what the units before cost, with whom it is pooled"
-        ),
     },
     "pruning/choose/search": {
         "keep_best: True turned in stable=True": (

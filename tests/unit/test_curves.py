@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from trimformer.errors import NumericalError
+from trimformer.pruning.choose import curves
 from trimformer.pruning.choose.curves import damped, removal_curve
 
 RIDGE = 1e-9
@@ -52,14 +53,27 @@ def pooled(costs: Tensor) -> Tensor:
     return torch.stack([means[: place + 1, place + 1 :].min(1).values.max() for place in range(len(costs))])
 
 
-@pytest.mark.parametrize(("features", "units"), [(30, 30), (70, 70), (24, 6)], ids=["neurons", "two blocks", "heads"])
-def test_curve_is_the_greedy_order_with_every_cost_solved_for(features: int, units: int) -> None:
+def assert_greedy(features: int, units: int) -> None:
     gram, metric, weight = system(features)
     curve = removal_curve(damped(gram, RIDGE), metric, weight, units, site="ffn")
     order, totals = brute_force(gram, metric, weight, units)
     assert curve.order.tolist() == order
     expected = pooled(torch.tensor(totals, dtype=torch.float64).diff())
     torch.testing.assert_close(curve.cost, expected, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(("features", "units"), [(30, 30), (24, 6)], ids=["neurons", "heads"])
+def test_curve_is_the_greedy_order_with_every_cost_solved_for(features: int, units: int) -> None:
+    assert_greedy(features, units)
+
+
+@pytest.mark.parametrize(("block", "pool"), [(16, 64), (16, 16), (70, 70), (1, 1), (30, 4)])
+def test_the_order_is_greedy_however_few_are_guessed_among(
+    block: int, pool: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curves, "BLOCK", block)
+    monkeypatch.setattr(curves, "POOL", pool)
+    assert_greedy(70, 70)
 
 
 def test_one_of_two_like_neurons_is_free_but_not_both() -> None:

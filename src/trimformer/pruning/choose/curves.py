@@ -24,7 +24,10 @@ from torch import Tensor
 
 from trimformer.pruning.factors import factor_of, scale_of
 
-BLOCK = 64
+BLOCK, POOL = 96, 256
+"""Removals that are applied together, and units among which these are guessed."""
+ROUNDING = 1e-12
+"""A unit that is cheaper by less than so much of the dearest one's cost is not."""
 REMEDY = "more calibration tokens, or stronger damping (`damping=1` or `curve_ridge=1e-3`)"
 
 
@@ -71,9 +74,12 @@ def removal_curve(  # noqa: PLR0913  # two say where the curve ends, one is for 
         return RemovalCurve(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.float64))
     inverse = torch.cholesky_inverse(factor_of(gram.double(), site, REMEDY))
     values = weight.double() @ factor_of(metric.double(), site, REMEDY)
-    eliminate = _eliminate_neurons if units == gram.shape[0] else _eliminate_heads
     stays = torch.zeros(units, dtype=torch.bool) if protected is None else protected
-    order, cost = eliminate(inverse, values, stays, units if removals is None else removals)
+    count = units if removals is None else removals
+    if units == gram.shape[0]:
+        order, cost = _eliminate_neurons(inverse, values, stays, count, site)
+    else:
+        order, cost = _eliminate_heads(inverse, values, stays, count)
     return RemovalCurve(order, never_falling((cost / 2).cpu()))
 
 
@@ -87,40 +93,31 @@ def never_falling(costs: Tensor, weights: Tensor | None = None) -> Tensor:
 
 def _eliminate_heads(inverse: Tensor, values: Tensor, protected: Tensor, removals: int) -> tuple[Tensor, Tensor]:
     """Remove units of several features, all costs anew after each removal. Changes its arguments."""
-    units = protected.numel()
-    size = inverse.shape[0] // units
-    features = torch.arange(inverse.shape[0]).reshape(units, size)
-    left = list(range(units))
-    order: list[int] = []
-    costs: list[float] = []
-    while len(order) < removals:
-        blocks = torch.stack([inverse[features[unit]][:, features[unit]] for unit in left])
-        own = torch.stack([values[features[unit]] for unit in left])
-        candidates = (own * torch.linalg.solve(blocks, own)).sum((1, 2))
-        candidates[protected[left].to(candidates.device)] = torch.inf
-        best = int(candidates.argmin())
-        gone = features[left[best]]
-        share = torch.linalg.solve(blocks[best], inverse[gone]).T
-        values -= share @ values[gone]
-        inverse -= share @ inverse[gone].clone()
-        order.append(left.pop(best))
-        costs.append(float(candidates[best]))
-    return torch.tensor(order, dtype=torch.long), torch.tensor(costs, dtype=torch.float64)
-
-
-def _eliminate_neurons(inverse: Tensor, values: Tensor, protected: Tensor, removals: int) -> tuple[Tensor, Tensor]:
-    """Remove units of one feature, in greedy order one by one, matrix updates by blocks. Changes its arguments.
-
-    Inside a block the updates since its start are kept as columns `share` and rows `gone`, so that the current
-    matrices are `inverse − share @ gone_inverse` and `values − share @ gone_values`; diagonal and squared norms are
-    updated at once.
-    """
-    left, stays = torch.arange(protected.numel(), device=inverse.device), protected.to(inverse.device, copy=True)
+    effect = values @ values.T
+    features = torch.arange(len(inverse), device=inverse.device).reshape(protected.numel(), -1)
+    left, stays = torch.arange(protected.numel()), protected.to(inverse.device)
     order, costs = [left[:0]], [inverse.new_zeros(0)]
-    for start in range(0, removals, BLOCK):
-        picked, block_costs = _eliminate_block(inverse, values, stays, min(BLOCK, removals - start))
+    for _ in range(removals):
+        lost = losses(inverse, effect, features[left]).masked_fill(stays[left], torch.inf)
+        best = int(lost.argmin())
+        remove(inverse, effect, features[left[best]])
+        order.append(left[best, None])
+        costs.append(lost[best, None])
+        left = left[torch.arange(len(left)) != best]
+    return torch.cat(order), torch.cat(costs)
+
+
+def _eliminate_neurons(
+    inverse: Tensor, values: Tensor, protected: Tensor, removals: int, site: str
+) -> tuple[Tensor, Tensor]:
+    """Remove units of one feature, in greedy order one by one, matrix updates by blocks. Changes its arguments."""
+    left, stays = torch.arange(protected.numel(), device=inverse.device), protected.to(inverse.device, copy=True)
+    order, costs, found = [left[:0]], [inverse.new_zeros(0)], 0
+    while found < removals:
+        picked, block_costs = _eliminate_block(inverse, values, stays, min(BLOCK, removals - found), site)
         order.append(left[picked])
         costs.append(block_costs)
+        found += len(picked)
         inverse, values, left, stays = _close_gaps(picked, inverse, values, left, stays)
     return torch.cat(order).cpu(), torch.cat(costs).cpu()
 
@@ -141,27 +138,69 @@ def _close_gaps(
     return inverse[:size, :size], values[:size], left[:size], stays[:size]
 
 
-def _eliminate_block(inverse: Tensor, values: Tensor, protected: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Remove `count` units and apply all updates at the end: `(count,)` indices and costs."""
-    size, width = values.shape
-    share = inverse.new_zeros(size, count)
-    gone_inverse, gone_values = inverse.new_zeros(count, size), inverse.new_zeros(count, width)
-    diagonal, norms = inverse.diagonal().clone(), values.square().sum(1).masked_fill(protected, torch.inf)
-    picked = torch.zeros(count, dtype=torch.long, device=inverse.device)
-    costs = inverse.new_zeros(count)
-    for step in range(count):
-        unit = (norms / diagonal).argmin()
-        row = inverse[unit] - share[unit, :step] @ gone_inverse[:step]
-        own = values[unit] - share[unit, :step] @ gone_values[:step]
-        picked[step], costs[step] = unit, norms[unit] / diagonal[unit]
-        column = row / row[unit]
-        overlap = values @ own - share[:, :step] @ (gone_values[:step] @ own)
-        norms += column * (column * norms[unit] - 2 * overlap)
-        diagonal -= column * row
-        norms[picked[: step + 1]] = torch.inf
-        diagonal[picked[: step + 1]] = 1.0
-        norms.clamp_(min=0)
-        share[:, step], gone_inverse[step], gone_values[step] = column, row, own
-    values.addmm_(share, gone_values, alpha=-1)
-    inverse.addmm_(share, gone_inverse, alpha=-1)
-    return picked, costs
+def _eliminate_block(
+    inverse: Tensor, values: Tensor, protected: Tensor, count: int, site: str
+) -> tuple[Tensor, Tensor]:
+    """Remove up to `count` units and apply all updates at the end: indices and costs, `(removals,)`, at least one.
+
+    Who goes is guessed among a few; from that follows what each unit would have cost at each step, and those that are
+    guessed go as long as there was no cheaper one. So all large products are of whole blocks, and the order is greedy
+    all the same.
+    """
+    norms = values.square().sum(1).masked_fill(protected, torch.inf)
+    now = norms / inverse.diagonal()
+    picked = _guess(inverse, values, now, count)
+    gone = inverse[picked]
+    factor = factor_of(gone[:, picked], site, REMEDY)
+    gone = torch.linalg.solve_triangular(factor, gone, upper=False)
+    own = torch.linalg.solve_triangular(factor, values[picked], upper=False)
+    between = own @ own.T
+    costs = between.diagonal()
+    overlap = own @ values.T - between.tril(-1) @ gone
+    cost = _before(norms, gone * (2 * overlap - gone * costs[:, None])) / _before(inverse.diagonal(), gone.square())
+    cost[:, picked] = cost[:, picked].masked_fill(torch.ones_like(between).tril(-1).bool(), torch.inf)
+    dearer = costs > cost.amin(1) + ROUNDING * now[now.isfinite()].amax()
+    right = max(1, int((dearer.cumsum(0) == 0).sum()))
+    values.addmm_(gone[:right].T, own[:right], alpha=-1)
+    inverse.addmm_(gone[:right].T, gone[:right], alpha=-1)
+    return picked[:right], costs[:right]
+
+
+def _before(start: Tensor, falls: Tensor) -> Tensor:
+    """Give what is left of numbers, `(units,)`, before each step's fall, `(steps, units)` both."""
+    return start - (falls.cumsum(0) - falls)
+
+
+def _guess(inverse: Tensor, values: Tensor, costs: Tensor, count: int) -> Tensor:
+    """Remove units from the cheapest few as if these were all: up to `count` indices, of which the first is right."""
+    pool = costs.topk(min(POOL, len(costs)), largest=False).indices
+    inside, own = inverse[pool[:, None], pool].cpu(), values[pool]
+    effect, out = (own @ own.T).cpu(), costs[pool].isinf().cpu()
+    picked = torch.zeros(min(count, len(pool)), dtype=torch.long)
+    for step in range(len(picked)):
+        picked[step] = (effect.diagonal() / inside.diagonal()).masked_fill(out, torch.inf).argmin()
+        remove(inside, effect, picked[step : step + 1])
+        out[picked[step]] = True
+    return pool[picked.to(pool.device)]
+
+
+def losses(inverse: Tensor, effect: Tensor, groups: Tensor) -> Tensor:
+    """Compute what is lost with each group of features, `(groups, features)` -> `(groups,)`; as for `remove`."""
+    rows, columns = groups[:, :, None], groups[:, None, :]
+    own: Tensor = torch.linalg.solve(inverse[rows, columns], effect[rows, columns])
+    return own.diagonal(dim1=1, dim2=2).sum(1)
+
+
+def remove(inverse: Tensor, effect: Tensor, gone: Tensor) -> None:
+    """Remove features in place, the others making up for them as well as they can; theirs are not to be read again.
+
+    Args:
+        inverse: `P`, of the Gram matrix, `(features, features)`.
+        effect: `V Vᵀ`, products of all features' weights in the metric, `(features, features)`.
+        gone: which go, `(removals,)`.
+    """
+    share = torch.linalg.solve(inverse[gone][:, gone], inverse[gone]).T
+    own = effect[gone]
+    half = own - own[:, gone] @ share.T / 2
+    inverse.addmm_(share, inverse[gone], alpha=-1)
+    effect.addmm_(torch.cat([share, half.T], dim=1), torch.cat([half, share.T]), alpha=-1)

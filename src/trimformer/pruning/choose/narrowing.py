@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trimformer.pruning.choose.curves import REMEDY, RemovalCurve, never_falling
+from trimformer.pruning.choose.curves import REMEDY, RemovalCurve, losses, never_falling, remove
 from trimformer.pruning.factors import factor_of
 
 Shape = tuple[int, int]
@@ -67,8 +67,8 @@ def narrowing_curve(  # noqa: PLR0913  # three say where it goes and ends, one i
     step = max(1, min(step, units.shape[1] // 4))
     order, costs, sizes = list[Tensor](), list[Tensor](), [units.numel()]
     while units.numel() and units.shape != least:
-        of_head = _losses(inverse, effect, units)
-        of_dimension = _losses(inverse, effect, units.T) + asked.sum(0)
+        of_head = losses(inverse, effect, units)
+        of_dimension = losses(inverse, effect, units.T) + asked.sum(0)
         rows, columns = units.shape
         head, dimension = int(of_head.argmin()), int(of_dimension.argmin())
         begun = columns % step
@@ -79,7 +79,7 @@ def narrowing_curve(  # noqa: PLR0913  # three say where it goes and ends, one i
         else:
             axis, best, cost = 0, head, of_head[head]
         gone = units.select(axis, best)
-        _remove(inverse, effect, gone)
+        remove(inverse, effect, gone)
         order.append(gone)
         costs.append((cost / len(gone)).expand(len(gone)))
         units, asked = _without(units, axis, best), _without(asked, axis, best)
@@ -111,22 +111,6 @@ def stepped_table(table: Tensor, sizes: Tensor) -> Tensor:
     tensor([0., 1., 3., 3.])
     """
     return table[sizes[torch.searchsorted(sizes, torch.arange(len(table)))]]
-
-
-def _losses(inverse: Tensor, effect: Tensor, groups: Tensor) -> Tensor:
-    """Compute what is lost with each group of features, `(groups, features)` -> `(groups,)`."""
-    rows, columns = groups[:, :, None], groups[:, None, :]
-    own: Tensor = torch.linalg.solve(inverse[rows, columns], effect[rows, columns])
-    return own.diagonal(dim1=1, dim2=2).sum(1)
-
-
-def _remove(inverse: Tensor, effect: Tensor, gone: Tensor) -> None:
-    """Remove features in place, the others making up for them as well as they can; theirs are not to be read again."""
-    share = torch.linalg.solve(inverse[gone][:, gone], inverse[gone]).T
-    own = effect[gone]
-    half = own - own[:, gone] @ share.T / 2
-    inverse.addmm_(share, inverse[gone], alpha=-1)
-    effect.addmm_(torch.cat([share, half.T], dim=1), torch.cat([half, share.T]), alpha=-1)
 
 
 def _without(values: Tensor, axis: int, index: int) -> Tensor:
