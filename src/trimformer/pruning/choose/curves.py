@@ -26,8 +26,8 @@ from trimformer.pruning.factors import factor_of, scale_of
 
 BLOCK, POOL = 96, 256
 """Removals that are applied together, and units among which these are guessed."""
-ROUNDING = 1e-12
-"""A unit that is cheaper by less than so much of the dearest one's cost is not."""
+ALIKE = 1e-6
+"""Costs that differ by no more than this share of them are the same, and those below this share of the dearest."""
 REMEDY = "more calibration tokens, or stronger damping (`damping=1` or `curve_ridge=1e-3`)"
 
 
@@ -147,23 +147,36 @@ def _eliminate_block(
     guessed go as long as there was no cheaper one. So all large products are of whole blocks, and the order is greedy
     all the same.
     """
-    norms = values.square().sum(1).masked_fill(protected, torch.inf)
-    now = norms / inverse.diagonal()
+    now = (values.square().sum(1) / inverse.diagonal()).masked_fill(protected, torch.inf)
     picked = _guess(inverse, values, now, count)
-    gone = inverse[picked]
-    factor = factor_of(gone[:, picked], site, REMEDY)
-    gone = torch.linalg.solve_triangular(factor, gone, upper=False)
-    own = torch.linalg.solve_triangular(factor, values[picked], upper=False)
-    between = own @ own.T
-    costs = between.diagonal()
-    overlap = own @ values.T - between.tril(-1) @ gone
-    cost = _before(norms, gone * (2 * overlap - gone * costs[:, None])) / _before(inverse.diagonal(), gone.square())
-    cost[:, picked] = cost[:, picked].masked_fill(torch.ones_like(between).tril(-1).bool(), torch.inf)
-    dearer = costs > cost.amin(1) + ROUNDING * now[now.isfinite()].amax()
+    gone, own, costs = _course(inverse, values, picked, site)
+    costs[:, protected] = torch.inf
+    found = costs[torch.arange(len(picked)), picked]
+    dearest = float(now[now.isfinite()].amax())
+    dearer = found - costs.amin(1) > ALIKE * found.clamp(min=ALIKE * dearest)
     right = max(1, int((dearer.cumsum(0) == 0).sum()))
     values.addmm_(gone[:right].T, own[:right], alpha=-1)
     inverse.addmm_(gone[:right].T, gone[:right], alpha=-1)
-    return picked[:right], costs[:right]
+    return picked[:right], own[:right].square().sum(1)
+
+
+def _course(inverse: Tensor, values: Tensor, picked: Tensor, site: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute what removing some units in turn would take off, and what each unit would cost before every step.
+
+    Returns:
+        `A`, `(steps, units)`, and `B`, `(steps, width)`: after `t` steps the inverse is less by `A[:t]ᵀ A[:t]`, the
+        values by `A[:t]ᵀ B[:t]`. Then the costs, `(steps, units)`, infinite for units that are gone.
+    """
+    rows = inverse[picked]
+    factor = factor_of(rows[:, picked], site, REMEDY)
+    gone = torch.linalg.solve_triangular(factor, rows, upper=False)
+    own = torch.linalg.solve_triangular(factor, values[picked], upper=False)
+    between = own @ own.T
+    overlap = own @ values.T - between.tril(-1) @ gone
+    norms = _before(values.square().sum(1), gone * (2 * overlap - gone * between.diagonal()[:, None]))
+    costs = norms / _before(inverse.diagonal(), gone.square())
+    costs[:, picked] = costs[:, picked].masked_fill(torch.ones_like(between).tril(-1).bool(), torch.inf)
+    return gone, own, costs
 
 
 def _before(start: Tensor, falls: Tensor) -> Tensor:
