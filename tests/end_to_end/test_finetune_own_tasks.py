@@ -119,6 +119,10 @@ class TestOtherClasses:
         facts = json.loads((tmp_path / "again" / "trimformer.json").read_text())
         assert facts["metrics"]["dense"] == {}
         assert facts["finetuning"]["before"] is None
+        card = (tmp_path / "again" / "README.md").read_text()
+        trained, accuracy = facts["finetuning"]["rows"], facts["metrics"]["pruned"]["accuracy"]
+        assert f"fine-tuned on {trained} rows; classifier.bias and classifier.weight started from random" in card
+        assert f"Then it has accuracy {accuracy['value']:.4f} of {accuracy['sample_size']} rows; the original" in card
 
     def test_tasks_without_a_head_have_none_to_replace(self, run: Run, encoder: Path, tmp_path: Path) -> None:
         write(tmp_path / "rows.jsonl", KINDS["embedding"])

@@ -256,7 +256,19 @@ def remarks(facts: Manifest) -> list[str]:
         )
     if facts.pruning.already_pruned:
         said.append("The model given had been pruned before: shares are of what was there.")
-    return said
+    return [*said, *_trained(facts)]
+
+
+def _trained(facts: Manifest) -> list[str]:
+    """Say that the model was trained after it was pruned, and what the original was not judged by."""
+    if facts.finetuning is None:
+        return []
+    new = " and ".join(facts.finetuning.new_head)
+    said = f"After it was pruned, the model was fine-tuned on {facts.finetuning.rows:,} rows"
+    found, dense = facts.metrics.get(PRUNED, {}), facts.metrics.get(DENSE, {})
+    alone = [f"{name} {shown(each.value)} of {sample(name, each)}" for name, each in found.items() if name not in dense]
+    judged = [f"Then it has {', '.join(alone)}; the original was not judged by that."] if alone else []
+    return [f"{said}; {new} started from random numbers." if new else f"{said}.", *judged]
 
 
 def blocks(facts: Manifest) -> list[tuple[int, list[Units]]]:
