@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from matplotlib.text import Text
 
 from example_facts import latency, metric, plain_facts
 from trimformer.compare import findings, markdown, plots
@@ -218,6 +219,14 @@ def test_units_in_common() -> None:
     assert findings.in_common(one, other) == {"heads": 0.0, "neurons": pytest.approx(8 / 9)}
     (pair,) = findings.pairs_in_common([row(units=one), row(task="mrpc", units=other), row(0.2, units=one)])
     assert (pair.first, pair.second, pair.heads) == ("sst2", "mrpc", 0.0)
+
+
+def test_units_in_common_of_models_that_keep_none_of_a_kind() -> None:
+    none = packed(torch.zeros(4).bool(), torch.tensor([1] * 9 + [0]).bool())
+    both = [row(units=none), row(task="mrpc", units=none)]
+    assert math.isnan(findings.in_common(none, none)["heads"])
+    assert markdown.units_in_common(both).endswith("| sst2, mrpc | – | 100.0% |")
+    assert "nan" not in "".join(text.get_text() for text in plots.common(both).findobj(Text))
 
 
 def test_the_best_speedup_within_a_share_of_perplexity() -> None:

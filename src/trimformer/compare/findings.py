@@ -15,6 +15,8 @@ from trimformer.compare.rows import PackedMask, Row
 from trimformer.judging.metrics import PERPLEXITY, shown
 from trimformer.model.sites import place, unit_of
 
+NOTHING = "–"
+"""Stands in tables where there is no number."""
 SMALL_LOSS = 0.03
 """Loss within which the papers compare speed: three points, or of a perplexity 3 % of it."""
 KINDS: Mapping[str, str] = {"head": "heads", "neuron": "neurons"}
@@ -129,6 +131,15 @@ def in_common(first: Mapping[str, PackedMask], second: Mapping[str, PackedMask])
         either = sum(int(one.sum()) + int(other.sum()) for one, other in masks)
         shares[kind] = 2 * both / either if either else math.nan
     return shares
+
+
+def in_percent(share: float, decimals: int) -> str:
+    """Write what two models have in common; a dash where neither keeps any such units.
+
+    >>> in_percent(0.4525, 1), in_percent(math.nan, 1)
+    ('45.2%', '–')
+    """
+    return NOTHING if math.isnan(share) else f"{share:.{decimals}%}"
 
 
 def unpacked(mask: PackedMask) -> np.ndarray[Any, np.dtype[np.bool_]]:

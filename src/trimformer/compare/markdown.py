@@ -8,8 +8,10 @@ import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
 from trimformer.compare.findings import (
+    NOTHING,
     best_speedup,
     geometric_mean,
+    in_percent,
     over_seeds,
     pairs_in_common,
     select,
@@ -28,7 +30,6 @@ from trimformer.report.summary import versions_text
 
 FILE = "tables.md"
 WIDTH = 130
-NOTHING = "–"
 
 
 def document(plan: Plan, rows: Sequence[Row]) -> str:
@@ -310,7 +311,7 @@ def units_in_common(rows: Sequence[Row]) -> str:
     lines = []
     for pair in pairs_in_common(rows):
         about = [pair.method, worded(pair.budget, rows), f"{pair.first}, {pair.second}"]
-        lines.append([*about, f"{pair.heads:.1%}", f"{pair.neurons:.1%}"])
+        lines.append([*about, in_percent(pair.heads, 1), in_percent(pair.neurons, 1)])
     return table(["method", "kept", "tasks", "heads in common", "neurons in common"], lines)
 
 

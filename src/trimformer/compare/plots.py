@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from trimformer.compare.findings import (
     best_speedup,
+    in_percent,
     over_seeds,
     pairs_in_common,
     select,
@@ -153,7 +154,7 @@ def common(rows: Sequence[Row]) -> Figure | None:
             axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
             for place, value in np.ndenumerate(shares):
                 colour = "white" if value > 0.6 else "black"
-                axes.text(place[1], place[0], f"{value:.0%}", ha="center", va="center", color=colour)
+                axes.text(place[1], place[0], in_percent(value, 0), ha="center", va="center", color=colour)
             axes.set_xticks(range(len(tasks)), tasks)
             axes.set_yticks(range(len(tasks)), tasks)
             axes.set_title(f"{kind} in common: {method}, {worded(budget, rows)} kept", fontsize="small")
