@@ -14,7 +14,6 @@ MPNet took less than half as long), `smoke` (ten steps, learns nothing).
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from rows import SPLITS, write_all
 from trimformer import Project, load_model, load_tokenizer, plugins
 from trimformer.data.batches import token_mask
 from trimformer.data.demo import demo_model
@@ -204,27 +204,14 @@ def _student(out: Path, recipe: Recipe, preset: str) -> None:
 
 
 def _rows(folder: Path, recipe: Recipe) -> Path:
-    """Find the rows of a recipe; those of SQuAD 1.1 are made."""
+    """Find the rows of a recipe; those that are made of others are made where they are not there."""
     made = recipe.data.startswith("rows/")
-    rows = (folder if made else DATA) / recipe.data
-    if recipe.data == "rows/squad":
-        _answerable(rows)
-    if not rows.exists():
-        source = f"benchmarks/rows.py makes them, with --folder {folder}" if made else "they come from ../shared"
-        raise CannotMake(f"the rows of {recipe.task}, {rows}, are not there: {source}")
-    return rows
-
-
-def _answerable(rows: Path) -> None:
-    """Write SQuAD 2.0's questions that have an answer, which are in SQuAD 1.1's format."""
-    if rows.exists():
-        return
-    with whole_folder(rows) as new:
-        new.mkdir()
-        for split in ("train", "validation"):
-            lines = (DATA / "squad_v2" / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if json.loads(line)["answers"]["text"]]
-            (new / f"{split}.jsonl").write_text("\n".join(kept) + "\n", encoding="utf-8")
+    found = (folder if made else DATA) / recipe.data
+    if made and DATA.exists() and not all((found / f"{split}.jsonl").exists() for split in SPLITS):
+        write_all(folder / "rows")
+    if not found.exists():
+        raise CannotMake(f"the rows of {recipe.task}, {found}, are not there: they come from ../shared")
+    return found
 
 
 def _files_of(package: str, scratch: Path, part_of_name: str) -> list[Path]:

@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 import transformers
-from checkpoints import FOLDER
 
+from checkpoints import FOLDER
 from trimformer import Budget, Project, load_tokenizer, plugins
 from trimformer.data.demo import demo_model
 from trimformer.model.folders import write_text

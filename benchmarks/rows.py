@@ -16,6 +16,8 @@ several classes, SQuAD 2.0's 16 articles (task `classification`); every fifth pa
 - `questions`: the article that a question is about;
 - `paragraphs`: the article that a paragraph is of.
 
+For question answering, `squad`: SQuAD 2.0's questions that have an answer, which are in SQuAD 1.1's format.
+
 To judge by rows that nothing was chosen on: `held-back`, SST-2 with its test rows as `validation`. To choose by rows
 that nothing is judged by: `choosing-mrpc`, MRPC's training rows, 600 of them as `validation`.
 
@@ -46,6 +48,7 @@ SENTENCE_END = re.compile(r"(?<=[a-z)][.!?])\s+(?=[A-Z])")
 SHORTEST_PASSAGE = 30
 """Words of a passage."""
 CHOICES = 4
+SPLITS = ("train", "validation")
 MOST_ROWS = {"train": 1000, "validation": 400}
 HELD_OUT = 5
 """Every how many-th paragraph of an article is for validation."""
@@ -56,27 +59,33 @@ Row = dict[str, object]
 
 
 def main() -> None:
-    """Write all rows."""
+    """Write all rows into the folder that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    folder = parser.parse_args().folder / "rows"
+    write_all(parser.parse_args().folder / "rows")
+
+
+def write_all(folder: Path) -> None:
+    """Write all rows, a folder each."""
     for name, make in {"last-word": last_words, "answers": answers, "sentiment": sentiment}.items():
         for split, most in MOST_ROWS.items():
             rows = list(make(split))
             order = np.random.default_rng(0).permutation(len(rows))[:most]
             write(folder / name / f"{split}.jsonl", [rows[place] for place in order])
     for name, column in {"questions": "question", "paragraphs": "context"}.items():
-        for split, rows in zip(MOST_ROWS, articles(column), strict=True):
+        for split, rows in zip(SPLITS, articles(column), strict=True):
             write(folder / name / f"{split}.jsonl", rows)
-    for split, source in zip(MOST_ROWS, ("train", "test"), strict=True):
+    for split in SPLITS:
+        write(folder / "squad" / f"{split}.jsonl", [row for row in read("squad_v2", split) if row["answers"]["text"]])
+    for split, source in zip(SPLITS, ("train", "test"), strict=True):
         write(folder / "held-back" / f"{split}.jsonl", read("glue/sst2", source))
-    for split, rows in zip(MOST_ROWS, to_choose_by("glue/mrpc"), strict=True):
+    for split, rows in zip(SPLITS, to_choose_by("glue/mrpc"), strict=True):
         write(folder / "choosing-mrpc" / f"{split}.jsonl", rows)
     for split, source in {"train": "english/train", "test": "wikitext2/test"}.items():
         file = folder / "wikitext2-by-english" / f"{split}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_text((DATA / "lm" / f"{source}.txt").read_text(), file)
-    for split, pairs in zip(MOST_ROWS, docstring_pairs(lambda items, _: items), strict=True):
+    for split, pairs in zip(SPLITS, docstring_pairs(lambda items, _: items), strict=True):
         write(folder / "docstrings" / f"{split}.jsonl", pairs.to_list())
 
 
@@ -127,7 +136,7 @@ def sentiment(split: str) -> Iterator[Row]:
 def articles(column: str) -> tuple[list[Row], list[Row]]:
     """Tell what each article is about by a column of its rows; rows to train on, and those of every fifth paragraph."""
     splits: tuple[list[Row], list[Row]] = [], []
-    rows = [row for split in MOST_ROWS for row in read("squad_v2", split)]
+    rows = [row for split in SPLITS for row in read("squad_v2", split)]
     paragraphs: dict[str, dict[str, int]] = {}
     for row in rows:
         of_article = paragraphs.setdefault(row["title"], {})
