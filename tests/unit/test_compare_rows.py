@@ -262,6 +262,7 @@ def test_notes_name_the_machine_and_its_load_where_rows_tell_it(tmp_path: Path) 
     text = markdown.notes(plan, rows)
     assert "On cpu with 1 thread (2 x x86_64 AVX512);" in text
     assert "Load of the machine, in processes that ran or waited: 1.0 to 2.0." in text
+    assert "Load of the machine, in processes that ran or waited: 2.0." in markdown.notes(plan, rows[:1])
     mixed = markdown.notes(plan, [*rows, row(0.8, latency=timed(80), threads=2)])
     assert "On cpu with 1 thread; cpu with 2 threads (2 x x86_64 AVX512, where rows tell it);" in mixed
     before = markdown.notes(plan, [row(0.8, latency=timed(80))])

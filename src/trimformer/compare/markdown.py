@@ -155,15 +155,17 @@ def _dense(rows: Sequence[Row], task: str) -> str:
 
 def _reached(rows: Sequence[Row]) -> str:
     shares = [row.facts.budget.reached / row.share for row in rows]
-    least, most = f"{min(shares):.1%}", f"{max(shares):.1%}"
-    if least == most == "100.0%":
+    reached = _range(shares, ".1%")
+    if reached == "100.0%":
         return "Models have the sizes that were asked for."
-    return f"Sizes are those that were asked for; models reached {least} to {most} of them."
+    return f"Sizes are those that were asked for; models reached {reached} of them."
 
 
-def _range(values: Iterable[int]) -> str:
-    found = sorted(values)
-    return str(found[0]) if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
+def _range(values: Iterable[float], form: str = "d") -> str:
+    """Write the least and the largest of some numbers; one where both read alike."""
+    ordered = sorted(values)
+    least, most = format(ordered[0], form), format(ordered[-1], form)
+    return least if least == most else f"{least} to {most}"
 
 
 def _machines(rows: Sequence[Row]) -> str:
@@ -181,9 +183,7 @@ def _threads(count: int) -> str:
 def _load(rows: Sequence[Row]) -> list[str]:
     """Say what else ran on the machine, where rows tell it."""
     found = [row.facts.machine.load for row in rows if row.facts.machine]
-    if not found:
-        return []
-    return [f"Load of the machine, in processes that ran or waited: {min(found):.1f} to {max(found):.1f}."]
+    return [f"Load of the machine, in processes that ran or waited: {_range(found, '.1f')}."] if found else []
 
 
 def _versions(row: Row) -> str:
