@@ -208,7 +208,10 @@ def _rows(folder: Path, recipe: Recipe) -> Path:
     made = recipe.data.startswith("rows/")
     found = (folder if made else DATA) / recipe.data
     if made and DATA.exists() and not all((found / f"{split}.jsonl").exists() for split in SPLITS):
-        write_all(folder / "rows")
+        try:
+            write_all(folder / "rows")
+        except OSError as error:
+            raise CannotMake(f"the rows of {recipe.task} cannot be made: {error}") from error
     if not found.exists():
         raise CannotMake(f"the rows of {recipe.task}, {found}, are not there: they come from ../shared")
     return found

@@ -102,6 +102,14 @@ def test_a_guess_among_all_units_is_right_to_its_end(first: int) -> None:
     assert len(picked) == 40
 
 
+def test_of_neurons_that_cost_alike_the_first_goes_first() -> None:
+    gram, metric, weight = system(90)
+    weight[::2] = 0
+    curve = removal_curve(damped(gram, RIDGE), metric, weight, 90, site="ffn", removals=45)
+    assert curve.order.tolist() == list(range(0, 90, 2))
+    assert not curve.cost.any()
+
+
 def test_one_of_two_like_neurons_is_free_but_not_both() -> None:
     gram, metric, weight = system(20)
     gram[1], gram[:, 1] = gram[2].clone(), gram[:, 2].clone()

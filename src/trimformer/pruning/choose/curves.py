@@ -186,7 +186,7 @@ def _before(start: Tensor, falls: Tensor) -> Tensor:
 
 def _guess(inverse: Tensor, values: Tensor, costs: Tensor, count: int) -> Tensor:
     """Remove units from the cheapest few as if these were all: up to `count` indices, of which the first is right."""
-    pool = costs.topk(min(POOL, len(costs)), largest=False).indices
+    pool = costs.argsort(stable=True)[:POOL]
     inside, own = inverse[pool[:, None], pool].cpu(), values[pool]
     effect, out = (own @ own.T).cpu(), costs[pool].isinf().cpu()
     picked = torch.zeros(min(count, len(pool)), dtype=torch.long)
