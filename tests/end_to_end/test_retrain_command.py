@@ -36,6 +36,11 @@ def test_a_method_that_trains_leaves_a_checkpoint(run: Run, asked: list[object],
     assert {"rewiring", "width", "depth", "choosing"} <= facts["recipe"]["cpu_seconds"].keys()
     assert json.loads(result.out)["budget"] == facts["budget"]
     assert load_model(str(out)).config.num_labels == 2
+    card = (out / "README.md").read_text()
+    for stage, rows_trained in (("width", 24), ("depth", 24)):
+        assert facts["recipe"]["trainings"][stage]["rows"] == rows_trained
+        assert f"Training, stage {stage}: {rows_trained} rows, " in card
+    assert "| training rows |" in card
     assert not out.with_name("out.unfinished").exists()
 
 

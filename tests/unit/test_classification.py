@@ -159,7 +159,7 @@ class TestRows:
             *("1", "7"),
             str(10**12),
         )
-        with pytest.raises(DataError, match="all 2 rows have 'label' 'a': give rows of two classes"):
+        with pytest.raises(DataError, match="all 2 rows have 'label' 'a'; give rows of two classes"):
             TASK.for_rows(Dataset.from_dict({"text": ["x"] * 2, "label": ["a", "a"]}))
         several = TASK.for_rows(Dataset.from_dict({"text": ["x"], "label": [["b", "a"]]})).head_config
         assert several["problem_type"] == "multi_label_classification"

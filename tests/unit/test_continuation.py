@@ -128,7 +128,7 @@ def test_nothing_is_trained_on_them(task: Any) -> None:
 
 
 def test_wrong_models_and_rows_are_told(tokenizer: PreTrainedTokenizerBase) -> None:
-    with pytest.raises(DataError, match="row 2, 'cat!', has no last word"):
+    with pytest.raises(DataError, match="row 2: 'cat!' has no last word"):
         LAST_WORD.evaluate(tiny_model("llama"), tokenizer, Dataset.from_dict({"text": ["the cat", "cat!"]}))
     with pytest.raises(UnsupportedModel, match="load a causal language model"):
         LAST_WORD.evaluate(tiny_model("bert"), tokenizer, Dataset.from_dict({"text": ["the cat"]}))

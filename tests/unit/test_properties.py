@@ -221,8 +221,8 @@ class TestRoundTrips:
     @cases(40)
     @given(st.lists(words, min_size=1, max_size=8, unique_by=lambda word: word.strip().lower()))
     def test_labels_by_name(self, classes: list[str]) -> None:
-        find = class_finder(classes, "rows", "label")
-        assert [find(name, 1) for name in classes] == list(range(len(classes)))
+        find = class_finder(classes, "label")
+        assert [find(name, "row 1", None) for name in classes] == list(range(len(classes)))
 
     @cases(40)
     @given(st.sets(st.integers(0, 60), min_size=1))

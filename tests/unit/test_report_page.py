@@ -15,6 +15,7 @@ from trimformer.errors import CheckpointError, DataError
 from trimformer.judging.manifest import Manifest
 from trimformer.report import page as report
 from trimformer.report import summary
+from trimformer.report.units import blocks, removed
 
 VOID = {"meta", "br", "wbr", "hr", "img", "link", "input"}
 SWEEP = (0.8, 0.5, 0.2)
@@ -259,7 +260,7 @@ def test_several_feed_forward_layers_of_a_block_are_neurons() -> None:
     patterns = {f"{site}.attention": "###.", f"{site}.ffn_0": "#.", f"{site}.ffn_1": "##", f"{site}.ffn": "##"}
     curves = {f"{site}.attention": curve, f"{site}.ffn_0": curve}
     of = facts(units=units, patterns=patterns, curves=curves)
-    ((_, (heads, neurons)),) = summary.blocks(of)
+    ((_, (heads, neurons)),) = blocks(of)
     assert (heads.kind, heads.cells) == ("head", "###.")
     assert (neurons.kind, neurons.cells) == ("neuron", "#.####")
-    assert summary.removed(of) == {f"{site}.attention": pytest.approx(1 / 4), f"{site}.ffn_0": pytest.approx(1 / 6)}
+    assert removed(of) == {f"{site}.attention": pytest.approx(1 / 4), f"{site}.ffn_0": pytest.approx(1 / 6)}

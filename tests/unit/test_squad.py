@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from conftest import TinyBert
 from trimformer import plugins
+from trimformer.data.columns import texts
 from trimformer.errors import DataError, InvalidOption, LabelError, UnsupportedModel
 from trimformer.tasks import question_answering as squad
 
@@ -110,6 +111,30 @@ def test_official_nested_form_equals_the_flat_one(tmp_path: Path) -> None:
     }
     with pytest.raises(DataError, match=r"row 2 has no answer.*squad_v2"):
         squad.PROVIDES["squad"].rows(str(tmp_path), "validation")
+
+
+GOOD_ARTICLE = {"paragraphs": [{"context": "a tree", "qas": [{"id": "1", "question": "what", "answers": []}]}]}
+
+
+@pytest.mark.parametrize(
+    "article",
+    [
+        {"paragraphs": None},
+        {"paragraphs": "text"},
+        {"paragraphs": [{"context": "a tree"}]},
+        {"paragraphs": [{"qas": GOOD_ARTICLE["paragraphs"][0]["qas"]}]},
+        {"paragraphs": [{"context": "a tree", "qas": [{"id": "1", "question": None, "answers": []}]}]},
+        {"paragraphs": [{"context": "a tree", "qas": [{"id": "1", "question": "what", "answers": ["tree"]}]}]},
+        {"paragraphs": [{"context": "a tree", "qas": ["what"]}]},
+    ],
+)
+def test_a_nested_article_of_another_form_is_named(article: dict[str, object], tmp_path: Path) -> None:
+    articles = [GOOD_ARTICLE, article] if article["paragraphs"] is None else [article, article]
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.json").write_text(json.dumps({"version": "v2.0", "data": articles}))
+    task = squad.PROVIDES["squad_v2"]
+    with pytest.raises(DataError, match=r"validation\.json, row [12]: '"):
+        texts(task.rows(str(tmp_path), "validation"), "question")
 
 
 def test_wrong_rows_models_and_lengths_are_refused(tiny_bert: TinyBert, tokenizer: PreTrainedTokenizerBase) -> None:

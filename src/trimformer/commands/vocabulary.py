@@ -58,8 +58,8 @@ def vocabulary_command(
     steps.claim(context, out)
     named = columns_named(column)
     with naming_columns(named):
-        to_keep = all_texts(read_rows(texts, "train"), texts, tuple(named))
-        others = all_texts(read_rows(held_out, "train"), held_out, tuple(named)) if held_out else []
+        to_keep = all_texts(read_rows(texts, "train"), tuple(named))
+        others = all_texts(read_rows(held_out, "train"), tuple(named)) if held_out else []
     given = checkpoint.place_model(model, None, Placement(device=device, dtype=dtype))
     stored = checkpoint.dtype_to_store(given, model)
     console.say(f"looking for the tokens of {len(to_keep)} texts …")

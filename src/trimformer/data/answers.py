@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from datasets import Dataset
+
+from trimformer.data.columns import located, place_of, row_names
+from trimformer.errors import DataError
 
 
 def read_answers(given: Any) -> tuple[list[str], list[int]] | None:
@@ -26,18 +30,26 @@ def read_answers(given: Any) -> tuple[list[str], list[int]] | None:
 
 
 def flatten(articles: Dataset) -> Dataset:
-    """Turn the official nested form (articles of paragraphs of questions) into one row a question."""
-    rows = [
-        {
-            "id": question["id"],
-            "context": paragraph["context"],
-            "question": question["question"],
-            "answers": {
-                name: [answer[name] for answer in question.get("answers") or []] for name in ("text", "answer_start")
-            },
-        }
-        for paragraphs in articles["paragraphs"]
-        for paragraph in paragraphs
-        for question in paragraph["qas"]
-    ]
-    return Dataset.from_list(rows)
+    """Turn the official nested form (articles of paragraphs of questions) into one row a question.
+
+    Raises:
+        DataError: an article is not of that form; says which.
+    """
+    named = zip(row_names(articles), articles["paragraphs"], strict=True)
+    rows = [row for where, paragraphs in named for row in _questions(where, paragraphs)]
+    return located(Dataset.from_list(rows), place_of(articles))
+
+
+def _questions(where: str, paragraphs: Any) -> list[dict[str, Any]]:
+    try:
+        return [_row(paragraph, question) for paragraph in paragraphs for question in paragraph["qas"]]
+    except (AttributeError, KeyError, TypeError) as error:
+        form = "a list of {context, qas: [{id, question, answers}]}"
+        raise DataError(f"{where}: 'paragraphs' is not {form}, as SQuAD has them; mend the article") from error
+
+
+def _row(paragraph: Mapping[str, Any], question: Mapping[str, Any]) -> dict[str, Any]:
+    given = question.get("answers") or []
+    answers = {name: [answer[name] for answer in given] for name in ("text", "answer_start")}
+    about = {"id": question.get("id"), "context": paragraph["context"], "question": question["question"]}
+    return {**about, "answers": answers}

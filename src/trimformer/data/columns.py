@@ -34,23 +34,35 @@ def naming_columns(names: Mapping[str, str] | None) -> Iterator[None]:
         _named.reset(before)
 
 
-def renamed(rows: Dataset, source: str) -> Dataset:
+def renamed(rows: Dataset) -> Dataset:
     """Call columns as `naming_columns` says; one that had such a name before is left out.
 
     Raises:
         DataError: rows do not have a column, or it is to have two names; names the nearest that they have.
     """
-    names = _named.get() or {}
+    names, place = _named.get() or {}, place_of(rows)
     for name, own in names.items():
         if own not in rows.column_names:
-            raise DataError(f"`column={name}={own}`: {source} has no column {own!r}{_nearest(own, rows.column_names)}")
+            raise DataError(f"`column={name}={own}`: {place} has no column {own!r}{_nearest(own, rows.column_names)}")
     own_names = list(names.values())
     twice = [own for own in own_names if own_names.count(own) > 1]
     if twice:
-        raise DataError(f"`column` gives {twice[0]!r} two names: give each column of {source} one")
+        raise DataError(f"`column` gives {twice[0]!r} two names: give each column of {place} one")
     replaced = [name for name in names if name in rows.column_names and name not in own_names]
     new = {own: name for name, own in names.items() if own != name}
     return rows.remove_columns(replaced).rename_columns(new) if new else rows
+
+
+def located(rows: Dataset, place: str) -> Dataset:
+    """Let rows know where they come from, for messages; so do those that are chosen of them."""
+    rows.info.dataset_name = place
+    return rows
+
+
+def place_of(rows: Dataset) -> str:
+    """Say where rows come from: what `located` was told, or the name that a dataset on the hub has."""
+    info = rows.info
+    return info.dataset_name if info.dataset_name not in (None, info.builder_name) else "the data"
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
@@ -60,12 +72,12 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     return f"; {f'did you mean {near[0]!r}? ' if near else ''}it has {', '.join(map(repr, known))}"
 
 
-def require_columns(rows: Dataset, columns: Sequence[str], source: str = "the data") -> None:
+def require_columns(rows: Dataset, columns: Sequence[str]) -> None:
     """Refuse rows that lack any of these columns; raises `DataError` as `choose_columns` does."""
-    choose_columns(rows, [tuple(columns)], source)
+    choose_columns(rows, [tuple(columns)])
 
 
-def choose_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]], source: str = "the data") -> tuple[str, ...]:
+def choose_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     """Choose the first alternative whose columns all exist.
 
     Raises:
@@ -76,7 +88,7 @@ def choose_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]], sourc
             return columns
     wanted = " or ".join(" + ".join(map(repr, columns)) for columns in alternatives)
     raise DataError(
-        f"{source} has no column {wanted}; it has {', '.join(map(repr, rows.column_names))}: "
+        f"{place_of(rows)} has no column {wanted}; it has {', '.join(map(repr, rows.column_names))}: "
         f"say which it is, such as `column={_missing(rows, alternatives[0])}=…`, or check that the data fits the task"
     )
 
@@ -90,26 +102,31 @@ def has_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]]) -> bool:
     return any(set(columns) <= set(rows.column_names) for columns in alternatives)
 
 
-def row_numbers(rows: Dataset) -> Sequence[int]:
-    """Give the number, from 1, that each row has where it was read: of one file that is divided, in the file."""
-    chosen = getattr(rows, "_indices", None)  # private, but datasets tell it nowhere else
-    return range(1, len(rows) + 1) if chosen is None else [index + 1 for index in chosen.column(0).to_pylist()]
+def row_names(rows: Dataset) -> list[str]:
+    """Say where each row comes from: the place, and its number there from 1; of one file that is divided, in the file.
+
+    >>> row_names(located(Dataset.from_dict({"text": ["a", "b"]}), "some.csv").select([1]))
+    ['some.csv, row 2']
+    """
+    place, chosen = place_of(rows), getattr(rows, "_indices", None)  # private, but datasets tell it nowhere else
+    places = range(len(rows)) if chosen is None else chosen.column(0).to_pylist()
+    return [f"{place}, row {index + 1}" for index in places]
 
 
-def texts(rows: Dataset, column: str, source: str = "the data") -> list[str]:
+def texts(rows: Dataset, column: str) -> list[str]:
     """Read a column of strings.
 
     Raises:
         DataError: a row holds something else, or null; names the row and the value.
     """
     values = list(rows[column])
-    for number, value in zip(row_numbers(rows), values, strict=True):
+    for where, value in zip(row_names(rows), values, strict=True):
         if not isinstance(value, str):
-            raise DataError(f"{source}, row {number}: {column!r} is {reprlib.repr(value)}, not text; mend the row")
+            raise DataError(f"{where}: {column!r} is {reprlib.repr(value)}, not text; mend the row")
     return values
 
 
-def all_texts(rows: Dataset, source: str = "the data", chosen: Sequence[str] = ()) -> list[str]:
+def all_texts(rows: Dataset, chosen: Sequence[str] = ()) -> list[str]:
     """Read every text of some rows, of all columns or those chosen; blank ones and other things are left out.
 
     Raises:
@@ -118,18 +135,12 @@ def all_texts(rows: Dataset, source: str = "the data", chosen: Sequence[str] = (
     columns = [name for name in chosen or rows.column_names if any(isinstance(value, str) for value in rows[name])]
     found = [value for name in columns for value in rows[name] if isinstance(value, str) and value.strip()]
     if not found:
-        raise DataError(f"{source} has no column with text; it has {', '.join(map(repr, rows.column_names))}")
+        raise DataError(f"{place_of(rows)} has no column with text; it has {', '.join(map(repr, rows.column_names))}")
     return found
 
 
 def numbers(
-    rows: Dataset,
-    column: str,
-    source: str = "the data",
-    *,
-    whole: bool = False,
-    low: float = float("-inf"),
-    high: float = float("inf"),
+    rows: Dataset, column: str, *, whole: bool = False, low: float = float("-inf"), high: float = float("inf")
 ) -> NDArray[Any]:
     """Read a column of finite numbers in `[low, high]`: `(rows,)`, int64 if `whole`, else float64.
 
@@ -137,7 +148,7 @@ def numbers(
         DataError: a row holds something else; names the row, the value and the range.
     """
     kinds: Any = int if whole else (int, float)
-    for number, value in zip(row_numbers(rows), rows[column], strict=True):
+    for where, value in zip(row_names(rows), rows[column], strict=True):
         problem = None
         if value is None or (value == -1 and low > -1):
             problem = "the row is unlabelled; give labelled rows (the hub's GLUE test rows are not)"
@@ -146,5 +157,5 @@ def numbers(
         elif not (np.isfinite(value) and low <= value <= high):
             problem = f"outside {as_given(low)} to {as_given(high)}; mend the row, or check that the data fits the task"
         if problem:
-            raise DataError(f"{source}, row {number}: {column!r} is {reprlib.repr(value)}, {problem}")
+            raise DataError(f"{where}: {column!r} is {reprlib.repr(value)}, {problem}")
     return np.asarray(rows[column], dtype=np.int64 if whole else np.float64)

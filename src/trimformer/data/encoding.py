@@ -36,12 +36,12 @@ def encode_texts(
     columns: Sequence[list[str]],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None = None,
-    numbers: Sequence[int] | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[Features]:
     """Encode one or two columns of texts as rows, truncated to `length_limit`, not padded; of no texts, no rows.
 
     Raises:
-        DataError: a text without a single token; names its number, of `numbers` or else counted from 1.
+        DataError: a text without a single token; says which, by the names of the rows, or else by its number from 1.
     """
     if not columns[0]:
         return []
@@ -49,7 +49,8 @@ def encode_texts(
     present = [name for name in MODEL_INPUTS if name in encoded]
     rows = zip(*(encoded[name] for name in present), strict=True)
     features: list[Features] = [dict(zip(present, values, strict=True)) for values in rows]
-    for number, feature in zip(numbers or range(1, len(features) + 1), features, strict=True):
+    for place, feature in enumerate(features):
         if not feature["input_ids"]:
-            raise DataError(f"row {number} has no tokens: its text is empty; remove the row")
+            where = names[place] if names else f"row {place + 1}"
+            raise DataError(f"{where} has no tokens: its text is empty; remove the row")
     return features

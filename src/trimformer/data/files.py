@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.compute as pc  # type: ignore[import-untyped]  # pyarrow ships no types
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from trimformer.data.columns import TEXT_COLUMNS, choose_columns, renamed, texts
+from trimformer.data.columns import TEXT_COLUMNS, choose_columns, located, place_of, renamed, texts
 from trimformer.data.hub import read_hub, splits_on_hub
 from trimformer.data.readers import ENDINGS, READERS, ending_of, read_table
 from trimformer.data.rows import Split
@@ -52,21 +52,22 @@ def read_rows(source: str, split: Split) -> Dataset:
 
 
 def _rows_at(place: _Place) -> Dataset:
-    rows = place.read()
+    rows = located(place.read(), place.name)
     if len(rows) == 0:
         raise DataError(f"no rows in {place.name}: give a file with at least one row")
-    _check_classes(rows, place.name)
-    return renamed(rows, place.name)
+    _check_classes(rows)
+    return renamed(rows)
 
 
-def _check_classes(rows: Dataset, source: str) -> None:
+def _check_classes(rows: Dataset) -> None:
     """Refuse numbers of classes that a dataset's own names do not reach; -1 stands for no label."""
     for column, feature in rows.features.items():
         if isinstance(feature, ClassLabel) and (found := rows.data.column(column).drop_null()):
             low, high = (reduce(found).as_py() for reduce in (pc.min, pc.max))
             if not -1 <= low <= high < len(feature.names):
+                named = len(feature.names)
                 raise DataError(
-                    f"{source}: {column!r} has the numbers {low} to {high}, and names {len(feature.names)} classes: "
+                    f"{place_of(rows)}: {column!r} has the numbers {low} to {high}, and names {named} classes: "
                     "mend the numbers, or what the file says of its columns"
                 )
 
@@ -80,7 +81,7 @@ def read_split_of_text(source: str | None, split: Split, task: str) -> Dataset:
     if source is None:
         raise DataError(f"the {task} task has no rows of its own: give a file or folder of text as `data`")
     rows = read_split(source, split)
-    columns = [texts(rows, name, source) for name in choose_columns(rows, TEXT_COLUMNS, source)]
+    columns = [texts(rows, name) for name in choose_columns(rows, TEXT_COLUMNS)]
     kept = [index for index, values in enumerate(zip(*columns, strict=True)) if any(map(str.strip, values))]
     if not kept:
         raise DataError(f"all rows of {source} are empty: give rows with text")

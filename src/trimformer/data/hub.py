@@ -18,6 +18,7 @@ import datasets
 from datasets import Dataset
 from huggingface_hub import constants, hf_hub_download, snapshot_download, try_to_load_from_cache
 
+from trimformer.data.columns import located
 from trimformer.errors import CheckpointError, DataError, first_line
 
 MODEL_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
@@ -38,12 +39,13 @@ def read_hub(name: str, config: str | None, split: str) -> Dataset:
     """
     try:
         with _silent_datasets():
-            return cast("Dataset", datasets.load_dataset(name, config, split=split, revision=_revision.get()))
+            rows = cast("Dataset", datasets.load_dataset(name, config, split=split, revision=_revision.get()))
     except Exception as error:  # of any class: somebody's files go through somebody's parsers
         raise DataError(
             f"cannot load split {split!r} of dataset {name!r}: {first_line(error)}; "
             "check the connection, or give a local file or folder as `data`"
         ) from error
+    return located(rows, f"split {split!r} of {name}{f':{config}' if config else ''}")
 
 
 def splits_on_hub(name: str, config: str | None) -> list[str]:

@@ -18,7 +18,7 @@ from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
-from trimformer.data.columns import row_numbers
+from trimformer.data.columns import place_of, row_names
 from trimformer.data.rows import LABELS, Batch, Features
 from trimformer.errors import DataError, LabelError
 
@@ -95,8 +95,8 @@ def class_names(id2label: Mapping[Any, str] | None) -> tuple[str, ...]:
     return tuple(str(name) for _, name in sorted((id2label or {}).items(), key=lambda entry: int(entry[0])))
 
 
-def class_finder(classes: Sequence[str], source: str, column: str) -> Callable[[Any, int, Any], int]:
-    """Make a function of a label, the number of its row and the column's feature, that finds the label's class.
+def class_finder(classes: Sequence[str], column: str) -> Callable[[Any, str, Any], int]:
+    """Make a function of a label, the name of its row and the column's feature, that finds the label's class.
 
     A label is a class's name, in whatever case, or its number; where all classes have numbers as names, it is a name.
     A feature that names its classes, as those of datasets do, has numbers of its own.
@@ -109,13 +109,13 @@ def class_finder(classes: Sequence[str], source: str, column: str) -> Callable[[
     by_number = {} if all(name.lstrip("-").isdigit() for name in classes) else {str(n): n for n in range(len(classes))}
     known = by_number | names
 
-    def find(value: Any, row: int, feature: Any = None) -> int:
+    def find(value: Any, where: str, feature: Any = None) -> int:
         if value is None or (isinstance(value, int) and value == -1 and "-1" not in known):
-            raise DataError(f"{source}, row {row}: {column!r} is {value!r}, the row is unlabelled; give labelled rows")
+            raise DataError(f"{where}: {column!r} is {value!r}, the row is unlabelled; give labelled rows")
         named = _named(value, feature, names)
         found = exact.get(named, known.get(named.strip().lower()))
         if found is None:
-            raise DataError(f"{source}, row {row}: {column!r} is {reprlib.repr(value)}, {_none_of(named, classes)}")
+            raise DataError(f"{where}: {column!r} is {reprlib.repr(value)}, {_none_of(named, classes)}")
         return found
 
     return find
@@ -143,18 +143,18 @@ def _none_of(named: str, classes: Sequence[str]) -> str:
     return f"none of the model's classes, {listed(classes)}: {hint}"
 
 
-def class_numbers(rows: Dataset, column: str, classes: Sequence[str], source: str = "the data") -> NDArray[Any]:
+def class_numbers(rows: Dataset, column: str, classes: Sequence[str]) -> NDArray[Any]:
     """Find the number of every row's class in a model, `(rows,)`; see `class_finder`.
 
     Raises:
         DataError: an unlabelled row, or a label that the model does not have.
     """
-    find, feature = class_finder(classes, source, column), rows.features[column]
-    labelled = zip(rows[column], row_numbers(rows), strict=True)
-    return np.asarray([find(value, number, feature) for value, number in labelled], dtype=np.int64)
+    find, feature = class_finder(classes, column), rows.features[column]
+    labelled = zip(rows[column], row_names(rows), strict=True)
+    return np.asarray([find(value, where, feature) for value, where in labelled], dtype=np.int64)
 
 
-def label_sets(rows: Dataset, column: str, classes: Sequence[str], source: str = "the data") -> NDArray[Any]:
+def label_sets(rows: Dataset, column: str, classes: Sequence[str]) -> NDArray[Any]:
     """Read which classes every row has, 0 or 1 each: `(rows, classes)`.
 
     A row has a list of names or numbers, or 0 or 1 by class; either may be one text with `,`, `;` or `|` between them.
@@ -162,16 +162,16 @@ def label_sets(rows: Dataset, column: str, classes: Sequence[str], source: str =
     Raises:
         DataError: an unlabelled row, or a label that the model does not have.
     """
-    find, feature = class_finder(classes, source, column), getattr(rows.features[column], "feature", None)
+    find, feature = class_finder(classes, column), getattr(rows.features[column], "feature", None)
     found = np.zeros((len(rows), len(classes)))
-    for row, (number, given) in enumerate(zip(row_numbers(rows), rows[column], strict=True)):
+    for row, (where, given) in enumerate(zip(row_names(rows), rows[column], strict=True)):
         value = _split(given) if isinstance(given, str) else given
         if not isinstance(value, list):
-            raise DataError(f"{source}, row {number}: {column!r} is {reprlib.repr(given)}, not a list of classes")
+            raise DataError(f"{where}: {column!r} is {reprlib.repr(given)}, not a list of classes")
         if len(value) == len(classes) and all(each in (0, 1, "0", "1") for each in value):
             found[row] = list(map(float, value))
         else:
-            found[row, [find(each, number, feature) for each in value]] = 1
+            found[row, [find(each, where, feature) for each in value]] = 1
     return found
 
 
@@ -192,8 +192,8 @@ def labels_of(rows: Dataset, column: str) -> tuple[Literal["classes", "label set
     """
     values, feature = list(rows[column]), rows.features[column]
     if any(value is None for value in values):
-        row = row_numbers(rows)[values.index(None)]
-        raise DataError(f"row {row}: {column!r} is null, the row is unlabelled; give labelled rows")
+        where = row_names(rows)[values.index(None)]
+        raise DataError(f"{where}: {column!r} is null, the row is unlabelled; give labelled rows")
     if isinstance(feature, ClassLabel):
         return "classes", tuple(feature.names)
     if any(isinstance(value, list) for value in values):
@@ -202,8 +202,8 @@ def labels_of(rows: Dataset, column: str) -> tuple[Literal["classes", "label set
     if not whole and all(isinstance(value, (int, float)) for value in values):
         return "number", ()
     if len(set(map(str, values))) == 1:
-        told = reprlib.repr(values[0])
-        raise DataError(f"all {len(values)} rows have {column!r} {told}: give rows of two classes or more")
+        told = f"all {len(values)} rows have {column!r} {reprlib.repr(values[0])}"
+        raise DataError(f"{place_of(rows)}: {told}; give rows of two classes or more")
     return "classes", _numbered(set(values)) if whole else tuple(sorted(set(map(str, values))))
 
 

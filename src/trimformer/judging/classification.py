@@ -16,7 +16,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import choose_columns, has_columns, numbers, row_numbers, texts
+from trimformer.data.columns import choose_columns, has_columns, numbers, row_names, texts
 from trimformer.data.encoding import encode_texts
 from trimformer.data.files import read_rows, read_split
 from trimformer.data.hub import read_hub
@@ -128,12 +128,11 @@ class Classification:
         if source is None and self.benchmark is None:
             raise DataError("rows of your own are needed: give a file or folder as `data`, or a task such as `sst2`")
         rows = read_split(source, split) if source is not None else self._hub_rows(split)
-        name = source or f"{self.benchmark.hub} {self.benchmark.config}" if self.benchmark else str(source)
-        choose_columns(rows, self.columns, name)
+        choose_columns(rows, self.columns)
         if split == "validation":
-            self._label(rows, name)
+            self._label(rows)
             if self.benchmark is not None or self.classes:
-                self.labels(rows, name)
+                self.labels(rows)
         return rows
 
     def _hub_rows(self, split: Split) -> Dataset:
@@ -155,24 +154,24 @@ class Classification:
         with about_labels():
             values = self.labels(rows).tolist() if labels else []
         columns = choose_columns(rows, self.columns)
-        features = encode_texts([texts(rows, column) for column in columns], tokenizer, max_length, row_numbers(rows))
+        features = encode_texts([texts(rows, column) for column in columns], tokenizer, max_length, row_names(rows))
         return [{**row, "labels": value} for row, value in zip(features, values, strict=True)] if labels else features
 
-    def labels(self, rows: Dataset, source: str = "the data") -> Array:
+    def labels(self, rows: Dataset) -> Array:
         """Read labels: class numbers or numbers, `(rows,)`, or a yes or no for every class, `(rows, classes)`.
 
         Raises:
             DataError: unlabelled rows, or labels of another kind, or that the model or benchmark does not have.
         """
-        column = self._label(rows, source)
+        column = self._label(rows)
         if self.kind == "number":
-            return numbers(rows, column, source, low=0 if self.benchmark else -self.highest, high=self.highest)
+            return numbers(rows, column, low=0 if self.benchmark else -self.highest, high=self.highest)
         if self.kind == "label sets":
-            return label_sets(rows, column, self.classes, source)
+            return label_sets(rows, column, self.classes)
         if self.benchmark is not None or not self.classes:
             high = len(self.classes) - 1 if self.classes else self.highest
-            return numbers(rows, column, source, whole=True, low=0, high=high)
-        return class_numbers(rows, column, self.classes, source)
+            return numbers(rows, column, whole=True, low=0, high=high)
+        return class_numbers(rows, column, self.classes)
 
     def evaluate(
         self,
@@ -221,8 +220,8 @@ class Classification:
         f1 = {"f1": statistics.f1} if len(self.classes) == 2 else {"macro_f1": statistics.macro_f1}
         return {"accuracy": statistics.accuracy, **f1}
 
-    def _label(self, rows: Dataset, source: str = "the data") -> str:
-        return choose_columns(rows, [(name,) for name in self.label_columns], source)[0]
+    def _label(self, rows: Dataset) -> str:
+        return choose_columns(rows, [(name,) for name in self.label_columns])[0]
 
 
 def _of_sets(predicted: Array, actual: Array) -> Metrics:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from trimformer.data.columns import choose_columns, has_columns, numbers, row_numbers, texts
+from trimformer.data.columns import choose_columns, has_columns, numbers, row_names, texts
 from trimformer.data.files import read_rows, split_rows
 from trimformer.data.rows import Split
 from trimformer.errors import DataError
@@ -55,28 +55,27 @@ def has_rankings(rows: Dataset) -> bool:
     return has_columns(rows, (*LISTS, *PAIRS))
 
 
-def read_rankings(rows: Dataset, source: str = "the data") -> list[Ranking]:
+def read_rankings(rows: Dataset) -> list[Ranking]:
     """Read queries with their documents: lists by query, or one document with its relevance a row.
 
     Raises:
         DataError: no such columns, or rows with something else than texts and numbers.
     """
-    columns = choose_columns(rows, (*LISTS, *PAIRS), source)
-    return _of_lists(rows, *columns, source) if columns in LISTS else _of_pairs(rows, columns, source)
+    columns = choose_columns(rows, (*LISTS, *PAIRS))
+    return _of_lists(rows, *columns) if columns in LISTS else _of_pairs(rows, columns)
 
 
-def _of_lists(rows: Dataset, query: str, relevant: str, source: str) -> list[Ranking]:
+def _of_lists(rows: Dataset, query: str, relevant: str) -> list[Ranking]:
     others = next((name for name in OTHERS if name in rows.column_names), None)
     found = []
-    for number, row in zip(row_numbers(rows), rows, strict=True):
-        good, bad = (_documents(row[name], source, number, name) if name else [] for name in (relevant, others))
+    for where, row in zip(row_names(rows), rows, strict=True):
+        good, bad = (_documents(row[name], where, name) if name else [] for name in (relevant, others))
         told = row.get(RELEVANCE[0])
         given = [1.0] * len(good) if told is None else told if isinstance(told, list) else [told]
         asked = row[query]
         if len(given) != len(good) or not all(map(_is_number, given)) or not isinstance(asked, str | None):
             raise DataError(
-                f"{source}, row {number}: give {query!r} as text, and as many numbers in {RELEVANCE[0]!r} as texts in "
-                f"{relevant!r}"
+                f"{where}: give {query!r} as text, and as many numbers in {RELEVANCE[0]!r} as texts in {relevant!r}"
             )
         every = dict.fromkeys(bad, 0.0) | dict(zip(good, map(float, given), strict=True))
         found.append(Ranking(asked or "", tuple(every), tuple(every.values())))
@@ -87,18 +86,18 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def _documents(value: Any, source: str, number: int, column: str) -> list[str]:
+def _documents(value: Any, where: str, column: str) -> list[str]:
     found = [value] if isinstance(value, str) else value or []
     if not isinstance(found, list) or not all(isinstance(text, str) for text in found):
-        raise DataError(f"{source}, row {number}: {column!r} is {value!r:.60}, neither a text nor a list of texts")
+        raise DataError(f"{where}: {column!r} is {value!r:.60}, neither a text nor a list of texts")
     return found
 
 
-def _of_pairs(rows: Dataset, columns: Sequence[str], source: str) -> list[Ranking]:
+def _of_pairs(rows: Dataset, columns: Sequence[str]) -> list[Ranking]:
     query, document, score = columns
-    relevance = numbers(rows, score, source).tolist()
+    relevance = numbers(rows, score).tolist()
     grouped: dict[str, dict[str, float]] = {}
-    for asked, text, value in zip(texts(rows, query, source), texts(rows, document, source), relevance, strict=True):
+    for asked, text, value in zip(texts(rows, query), texts(rows, document), relevance, strict=True):
         grouped.setdefault(asked, {})[text] = value
     return [Ranking(asked, tuple(known), tuple(known.values())) for asked, known in grouped.items()]
 
@@ -124,11 +123,11 @@ def read_collection(source: str, split: Split) -> Dataset:
     file = _file(folder, "relevance", "qrels", "qrels/test")
     rows = read_rows(str(file), "train")
     names = [("query-id", "corpus-id"), ("query_id", "corpus_id"), ("query", "document")]
-    query, document = choose_columns(rows, names, str(file))
-    scores = numbers(rows, choose_columns(rows, [("score",), ("relevance",)], str(file))[0], str(file))
-    for number, (who, what, score) in enumerate(zip(rows[query], rows[document], scores, strict=True), start=1):
+    query, document = choose_columns(rows, names)
+    scores = numbers(rows, choose_columns(rows, [("score",), ("relevance",)])[0])
+    for where, who, what, score in zip(row_names(rows), rows[query], rows[document], scores, strict=True):
         if str(who) not in queries or str(what) not in corpus:
-            raise DataError(f"{file}, row {number}: query {who!r} or document {what!r} is not there; mend the row")
+            raise DataError(f"{where}: query {who!r} or document {what!r} is not there; mend the row")
         if score > 0:
             asked.setdefault(queries[str(who)], {})[corpus[str(what)]] = float(score)
     return _divided(asked, list(dict.fromkeys(corpus.values())), source)[split]
@@ -148,9 +147,9 @@ def _divided(asked: Mapping[str, Mapping[str, float]], corpus: Sequence[str], so
 def _by_id(folder: Path, name: str) -> dict[str, str]:
     file = _file(folder, name)
     rows = read_rows(str(file), "train")
-    key, _ = choose_columns(rows, [("_id", "text"), ("id", "text")], str(file))
+    key, _ = choose_columns(rows, [("_id", "text"), ("id", "text")])
     titles = rows["title"] if "title" in rows.column_names else [""] * len(rows)
-    bodies = texts(rows, "text", str(file))
+    bodies = texts(rows, "text")
     return {
         str(own): f"{title or ''} {body}".strip() for own, title, body in zip(rows[key], titles, bodies, strict=True)
     }

@@ -32,7 +32,7 @@ def with_vocabulary(project: Project, source: str | None, *, judged: bool = True
     trimmed = trim_vocabulary(
         project.model,
         project.tokenizer,
-        all_texts(rows, source),
+        all_texts(rows),
         held_out=all_texts(project.evaluation_rows),
         encoded_rows=[row["input_ids"] for row in encoded],
         name=shared_name(source),

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from trimformer.judging.manifest import Manifest
-from trimformer.report import summary
+from trimformer.report import summary, units
 from trimformer.report.headline import headline, kept
 from trimformer.report.loading import FEATURES, kind_of, loading
 from trimformer.report.render import render
@@ -42,7 +42,7 @@ def model_card(facts: Manifest, *, sentences: bool = False) -> str:
         shares=summary.shares(facts),
         remarks=summary.remarks(facts),
         metrics=rows,
-        blocks=summary.blocks(facts),
+        blocks=units.blocks(facts),
         loading=loading(facts, "this/folder", sentences=sentences),
         command=facts.origin.command,
         settings=summary.settings(facts),

@@ -15,7 +15,7 @@ from trimformer.model.manifest import checked
 from trimformer.model.sites import place
 from trimformer.model.trimformer_checks import MANIFEST, listed_files
 from trimformer.pruning.facts import PruningFacts
-from trimformer.report import pictures, side_by_side, summary
+from trimformer.report import pictures, side_by_side, summary, units
 from trimformer.report.headline import headline, kept
 from trimformer.report.loading import is_of_sentence_transformers, loading, loads_code
 from trimformer.report.render import render
@@ -78,8 +78,8 @@ def checkpoint_page(facts: Manifest, folder: str = CHECKPOINT) -> str:
         remarks=summary.remarks(facts),
         metrics=rows,
         metric_pictures=[pictures.intervals(row.name, {DENSE: row.dense, PRUNED: row.pruned}) for row in rows],
-        blocks=summary.blocks(facts),
-        curve_pictures=curve_pictures(pruning.curves, summary.removed(facts)),
+        blocks=units.blocks(facts),
+        curve_pictures=curve_pictures(pruning.curves, units.removed(facts)),
         stages=summary.stages(facts),
         cached=_cached(pruning),
         loading=loading(
@@ -112,7 +112,7 @@ def sweep_page(results: Sequence[Manifest]) -> str:
         pictures=[pictures.frontier(drawn) for drawn in side_by_side.frontiers(results)],
         metric=judged[0].name if judged else None,
         table=side_by_side.sweep_rows(results),
-        kept=[(side_by_side.asked(facts.pruning.budget), summary.blocks(facts)) for facts in results],
+        kept=[(side_by_side.asked(facts.pruning.budget), units.blocks(facts)) for facts in results],
         curve_pictures=curve_pictures(pruning.curves, {}),
         stages=side_by_side.sweep_stages(results),
         cached=_cached(pruning),

@@ -19,7 +19,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 from trimformer.judging.metrics import PERPLEXITY, Metric, interval, shown
 from trimformer.model.sites import place
 from trimformer.report.side_by_side import Frontier, TaskTable
-from trimformer.report.summary import UNIT_NAMES, Units
+from trimformer.report.units import UNIT_NAMES, Units
 
 INK, MUTED, LINE, ACCENT = "#010101", "#020202", "#030303", "#040404"
 """Placeholders that no other colour of a picture equals; each becomes the CSS variable of its name."""

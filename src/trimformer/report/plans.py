@@ -14,6 +14,7 @@ from trimformer.pruning.sizes import is_of_sizes
 from trimformer.report import page, pictures, summary
 from trimformer.report.characters import printable
 from trimformer.report.render import render
+from trimformer.report.units import Units
 
 DISTANCES = {
     "kl": "KL divergence from the original, in nats",
@@ -79,13 +80,13 @@ def in_one_line(plan: Plan) -> str:
     return printable(f"<Plan of {sizes}: {', '.join(shown)}>", getattr(sys.stdout, "encoding", None))
 
 
-def blocks(size: PlannedSize) -> list[tuple[int, list[summary.Units]]]:
+def blocks(size: PlannedSize) -> list[tuple[int, list[Units]]]:
     """List the units of each kind that every block would keep."""
     return [(row.block, [_units(row, kind) for kind in row.units]) for row in size.units]
 
 
-def _units(row: BlockFacts, kind: str) -> summary.Units:
-    return summary.Units(kind, row.units[kind].kept, row.units[kind].of, "")
+def _units(row: BlockFacts, kind: str) -> Units:
+    return Units(kind, row.units[kind].kept, row.units[kind].of, "")
 
 
 def as_html(plan: Plan) -> str:

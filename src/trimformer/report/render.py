@@ -11,6 +11,7 @@ from markupsafe import Markup
 from trimformer.judging.metrics import WORDS, interval, sample, shown
 from trimformer.report import markdown, summary
 from trimformer.report.characters import visible
+from trimformer.report.units import UNIT_NAMES
 
 
 def render(template: str, **facts: Any) -> str:
@@ -32,7 +33,7 @@ def _environment(*, of_markdown: bool) -> Environment:
     environment.filters["code"] = lambda value: Markup(markdown.code(value))  # noqa: S704  # escaped by it
     environment.filters["code_line"] = lambda value: Markup(markdown.code_line(value))  # noqa: S704  # as above
     environment.globals |= {
-        "names": summary.UNIT_NAMES,
+        "names": UNIT_NAMES,
         "interval": partial(interval, form=WORDS),
         "percent": summary.percent,
         "sample": sample,

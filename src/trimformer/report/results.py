@@ -11,7 +11,7 @@ from trimformer.judging.manifest import Manifest, Origin
 from trimformer.judging.result import TaskResult
 from trimformer.model.sentence_files import sentence_transformers_files
 from trimformer.pruning.result import PruningResult
-from trimformer.report import page, pictures, saving, summary
+from trimformer.report import page, pictures, saving, summary, units
 from trimformer.report.characters import printable
 from trimformer.report.headline import headline, kept
 from trimformer.report.render import render
@@ -41,7 +41,7 @@ def as_html(result: Result) -> str:
         warnings=facts.pruning.warnings,
         shares=summary.shares(facts),
         metrics=summary.metrics(facts),
-        picture=pictures.kept(summary.blocks(facts)),
+        picture=pictures.kept(units.blocks(facts)),
     )
 
 

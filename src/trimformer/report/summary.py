@@ -13,9 +13,10 @@ from typing import Any
 
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest
 from trimformer.judging.metrics import WORDS, Metric, sample, shown
-from trimformer.model.sites import place, unit_of
+from trimformer.judging.training_facts import TrainingFacts
+from trimformer.model.sites import place
 from trimformer.observing.latency import Latency
-from trimformer.pruning.facts import GuardFacts, KeptUnits, PruningFacts
+from trimformer.pruning.facts import GuardFacts, PruningFacts
 from trimformer.vocabulary.facts import BeforeAfter
 
 COSTS = {
@@ -44,8 +45,6 @@ SIZES = {
     "only": "units that may go",
 }
 """What sizes are of, by field of `Sizes`."""
-UNIT_NAMES = {"head": "heads", "dimension": "dimensions", "neuron": "neurons"}
-MOST_CELLS = 32
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 """Bytes of a number, by precision."""
 
@@ -78,22 +77,6 @@ class MetricRow:
     def sample(self) -> str:
         """Size of the sample with its unit: `872 rows`."""
         return sample(self.name, self.pruned)
-
-
-@dataclass(frozen=True)
-class Units:
-    """Units of one kind that a block keeps."""
-
-    kind: str
-    kept: int
-    of: int
-    cells: str
-    """A character per unit, in order, `#` kept and `.` removed; empty where they are too many to draw one by one."""
-
-    @property
-    def percent(self) -> float:
-        """Kept units in percent; 0 where there are none at all."""
-        return 100 * self.kept / self.of if self.of else 0.0
 
 
 @dataclass(frozen=True)
@@ -260,7 +243,9 @@ def remarks(facts: Manifest) -> list[str]:
 
 
 def _trained(facts: Manifest) -> list[str]:
-    """Say that the model was trained after it was pruned, and what the original was not judged by."""
+    """Say that the model was trained, and what the original was not judged by."""
+    if facts.recipe is not None:
+        return [_stage_of(stage, training) for stage, training in facts.recipe.trainings.items()]
     if facts.finetuning is None:
         return []
     new = " and ".join(facts.finetuning.new_head)
@@ -271,36 +256,10 @@ def _trained(facts: Manifest) -> list[str]:
     return [f"{said}; {new} started from random numbers." if new else f"{said}.", *judged]
 
 
-def blocks(facts: Manifest) -> list[tuple[int, list[Units]]]:
-    """List the kept units of each kind, by block."""
-    which: dict[tuple[int, str], str] = {}
-    for site, pattern in facts.pruning.patterns.items():
-        units = _units_of(site)
-        which[units] = which.get(units, "") + pattern
-    return [
-        (row.block, [_units(kind, units, which.get((row.block, kind))) for kind, units in row.units.items()])
-        for row in facts.pruning.units
-    ]
-
-
-def _units(kind: str, units: KeptUnits, pattern: str | None) -> Units:
-    known = pattern is not None and len(pattern) == units.of  # else some of a block's sites have none
-    cells = pattern if pattern and known else "#" * units.kept + "." * (units.of - units.kept)
-    return Units(kind, units.kept, units.of, cells if units.of <= MOST_CELLS else "")
-
-
-def removed(facts: Manifest) -> dict[str, float]:
-    """Compute the share of all units, or dimensions, that is gone, from 0 to 1, by site that has a removal curve."""
-    kept = {(block, unit.kind): unit.percent / 100 for block, units in blocks(facts) for unit in units}
-    found = {site: _units_of(site) for site in facts.pruning.curves}
-    width = {site: kept.get((block, "dimension"), 1.0) for site, (block, kind) in found.items() if kind == "head"}
-    return {site: 1 - kept[units] * width.get(site, 1.0) for site, units in found.items() if units in kept}
-
-
-def _units_of(site: str) -> tuple[int, str]:
-    """Find the block and the kind of unit that a site's name stands for."""
-    block, sublayer = place(site)
-    return block, unit_of(sublayer)
+def _stage_of(stage: str, training: TrainingFacts) -> str:
+    """Say how long a stage of a method that trains was, and on how many rows."""
+    epochs = "" if training.epochs is None else f", {training.epochs:.3g} epochs"
+    return f"Training, stage {stage}: {training.rows:,} rows{epochs}, {training.steps:,} steps."
 
 
 def timing(time: Latency) -> str:
@@ -332,7 +291,7 @@ def settings(facts: Manifest) -> list[tuple[str, str]]:
         ("data", origin.data),
         ("vocabulary", facts.vocabulary.texts if facts.vocabulary else ""),
         ("method", f"{pruning.method}: {options}" if options else pruning.method),
-        ("calibration", tokens),
+        ("training rows" if facts.recipe else "calibration", tokens),
         ("seed", str(calibration.seed)),
         ("versions", versions_text(pruning.versions)),
     ]

@@ -17,6 +17,7 @@ from trimformer.model.checksums import CAN_BE_TOLD, CANNOT_BE_TOLD, READABLE, Fi
 from trimformer.pruning.facts import BlockFacts, GuardFacts, PruningFacts
 from trimformer.pruning.plan import Plan, PlannedSize
 from trimformer.report import plans, summary
+from trimformer.report.units import UNIT_NAMES
 from trimformer.vocabulary.facts import BeforeAfter, VocabularyFacts
 
 WIDTH = 80
@@ -169,7 +170,7 @@ def _measuring(facts: Manifest) -> list[str]:
 def units_table(blocks: Sequence[BlockFacts]) -> Table:
     """Show the kept units of every kind, block by block, each with a bar."""
     kinds = list(dict.fromkeys(kind for block in blocks for kind in block.units))
-    table = _table("block", *(column for kind in kinds for column in (summary.UNIT_NAMES.get(kind, kind), "")))
+    table = _table("block", *(column for kind in kinds for column in (UNIT_NAMES.get(kind, kind), "")))
     for block in blocks:
         found = [block.units.get(kind) for kind in kinds]
         width = WIDTH // (len(kinds) + 1) // 2
@@ -192,7 +193,7 @@ def plan_tables(plan: Plan) -> Iterator[RenderableType]:
         table.add_row(plans.asked(size), loss, band, *counts, *times)
     yield table
     widths = _unit_widths(plan)
-    *others, last = (summary.UNIT_NAMES.get(kind, kind) for kind in widths)
+    *others, last = (UNIT_NAMES.get(kind, kind) for kind in widths)
     yield Text(f"\n{' and '.join(filter(None, (', '.join(others), last)))} that stay, by block")
     alike = len({size.budget.cost for size in plan}) == 1
     names = [size.asked if alike else plans.asked(size) for size in plan]

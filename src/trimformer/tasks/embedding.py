@@ -76,9 +76,9 @@ class Embedding:
             return read_collection(source, split)
         rows = read_split(source, split)
         if _is_retrieval(rows):
-            read_rankings(rows, source)
+            read_rankings(rows)
         else:
-            choose_columns(rows, PAIR_COLUMNS, source)
+            choose_columns(rows, PAIR_COLUMNS)
         return rows
 
     def encode(

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import TEXT_COLUMNS, choose_columns, row_numbers, texts
+from trimformer.data.columns import TEXT_COLUMNS, choose_columns, row_names, texts
 from trimformer.data.encoding import encode_texts
 from trimformer.data.files import read_split_of_text
 from trimformer.data.rows import TOKENS, Batch, Features, Split
@@ -65,7 +65,7 @@ class FillMask:
         if labels:
             raise LabelError("rows of the fill_mask task have no labels: choose a task that has")
         columns = [texts(rows, name) for name in choose_columns(rows, TEXT_COLUMNS)]
-        return encode_texts(columns, tokenizer, max_length, row_numbers(rows))
+        return encode_texts(columns, tokenizer, max_length, row_names(rows))
 
     def evaluate(
         self,

@@ -74,7 +74,7 @@ class LanguageModeling:
             raise DataError("this task has no text of its own: give a file or folder as `data`")
         else:
             rows = read_hub(self.hub_name, self.config, "test" if split == "validation" else split)
-            parts = [f"{text}\n\n" for text in texts(rows, "text", self.hub_name)]
+            parts = [f"{text}\n\n" for text in texts(rows, "text")]
         passages = list(_passages(parts))
         if not passages:
             raise DataError(f"{source or self.hub_name} holds no text: give a file with some")
@@ -220,7 +220,7 @@ def _parts_of_file(file: Path) -> list[str]:
         except (UnicodeDecodeError, OSError) as error:
             raise DataError(f"cannot read {file}: {error}; save it as UTF-8 text") from error
     rows = read_rows(str(file), "train")
-    return [f"{text}\n\n" for text in texts(rows, choose_columns(rows, [("text",)], str(file))[0], str(file))]
+    return [f"{text}\n\n" for text in texts(rows, choose_columns(rows, [("text",)])[0])]
 
 
 def _passages(parts: Sequence[str]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import choose_columns, row_numbers, texts
+from trimformer.data.columns import choose_columns, row_names, texts
 from trimformer.data.encoding import length_limit
 from trimformer.data.files import read_split_of_text
 from trimformer.data.rows import Features, Split
@@ -76,7 +76,7 @@ class LastWord:
             UnsupportedModel: a model that gives no logits for every token.
         """
         limit = length_limit(fitted(tokenizer, model), max_length)
-        parts = list(map(_before_and_last, _passages(rows), row_numbers(rows)))
+        parts = list(map(_before_and_last, _passages(rows), row_names(rows)))
         asked = [continuation(before, last, tokenizer, limit) for before, last in parts]
         found = scored(model, tokenizer, asked, progress=progress)
         return {"accuracy": metric(mean, [float(each.foreseen) for each in found])}
@@ -86,13 +86,11 @@ def _passages(rows: Dataset) -> list[str]:
     return texts(rows, choose_columns(rows, COLUMNS)[0])
 
 
-def _before_and_last(text: str, number: int) -> tuple[str, str]:
+def _before_and_last(text: str, where: str) -> tuple[str, str]:
     """Divide a passage before its last word, which has the space before it and no punctuation after it."""
     parts = LAST_WORD.fullmatch(text)
     if parts is None:
-        raise DataError(
-            f"row {number}, {text!r:.60}, has no last word after others: give passages of two words or more"
-        )
+        raise DataError(f"{where}: {text!r:.60} has no last word after others: give passages of two words or more")
     return parts["before"], parts["last"]
 
 

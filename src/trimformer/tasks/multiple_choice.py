@@ -15,7 +15,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import choose_columns, has_columns, row_numbers, texts
+from trimformer.data.columns import choose_columns, has_columns, row_names, texts
 from trimformer.data.encoding import encode_texts, length_limit
 from trimformer.data.files import read_rows, read_split
 from trimformer.data.labels import about_labels
@@ -79,9 +79,9 @@ class MultipleChoice:
         if source is None:
             raise DataError(f"the {self.name} task has no rows of its own: give a file or folder as `data`")
         rows = read_split(source, split)
-        questions(rows, source)
+        questions(rows)
         if split == "validation":
-            answers(rows, source)
+            answers(rows)
         return rows
 
     def encode(
@@ -195,7 +195,7 @@ def _asked(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -
     ]
 
 
-def answers(rows: Dataset, source: str = "the data") -> list[int]:
+def answers(rows: Dataset) -> list[int]:
     """Read the number of each row's right choice, from 0: given as such, as its letter or name, or as its text.
 
     Where all rows can be read in one of these ways only, they are. Else each row is read by itself.
@@ -203,18 +203,18 @@ def answers(rows: Dataset, source: str = "the data") -> list[int]:
     Raises:
         DataError: a row without an answer, with one that is none of its choices, or that can be read as two of them.
     """
-    column = choose_columns(rows, LABELS, source)[0]
-    given, asked = rows[column], questions(rows, source)
+    column = choose_columns(rows, LABELS)[0]
+    given, asked = rows[column], questions(rows)
     ways = [[_called(value, names) for value, names in zip(given, own, strict=True)] for own in _names(asked)]
     whole = [way for way in ways if all(way)]
     found: list[int] = []
-    for place, (number, value) in enumerate(zip(row_numbers(rows), given, strict=True)):
+    for place, (where, value) in enumerate(zip(row_names(rows), given, strict=True)):
         places = set[int]().union(*(way[place] for way in whole or ways))
         if len(places) != 1:
             choices = len(asked[place].choices)
             wrong = f"which can be read as {len(places)} of" if places else "none of"
             raise DataError(
-                f"{source}, row {number}: {column!r} is {value!r:.60}, {wrong} the {choices} choices; "
+                f"{where}: {column!r} is {value!r:.60}, {wrong} the {choices} choices; "
                 "give a number from 0, a letter from A, or the choice's text"
             )
         found += places
@@ -238,27 +238,27 @@ def _called(value: Any, names: Sequence[Any]) -> set[int]:
     return {place for place, name in enumerate(names) if wanted == name}
 
 
-def questions(rows: Dataset, source: str = "the data") -> list[Question]:
+def questions(rows: Dataset) -> list[Question]:
     """Read every row's question and choices: SWAG's columns, or a list of texts, or an object of labels and texts.
 
     Raises:
         DataError: a row that has fewer than two choices, or something else than texts.
     """
-    columns = choose_columns(rows, COLUMNS, source)
+    columns = choose_columns(rows, COLUMNS)
     if columns == ENDINGS:
-        first, second, *endings = (texts(rows, name, source) for name in ENDINGS)
+        first, second, *endings = (texts(rows, name) for name in ENDINGS)
         return [
             Question(start, tuple(f"{middle} {ending}" for ending in own), tuple(LETTERS[: len(own)]), own)
             for start, middle, own in zip(first, second, zip(*endings, strict=True), strict=True)
         ]
     *before, column = columns
     found = []
-    asked = [texts(rows, name, source) for name in before]
-    for number, given, *parts in zip(row_numbers(rows), rows[column], *asked, strict=True):
+    asked = [texts(rows, name) for name in before]
+    for where, given, *parts in zip(row_names(rows), rows[column], *asked, strict=True):
         about: dict[str, Any] = given if isinstance(given, dict) else {"text": given}
         choices, names = about.get("text"), about.get("label")
         if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) for text in choices):
-            raise DataError(f"{source}, row {number}: {column!r} is {given!r:.60}, not a list of two texts or more")
+            raise DataError(f"{where}: {column!r} is {given!r:.60}, not a list of two texts or more")
         last = [f"{parts[1]} {choice}" for choice in choices] if len(parts) > 1 else choices
         called = tuple(map(str, names or LETTERS[: len(choices)]))
         found.append(Question(parts[0], tuple(last), called, tuple(choices)))

@@ -19,7 +19,7 @@ from torchmetrics.functional.text import squad as squad_scores
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.answers import flatten, read_answers
-from trimformer.data.columns import choose_columns, has_columns, require_columns, row_numbers, texts
+from trimformer.data.columns import choose_columns, has_columns, require_columns, row_names, texts
 from trimformer.data.encoding import length_limit
 from trimformer.data.files import read_rows, read_split
 from trimformer.data.hub import read_hub
@@ -104,12 +104,11 @@ class QuestionAnswering:
         """
         if source is None and self.hub_name is None:
             raise DataError("the question_answering task has no rows of its own: give a file or folder as `data`")
-        name = source or str(self.hub_name)
-        read = read_hub(name, None, split) if source is None else read_split(source, split)
+        read = read_hub(str(self.hub_name), None, split) if source is None else read_split(source, split)
         rows = flatten(read) if "paragraphs" in read.column_names else read
-        require_columns(rows, ["question", "context"], name)
+        require_columns(rows, ["question", "context"])
         if split == "validation":
-            self.accepted_answers(rows, name)
+            self.accepted_answers(rows)
         return rows
 
     def encode(
@@ -133,7 +132,7 @@ class QuestionAnswering:
         """Find where each row's first answer begins and ends in its context, in characters; None where it has none."""
         self.accepted_answers(rows)
         places: list[tuple[int, int] | None] = []
-        for number, given, context in zip(row_numbers(rows), _column(rows), rows["context"], strict=True):
+        for where, given, context in zip(row_names(rows), _column(rows), texts(rows, "context"), strict=True):
             accepted, starts = read_answers(given) or ([], [])
             if not accepted:
                 places.append(None)
@@ -141,25 +140,25 @@ class QuestionAnswering:
             start = starts[0] if starts else context.find(accepted[0])
             end = start + len(accepted[0])
             if not 0 <= start < end <= len(context):
-                where = f"does not begin at {start}" if starts else "is not in its context"
-                raise DataError(f"row {number}: the answer {accepted[0]!r:.40} {where}")
+                wrong = f"does not begin at {start}" if starts else "is not in its context"
+                raise DataError(f"{where}: the answer {accepted[0]!r:.40} {wrong}")
             places.append((start, end))
         return places
 
-    def accepted_answers(self, rows: Dataset, source: str = "the data") -> list[list[str]]:
+    def accepted_answers(self, rows: Dataset) -> list[list[str]]:
         """Read the texts that count as right, by row; none where the question has no answer.
 
         Raises:
             DataError: answers in another form than those of `read_answers`, or none where the version demands one.
         """
         accepted = []
-        for number, answers in zip(row_numbers(rows), _column(rows, source), strict=True):
+        for where, answers in zip(row_names(rows), _column(rows), strict=True):
             found = read_answers(answers)
             if found is None:
                 said = '{"text": […], "answer_start": […]}, nor a text or a list of texts'
-                raise DataError(f"{source}, row {number}: 'answers' is not {said}")
+                raise DataError(f"{where}: 'answers' is not {said}")
             if not found[0] and self.may_lack_answer is False:
-                raise DataError(f"{source}, row {number} has no answer: give answered questions, or use task squad_v2")
+                raise DataError(f"{where} has no answer: give answered questions, or use task squad_v2")
             accepted.append(found[0])
         return accepted
 
@@ -190,8 +189,8 @@ class QuestionAnswering:
         return {name: metric(mean, [row[name] for row in scores]) for name in ("f1", "exact_match")}
 
 
-def _column(rows: Dataset, source: str = "the data") -> list[Any]:
-    return list(rows[choose_columns(rows, ANSWERS, source)[0]])
+def _column(rows: Dataset) -> list[Any]:
+    return list(rows[choose_columns(rows, ANSWERS)[0]])
 
 
 def windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Iterator[Window]:
@@ -210,10 +209,10 @@ def windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int |
         raise InvalidOption(f"{type(tokenizer).__name__} does not tell where its tokens are: use a fast tokenizer")
     questions = texts(rows, "question")
     contexts = texts(rows, "context")
-    numbers = row_numbers(rows)
+    names = row_names(rows)
     for first in range(0, len(rows), QUESTIONS_AT_ONCE):
         chosen = slice(first, first + QUESTIONS_AT_ONCE)
-        yield from _windows_of(questions[chosen], contexts[chosen], tokenizer, limit, first, numbers[chosen])
+        yield from _windows_of(questions[chosen], contexts[chosen], tokenizer, limit, first, names[chosen])
 
 
 def _windows_of(
@@ -222,7 +221,7 @@ def _windows_of(
     tokenizer: PreTrainedTokenizerBase,
     limit: int,
     first: int,
-    numbers: Sequence[int],
+    names: Sequence[str],
 ) -> Iterator[Window]:
     encoded = tokenizer(
         _shortened(questions, tokenizer, min(MAX_QUESTION_TOKENS, limit // 4)),
@@ -238,7 +237,7 @@ def _windows_of(
         parts = encoded.sequence_ids(index)
         tokens = parts.count(1)
         if not tokens:
-            raise DataError(f"row {numbers[row]} has an empty context: remove the row")
+            raise DataError(f"{names[row]} has an empty context: remove the row")
         start = parts.index(1)
         spans = torch.tensor(encoded["offset_mapping"][index][start : start + tokens], dtype=torch.int32)
         yield Window(first + row, {name: encoded[name][index] for name in present}, start, spans)

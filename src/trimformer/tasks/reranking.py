@@ -65,7 +65,7 @@ class Reranking:
         if source is None:
             raise DataError("the reranking task has no rows of its own: give a file or folder as `data`")
         rows = read_split(source, split)
-        read_rankings(rows, source)
+        read_rankings(rows)
         return rows
 
     def encode(

@@ -16,7 +16,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import TEXT_COLUMNS, choose_columns, row_numbers, texts
+from trimformer.data.columns import TEXT_COLUMNS, choose_columns, row_names, texts
 from trimformer.data.encoding import encode_texts
 from trimformer.data.files import read_split_of_text
 from trimformer.data.rows import Batch, Features, Split
@@ -65,7 +65,7 @@ class Text:
         if self.encoded_by is not None:
             return self.encoded_by.encode(rows, tokenizer, max_length)
         columns = [texts(rows, name) for name in choose_columns(rows, TEXT_COLUMNS)]
-        return encode_texts(columns, tokenizer, max_length, row_numbers(rows))
+        return encode_texts(columns, tokenizer, max_length, row_names(rows))
 
     def evaluate(
         self,

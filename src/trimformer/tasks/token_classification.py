@@ -17,7 +17,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import choose_columns, has_columns, row_numbers
+from trimformer.data.columns import choose_columns, has_columns, row_names
 from trimformer.data.encoding import length_limit
 from trimformer.data.files import read_rows, read_split
 from trimformer.data.labels import IGNORED, about_labels, class_finder, class_names, tags_of
@@ -83,9 +83,9 @@ class TokenClassification:
         if source is None:
             raise DataError("the token_classification task has no rows of its own: give a file or folder as `data`")
         rows = read_split(source, split)
-        words_of(rows, source)
+        words_of(rows)
         if split == "validation":
-            self.tags(rows, source)
+            self.tags(rows)
         return rows
 
     def encode(
@@ -110,24 +110,24 @@ class TokenClassification:
             for feature, places, own in zip(features, words, tags, strict=True)
         ]
 
-    def tags(self, rows: Dataset, source: str = "the data") -> list[list[int]]:
+    def tags(self, rows: Dataset) -> list[list[int]]:
         """Read the number of every word's tag, by row.
 
         Raises:
             DataError: a row without tags, with another number of them than words, or with one that the model lacks.
         """
-        column = choose_columns(rows, TAGS, source)[0]
+        column = choose_columns(rows, TAGS)[0]
         feature = getattr(rows.features[column], "feature", None)
-        find = class_finder(self.classes_of_tags, source, column) if self.classes_of_tags else None
+        find = class_finder(self.classes_of_tags, column) if self.classes_of_tags else None
         found: list[list[int]] = []
-        for number, given, words in zip(row_numbers(rows), rows[column], words_of(rows, source), strict=True):
+        for where, given, words in zip(row_names(rows), rows[column], words_of(rows), strict=True):
             tags = given.split() if isinstance(given, str) else given
             if not isinstance(tags, list) or len(tags) != len(words):
                 counted = f"{len(tags)} tags for {len(words)} words" if isinstance(tags, list) else "unlabelled"
-                raise DataError(f"{source}, row {number} is {counted}: give one tag a word in {column!r}")
+                raise DataError(f"{where} is {counted}: give one tag a word in {column!r}")
             if find is None and not all(isinstance(tag, int) and tag >= 0 for tag in tags):
-                raise DataError(f"{source}, row {number}: {column!r} has names, whose numbers only a model tells")
-            found.append([find(tag, number, feature) if find else int(tag) for tag in tags])
+                raise DataError(f"{where}: {column!r} has names, whose numbers only a model tells")
+            found.append([find(tag, where, feature) if find else int(tag) for tag in tags])
         return found
 
     def evaluate(
@@ -162,17 +162,17 @@ class TokenClassification:
         return (_of_entities(predicted, actual) | accuracy) if task._marks_entities else accuracy  # noqa: SLF001
 
 
-def words_of(rows: Dataset, source: str = "the data") -> list[list[str]]:
+def words_of(rows: Dataset) -> list[list[str]]:
     """Read the words of every row: a list, or a text with blanks between them.
 
     Raises:
         DataError: a row without words, or with something else.
     """
-    column = choose_columns(rows, WORDS, source)[0]
+    column = choose_columns(rows, WORDS)[0]
     found = [given.split() if isinstance(given, str) else given for given in rows[column]]
-    for number, words in zip(row_numbers(rows), found, strict=True):
+    for where, words in zip(row_names(rows), found, strict=True):
         if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
-            raise DataError(f"{source}, row {number}: {column!r} is {words!r:.60}, not a list of words; mend the row")
+            raise DataError(f"{where}: {column!r} is {words!r:.60}, not a list of words; mend the row")
     return found
 
 

@@ -1,0 +1,111 @@
+"""A message about a row says in which file it is, and which one there, whatever was chosen of the rows before."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from trimformer import plugins
+from trimformer.data.columns import located, place_of, row_names, texts
+from trimformer.data.files import read_rows, read_split
+from trimformer.errors import TrimformerError
+
+CHOICES = {"question": "Which?", "choices": ["one", "two"], "answer": 0}
+GOOD: dict[str, dict[str, Any]] = {
+    "sst2": {"sentence": "a fine film", "label": 1},
+    "stsb": {"sentence1": "a cat", "sentence2": "a dog", "label": 2.5},
+    "classification": {"text": "a fine film", "label": 1},
+    "token_classification": {"tokens": ["a", "film"], "tags": [0, 1]},
+    "multiple_choice": CHOICES,
+    "likelihood_choice": CHOICES,
+    "question_answering": {"question": "who", "context": "a man", "answers": {"text": ["man"], "answer_start": [2]}},
+    "squad": {"question": "who", "context": "a man", "answers": {"text": ["man"], "answer_start": [2]}},
+    "reranking": {"query": "cat", "positives": ["a cat"], "negatives": ["a dog"], "relevance": [1.0]},
+    "embedding": {"query": "cat", "positives": ["a cat"], "relevance": [1.0]},
+    "text": {"text": "a fine film"},
+    "fill_mask": {"text": "a fine film"},
+    "last_word": {"text": "a fine film"},
+}
+"""A row by task."""
+BROKEN = [
+    ("sst2", "sentence", None),
+    ("sst2", "label", 2),
+    ("stsb", "sentence2", None),
+    ("stsb", "label", 5.5),
+    ("classification", "text", None),
+    ("classification", "label", None),
+    ("token_classification", "tokens", []),
+    ("token_classification", "tags", [0]),
+    ("multiple_choice", "choices", ["one"]),
+    ("multiple_choice", "answer", 7),
+    ("likelihood_choice", "question", None),
+    ("question_answering", "context", None),
+    ("question_answering", "answers", {"text": ["man"], "answer_start": [3]}),
+    ("squad", "answers", {"text": [], "answer_start": []}),
+    ("reranking", "relevance", [1.0, 0.0]),
+    ("embedding", "relevance", [1.0, 0.0]),
+    ("text", "text", None),
+    ("fill_mask", "text", None),
+    ("last_word", "text", None),
+]
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+@pytest.mark.parametrize(("task", "column", "value"), BROKEN)
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_the_file_and_the_row_are_named(
+    task: str, column: str, value: Any, split: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    rows = [GOOD[task] | {"extra": number} for number in range(5)]
+    rows[3] |= {column: value}
+    for name in ("train", "validation"):
+        write(tmp_path / f"{name}.jsonl", rows if name == split else [GOOD[task]] * 5)
+    chosen = plugins.load("tasks", task)
+    labels = task not in ("likelihood_choice", "reranking", "embedding", "text", "fill_mask", "last_word")
+    with pytest.raises(TrimformerError) as told:
+        chosen.encode(chosen.rows(str(tmp_path), split).select([3, 1]), tokenizer, labels=labels)
+    assert f"{tmp_path}/{split}.jsonl, row 4" in str(told.value)
+
+
+def test_rows_of_one_file_that_is_divided_have_its_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "all.csv"
+    file.write_text("text\n" + "".join(f"word {number}\n" for number in range(1, 21)))
+    for split in ("train", "validation"):
+        rows = read_split(str(file), split)
+        assert row_names(rows) == [f"{file}, row {text.split()[1]}" for text in rows["text"]]
+        assert row_names(rows.select([2, 0])) == [row_names(rows)[place] for place in (2, 0)]
+
+
+def test_what_is_missing_is_told_with_the_file(tmp_path: Path) -> None:
+    write(tmp_path / "validation.jsonl", [{"words": "a film"}, {"words": "a cat"}])
+    with pytest.raises(TrimformerError, match=r"validation\.jsonl has no column 'sentence'"):
+        plugins.load("tasks", "sst2").rows(str(tmp_path), "validation")
+
+
+def test_rows_that_nobody_read_here_are_the_data() -> None:
+    rows = Dataset.from_dict({"text": ["a", None]})
+    assert place_of(rows) == "the data"
+    with pytest.raises(TrimformerError, match="the data, row 2: 'text' is None"):
+        texts(rows, "text")
+
+
+@pytest.mark.parametrize(("builder", "name", "place"), [("parquet", "glue", "glue"), ("json", "json", "the data")])
+def test_a_dataset_has_the_name_that_it_came_with_but_not_that_of_a_reader(builder: str, name: str, place: str) -> None:
+    rows = Dataset.from_dict({"text": ["a"]})
+    rows.info.builder_name, rows.info.dataset_name = builder, name
+    assert row_names(rows) == [f"{place}, row 1"]
+
+
+def test_reading_changes_nothing_of_another_reading(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [{"text": "a"}])
+    rows = read_rows(str(tmp_path / "train.jsonl"), "train")
+    other = located(read_rows(str(tmp_path / "train.jsonl"), "train"), "elsewhere")
+    assert (place_of(rows), place_of(other)) == (f"{tmp_path}/train.jsonl", "elsewhere")
