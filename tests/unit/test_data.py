@@ -210,7 +210,7 @@ def test_a_text_without_tokens_is_named_by_its_place_in_the_file(
 
 def test_missing_columns_name_those_that_are_there() -> None:
     rows = Dataset.from_list(ROWS)
-    with pytest.raises(DataError, match=r"rows.csv has no column 'text'.*'sentence', 'label'"):
+    with pytest.raises(DataError, match=r"rows.csv has no column 'text'.*'label'.*`columns=\{'text': '…'\}`"):
         columns.require_columns(columns.located(rows, "rows.csv"), ["text"])
     assert columns.choose_columns(rows, [("text",), ("sentence",)]) == ("sentence",)
 

@@ -134,6 +134,7 @@ def test_a_name_of_the_hub_is_read_from_there(monkeypatch: pytest.MonkeyPatch) -
     [
         ({"text": "review text (en)"}, "no column 'review text .en.'; did you mean 'Review Text .EN.'?"),
         ({"text": "nothing of it"}, "it has 'Review Text .EN.', 'Stars'"),
+        ({"text": "Star"}, "`columns={'text': 'Star'}`: .*/a.csv has no column 'Star'"),
         ({"text": "Stars", "label": "Stars"}, "two names"),
     ],
 )

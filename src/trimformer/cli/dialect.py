@@ -14,6 +14,8 @@ from trimformer import plugins
 NAMED = re.compile(r"`([a-z]\w*)(?:=([^`]*))?`")
 """A parameter in backticks, with or without its value."""
 ANY_VALUE = "…"
+ENTRY = re.compile(r"\{'(\w+)': (.*)\}")
+"""A dictionary with one entry, as Python writes it."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Dialect:
 
     >>> Dialect({"seed": "--seed"}).spoken("`seed=-1` is out of range, see `Pruner`")
     '--seed -1 is out of range, see `Pruner`'
+    >>> Dialect({"column": "--column"}).spoken("`columns={'text': 'Review'}`: rows.csv has no column 'Review'")
+    "--column text=Review: rows.csv has no column 'Review'"
     """
 
     options: Mapping[str, str] = field(default_factory=dict)
@@ -36,6 +40,9 @@ class Dialect:
     def _translated(self, found: re.Match[str]) -> str:
         name, value = found[1], None if found[2] is None else _typed(found[2])
         option = self.options.get(name)
+        if option is None and (repeated := self.options.get(name.removesuffix("s"))):
+            entry = ENTRY.fullmatch(value or "")
+            return f"{repeated} {entry[1]}={_typed(entry[2])}" if entry else repeated
         if option is None:
             carrier = self._carrier(name)
             return f"{carrier} {name}={ANY_VALUE if value is None else value}" if carrier else found[0]

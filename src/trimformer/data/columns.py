@@ -43,11 +43,12 @@ def renamed(rows: Dataset) -> Dataset:
     names, place = _named.get() or {}, place_of(rows)
     for name, own in names.items():
         if own not in rows.column_names:
-            raise DataError(f"`column={name}={own}`: {place} has no column {own!r}{_nearest(own, rows.column_names)}")
+            said, nearest = {name: own}, _nearest(own, rows.column_names)
+            raise DataError(f"`columns={said}`: {place} has no column {own!r}{nearest}")
     own_names = list(names.values())
     twice = [own for own in own_names if own_names.count(own) > 1]
     if twice:
-        raise DataError(f"`column` gives {twice[0]!r} two names: give each column of {place} one")
+        raise DataError(f"`columns` gives {twice[0]!r} two names: give each column of {place} one")
     replaced = [name for name in names if name in rows.column_names and name not in own_names]
     new = {own: name for name, own in names.items() if own != name}
     return rows.remove_columns(replaced).rename_columns(new) if new else rows
@@ -87,9 +88,10 @@ def choose_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]]) -> tu
         if set(columns) <= set(rows.column_names):
             return columns
     wanted = " or ".join(" + ".join(map(repr, columns)) for columns in alternatives)
+    named = {_missing(rows, alternatives[0]): "…"}
     raise DataError(
         f"{place_of(rows)} has no column {wanted}; it has {', '.join(map(repr, rows.column_names))}: "
-        f"say which it is, such as `column={_missing(rows, alternatives[0])}=…`, or check that the data fits the task"
+        f"say which it is, such as `columns={named}`, or check that the data fits the task"
     )
 
 

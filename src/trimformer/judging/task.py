@@ -166,7 +166,7 @@ def trained_task(name: str, model: str, data: str | None, *, new_head: bool = Fa
     if chosen == UNLABELLED:
         raise InvalidOption(
             f"the rows of {data} have nothing to train {model} on: give labels, or say which column has them, such as "
-            "`column=label=…`"
+            "`columns={'label': '…'}`"
         )
     return chosen
 
