@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from trimformer import plugins
 from trimformer.data.columns import located, place_of, row_names, texts
 from trimformer.data.files import read_rows, read_split
 from trimformer.errors import TrimformerError
+from trimformer.judging.task import FitsRows
 
 CHOICES = {"question": "Which?", "choices": ["one", "two"], "answer": 0}
 GOOD: dict[str, dict[str, Any]] = {
@@ -54,6 +57,8 @@ BROKEN = [
     ("last_word", "text", None),
 ]
 
+ODD: list[Any] = [None, 3, -1, 2.5, True, "", [], {}, [[]], ["x", None], {"text": ["a"], "answer_start": ["2"]}]
+
 
 def write(file: Path, rows: list[dict[str, Any]]) -> None:
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
@@ -73,6 +78,23 @@ def test_the_file_and_the_row_are_named(
     with pytest.raises(TrimformerError) as told:
         chosen.encode(chosen.rows(str(tmp_path), split).select([3, 1]), tokenizer, labels=labels)
     assert f"{tmp_path}/{split}.jsonl, row 4" in str(told.value)
+
+
+@pytest.mark.parametrize(("task", "column"), [(task, column) for task, row in GOOD.items() for column in row])
+@pytest.mark.filterwarnings("ignore")
+def test_whatever_a_row_holds_is_read_or_told(
+    task: str, column: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """In one row, and in all, so that the column is of that kind."""
+    chosen = plugins.load("tasks", task)
+    for value, rows in product(ODD, ({2}, {0, 1, 2, 3})):
+        write(tmp_path / "train.jsonl", [GOOD[task] | ({column: value} if each in rows else {}) for each in range(4)])
+        write(tmp_path / "validation.jsonl", [GOOD[task]] * 4)
+        with suppress(TrimformerError):
+            read = chosen.rows(str(tmp_path), "train")
+            trained = chosen.for_rows(read) if isinstance(chosen, FitsRows) else chosen
+            trained.encode(read, tokenizer)
+            trained.encode(read, tokenizer, labels=True)
 
 
 def test_rows_of_one_file_that_is_divided_have_its_numbers(tmp_path: Path) -> None:

@@ -19,14 +19,15 @@ def read_answers(given: Any) -> tuple[list[str], list[int]] | None:
     """
     entries = given if isinstance(given, list) else [given]
     found: list[Any] = []
-    starts: list[int] = []
+    starts: list[Any] = []
     for entry in entries:
         text, start = (entry.get("text"), entry.get("answer_start")) if isinstance(entry, dict) else (entry, [])
         found += text if isinstance(text, list) else [text]
         starts += start if isinstance(start, list) else [] if start is None else [start]
-    if not all(isinstance(text, str) for text in found):
+    placed = all(isinstance(start, int) or str(start).isdecimal() for start in starts)
+    if not (placed and all(isinstance(text, str) for text in found)):
         return None
-    return [text for text in found if text.strip()], starts
+    return [text for text in found if text.strip()], list(map(int, starts))
 
 
 def flatten(articles: Dataset) -> Dataset:

@@ -218,11 +218,20 @@ def _numbered(found: set[int]) -> tuple[str, ...]:
 
 
 def tags_of(rows: Dataset, column: str) -> tuple[str, ...]:
-    """List the tags that occur in some rows, a list or a text with blanks each; rows without any are passed over."""
+    """List the tags that occur in some rows, a list or a text with blanks each; rows without any are passed over.
+
+    Raises:
+        DataError: a row has something else.
+    """
     feature = getattr(rows.features[column], "feature", None)
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
-    found = {tag for given in rows[column] if given for tag in (given.split() if isinstance(given, str) else given)}
+    found = set[str | int]()
+    for where, given in zip(row_names(rows), rows[column], strict=True):
+        tags = given.split() if isinstance(given, str) else given or []
+        if not isinstance(tags, list) or not all(isinstance(tag, (str, int)) for tag in tags):
+            raise DataError(f"{where}: {column!r} is {reprlib.repr(given)}, not a list of tags; mend the row")
+        found.update(tags)
     numbers = [tag for tag in found if isinstance(tag, int)]
     if numbers and len(numbers) == len(found):
         return _numbered(set(numbers))
