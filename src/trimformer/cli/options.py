@@ -13,6 +13,7 @@ from trimformer.model.parameters import DEVICE, DEVICE_MAP, DTYPE, MAX_MEMORY, P
 from trimformer.pruning.parameters import (
     BATCH_SIZE,
     CALIBRATION_TOKENS,
+    EVALUATION_ROWS,
     MAX_LENGTH,
     METHOD,
     MINUTES,
@@ -106,6 +107,7 @@ ColumnOption = Annotated[
     ),
 ]
 LengthOption = Annotated[int | None, option_of(MAX_LENGTH, rich_help_panel=ROWS)]
+EvaluationRowsOption = Annotated[int | None, option_of(EVALUATION_ROWS, rich_help_panel=ROWS)]
 SeedOption = Annotated[int, option_of(SEED, rich_help_panel=ROWS)]
 FlopsOption = Annotated[
     float | None,

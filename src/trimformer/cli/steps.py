@@ -18,7 +18,7 @@ from trimformer import plugins, processes
 from trimformer.cli import console
 from trimformer.cli.console import out_console
 from trimformer.data.columns import naming_columns
-from trimformer.data.files import read_rows
+from trimformer.data.files import read_rows, some_rows
 from trimformer.data.rows import Split
 from trimformer.errors import DataError
 from trimformer.export import upload
@@ -111,7 +111,13 @@ HUB = "hub"
 
 
 def gather(
-    origin: Origin, max_length: int | None, placement: Placement, progress: Progress, metric: str | None = None
+    origin: Origin,
+    placement: Placement,
+    progress: Progress,
+    *,
+    max_length: int | None,
+    evaluation_rows: int | None = None,
+    metric: str | None = None,
 ) -> Project:
     """Make a project of what the user named; a metric is checked and rows are read before the model is loaded."""
     origin = replace(origin, columns=columns_of(origin.source, origin.data or None, origin.columns))
@@ -126,7 +132,7 @@ def gather(
         tokenizer,
         chosen,
         train,
-        validation,
+        some_rows(validation, evaluation_rows),
         max_length=max_length,
         progress=progress,
         stored_dtype=checkpoint.dtype_to_store(dense, origin.source),

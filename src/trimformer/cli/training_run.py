@@ -9,6 +9,7 @@ from trimformer import plugins
 from trimformer.cli import steps
 from trimformer.cli.workplace import Resumable
 from trimformer.data.columns import naming_columns
+from trimformer.data.files import some_rows
 from trimformer.errors import InvalidOption
 from trimformer.judging.manifest import Origin
 from trimformer.judging.project import Project
@@ -26,6 +27,8 @@ class TrainingRun(Resumable):
     task: str
     data: str | None
     max_length: int | None = None
+    evaluation_rows: int | None = None
+    """How many rows it is judged on; None for all."""
     seed: int = 0
     device: str = "auto"
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -60,7 +63,7 @@ class TrainingRun(Resumable):
             checkpoint.load_tokenizer(name),
             task,
             train,
-            validation,
+            some_rows(validation, self.evaluation_rows),
             max_length=self.max_length,
             progress=progress,
             stored_dtype=checkpoint.stored_dtype(self.model),

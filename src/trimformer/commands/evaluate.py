@@ -13,6 +13,7 @@ from trimformer.cli.options import (
     DeviceMapOption,
     DeviceOption,
     DtypeOption,
+    EvaluationRowsOption,
     JsonOption,
     LengthOption,
     MaxMemoryOption,
@@ -34,6 +35,7 @@ def evaluate_command(
     column: ColumnOption = None,
     dense: Annotated[str | None, typer.Option(help="Compare with this model, where the task can.")] = None,
     max_length: LengthOption = None,
+    evaluation_rows: EvaluationRowsOption = None,
     device: DeviceOption = DEVICE.default,
     dtype: DtypeOption = DTYPE.default,
     device_map: DeviceMapOption = None,
@@ -58,7 +60,15 @@ def evaluate_command(
     reference = place_model(dense, chosen.auto_class, placement) if dense else None
     with console.progress_bars(console.error_console) as progress:
         metrics = evaluate(
-            judged, tokenizer, task, data, columns=columns, dense=reference, max_length=max_length, progress=progress
+            judged,
+            tokenizer,
+            task,
+            data,
+            columns=columns,
+            dense=reference,
+            max_length=max_length,
+            evaluation_rows=evaluation_rows,
+            progress=progress,
         )
     if as_json:
         steps.print_json({"model": model, "task": task, "metrics": plain(metrics)})

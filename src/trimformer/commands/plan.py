@@ -116,7 +116,7 @@ def plan_command(
     steps.claim(context, out, report)
     origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
     with console.progress_bars(console.error_console) as progress:
-        project = steps.gather(origin, max_length, placement, progress)
+        project = steps.gather(origin, placement, progress, max_length=max_length)
         wanted.check_sizes(sizes, project.model, method, made)
         project = with_vocabulary(project, vocabulary, judged=False)
         pruner = project.pruner(

@@ -21,6 +21,7 @@ from trimformer.cli.options import (
     DropBlocksOption,
     DropSublayersOption,
     DtypeOption,
+    EvaluationRowsOption,
     FlopsOption,
     HeadsOption,
     JsonOption,
@@ -97,6 +98,7 @@ def prune_command(
     only: OnlyOption = None,
     vocabulary: VocabularyOption = None,
     max_length: LengthOption = None,
+    evaluation_rows: EvaluationRowsOption = None,
     seed: SeedOption = SEED.default,
     device: DeviceOption = DEVICE.default,
     dtype: DtypeOption = DTYPE.default,
@@ -132,7 +134,9 @@ def prune_command(
     run = unfinished.begun(context, out, report, resume=resume)
     origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
     with console.progress_bars(console.error_console, stages=4) as progress:
-        project = steps.gather(origin, max_length, placement, progress, metric)
+        project = steps.gather(
+            origin, placement, progress, max_length=max_length, evaluation_rows=evaluation_rows, metric=metric
+        )
         wanted.check_sizes(sizes, project.model, method, made, alone=budget is None and max_drop is None)
         project = with_vocabulary(project if max_drop is None else project.with_guard(seed), vocabulary)
         pruner = project.pruner(

@@ -19,6 +19,7 @@ from trimformer.cli.options import (
     DropBlocksOption,
     DropSublayersOption,
     DtypeOption,
+    EvaluationRowsOption,
     HeadsOption,
     JsonOption,
     KeepLayersOption,
@@ -82,6 +83,7 @@ def sweep_command(
     drop_sublayers: DropSublayersOption = None,
     only: OnlyOption = None,
     max_length: LengthOption = None,
+    evaluation_rows: EvaluationRowsOption = None,
     seed: SeedOption = SEED.default,
     device: DeviceOption = DEVICE.default,
     dtype: DtypeOption = DTYPE.default,
@@ -120,7 +122,7 @@ def sweep_command(
     origin = Origin(source=model, task=task, data=data or "", columns=columns_named(column), command=context.obj)
     results: list[Manifest] = []
     with console.progress_bars(console.error_console, stages=2 + 2 * len(asked)) as progress:
-        project = steps.gather(origin, max_length, placement, progress)
+        project = steps.gather(origin, placement, progress, max_length=max_length, evaluation_rows=evaluation_rows)
         wanted.check_sizes(sizes, project.model, method, made)
         pruner = project.pruner(
             method=method,

@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 from trimformer import plugins
 from trimformer.compare.plan import Cell, Contender, Source, Subject
 from trimformer.compare.rows import Outcome, PackedMask, Row, WholeCost
-from trimformer.compare.sources import CHARACTERS, data_digest, model_digest, some_rows
+from trimformer.compare.sources import CHARACTERS, data_digest, model_digest
 from trimformer.data.batches import device_of_batch, make_batches
 from trimformer.data.columns import naming_columns
+from trimformer.data.files import some_rows
 from trimformer.data.hub import hub_revision, model_folder
 from trimformer.data.rows import Batch, sequences
 from trimformer.errors import CheckpointError, TrimformerError

@@ -18,6 +18,7 @@ from trimformer.pruning.budget import Budget
 from trimformer.pruning.method_options import make_plugin
 from trimformer.pruning.parameters import (
     CALIBRATION_TOKENS,
+    EVALUATION_ROWS,
     FIXED_TOKENS,
     MAX_LENGTH,
     ROUND_TO,
@@ -58,9 +59,6 @@ TOKENS = replace(CALIBRATION_TOKENS, default=FIXED_TOKENS, words=())
 """Calibration tokens of a comparison: a number, so that the rows do not depend on the machine."""
 ROUNDING = replace(ROUND_TO, default=1)
 """Multiples of neurons that stay in a comparison: any number of them, as the papers have it."""
-EVALUATION_ROWS = Parameter(
-    name="evaluation_rows", text="Judge by this many validation rows, drawn once; else by all.", kind=int, low=1
-)
 DEMO = "demo"
 """Name of the model that the extra `demo` installs."""
 STAGES = ("finetuned", "pretrained")

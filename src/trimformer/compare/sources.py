@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-import numpy as np
-from datasets import Dataset
-
 from trimformer.compare.plan import Source
 from trimformer.data.hub import MODEL_FILES
 from trimformer.data.readers import PACKED, READERS
@@ -50,10 +47,3 @@ def content_digest(path: Path, patterns: tuple[str, ...]) -> str:
             digest.update(file.name.encode())
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()[:CHARACTERS]
-
-
-def some_rows(rows: Dataset, count: int | None) -> Dataset:
-    """Draw as many rows, the same ones every time, and leave them in their order; None, or too many, takes all."""
-    if count is None or count >= len(rows):
-        return rows
-    return rows.select(sorted(np.random.default_rng(0).choice(len(rows), count, replace=False)))

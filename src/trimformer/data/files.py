@@ -129,6 +129,13 @@ def split_rows(rows: Dataset, seed: int = 0) -> dict[Split, Dataset]:
     return {"train": rows.select(sorted(train)), "validation": rows.select(sorted(validation))}
 
 
+def some_rows(rows: Dataset, count: int | None) -> Dataset:
+    """Draw as many rows, the same ones every time, and leave them in their order; None, or too many, takes all."""
+    if count is None or count >= len(rows):
+        return rows
+    return rows.select(sorted(np.random.default_rng(0).choice(len(rows), count, replace=False)))
+
+
 def _place(source: str, split: Split) -> _Place:
     """Find where the rows of a split are; where there are none of their own, those of the other split.
 

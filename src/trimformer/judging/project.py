@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trimformer import plugins
 from trimformer.data.batches import sample_rows
 from trimformer.data.columns import naming_columns
+from trimformer.data.files import some_rows
 from trimformer.data.labels import in_model_order
 from trimformer.data.rows import Features, choices, content, token_count
 from trimformer.errors import DataError, LabelError, caution
@@ -34,7 +35,14 @@ from trimformer.pruning.cache import MeasuredCache
 from trimformer.pruning.facts import ParameterFacts
 from trimformer.pruning.journal import Journal
 from trimformer.pruning.method_options import asked_by
-from trimformer.pruning.parameters import AUTO, DEFAULT_METHOD, DEFAULT_MINUTES, MOST_TOKENS, check_parameters
+from trimformer.pruning.parameters import (
+    AUTO,
+    DEFAULT_METHOD,
+    DEFAULT_MINUTES,
+    EVALUATION_ROWS,
+    MOST_TOKENS,
+    check_parameters,
+)
 from trimformer.pruning.preparation import shorter
 from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.result import PruningResult
@@ -268,6 +276,7 @@ def evaluate(
     columns: Mapping[str, str] | None = None,
     dense: PreTrainedModel | None = None,
     max_length: int | None = None,
+    evaluation_rows: int | None = None,
     progress: Progress | bool | None = None,
 ) -> Metrics:
     """Judge a model by a task's metrics on its validation rows.
@@ -280,15 +289,17 @@ def evaluate(
         columns: what columns of the rows are called, by the name that the task knows: `{"text": "Review Text"}`.
         dense: compare with this model, where the task has a metric that does.
         max_length: cut rows at this many tokens; else at the task's own length.
+        evaluation_rows: judge by so many validation rows, the same ones each time; else by all.
         progress: as for `prune`.
 
     Raises:
         TrimformerError: there is no such task, its rows cannot be read, or the model does not fit it.
     """
+    EVALUATION_ROWS.check(evaluation_rows)
     chosen: Task = fitted_to(plugins.load("tasks", task), model.config)
     shown = staged(progress, 0)
     with naming_columns(columns):
-        rows = chosen.rows(data, "validation")
+        rows = some_rows(chosen.rows(data, "validation"), evaluation_rows)
     return chosen.evaluate(model, fitted(tokenizer, model), rows, dense=dense, max_length=max_length, progress=shown)
 
 

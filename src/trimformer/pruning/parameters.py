@@ -59,6 +59,12 @@ ROUND_TO = Parameter(
 MAX_LENGTH = Parameter(
     name="max_length", text="Cut rows at this many tokens; else at the task's own length.", kind=int, low=1
 )
+EVALUATION_ROWS = Parameter(
+    name="evaluation_rows",
+    text="Judge by so many validation rows, the same ones each time; else by all.",
+    kind=int,
+    low=1,
+)
 SEED = Parameter(name="seed", text="Of all sampling.", kind=int, default=0, low=0, high=2**32 - 1, needed=True)
 
 PARAMETERS = {
