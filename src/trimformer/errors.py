@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from numbers import Real
 from typing import Any
 
 MOST_LISTED = 40
@@ -70,13 +71,16 @@ def caution(message: str) -> None:
 
 
 def require_range(
-    name: str, value: float, *, low: float = 0.0, high: float = math.inf, low_included: bool = True
+    name: str, value: Any, *, low: float = 0.0, high: float = math.inf, low_included: bool = True
 ) -> None:
     """Refuse a number outside `[low, high]`, or `(low, high]`; infinity and NaN are outside every range.
 
     Raises:
-        InvalidOption: names the option, its value and the range.
+        InvalidOption: names the option, its value and the range; of something else than a number too.
     """
+    is_number = isinstance(value, Real) and not isinstance(value, bool)  # those of numpy too
+    if not is_number:
+        raise InvalidOption(f"`{name}={value!r:.60}` must be a number")
     if math.isfinite(value) and (low <= value if low_included else low < value) and value <= high:
         return
     floor = f"{'at least' if low_included else 'above'} {as_given(low)}"

@@ -99,6 +99,7 @@ def test_paths_are_relative_to_the_file(file: Path) -> None:
         ("{task: sst2,", "{task: sst2, sequence_length: long,", ["line 2", "sequence_length='long'", "number"]),
         ("{task: sst2,", "{task: sst2, task: qqp,", ["line 2", "'task' is there twice"]),
         ("{task: sst2,", "{task: sst2, finetune: {learning_rat: 1},", ["line 2", "Did you mean 'learning_rate'"]),
+        ("{task: sst2,", "{task: sst2, finetune: {num_train_epochs: },", ["line 2", "num_train_epochs=None"]),
         ("vary: {gamma: [1, 2.5]}", "vary: {gamma: [-1]}", ["line 5", "gamma=-1", "above 0"]),
         ("vary: {gamma: [1, 2.5]}", "prune: early", ["line 5", "prune='early'", "finetuned, pretrained"]),
         ("vary: {gamma: [1, 2.5]}", "prune: pretrained", ["line 2", "pretrained:", "line 5"]),

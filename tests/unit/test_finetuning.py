@@ -465,6 +465,11 @@ class TestMistakes:
             ({"learning_rate": 0.0}, "`learning_rate=0` is out of range"),
             ({"num_train_epochs": float("nan")}, "num_train_epochs=nan"),
             ({"per_device_train_batch_size": 0}, "at least 1"),
+            ({"num_train_epochs": None}, "`num_train_epochs=None` must be a number"),
+            ({"max_steps": 2.5}, "`max_steps=2.5` must be a whole number"),
+            ({"max_steps": [3]}, "`max_steps=[3]` must be one value"),
+            ({"bf16": 1}, "`bf16=1` must be true or false"),
+            ({"optim": {"name": "adam"}}, "must be one value"),
         ],
     )
     def test_arguments(self, arguments: dict[str, Any], said: str) -> None:
@@ -472,8 +477,22 @@ class TestMistakes:
             FineTuning(arguments=arguments)
         assert said in str(error.value)
 
+    def test_arguments_of_their_types_stay_as_they_are(self) -> None:
+        given = {
+            "num_train_epochs": 1,
+            "max_steps": -1,
+            "bf16": False,
+            "lr_scheduler_kwargs": {"num_cycles": 2},
+            "include_for_metrics": [],
+            "report_to": "none",
+            "optim_args": None,
+        }
+        assert {name: (value, type(value)) for name, value in FineTuning(arguments=given).arguments.items()} == {
+            name: (value, type(value)) for name, value in given.items()
+        }
+
     def test_options(self) -> None:
-        for wrong in ({"rows": 0}, {"patience": -1}):
+        for wrong in ({"rows": 0}, {"patience": -1}, {"rows": "3"}, {"patience": None}, {"patience": [1]}):
             with pytest.raises(InvalidOption, match=next(iter(wrong))):
                 FineTuning(**wrong)  # type: ignore[arg-type]
         with pytest.raises(InvalidOption, match="`rows='many'` must be a whole number"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, cast
+from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -93,13 +93,21 @@ def check_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidOption(f"`{name}` cannot be set: {OURS[name]}")
         if name not in known:
             raise unknown_name("training argument", name, known)
-    checked = {
-        name: read_option(TrainingArguments, name, value) if isinstance(value, str) else value
-        for name, value in arguments.items()
-    }
+    checked = {name: _of_its_type(name, value) for name, value in arguments.items()}
     for name in checked.keys() & _RANGES.keys():
         require_range(name, checked[name], **_RANGES[name])
     return checked
+
+
+def _of_its_type(name: str, value: Any) -> Any:
+    """Convert text to the type of an argument, and leave other values as they are, if they are of it."""
+    if not isinstance(value, (Mapping, list, tuple)):
+        read = read_option(TrainingArguments, name, value)
+        return value if read == value else read
+    declared = get_type_hints(TrainingArguments)[name]
+    if {get_origin(kind) or kind for kind in (declared, *get_args(declared))} & {dict, list}:
+        return value
+    raise InvalidOption(f"`{name}={value!r:.60}` must be one value")
 
 
 def training_arguments(
