@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from time import perf_counter
 from typing import Any
@@ -33,21 +34,28 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     models = {name: trimformer.load_model(name).to(asked.device).eval() for name in asked.models}
-    for rows in map(int, asked.batches.split(",")):
-        vocabulary = next(iter(models.values())).config.vocab_size
-        prompt = torch.randint(vocabulary // 2, (rows, PROMPT), generator=torch.Generator().manual_seed(0))
-        times: dict[str, list[float]] = {name: [] for name in models}
-        for run in range(asked.runs + 1):
-            for name, model in models.items():
-                seconds = generate(model, prompt.to(asked.device), asked.tokens)
-                times[name] += [seconds] * (run > 0)  # the first round warms up
-        dense = float(np.median(times[asked.models[0]]))
-        for name, each in times.items():
-            low, middle, high = np.quantile([rows * asked.tokens / seconds for seconds in each], [0.25, 0.5, 0.75])
-            facts = {"model": name, "rows": rows, "tokens": asked.tokens, "threads": torch.get_num_threads()}
-            facts |= {"machine": asdict(Machine.now(models[name].device))}
-            rates = {"tokens_a_second": round(middle, 1), "quartiles": [round(low, 1), round(high, 1)]}
-            print(json.dumps({**facts, **rates, "speedup": round(dense / float(np.median(each)), 3)}), flush=True)
+    for batch in map(int, asked.batches.split(",")):
+        for name, found in rates(models, batch, tokens=asked.tokens, runs=asked.runs).items():
+            facts = {"model": name, "rows": batch, "tokens": asked.tokens, "threads": torch.get_num_threads()}
+            print(json.dumps(facts | {"machine": asdict(Machine.now(models[name].device))} | found), flush=True)
+
+
+def rates(models: Mapping[str, Any], rows: int, *, tokens: int = 64, runs: int = 5) -> dict[str, dict[str, Any]]:
+    """Time models in turn: tokens in a second, with quartiles over the runs, and how many times the first one's."""
+    vocabulary = next(iter(models.values())).config.vocab_size
+    prompt = torch.randint(vocabulary // 2, (rows, PROMPT), generator=torch.Generator().manual_seed(0))
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for run in range(runs + 1):
+        for name, model in models.items():
+            seconds = generate(model, prompt.to(model.device), tokens)
+            times[name] += [seconds] * (run > 0)  # the first round warms up
+    first = float(np.median(next(iter(times.values()))))
+    found = {}
+    for name, each in times.items():
+        low, middle, high = (round(float(rows * tokens / np.quantile(each, part)), 1) for part in (0.75, 0.5, 0.25))
+        speedup = round(first / float(np.median(each)), 3)
+        found[name] = {"tokens_a_second": middle, "quartiles": [low, high], "speedup": speedup}
+    return found
 
 
 @torch.inference_mode()

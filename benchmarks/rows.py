@@ -8,7 +8,8 @@ small tests of what they know:
 - `last-word`: passages of SQuAD 2.0's paragraphs, of 30 words or more, that end with a sentence (task `last_word`);
 - `answers`: a sentence with a question about it, and four answers of the same paragraph (task `likelihood_choice`);
 - `sentiment`: SST-2's sentences, followed by praise or blame (task `likelihood_choice`);
-- `wikitext2-by-english`: WikiText-2's `test`, to be calibrated on other English text (task `wikitext2`).
+- `wikitext2-by-english`: WikiText-2's `test`, to be calibrated on other English text (task `wikitext2`);
+- `ptb-by-wikitext2`: the first 100 kB of Penn Treebank's `test`, to be calibrated on WikiText-2's `valid` (task `ptb`).
 
 `train` is made of training rows only, `validation` of validation rows, which are of other articles. For classifiers of
 several classes, SQuAD 2.0's 16 articles (task `classification`); every fifth paragraph of an article is for validation:
@@ -53,6 +54,11 @@ MOST_ROWS = {"train": 1000, "validation": 400}
 HELD_OUT = 5
 """Every how many-th paragraph of an article is for validation."""
 TO_CHOOSE_BY = 600
+TEXTS = {
+    "wikitext2-by-english": ("english/train", "wikitext2/test", None),
+    "ptb-by-wikitext2": ("wikitext2/valid", "ptb/test", 100_000),
+}
+"""Text to calibrate on, text to judge by, and the characters of that."""
 VERDICTS = ("It was terrible.", "It was great.")
 
 Row = dict[str, object]
@@ -81,10 +87,8 @@ def write_all(folder: Path) -> None:
         write(folder / "held-back" / f"{split}.jsonl", read("glue/sst2", source))
     for split, rows in zip(SPLITS, to_choose_by("glue/mrpc"), strict=True):
         write(folder / "choosing-mrpc" / f"{split}.jsonl", rows)
-    for split, source in {"train": "english/train", "test": "wikitext2/test"}.items():
-        file = folder / "wikitext2-by-english" / f"{split}.txt"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text((DATA / "lm" / f"{source}.txt").read_text(), file)
+    for name, (read_by, judged_by, length) in TEXTS.items():
+        write_running(folder / name, read_by, judged_by, length)
     for split, pairs in zip(SPLITS, docstring_pairs(lambda items, _: items), strict=True):
         write(folder / "docstrings" / f"{split}.jsonl", pairs.to_list())
 
@@ -94,6 +98,14 @@ def write(file: Path, rows: Sequence[Row]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), file)
     print(f"{file}: {len(rows)} rows")
+
+
+def write_running(folder: Path, read_by: str, judged_by: str, length: int | None) -> None:
+    """Write running text to calibrate on, and some to judge by: all of it, or so many characters."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, source in {"train": read_by, "test": judged_by}.items():
+        text = (DATA / "lm" / f"{source}.txt").read_text(encoding="utf-8")
+        write_text(text[: length if split == "test" else None], folder / f"{split}.txt")
 
 
 def last_words(split: str) -> Iterator[Row]:
