@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
@@ -13,7 +14,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from trimformer import plugins
-from trimformer.data.columns import located, place_of, row_names, texts
+from trimformer.data.columns import located, place_of, row_names, select_rows, texts
 from trimformer.data.files import read_rows, read_split
 from trimformer.errors import TrimformerError
 from trimformer.judging.task import FitsRows
@@ -104,6 +105,32 @@ def test_rows_of_one_file_that_is_divided_have_its_numbers(tmp_path: Path) -> No
         rows = read_split(str(file), split)
         assert row_names(rows) == [f"{file}, row {text.split()[1]}" for text in rows["text"]]
         assert row_names(rows.select([2, 0])) == [row_names(rows)[place] for place in (2, 0)]
+
+
+@pytest.mark.parametrize("places", [[], [0], [3], [1, 2], [2, 3, 4], [4, 2], [0, 1, 2, 3, 4], range(1, 4)])
+def test_rows_that_follow_one_another_keep_their_numbers(places: Sequence[int]) -> None:
+    """`select` cuts such a part out of the table, and forgets where it began."""
+    rows = located(Dataset.from_dict({"text": list("abcde")}), "a.csv")
+    found = select_rows(rows, places)
+    assert found["text"][:] == ["abcde"[place] for place in places]
+    assert row_names(found) == [f"a.csv, row {place + 1}" for place in places]
+    again = select_rows(found, range(len(places))[1:])
+    assert row_names(again) == row_names(found)[1:]
+
+
+def test_rows_before_which_empty_ones_were_left_out(tmp_path: Path) -> None:
+    for name in ("train", "validation"):
+        write(tmp_path / f"{name}.jsonl", [{"text": text} for text in ("", "a film", "film", "a cat")])
+    rows = plugins.load("tasks", "last_word").rows(str(tmp_path), "validation")
+    assert row_names(rows) == [f"{tmp_path}/validation.jsonl, row {number}" for number in (2, 3, 4)]
+
+
+def test_one_row_that_is_judged_by_keeps_its_number(tmp_path: Path) -> None:
+    file = tmp_path / "all.csv"
+    file.write_text("text\n" + "".join(f"word {number}\n" for number in range(1, 5)))
+    for split in ("train", "validation"):
+        rows = read_split(str(file), split)
+        assert row_names(rows) == [f"{file}, row {text.split()[1]}" for text in rows["text"]]
 
 
 def test_what_is_missing_is_told_with_the_file(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
@@ -60,6 +60,12 @@ def located(rows: Dataset, place: str) -> Dataset:
     return rows
 
 
+def select_rows(rows: Dataset, places: Iterable[int]) -> Dataset:
+    """Choose rows by place, so that `row_names` still knows them: `select` alone forgets where a slice began."""
+    wanted = list(places)
+    return rows.select([*wanted, wanted[0]]).select(range(len(wanted))) if wanted else rows.select([])
+
+
 def place_of(rows: Dataset) -> str:
     """Say where rows come from: what `located` was told, or the name that a dataset on the hub has."""
     info = rows.info
@@ -107,11 +113,11 @@ def has_columns(rows: Dataset, alternatives: Sequence[tuple[str, ...]]) -> bool:
 def row_names(rows: Dataset) -> list[str]:
     """Say where each row comes from: the place, and its number there from 1; of one file that is divided, in the file.
 
-    >>> row_names(located(Dataset.from_dict({"text": ["a", "b"]}), "some.csv").select([1]))
+    >>> row_names(select_rows(located(Dataset.from_dict({"text": ["a", "b"]}), "some.csv"), [1]))
     ['some.csv, row 2']
     """
-    place, chosen = place_of(rows), getattr(rows, "_indices", None)  # private, but datasets tell it nowhere else
-    places = range(len(rows)) if chosen is None else chosen.column(0).to_pylist()
+    place, indices = place_of(rows), getattr(rows, "_indices", None)  # private, but datasets tell it nowhere else
+    places = range(len(rows)) if indices is None else indices.column(0).to_pylist()
     return [f"{place}, row {index + 1}" for index in places]
 
 

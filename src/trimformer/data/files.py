@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow.compute as pc  # type: ignore[import-untyped]  # pyarrow ships no types
 from datasets import ClassLabel, Dataset, DatasetDict
 
-from trimformer.data.columns import TEXT_COLUMNS, choose_columns, located, place_of, renamed, texts
+from trimformer.data.columns import TEXT_COLUMNS, choose_columns, located, place_of, renamed, select_rows, texts
 from trimformer.data.hub import read_hub, splits_on_hub
 from trimformer.data.readers import ENDINGS, READERS, ending_of, read_table
 from trimformer.data.rows import Split
@@ -85,7 +85,7 @@ def read_split_of_text(source: str | None, split: Split, task: str) -> Dataset:
     kept = [index for index, values in enumerate(zip(*columns, strict=True)) if any(map(str.strip, values))]
     if not kept:
         raise DataError(f"all rows of {source} are empty: give rows with text")
-    return rows.select(kept)
+    return select_rows(rows, kept)
 
 
 def read_split(source: str, split: Split, seed: int = 0) -> Dataset:
@@ -126,14 +126,14 @@ def split_rows(rows: Dataset, seed: int = 0) -> dict[Split, Dataset]:
             f"{len(rows)} rows cannot serve both calibration and evaluation: no distinct rows are left for "
             "calibration; give more rows, or a folder with a train and a validation file"
         )
-    return {"train": rows.select(sorted(train)), "validation": rows.select(sorted(validation))}
+    return {"train": select_rows(rows, sorted(train)), "validation": select_rows(rows, sorted(validation))}
 
 
 def some_rows(rows: Dataset, count: int | None) -> Dataset:
     """Draw as many rows, the same ones every time, and leave them in their order; None, or too many, takes all."""
     if count is None or count >= len(rows):
         return rows
-    return rows.select(sorted(np.random.default_rng(0).choice(len(rows), count, replace=False)))
+    return select_rows(rows, sorted(np.random.default_rng(0).choice(len(rows), count, replace=False)))
 
 
 def _place(source: str, split: Split) -> _Place:

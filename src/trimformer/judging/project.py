@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer import plugins
 from trimformer.data.batches import sample_rows
-from trimformer.data.columns import naming_columns
+from trimformer.data.columns import naming_columns, select_rows
 from trimformer.data.files import some_rows
 from trimformer.data.labels import in_model_order
 from trimformer.data.rows import Features, choices, content, token_count
@@ -198,7 +198,7 @@ class Project:
                 f"{len(self.calibration_rows)} calibration rows are too few to set some aside: give more rows"
             )
         order = np.random.default_rng(seed).permutation(len(self.calibration_rows))
-        guard, rest = (self.calibration_rows.select(part) for part in (order[:count], order[count:]))
+        guard, rest = (select_rows(self.calibration_rows, part) for part in (order[:count], order[count:]))
         return replace(self, calibration_rows=rest, guard_rows=guard)
 
     def evaluate(self, model: PreTrainedModel, rows: Dataset) -> Metrics:
@@ -248,7 +248,7 @@ class Project:
     def _chunks(self, seed: int) -> Iterator[Dataset]:
         order = np.random.default_rng(seed).permutation(len(self.calibration_rows))
         for start in range(0, len(order), ENCODE_ROWS):
-            yield self.calibration_rows.select(order[start : start + ENCODE_ROWS])
+            yield select_rows(self.calibration_rows, order[start : start + ENCODE_ROWS])
 
     @cached_property
     def held_out(self) -> list[Features]:

@@ -19,6 +19,7 @@ import torch
 from datasets import Dataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 
+from trimformer.data.columns import select_rows
 from trimformer.data.labels import in_model_order
 from trimformer.data.rows import TOKENS, Features
 from trimformer.errors import DataError, NumericalError, require_range
@@ -173,7 +174,7 @@ def training_features(project: Project, options: FineTuning, seed: int, *, label
     """
     task, rows = project.task, project.calibration_rows
     order = np.random.default_rng(seed).permutation(len(rows))[: options.rows]
-    chosen = rows.select(order)
+    chosen = select_rows(rows, order)
     if labels and isinstance(task, OwnLoss):
         features = task.training_rows(chosen, project.tokenizer, project.max_length)
     else:
