@@ -25,6 +25,7 @@ import transformers
 import trimformer
 from checkpoints import DATA, FOLDER
 from generation import rates
+from results_to_docs import between_markers
 from trimformer import Budget, Project, plugins
 from trimformer.judging.project import evaluate
 from trimformer.model.folders import whole_folder, write_text
@@ -34,7 +35,6 @@ from trimformer.observing.resources import Machine
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "probes.jsonl"
 DOCS = ROOT / "docs" / "methods.md"
-BEGIN, END = "<!-- probes:begin -->", "<!-- probes:end -->"
 ORIGINAL = "original"
 PROBES = {
     "ptb-by-wikitext2": "ptb",
@@ -77,8 +77,7 @@ def main() -> None:
             for name, model in zip(_names(method, asked.flops), _pruned(method, asked.flops), strict=True):
                 _judge(name, model)
     table = format_table(_stored())
-    before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
-    write_text(f"{before}{BEGIN}\n\n{table}\n{END}{rest.partition(END)[2]}", DOCS)
+    write_text(between_markers(DOCS.read_text(encoding="utf-8"), "probes", table), DOCS)
     print(table)
 
 
@@ -154,7 +153,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         cells += [_rate(speeds.get((model, probe))) for probe in timed]
         method, _, share = model.partition("-")
         lines.append(f"| {method}{f', {float(share):.0%}' if share else ''} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _metrics(row: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -9,7 +9,7 @@ small tests of what they know:
 - `answers`: a sentence with a question about it, and four answers of the same paragraph (task `likelihood_choice`);
 - `sentiment`: SST-2's sentences, followed by praise or blame (task `likelihood_choice`);
 - `wikitext2-by-english`: WikiText-2's `test`, to be calibrated on other English text (task `wikitext2`);
-- `ptb-by-wikitext2`: the first 100 kB of Penn Treebank's `test`, to be calibrated on WikiText-2's `valid` (task `ptb`).
+- `ptb-by-wikitext2`: part of Penn Treebank's `test`, to be calibrated on WikiText-2's `valid` (task `ptb`).
 
 `train` is made of training rows only, `validation` of validation rows, which are of other articles. For classifiers of
 several classes, SQuAD 2.0's 16 articles (task `classification`); every fifth paragraph of an article is for validation:

@@ -76,7 +76,7 @@ def require_range(
     """Refuse a number outside `[low, high]`, or `(low, high]`; infinity and NaN are outside every range.
 
     Raises:
-        InvalidOption: names the option, its value and the range; of something else than a number too.
+        InvalidOption: a number outside, or no number; names the option, its value and what it must be.
     """
     is_number = isinstance(value, Real) and not isinstance(value, bool)  # those of numpy too
     if not is_number:

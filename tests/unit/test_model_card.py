@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
 from example_facts import HOSTILE, facts, plain_facts
 from trimformer.judging.manifest import Manifest
+from trimformer.judging.training_facts import FineTuningFacts, RecipeFacts, TrainingFacts
 from trimformer.report.model_card import model_card
 
 
@@ -55,6 +58,23 @@ def test_every_fact_is_told() -> None:
         "trust_remote_code=True",
     ):
         assert part in text, part
+
+
+def test_all_trainings_are_told_in_their_order() -> None:
+    """A model that a method trained may be fine-tuned afterwards."""
+    about: dict[str, Any] = dict.fromkeys(("metric", "best_step", "precision", "device"))
+    about |= dict.fromkeys(("threads", "patience", "seed", "guard_rows", "seconds", "judging_seconds"), 1)
+    about |= {"losses": (), "curve": (), "stopped_early": False, "versions": {}, "arguments": {}, "resumed_at_step": 0}
+    stage = TrainingFacts(**about, steps=650, epochs=3.0, rows=6920)
+    recipe = RecipeFacts(seconds={}, cpu_seconds={}, shared_by=1, chosen={}, trainings={"width": stage})
+    tuned = FineTuningFacts(**about, steps=9, epochs=1.0, rows=300, new_head=(), before=None)
+    told = [
+        "- Training, stage width: 6,920 rows, 3 epochs, steps: 650.\n",
+        "- After it was pruned, the model was fine-tuned on 300 rows.\n",
+    ]
+    assert told[0] in model_card(replace(facts(), recipe=recipe))
+    assert told[1] in model_card(replace(facts(), finetuning=tuned))
+    assert "".join(told) in model_card(replace(facts(), recipe=recipe, finetuning=tuned))
 
 
 def test_tables_stay_tables_whatever_the_facts() -> None:

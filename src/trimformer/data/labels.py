@@ -18,7 +18,7 @@ from datasets import ClassLabel, Dataset
 from numpy.typing import NDArray
 from torch.nn.utils.rnn import pad_sequence
 
-from trimformer.data.columns import place_of, row_names
+from trimformer.data.columns import place_of, read_column, row_names
 from trimformer.data.rows import LABELS, Batch, Features
 from trimformer.errors import DataError, LabelError
 
@@ -150,7 +150,7 @@ def class_numbers(rows: Dataset, column: str, classes: Sequence[str]) -> NDArray
         DataError: an unlabelled row, or a label that the model does not have.
     """
     find, feature = class_finder(classes, column), rows.features[column]
-    labelled = zip(rows[column], row_names(rows), strict=True)
+    labelled = zip(read_column(rows, column), row_names(rows), strict=True)
     return np.asarray([find(value, where, feature) for value, where in labelled], dtype=np.int64)
 
 
@@ -164,7 +164,7 @@ def label_sets(rows: Dataset, column: str, classes: Sequence[str]) -> NDArray[An
     """
     find, feature = class_finder(classes, column), getattr(rows.features[column], "feature", None)
     found = np.zeros((len(rows), len(classes)))
-    for row, (where, given) in enumerate(zip(row_names(rows), rows[column], strict=True)):
+    for row, (where, given) in enumerate(zip(row_names(rows), read_column(rows, column), strict=True)):
         value = _split(given) if isinstance(given, str) else given
         if not isinstance(value, list):
             raise DataError(f"{where}: {column!r} is {reprlib.repr(given)}, not a list of classes")
@@ -190,7 +190,7 @@ def labels_of(rows: Dataset, column: str) -> tuple[Literal["classes", "label set
     Raises:
         DataError: an unlabelled row, or all rows of one class.
     """
-    values, feature = list(rows[column]), rows.features[column]
+    values, feature = read_column(rows, column), rows.features[column]
     if any(value is None for value in values):
         where = row_names(rows)[values.index(None)]
         raise DataError(f"{where}: {column!r} is null, the row is unlabelled; give labelled rows")
@@ -227,7 +227,7 @@ def tags_of(rows: Dataset, column: str) -> tuple[str, ...]:
     if isinstance(feature, ClassLabel):
         return tuple(feature.names)
     found = set[str | int]()
-    for where, given in zip(row_names(rows), rows[column], strict=True):
+    for where, given in zip(row_names(rows), read_column(rows, column), strict=True):
         tags = given.split() if isinstance(given, str) else given or []
         if not isinstance(tags, list) or not all(isinstance(tag, (str, int)) for tag in tags):
             raise DataError(f"{where}: {column!r} is {reprlib.repr(given)}, not a list of tags; mend the row")

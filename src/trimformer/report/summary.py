@@ -243,23 +243,23 @@ def remarks(facts: Manifest) -> list[str]:
 
 
 def _trained(facts: Manifest) -> list[str]:
-    """Say that the model was trained, and what the original was not judged by."""
-    if facts.recipe is not None:
-        return [_stage_of(stage, training) for stage, training in facts.recipe.trainings.items()]
+    """Say that the model was trained, in which order, and what the original was not judged by."""
+    trainings = facts.recipe.trainings if facts.recipe else {}
+    stages = [_stage_of(stage, training) for stage, training in trainings.items()]
     if facts.finetuning is None:
-        return []
+        return stages
     new = " and ".join(facts.finetuning.new_head)
     said = f"After it was pruned, the model was fine-tuned on {facts.finetuning.rows:,} rows"
     found, dense = facts.metrics.get(PRUNED, {}), facts.metrics.get(DENSE, {})
     alone = [f"{name} {shown(each.value)} of {sample(name, each)}" for name, each in found.items() if name not in dense]
     judged = [f"Then it has {', '.join(alone)}; the original was not judged by that."] if alone else []
-    return [f"{said}; {new} started from random numbers." if new else f"{said}.", *judged]
+    return [*stages, f"{said}; {new} started from random numbers." if new else f"{said}.", *judged]
 
 
 def _stage_of(stage: str, training: TrainingFacts) -> str:
     """Say how long a stage of a method that trains was, and on how many rows."""
     epochs = "" if training.epochs is None else f", {training.epochs:.3g} epochs"
-    return f"Training, stage {stage}: {training.rows:,} rows{epochs}, {training.steps:,} steps."
+    return f"Training, stage {stage}: {training.rows:,} rows{epochs}, steps: {training.steps:,}."
 
 
 def timing(time: Latency) -> str:

@@ -15,7 +15,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import choose_columns, has_columns, row_names, texts
+from trimformer.data.columns import choose_columns, has_columns, read_column, row_names, texts
 from trimformer.data.encoding import encode_texts, length_limit
 from trimformer.data.files import read_rows, read_split
 from trimformer.data.labels import about_labels
@@ -204,7 +204,7 @@ def answers(rows: Dataset) -> list[int]:
         DataError: a row without an answer, with one that is none of its choices, or that can be read as two of them.
     """
     column = choose_columns(rows, LABELS)[0]
-    given, asked = rows[column], questions(rows)
+    given, asked = read_column(rows, column), questions(rows)
     ways = [[_called(value, names) for value, names in zip(given, own, strict=True)] for own in _names(asked)]
     whole = [way for way in ways if all(way)]
     found: list[int] = []
@@ -254,7 +254,7 @@ def questions(rows: Dataset) -> list[Question]:
     *before, column = columns
     found = []
     asked = [texts(rows, name) for name in before]
-    for where, given, *parts in zip(row_names(rows), rows[column], *asked, strict=True):
+    for where, given, *parts in zip(row_names(rows), read_column(rows, column), *asked, strict=True):
         about: dict[str, Any] = given if isinstance(given, dict) else {"text": given}
         choices, names = about.get("text"), about.get("label")
         if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(text, str) for text in choices):

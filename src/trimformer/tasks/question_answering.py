@@ -19,7 +19,7 @@ from torchmetrics.functional.text import squad as squad_scores
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from trimformer.data.answers import flatten, read_answers
-from trimformer.data.columns import choose_columns, has_columns, require_columns, row_names, texts
+from trimformer.data.columns import choose_columns, has_columns, read_column, require_columns, row_names, texts
 from trimformer.data.encoding import length_limit
 from trimformer.data.files import read_rows, read_split
 from trimformer.data.hub import read_hub
@@ -184,13 +184,13 @@ class QuestionAnswering:
             "logits"
         ]
         lacking = not all(accepted) if self.may_lack_answer is None else self.may_lack_answer
-        answers = best_answers(found, logits, list(rows["context"]), may_lack_answer=lacking)
+        answers = best_answers(found, logits, read_column(rows, "context"), may_lack_answer=lacking)
         scores = [score(answer, right) for answer, right in zip(answers, accepted, strict=True)]
         return {name: metric(mean, [row[name] for row in scores]) for name in ("f1", "exact_match")}
 
 
 def _column(rows: Dataset) -> list[Any]:
-    return list(rows[choose_columns(rows, ANSWERS)[0]])
+    return read_column(rows, choose_columns(rows, ANSWERS)[0])
 
 
 def windows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None) -> Iterator[Window]:

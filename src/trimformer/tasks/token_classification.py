@@ -17,7 +17,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from trimformer.data.columns import choose_columns, has_columns, row_names
+from trimformer.data.columns import choose_columns, has_columns, read_column, row_names
 from trimformer.data.encoding import length_limit
 from trimformer.data.files import read_rows, read_split
 from trimformer.data.labels import IGNORED, about_labels, class_finder, class_names, tags_of
@@ -120,7 +120,7 @@ class TokenClassification:
         feature = getattr(rows.features[column], "feature", None)
         find = class_finder(self.classes_of_tags, column) if self.classes_of_tags else None
         found: list[list[int]] = []
-        for where, given, words in zip(row_names(rows), rows[column], words_of(rows), strict=True):
+        for where, given, words in zip(row_names(rows), read_column(rows, column), words_of(rows), strict=True):
             tags = given.split() if isinstance(given, str) else given
             if not isinstance(tags, list) or len(tags) != len(words):
                 counted = f"{len(tags)} tags for {len(words)} words" if isinstance(tags, list) else "unlabelled"
@@ -169,7 +169,7 @@ def words_of(rows: Dataset) -> list[list[str]]:
         DataError: a row without words, or with something else.
     """
     column = choose_columns(rows, WORDS)[0]
-    found = [given.split() if isinstance(given, str) else given for given in rows[column]]
+    found = [given.split() if isinstance(given, str) else given for given in read_column(rows, column)]
     for where, words in zip(row_names(rows), found, strict=True):
         if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
             raise DataError(f"{where}: {column!r} is {words!r:.60}, not a list of words; mend the row")
