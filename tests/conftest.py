@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import string
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,27 @@ torch.set_num_threads(1)  # tiny matrices: more threads only wait for each other
 
 
 _TESTS = count()
+_LEFT_OUT: set[str] = set()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Learn whether slow cases are left out, before any is made."""
+    if "not slow" in config.option.markexpr:
+        _LEFT_OUT.add("slow")
+
+
+def asked(cases: Iterable[Any]) -> list[Any]:
+    """Leave the slow ones out of thousands of cases, if they are not asked for: making each takes a millisecond."""
+    return [case for case in cases if not _LEFT_OUT & {mark.name for mark in getattr(case, "marks", ())}]
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what stays to the end: the libraries, and the tests themselves.
+
+    The Trainer has it go through everything before and after each training, a fifth of a second each time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig, PreTrainedModel
 
-from conftest import MAX_LENGTH
+from conftest import MAX_LENGTH, asked
 from trimformer.data.rows import Batch, Features
 from trimformer.model.sites import Masks
 from trimformer.model.structure import Structure
@@ -315,7 +315,7 @@ def pairs() -> list[Any]:
 
 def default_names(names: Iterable[str] = CONFIGS) -> list[Any]:
     """Names of tiny models as parameters of a test, siblings marked `slow`."""
-    return [pytest.param(name, marks=pytest.mark.slow if name in SIBLINGS else []) for name in names]
+    return asked(pytest.param(name, marks=pytest.mark.slow if name in SIBLINGS else []) for name in names)
 
 
 UNITS_KEPT = {"kcm": "head"}

@@ -43,7 +43,7 @@ def load(folder: Folder, name: str) -> Any:
     """
     try:
         return provided(folder)[name]
-    except KeyError:
+    except (KeyError, TypeError):  # TypeError where it is a list or the like
         raise unknown_name(folder.removesuffix("s"), name, provided(folder)) from None
 
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 
-from conftest import build_tokenizer
+from conftest import asked, build_tokenizer
 from tiny_models import (
     ALL_HEADS,
     CONFIGS,
@@ -62,7 +62,7 @@ MASKS: dict[str, Callable[[Structure], Masks]] = {
 
 LOADED = ("other random", "all kept", "no heads below", "nothing kept")
 
-every_head = pytest.mark.parametrize(("architecture", "head"), pairs())
+every_head = pytest.mark.parametrize(("architecture", "head"), asked(pairs()))
 some_masks = pytest.mark.parametrize("choose", [MASKS[name] for name in LOADED], ids=LOADED)
 
 
@@ -177,7 +177,7 @@ def test_eager_attention_can_be_asked_for(dense: PreTrainedModel, architecture: 
     ("architecture", "head"),
     [
         case
-        for case in pairs()
+        for case in asked(pairs())
         # transformers itself cannot read a bare Llama from one with a question-answering head: other parameter names
         if case.values[1] != "encoder" and not (is_causal(case.values[0]) and case.values[1] == "question answering")
     ],

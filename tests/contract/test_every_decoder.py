@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache, PreTrainedModel, StaticCache
 
 from bare_python import without_the_package
-from conftest import build_tokenizer
+from conftest import asked, build_tokenizer
 from tiny_models import (
     CONFIGS,
     FAMILIES,
@@ -81,11 +81,11 @@ def some(others: Iterable[str]) -> list[Any]:
     names = list(others)
     layouts = [name for name in DECODERS if name not in (*FAMILIES, *SIBLINGS)]
     turn = {name: names[place % len(names)] for place, name in enumerate(layouts)}
-    return [
+    return asked(
         pytest.param(decoder, name, marks=[] if decoder in FAMILIES or turn.get(decoder) == name else pytest.mark.slow)
         for decoder in DECODERS
         for name in names
-    ]
+    )
 
 
 def language_model(name: str, **config: object) -> PreTrainedModel:

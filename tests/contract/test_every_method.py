@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from conftest import asked
 from tiny_models import (
     FAMILIES,
     FURTHER_HEADS,
@@ -84,7 +85,7 @@ def by_method_and_model() -> list[Any]:
         for method in able:
             chosen = method == turn or (architecture in FAMILIES and head == CLASSIFIER)
             found.append(case(method, architecture, head, slow=bool(pair.marks) or not chosen))
-    return found
+    return asked(found)
 
 
 @pytest.fixture(params=METHODS)

@@ -15,7 +15,7 @@ from trimformer.judging.names import own_name, shared_name, shared_text
 from trimformer.model import checkpoint
 from trimformer.model.sentence_files import sentence_transformers_files
 from trimformer.report.characters import STEERING
-from trimformer.report.markdown import escaped
+from trimformer.report.markdown import escaped, message
 
 EVIL = "e[red]|`<script>alert(1)<x>[a](b)\x1b[31m\u202e\n---\n# x"
 FILES = EVIL.replace("/", "")
@@ -95,6 +95,20 @@ class TestEverywhere:
 )
 def test_text_in_markdown(text: str, written: str) -> None:
     assert escaped(text) == written
+
+
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("try `flops=0.5`, or `a|b`", "try `flops=0.5`, or `a/b`"),
+        ("`rows=5` of *x*", "`rows=5` of \\*x\\*"),
+        ("# of `a", "\\# of \\`a"),
+        ("a ` ` b", "a \\` \\` b"),
+        ("[a`b`](http://y)", "[a`b`]\\(http:\\//y)"),
+    ],
+)
+def test_a_message_in_markdown(said: str, written: str) -> None:
+    assert message(said) == written
 
 
 def test_what_is_shared_says_neither_who_nor_where(

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from conftest import asked
 from tiny_models import CONFIGS, HYBRIDS, default_names, inputs, outputs, pairs, tiny_model
 from trimformer.data.rows import Batch
 from trimformer.model.sites import Site
@@ -53,7 +54,7 @@ def seen_at(structure: Structure, batch: Batch, site: Site) -> dict[str, Tensor]
     return found
 
 
-@pytest.mark.parametrize(("architecture", "head"), pairs())
+@pytest.mark.parametrize(("architecture", "head"), asked(pairs()))
 def test_the_tail_from_every_block_equals_the_whole_model(architecture: str, head: str) -> None:
     structure = read_structure(tiny_model(architecture, head))
     batches = batches_of(structure)

@@ -44,12 +44,12 @@ def test_what_the_model_does(model_class: str, pipeline: str) -> None:
 
 
 def test_every_fact_is_told() -> None:
-    text = model_card(facts(warnings=["beware of this"])).replace("\N{NO-BREAK SPACE}", " ")
+    text = model_card(facts(warnings=["use `rows=5`, or *less*"])).replace("\N{NO-BREAK SPACE}", " ")
     for part in (
         "**1.85× faster, 91 → 68 MB, accuracy 0.874 → 0.861 ± 0.02 (n=872)**",
         "Keeps 50.0 % of the FLOPs of attention and FFN, 75.0 % of all parameters.",
         "| file of the weights (90.9 MB → 68.1 MB) |",
-        "> **Warning:** beware of this",
+        "> **Warning:** use `rows=5`, or \\*less\\*",
         "| FLOPs of attention and FFN | at most 50.0 % | 50.0 % |  |",
         "| 0 | 9 / 12 | 768 / 1536 |",
         "| accuracy | 0.8739 | 0.8614 |",

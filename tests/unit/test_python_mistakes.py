@@ -6,7 +6,9 @@ Nothing is accepted silently, nothing ends in an error of somebody else's, and t
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +29,7 @@ from trimformer import (
     cut,
     load_model,
     load_tokenizer,
+    plugins,
     prune,
     save,
 )
@@ -34,6 +37,7 @@ from trimformer.pruning.method_options import make_method
 
 TEXTS = ["the cat saw a dog", "a dog saw the cat", "the dog"] * 4
 HALF = Budget(flops=0.5)
+ODD = [None, True, "", "1,2", b"1", [], [1], {}, {1}, (1,), -1, 1j, math.inf, math.nan, object()]
 LISTED = {"input_ids": [[2, 5, 6, 3]] * 4}
 
 
@@ -301,6 +305,18 @@ def test_a_mistake_is_one_line_and_changes_nothing(given: Given, mistake: str) -
         assert all(torch.equal(after[name], values) for name, values in before.items())
         assert all(module.training for module in given.model.modules())
     assert not (given.folder / "out").exists() or mistake.startswith("load")
+
+
+@pytest.mark.parametrize("folder", ["methods", "recipes"])
+def test_an_odd_value_of_an_option_is_taken_or_refused(folder: Any) -> None:
+    """Where the classes are made by hand, and no parser has read the values."""
+    kinds = plugins.provided(folder).values()
+    cases = [(kind, option.name, value) for kind in kinds for option in dataclasses.fields(kind) for value in ODD]
+    taken = []
+    for kind, name, value in cases:
+        with suppress(TrimformerError):
+            taken.append(kind(**{name: value}))
+    assert 0 < len(taken) < len(cases)
 
 
 def test_a_model_in_train_mode_ends_as_it_was(given: Given) -> None:

@@ -43,6 +43,7 @@ from trimformer.observing.measurements import from_tensors
 from trimformer.observing.predictions import Predictions, predictions
 from trimformer.pruning.method_options import make_plugin
 from trimformer.pruning.sizes import Sizes
+from trimformer.recipes.dynabert import DynaBERT
 from trimformer.report import characters, frontier, page
 from trimformer.training.distillation import soft_loss
 from trimformer.training.recipe import check_budgets
@@ -67,6 +68,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[TrimformerError], str]] = {
         InvalidOption,
         "`widths='0.75,0.5'` must have 1 among them",
     ),
+    "shares that are no text": (lambda: DynaBERT(widths=1), InvalidOption, "`widths=1` must be a text of shares"),
     "a budget that is measured": (
         lambda: check_budgets("dynabert", DYNABERT, [Budget(latency=0.5)]),
         InvalidOption,

@@ -91,6 +91,11 @@ def test_facts_are_text_and_never_markup(kind: str) -> None:
     assert "<script" not in text
 
 
+def test_options_in_a_warning_are_code() -> None:
+    page = report.checkpoint_page(facts(warnings=["use `<b>=5`, or <i>less</i>"]), "my/folder")
+    assert "<li>use <code>&lt;b&gt;=5</code>, or &lt;i&gt;less&lt;/i&gt;</li>" in page
+
+
 def test_every_fact_of_a_checkpoint_is_told() -> None:
     changed = facts(warnings=["beware of this"])
     text = Page(report.checkpoint_page(changed, "my/folder")).text.replace("\N{NO-BREAK SPACE}", " ")

@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import wraps
+from functools import cache, wraps
 from importlib import import_module
 from importlib.metadata import version
 from itertools import pairwise
@@ -121,7 +121,7 @@ def _run(typed: Sequence[str], launch: Launch, asked: Asked) -> None:
     with dialect.speaking(_dialect_of(typed)):
         try:
             with launch.only_first_prints(), _own_warnings():
-                ended = app(typed, prog_name="trimformer", standalone_mode=False, obj=command_line(typed))
+                ended = _program()(typed, prog_name="trimformer", standalone_mode=False, obj=command_line(typed))
         except ProcessLost as error:
             _end(str(error), asked.code if asked.number else MISTAKE, launch, lost=True)
         except TrimformerError as error:
@@ -158,8 +158,13 @@ def _end_if_asked(asked: Asked, launch: Launch) -> None:
 
 def _dialect_of(typed: Sequence[str]) -> dialect.Dialect:
     """Find the dialect of the command that is typed: the first word that is no option."""
-    group: Any = typer.main.get_command(app)
-    return dialect.of_command(group.commands.get(next((word for word in typed if not word.startswith("-")), "")))
+    return dialect.of_command(_program().commands.get(next((word for word in typed if not word.startswith("-")), "")))
+
+
+@cache
+def _program() -> Any:
+    """Build the commands with all their options: once, since it takes a twentieth of a second."""
+    return typer.main.get_command(app)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from trimformer.compare.published import Published
 from trimformer.compare.rows import Row
 from trimformer.judging.manifest import DENSE, speedup
 from trimformer.judging.metrics import DISTANCES, LOWER_IS_BETTER, interval, shown
-from trimformer.report.markdown import escaped
+from trimformer.report.markdown import escaped, message
 from trimformer.report.summary import versions_text
 
 FILE = "tables.md"
@@ -131,7 +131,7 @@ def failures(rows: Sequence[Row]) -> str:
         here = [row for row in failed if row.method == method]
         first, reasons = here[0], {row.failure for row in here}
         about = f"({first.task} at {worded(first.budget, rows)}) " if len(reasons) > 1 else ""
-        said.append(escaped(f"No result for {method} on {_cells(here, rows)}: {about}{first.failure}."))
+        said.append(message(f"No result for {method} on {_cells(here, rows)}: {about}{first.failure}."))
     return _paragraphs(said)
 
 

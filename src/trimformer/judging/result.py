@@ -82,7 +82,8 @@ def collapse(before: Metrics, after: Metrics, budget: BudgetFacts, sizes: SizesF
     worse, most = (change, DOUBLED) if name in LOWER_IS_BETTER else (-change, COLLAPSE)
     if name in DISTANCES or worse <= most:
         return None
-    milder = f"`{budget.cost}={min(1.0, round(1.5 * budget.asked + 0.05, 2))}`, or `max_drop=0.02`"
+    share = min(1.5 * budget.asked + 0.05, (budget.asked + 1) / 2)
+    milder = f"`{budget.cost}={share:.2g}`, or prune with `max_drop=0.02`"
     if sizes is not None and sizes.alone:
         milder = "larger sizes, or drop less"
     return (

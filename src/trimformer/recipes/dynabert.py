@@ -191,8 +191,8 @@ def _shares(name: str, text: str) -> list[float]:
     """
     try:
         found = sorted({float(part) for part in text.split(",")}, reverse=True)
-    except ValueError:
-        raise InvalidOption(f"`{name}={text!r}` must be shares such as 1,0.75,0.5") from None
+    except (AttributeError, TypeError, ValueError):  # no text, or no numbers in it
+        raise InvalidOption(f"`{name}={text!r:.60}` must be a text of shares, such as '1,0.75,0.5'") from None
     for share in found:
         require_range(name, share, high=1.0, low_included=False)
     if found[0] != 1:

@@ -6,7 +6,7 @@ from functools import cache, partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from trimformer.judging.metrics import WORDS, interval, sample, shown
 from trimformer.report import markdown, summary
@@ -31,6 +31,7 @@ def _environment(*, of_markdown: bool) -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters["code"] = lambda value: Markup(markdown.code(value))  # noqa: S704  # escaped by it
+    environment.filters["message"] = _message_in_markdown if of_markdown else _message_in_html
     environment.filters["code_line"] = lambda value: Markup(markdown.code_line(value))  # noqa: S704  # as above
     environment.globals |= {
         "names": UNIT_NAMES,
@@ -40,6 +41,16 @@ def _environment(*, of_markdown: bool) -> Environment:
         "shown": shown,
     }
     return environment
+
+
+def _message_in_markdown(value: object) -> Markup:
+    return Markup(markdown.message(value))  # noqa: S704  # escaped by it
+
+
+def _message_in_html(value: object) -> Markup:
+    """Write a message of ours, in which options stand in backticks: these as code."""
+    parts = [(escape(part), is_code) for part, is_code in markdown.spans(visible(str(value)))]
+    return Markup().join(Markup("<code>{}</code>").format(part) if is_code else part for part, is_code in parts)
 
 
 def _escaped(value: Any) -> Any:
