@@ -80,7 +80,7 @@ def test_costs_before_every_step_are_those_of_removing_one_by_one() -> None:
     gram, metric, weight = system(30)
     inverse, values = torch.linalg.inv(damped(gram, 1e-3)), weight @ torch.linalg.cholesky(metric)
     picked = torch.tensor([4, 20, 1, 2, 11, 0])
-    gone, own, costs = curves._course(inverse, values, picked, "ffn")
+    gone, own, costs = curves._course(inverse, values, values.square().sum(1), picked, "ffn")
     left, effect = inverse.clone(), values @ values.T
     for step, unit in enumerate(picked):
         expected = effect.diagonal() / left.diagonal()

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from scipy.optimize import isotonic_regression
 from torch import Tensor
@@ -147,9 +148,10 @@ def _eliminate_block(
     guessed go as long as there was no cheaper one. So all large products are of whole blocks, and the order is greedy
     all the same.
     """
-    now = (values.square().sum(1) / inverse.diagonal()).masked_fill(protected, torch.inf)
+    norms = values.square().sum(1)
+    now = (norms / inverse.diagonal()).masked_fill(protected, torch.inf)
     picked = _guess(inverse, values, now, count)
-    gone, own, costs = _course(inverse, values, picked, site)
+    gone, own, costs = _course(inverse, values, norms, picked, site)
     costs[:, protected] = torch.inf
     found = costs[torch.arange(len(picked)), picked]
     dearest = float(now[now.isfinite()].amax())
@@ -160,8 +162,10 @@ def _eliminate_block(
     return picked[:right], own[:right].square().sum(1)
 
 
-def _course(inverse: Tensor, values: Tensor, picked: Tensor, site: str) -> tuple[Tensor, Tensor, Tensor]:
+def _course(inverse: Tensor, values: Tensor, norms: Tensor, picked: Tensor, site: str) -> tuple[Tensor, Tensor, Tensor]:
     """Compute what removing some units in turn would take off, and what each unit would cost before every step.
+
+    `norms` are the values' squared norms, `(units,)`.
 
     Returns:
         `A`, `(steps, units)`, and `B`, `(steps, width)`: after `t` steps the inverse is less by `A[:t]ᵀ A[:t]`, the
@@ -172,29 +176,44 @@ def _course(inverse: Tensor, values: Tensor, picked: Tensor, site: str) -> tuple
     gone = torch.linalg.solve_triangular(factor, rows, upper=False)
     own = torch.linalg.solve_triangular(factor, values[picked], upper=False)
     between = own @ own.T
-    overlap = own @ values.T - between.tril(-1) @ gone
-    norms = _before(values.square().sum(1), gone * (2 * overlap - gone * between.diagonal()[:, None]))
-    costs = norms / _before(inverse.diagonal(), gone.square())
+    overlap = (own @ values.T).sub_(between.tril(-1) @ gone)
+    falls = overlap.mul_(2).sub_(gone * between.diagonal()[:, None]).mul_(gone)
+    costs = _before(norms, falls).div_(_before(inverse.diagonal(), gone.square()))
     costs[:, picked] = costs[:, picked].masked_fill(torch.ones_like(between).tril(-1).bool(), torch.inf)
     return gone, own, costs
 
 
 def _before(start: Tensor, falls: Tensor) -> Tensor:
-    """Give what is left of numbers, `(units,)`, before each step's fall, `(steps, units)` both."""
-    return start - (falls.cumsum(0) - falls)
+    """Give what is left of numbers, `(units,)`, before each step: in place of its fall, `(steps, units)`."""
+    return falls.sub_(falls.cumsum(0)).add_(start)
 
 
+@np.errstate(all="ignore")  # a matrix that is not definite is told when the guesses are checked
 def _guess(inverse: Tensor, values: Tensor, costs: Tensor, count: int) -> Tensor:
-    """Remove units from the cheapest few as if these were all: up to `count` indices, of which the first is right."""
+    """Remove units from the cheapest few as if these were all: up to `count` indices, of which the first is right.
+
+    What a removal takes off is kept as rows, `A` as in `_course` and `H` of the products `E = V Vᵀ`, which fall to
+    `E - Aᵀ H - Hᵀ A`; so no step writes a matrix. Vectors are short, and NumPy's are quicker to call.
+    """
     pool = costs.argsort(stable=True)[:POOL]
-    inside, own = inverse[pool[:, None], pool].cpu(), values[pool]
-    effect, out = (own @ own.T).cpu(), costs[pool].isinf().cpu()
-    picked = torch.zeros(min(count, len(pool)), dtype=torch.long)
+    inside, own = inverse[pool[:, None], pool].cpu().numpy(), values[pool]
+    products = (own @ own.T).cpu().numpy()
+    diagonal, norms = inside.diagonal().copy(), products.diagonal().copy()
+    norms[costs[pool].isinf().cpu().numpy()] = np.inf
+    picked = np.zeros(min(count, len(pool)), dtype=np.int64)
+    gone, half = np.zeros((2, len(picked), len(pool)))
     for step in range(len(picked)):
-        picked[step] = (effect.diagonal() / inside.diagonal()).masked_fill(out, torch.inf).argmin()
-        remove(inside, effect, picked[step : step + 1])
-        out[picked[step]] = True
-    return pool[picked.to(pool.device)]
+        one = picked[step] = (norms / diagonal).argmin()
+        gone_before, half_before = gone[:step], half[:step]
+        root = np.sqrt(diagonal[one])
+        row = (inside[one] - gone_before[:, one] @ gone_before) / root
+        between = products[one] - gone_before[:, one] @ half_before - half_before[:, one] @ gone_before
+        gone[step] = row
+        half[step] = between / root - row * (between[one] / (2 * diagonal[one]))
+        norms -= 2 * row * half[step]
+        diagonal -= row * row
+        norms[one], diagonal[one] = np.inf, 1.0
+    return pool[torch.from_numpy(picked).to(pool.device)]
 
 
 def losses(inverse: Tensor, effect: Tensor, groups: Tensor) -> Tensor:
