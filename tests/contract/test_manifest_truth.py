@@ -331,6 +331,17 @@ def test_judged_facts_are_those_of_the_model(project: Project, tmp_path: Path) -
             facts["workload"]["batch_size"],
             round(facts["workload"]["sequence_length"]),
         )
+    agreement = facts["metrics"]["pruned"]["agreement"]
+    assert facts["lost"] == {
+        "agreement": pytest.approx(
+            {
+                "value": 1 - agreement["value"],
+                "sample_size": 20,
+                "low": 1 - agreement["high"],
+                "high": 1 - agreement["low"],
+            }
+        )
+    }, "the dense model agrees with itself, and kl is a difference already"
     assert set(facts["seconds"]) == stages_of(facts) | {"measuring", "pruning", "judging"}
     assert 200 <= facts["calibration"]["tokens"] < 220
 

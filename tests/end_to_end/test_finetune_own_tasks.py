@@ -85,8 +85,11 @@ class TestOtherClasses:
     def test_are_refused_with_a_remedy(self, run: Run, animals: Path, tmp_path: Path) -> None:
         result = run("finetune", animals, "--data", tmp_path / "rows.jsonl", *QUICK, "--out", tmp_path / "tuned")
         assert result.code == 2
-        assert "none of the model's classes, cat, dog, cow (3)" in result.err
-        assert "fine-tuning with --new-head trains other ones" in result.err
+        assert (
+            "'label' has 'good', 'bad' (2), of which none is one of the model's classes, cat, dog, cow (3)"
+            in result.err
+        )
+        assert "or fine-tune with --new-head to train a head for yours" in result.err
 
     def test_get_a_new_head_when_asked(self, run: Run, animals: Path, tmp_path: Path) -> None:
         asked = ("--data", tmp_path / "rows.jsonl", "--new-head", *QUICK)

@@ -12,7 +12,7 @@ from torch import nn
 from tiny_models import inputs, outputs, random_masks, tiny_model
 from trimformer.data.batches import Workload
 from trimformer.errors import InvalidOption, UnsupportedModel
-from trimformer.export.runtimes import compile_for, runners, runtimes_of
+from trimformer.export.runtimes import compile_for, runners, runtimes_for, runtimes_of
 from trimformer.model import checkpoint
 from trimformer.model.structure import read_structure
 from trimformer.model.surgery import cut
@@ -141,7 +141,11 @@ class TestRuntimes:
 
     def test_an_exported_folder_is_for_onnx_only(self, tmp_path: Path) -> None:
         (tmp_path / "model.onnx").write_text("")
-        with pytest.raises(InvalidOption, match="ONNX export for the runtimes onnx, not for eager"):
+        with pytest.raises(
+            InvalidOption, match="export, not for eager: give `runtimes=onnx`; with `runtimes=eager,onnx`"
+        ):
             runners(str(tmp_path), ["eager"], "cpu", tmp_path)
         with pytest.raises(InvalidOption, match="not for int8"):
             runners(str(tmp_path), ["int8"], "cpu", tmp_path)
+        assert runtimes_for(str(tmp_path), ["eager", "int8", "onnx"]) == ["onnx"]
+        assert runtimes_for(str(tmp_path / "model"), ["eager", "onnx"]) == ["eager", "onnx"]

@@ -14,7 +14,7 @@ from example_facts import HOSTILE, facts, metric, plain_facts, run, runs
 from trimformer.errors import CheckpointError, DataError
 from trimformer.judging.manifest import Manifest
 from trimformer.report import page as report
-from trimformer.report import summary
+from trimformer.report import side_by_side, summary
 from trimformer.report.units import blocks, removed
 
 VOID = {"meta", "br", "wbr", "hr", "img", "link", "input"}
@@ -173,13 +173,35 @@ def test_overlap_of_intervals_is_said_as_it_is() -> None:
     assert "The accuracy intervals of both models overlap." in summary.remarks(facts())
 
 
+def difference(value: float, low: float, high: float) -> dict[str, Any]:
+    return {"accuracy": {"value": value, "sample_size": 872, "low": low, "high": high}}
+
+
+def test_a_loss_is_judged_by_the_interval_of_the_difference() -> None:
+    """Intervals of both models overlap where the same rows tell a loss: 10 that only one answers, 1 that only one."""
+    certain, chance = difference(0.028, 0.009, 0.047), difference(0.006, -0.01, 0.019)
+    said = "Over the same rows the accuracy is worse by {} (95 % interval of the difference {}): {} chance may make."
+    assert said.format("0.0280", "0.0090 to 0.0470", "more than") in summary.remarks(facts(lost=certain))
+    assert said.format("0.0060", "-0.0100 to 0.0190", "no more than") in summary.remarks(facts(lost=chance))
+    page = Page(report.sweep_page([facts(0.5, lost=chance), facts(0.2, lost=certain)])).text
+    assert "interval of the difference has 0 keeps 50.0 %" in page.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_what_was_done_once_for_all_sizes_is_listed_once() -> None:
+    seconds = {"ordering": 3.5, "measuring": 12.5, "pruning": 20.25, "judging": 8.0}
+    stages = side_by_side.sweep_stages([facts(share, seconds=seconds) for share in SWEEP])
+    assert [stage.key for stage in stages] == ["ordering", "measuring", *["pruning", "judging"] * len(SWEEP)]
+    others = side_by_side.sweep_stages([facts(share, seconds=seconds | {"measuring": share}) for share in SWEEP])
+    assert [stage.key for stage in others].count("measuring") == len(SWEEP)
+
+
 def test_a_sweep_says_down_to_where_the_metric_holds() -> None:
     text = Page(report.sweep_page([facts(share) for share in SWEEP])).text.replace("\N{NO-BREAK SPACE}", " ")
     assert (
         "3 sizes keep 80.0 % to 20.0 % of the FLOPs of attention and FFN. The smallest: 3.79× faster, 91 → 55 MB, "
         in text
     )
-    assert "reaches the dense model's keeps 50.0 %" in text
+    assert "reaches the dense model's value keeps 50.0 %" in text
     assert "50.0 % of FLOPs" in text
 
 
@@ -191,7 +213,7 @@ def test_a_perplexity_that_fell_holds_and_its_picture_is_logarithmic() -> None:
 
     page = report.sweep_page([of(0.8, 50.0), of(0.5, 62.0), of(0.2, 3e7)])
     text = Page(page).text.replace("\N{NO-BREAK SPACE}", " ")
-    assert "perplexity interval reaches the dense model's keeps 50.0 %" in text
+    assert "perplexity interval reaches the dense model's value keeps 50.0 %" in text
     assert "3.0e+07" in text
     assert "perplexity, lower is better" in page
 

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from trimformer import plugins
+from trimformer.cli import console
 from trimformer.cli.steps import HUB
 from trimformer.data.columns import naming_columns
 from trimformer.data.encoding import encode_texts
@@ -86,6 +87,10 @@ def export_for(
             progress=progress,
         )
         facts["original"] = _known_of(model, facts) if original is None else _judged(original, model, judge)
+        if original is None and facts["original"]:
+            console.say(
+                f"the original, {facts['original']['source']}, is not judged again: metrics are those in {model}"
+            )
     else:
         features, judge = encode_texts([CHECK_TEXTS], tokenizer, max_length), None
     return export(

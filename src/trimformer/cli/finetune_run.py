@@ -24,6 +24,7 @@ from trimformer.judging import manifest
 from trimformer.judging.manifest import Manifest
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.project import Project
+from trimformer.judging.statistics import paired_drops
 from trimformer.judging.training_facts import FineTuningFacts
 from trimformer.model import checkpoint
 from trimformer.model.manifest import plain, read, read_manifest
@@ -112,6 +113,7 @@ def complete(run: Run, folder: Path, *, resume: bool, progress: Progress) -> Com
         earlier,
         model=replace(earlier.model, model_class=type(trained.model).__name__),
         metrics={manifest.DENSE: dense_metrics, own: trained.metrics},
+        lost=paired_drops(dense_metrics, trained.metrics),
         origin=replace(project.origin, source=earlier.origin.source or run.model),
         finetuning=tuning,
     )

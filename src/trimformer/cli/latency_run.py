@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from trimformer.data.batches import Workload, random_batch
 from trimformer.data.rows import CHOOSING
 from trimformer.errors import InvalidOption
-from trimformer.export.runtimes import MOST_COMPILED, compile_for, runners, runtimes_of
+from trimformer.export.runtimes import MOST_COMPILED, compile_for, runners, runtimes_for, runtimes_of
 from trimformer.model.checkpoint import load_config
 from trimformer.model.claims import scratch_folder
 from trimformer.model.limits import most_tokens
@@ -49,6 +50,8 @@ def time_models(
     if "compile" in asked and len(models) > MOST_COMPILED:
         raise InvalidOption(f"compile takes at most {MOST_COMPILED} models at once, not {len(models)}")
     place = find_device(device)
+    for model in models:
+        runtimes_for(model, asked)
     configs = [load_config(model) for model in models]
     for model, config in zip(models, configs, strict=True):
         _check_lengths(model, config, sizes)
@@ -78,7 +81,8 @@ def _candidates(
         own = scratch / str(number)
         own.mkdir()
         found |= {(name, runtime): model for runtime, model in runners(name, runtimes, device, own).items()}
-    return {(name, runtime): found[name, runtime] for runtime in runtimes for name in models}
+    each = product(runtimes, models)
+    return {(name, runtime): found[name, runtime] for runtime, name in each if (name, runtime) in found}
 
 
 def _measure(

@@ -136,22 +136,50 @@ def _none_of(named: str, classes: Sequence[str]) -> str:
     hint = "mend the row, or check that the data fits the model; fine-tuning with `new_head` trains other ones"
     if nearest:
         hint = f"did you mean {nearest[0]!r}?"
-    if all(name.upper().startswith("LABEL_") for name in classes):
+    if _unnamed(classes):
         hint = "give the numbers of the classes, or name them as `id2label` in the model's config.json"
     if named.startswith("["):
         hint = 'set "problem_type": "multi_label_classification" in the model\'s config.json if it was trained so'
     return f"none of the model's classes, {listed(classes)}: {hint}"
 
 
+def _unnamed(classes: Sequence[str]) -> bool:
+    """Tell whether nobody named a model's classes: transformers writes LABEL_0 then."""
+    return all(name.upper().startswith("LABEL_") for name in classes)
+
+
 def class_numbers(rows: Dataset, column: str, classes: Sequence[str]) -> NDArray[Any]:
     """Find the number of every row's class in a model, `(rows,)`; see `class_finder`.
 
     Raises:
-        DataError: an unlabelled row, or a label that the model does not have.
+        DataError: an unlabelled row, or a label that the model does not have; says so where it has none of them.
     """
     find, feature = class_finder(classes, column), rows.features[column]
-    labelled = zip(read_column(rows, column), row_names(rows), strict=True)
-    return np.asarray([find(value, where, feature) for value, where in labelled], dtype=np.int64)
+    labelled = list(zip(read_column(rows, column), row_names(rows), strict=True))
+    try:
+        return np.asarray([find(value, where, feature) for value, where in labelled], dtype=np.int64)
+    except DataError:
+        others = list(dict.fromkeys(value for value, _ in labelled if isinstance(value, str)))
+        if len(others) > 1 and not _unnamed(classes) and not any(_is_found(find, value) for value in others):
+            raise _no_class(labelled[0][1], column, others, classes) from None
+        raise
+
+
+def _is_found(find: Callable[..., int], value: str) -> bool:
+    try:
+        find(value, "")
+    except DataError:
+        return False
+    return True
+
+
+def _no_class(where: str, column: str, others: Sequence[str], classes: Sequence[str]) -> DataError:
+    """Make the error of rows whose labels are all none of the model's classes: they have names of their own."""
+    named = listed([*map(reprlib.repr, others)])
+    return DataError(
+        f"{where.partition(', row ')[0]}: {column!r} has {named}, of which none is one of the model's classes, "
+        f"{listed(classes)}: write these in their place, or fine-tune with `new_head` to train a head for yours"
+    )
 
 
 def label_sets(rows: Dataset, column: str, classes: Sequence[str]) -> NDArray[Any]:

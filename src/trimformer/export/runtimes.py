@@ -45,23 +45,43 @@ def runtimes_of(text: str) -> list[str]:
     return names
 
 
+def runtimes_for(name: str, asked: Sequence[str]) -> list[str]:
+    """Choose the runtimes of those asked for that a model can run in: a checkpoint in all, an export in its files'.
+
+    Raises:
+        InvalidOption: an export that has none of them.
+    """
+    folder = Path(name)
+    if not (folder / FLOAT).is_file():
+        return list(asked)
+    there = [runtime for runtime, file in RUNTIMES.items() if file and (folder / file).is_file()]
+    found = [runtime for runtime in asked if runtime in there]
+    if not found:
+        runtimes = ",".join(there)
+        raise InvalidOption(
+            f"{folder} is an ONNX export, not for {', '.join(asked)}: give `runtimes={runtimes}`; with "
+            f"`runtimes=eager,{runtimes}` checkpoints are timed in PyTorch beside it"
+        )
+    return found
+
+
 def runners(name: str, runtimes: Sequence[str], device: str, scratch: Path) -> dict[str, nn.Module]:
     """Load a checkpoint or an exported folder in some runtimes; models by runtime.
 
     Args:
         name: a checkpoint folder, a hub name, or what `export` wrote.
-        runtimes: names in `RUNTIMES`; an exported folder is for `onnx` and, if it holds that file, `int8`.
+        runtimes: names in `RUNTIMES`; of an exported folder those that it has files for are loaded.
         device: where to run it.
         scratch: an empty folder where a checkpoint is exported to.
 
     Raises:
-        InvalidOption: a runtime that the folder is not for, or no such device.
+        InvalidOption: an export for none of the runtimes, or no such device.
         CheckpointError: a file is damaged.
     """
     place = find_device(device)
     folder = Path(name)
     if (folder / FLOAT).is_file():
-        files = {runtime: _file(folder, runtime) for runtime in runtimes}
+        files = {runtime: _file(folder, str(RUNTIMES[runtime])) for runtime in runtimes_for(name, runtimes)}
         return {runtime: OnnxModel(file, load_config(name), place) for runtime, file in files.items()}
     model: Any = load_model(name, device=device)
     found: dict[str, Any] = {"eager": model}
@@ -91,11 +111,7 @@ def compile_for(model: nn.Module, batch: Batch, name: str) -> None:
         ) from error
 
 
-def _file(folder: Path, runtime: str) -> Path:
-    file = RUNTIMES[runtime]
-    if file is None or not (folder / file).is_file():
-        there = [name for name, each in RUNTIMES.items() if each and (folder / each).is_file()]
-        raise InvalidOption(f"{folder} is an ONNX export for the runtimes {', '.join(there)}, not for {runtime}")
+def _file(folder: Path, file: str) -> Path:
     _check_digest(folder, file)
     return folder / file
 

@@ -78,6 +78,8 @@ class Manifest:
     """Names of weights above a pruned pre-trained model that start from random numbers; None where nobody asked."""
     metrics: Mapping[str, Metrics] = field(default_factory=dict)
     """Metrics by model: of `DENSE`, and of `PRUNED` or `FINETUNED`; empty where nothing was judged."""
+    lost: Metrics = field(default_factory=dict)
+    """By metric, how much worse the pruned model is on the same rows, with the interval of that difference."""
     latency: Mapping[str, Latency] = field(default_factory=dict)
     """Measured time by model, of `DENSE` and `PRUNED`; empty where nothing was timed."""
     origin: Origin = field(default_factory=Origin)
@@ -115,6 +117,7 @@ class Manifest:
         done: dict[str, Any] = {
             "new_head": self.new_head,
             "metrics": self.metrics or None,
+            "lost": self.lost or None,
             "latency": self.latency or None,
             "vocabulary": self.vocabulary,
             "bytes": self.bytes,
@@ -137,6 +140,7 @@ class Manifest:
             model=read(PruningFacts if "budget" in content else DenseFacts, content, where),
             new_head=read(tuple[str, ...] | None, content.get("new_head"), "new_head"),
             metrics=read(Mapping[str, Metrics], content.get("metrics", {}), "metrics"),
+            lost=read(Metrics, content.get("lost", {}), "lost"),
             latency=read(Mapping[str, Latency], content.get("latency", {}), "latency"),
             origin=Origin.from_json(content, where),
             finetuning=read(FineTuningFacts | None, content.get("finetuning"), "finetuning"),

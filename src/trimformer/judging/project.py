@@ -22,6 +22,7 @@ from trimformer.errors import DataError, LabelError, caution
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest, Origin
 from trimformer.judging.metrics import Metrics
 from trimformer.judging.result import TaskResult, collapse, few_rows, other_tokens
+from trimformer.judging.statistics import paired_drops
 from trimformer.judging.task import Task, fitted_to
 from trimformer.model.checkpoint import round_weights
 from trimformer.model.limits import fitted
@@ -169,6 +170,7 @@ class Project:
         facts = Manifest(
             model=result.facts,
             metrics={DENSE: self.before, PRUNED: after},
+            lost=paired_drops(self.before, after),
             latency=times,
             origin=self.origin,
             vocabulary=self.vocabulary,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import bootstrap, rankdata
 
 from trimformer.errors import DataError, NumericalError
-from trimformer.judging.metrics import Metric, Metrics, worse_by
+from trimformer.judging.metrics import DISTANCES, Metric, Metrics, worse_by
 
 Array = NDArray[Any]
 
@@ -94,6 +94,19 @@ def paired_drop(before: Metrics, after: Metrics, name: str) -> Metric:
     beyond = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(worse_by(name, old.resamples, new.resamples), [beyond, 100 - beyond])
     return Metric(value, new.sample_size, min(value, float(low)), max(value, float(high)))
+
+
+def paired_drops(before: Metrics, after: Metrics) -> Metrics:
+    """Compute `paired_drop` of every metric that both models have, where it was measured on several rows.
+
+    A distance from the dense model is its own drop, and is left out.
+    """
+    both = [name for name in after if name in before and name not in DISTANCES]
+    return {
+        name: paired_drop(before, after, name)
+        for name in both
+        if before[name].resamples is not None and after[name].resamples is not None
+    }
 
 
 def mean(*columns: Array, axis: int = -1) -> Array:

@@ -110,12 +110,14 @@ class Budget:
             )
         ((name, value),) = given.items()
         cost = plugins.provided("costs").get(name)
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
         if isinstance(cost, HasUnit) and isinstance(value, str):
             cost.amount(value)
-        elif isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= 1:
+        elif not is_number or not 0 < float(value) <= 1:
             also = f", or give it with its unit, such as {cost.example}" if isinstance(cost, HasUnit) else ""
             shown = as_given(value) if isinstance(value, float) else repr(value)
-            raise InvalidOption(f"`{name}={shown}` is outside (0, 1]: it is the share to keep, 0.4 keeps 40 %{also}")
+            wrong = "outside (0, 1]" if is_number else "no number in (0, 1]"
+            raise InvalidOption(f"`{name}={shown}` is {wrong}: it is the share to keep, 0.4 keeps 40 %{also}")
         ROUND_TO.check(self.round_to)
         if not isinstance(self.uniform, bool):
             raise InvalidOption(f"`uniform={self.uniform!r}` must be true or false")

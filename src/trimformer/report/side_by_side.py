@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest, latency_share
-from trimformer.judging.metrics import LOWER_IS_BETTER, WORDS, Metric, Metrics, interval, shown
+from trimformer.judging.metrics import WORDS, Metric, Metrics, interval, shown
 from trimformer.observing.latency import Latency
 from trimformer.pruning.facts import BudgetFacts
 from trimformer.report import summary
 from trimformer.report.headline import headline
 from trimformer.report.summary import Stage
+
+FOR_ALL_SIZES = ("ordering", "measuring")
+"""Stages that are done before a size is known, once for all of a kind."""
 
 
 def sweep_verdict(results: Sequence[Manifest]) -> str:
@@ -39,23 +42,13 @@ def sweep_remarks(results: Sequence[Manifest]) -> list[str]:
     """Say down to which size the judging metric holds, and how the numbers were taken."""
     said = []
     for row in summary.metrics(results[0])[:1]:
-        holding = [facts.pruning.kept[common_cost(results)] for facts in results if _holds(facts)]
+        holding = [facts.pruning.kept[common_cost(results)] for facts in results if summary.holds(facts)]
         held = f"keeps {summary.percent(min(holding))}" if holding else "is not among these sizes"
-        said.append(
-            f"The smallest size whose 95\N{NO-BREAK SPACE}% {row.name} interval reaches the dense model's {held}."
-        )
+        of = "of the difference has 0" if row.name in results[0].lost else "reaches the dense model's value"
+        said.append(f"The smallest size whose 95\N{NO-BREAK SPACE}% {row.name} interval {of} {held}.")
     if results[0].latency:
         said.append(summary.timing(results[0].latency[PRUNED]))
     return [*said, "Parameters are those of the whole model. FLOPs and parameters are counted, time is measured."]
-
-
-def _holds(facts: Manifest) -> bool:
-    """Tell whether the pruned model's interval of the judging metric reaches the dense model's value, or is better."""
-    for row in summary.metrics(facts)[:1]:
-        if row.name in LOWER_IS_BETTER:
-            return row.pruned.low <= row.dense.value
-        return row.pruned.high >= row.dense.value
-    return False
 
 
 def sweep_rows(results: Sequence[Manifest]) -> list[dict[str, str]]:
@@ -89,13 +82,13 @@ def _shown(judged: Sequence[Metric]) -> dict[str, str]:
 
 
 def sweep_stages(results: Sequence[Manifest]) -> list[Stage]:
-    """List the stages of all sizes in order; measuring is done once for all."""
-    first = [stage for stage in summary.stages(results[0]) if stage.key == "measuring"]
-    return first + [
+    """List the stages of all sizes in order; what was done once for several stands first, and once."""
+    common = [stage for facts in results for stage in summary.stages(facts) if stage.key in FOR_ALL_SIZES]
+    return list({(stage.key, stage.seconds): stage for stage in common}.values()) + [
         Stage(stage.key, f"{asked(facts.pruning.budget)}: {stage.what}", stage.seconds, stage.memory_mb)
         for facts in results
         for stage in summary.stages(facts)
-        if stage.key != "measuring"
+        if stage.key not in FOR_ALL_SIZES
     ]
 
 

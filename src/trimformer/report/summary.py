@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import Any
 
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest
-from trimformer.judging.metrics import WORDS, Metric, sample, shown
+from trimformer.judging.metrics import LOWER_IS_BETTER, PERPLEXITY, WORDS, Metric, interval, sample, shown
 from trimformer.judging.training_facts import TrainingFacts
 from trimformer.model.sites import place
 from trimformer.observing.latency import Latency
@@ -217,11 +217,8 @@ def metrics(facts: Manifest) -> list[MetricRow]:
 
 
 def remarks(facts: Manifest) -> list[str]:
-    """Say how far the numbers go: whether intervals overlap, how time was taken, what is only counted."""
-    said = []
-    for row in metrics(facts)[:1]:
-        overlap = row.pruned.high >= row.dense.low and row.dense.high >= row.pruned.low
-        said.append(f"The {row.name} intervals of both models {'overlap' if overlap else 'do not overlap'}.")
+    """Say how far the numbers go: what is surely lost, how time was taken, what is only counted."""
+    said = [_loss(row, facts) for row in metrics(facts)[:1]]
     if facts.latency:
         time, dense = facts.latency[PRUNED], facts.latency[DENSE]
         said.append(
@@ -240,6 +237,34 @@ def remarks(facts: Manifest) -> list[str]:
     if facts.pruning.already_pruned:
         said.append("The model given had been pruned before: shares are of what was there.")
     return [*said, *_trained(facts)]
+
+
+def _loss(row: MetricRow, facts: Manifest) -> str:
+    """Say whether a metric's loss is more than chance makes; row by row, where both models were judged together."""
+    drop = facts.lost.get(row.name)
+    if drop is None:
+        overlap = row.pruned.high >= row.dense.low and row.dense.high >= row.pruned.low
+        return f"The {row.name} intervals of both models {'overlap' if overlap else 'do not overlap'}."
+    sure = "more than" if drop.low > 0 else "no more than"
+    unit = "of its value " if row.name == PERPLEXITY else ""
+    return (
+        f"Over the same rows the {row.name} is worse by {shown(drop.value)} {unit}(95 % interval of the difference "
+        f"{interval(drop, WORDS)}): {sure} chance may make."
+    )
+
+
+def holds(facts: Manifest) -> bool:
+    """Tell whether the judging metric may be as good as the dense model's, by the 95 % interval of the difference.
+
+    Where that is not known, by whether the pruned model's own interval reaches the dense model's value.
+    """
+    for row in metrics(facts)[:1]:
+        if row.name in facts.lost:
+            return facts.lost[row.name].low <= 0
+        if row.name in LOWER_IS_BETTER:
+            return row.pruned.low <= row.dense.value
+        return row.pruned.high >= row.dense.value
+    return False
 
 
 def _trained(facts: Manifest) -> list[str]:
