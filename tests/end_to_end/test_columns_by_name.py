@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from commands import Run, assert_mistake, rows
 from conftest import TinyBert
 from trimformer import evaluate
-from trimformer.cli.export_run import judged_on
+from trimformer.cli.steps import judged_on
 from trimformer.model import checkpoint
 from trimformer.model.manifest import read_manifest
 

@@ -32,6 +32,23 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
+def test_a_pruned_model_knows_its_task_and_rows(
+    run: Run, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--flops", 0.6, "--calibration-tokens", 200, "--method", "magnitude"]
+    assert run("prune", model, "--task", "sst2", "--data", data, *small, "--out", "out").code == 0
+    ended = run("evaluate", "out", "--json")
+    assert ended.code == 0, ended.err
+    assert json.loads(ended.out)["metrics"] == read_manifest("out")["metrics"]["pruned"]
+    assert "task and rows: sst2, data, as out was made with …" in ended.err
+    data.rename("elsewhere")
+    ended = run("evaluate", "out")
+    assert ended.code == 2
+    assert "the rows that out was pruned for, data, are not found from" in ended.err
+    assert "rows of your own are needed" in ended.err
+
+
 def test_pruned_judged_and_evaluated_by_the_same_rows(run: Run, model: Path, data: Path, tmp_path: Path) -> None:
     out, about = tmp_path / "out", ["--task", "sst2", "--data", data, "--evaluation-rows", JUDGED]
     small = ["--flops", 0.6, "--calibration-tokens", 200, "--method", "magnitude"]

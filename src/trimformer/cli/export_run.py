@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from trimformer.cli import console
 from trimformer.cli.steps import HUB
 from trimformer.data.columns import naming_columns
 from trimformer.data.encoding import encode_texts
-from trimformer.errors import InvalidOption
 from trimformer.export.folder import CHECK_TEXTS, evenly_chosen, export
 from trimformer.judging.manifest import DENSE, Manifest, Origin
 from trimformer.judging.metrics import RELATIVE, Metrics
@@ -27,35 +25,6 @@ from trimformer.model.manifest import plain, read_manifest
 from trimformer.model.sentence_files import read_pooling, sentence_transformers_files
 from trimformer.model.weights import weight_bytes
 from trimformer.progress import Progress
-
-
-def judged_on(model: str, task: str | None, data: str | None, columns: Mapping[str, str]) -> Origin:
-    """Say what a model's export is judged on: the task and rows given, else those that the model was pruned for.
-
-    The task is empty where none is given, and the manifest names no rows that are still on this machine.
-
-    Raises:
-        InvalidOption: rows are given, but nothing says for which task.
-    """
-    if task is not None:
-        return Origin(source=model, task=task, data=data or "", columns=columns)
-    known = Origin.from_json(read_manifest(model))
-    if data is not None:
-        if not known.task:
-            raise InvalidOption(f"`data` needs `task`: {model} does not say what it was pruned for")
-        return Origin(source=model, task=known.task, data=data, columns=columns)
-    if not known.data or not Path(own_name(known.data)).exists():
-        return Origin(source=model)
-    return replace(known, source=model, data=own_name(known.data), columns=columns or known.columns)
-
-
-def rows_gone(model: str) -> str:
-    """Say which rows a model was pruned for that are not found from here; empty where it names none, or they are."""
-    known = Origin.from_json(read_manifest(model)).data
-    if known in ("", HUB) or Path(own_name(known)).exists():
-        return ""
-    place = "" if Path(known).is_absolute() else f" from {Path.cwd()}, and may be elsewhere"
-    return f"the rows that {model} was pruned for, {known}, are not found{place}"
 
 
 def export_for(

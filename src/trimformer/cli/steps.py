@@ -20,10 +20,11 @@ from trimformer.cli.console import out_console
 from trimformer.data.columns import naming_columns
 from trimformer.data.files import read_rows, some_rows
 from trimformer.data.rows import Split
-from trimformer.errors import DataError
+from trimformer.errors import DataError, InvalidOption
 from trimformer.export import upload
 from trimformer.judging.guard import check_metric
 from trimformer.judging.manifest import Manifest, Origin
+from trimformer.judging.names import own_name
 from trimformer.judging.project import Project
 from trimformer.judging.result import TaskResult
 from trimformer.judging.task import UNLABELLED, Task, chosen_task, fitted_to, has_head, taught_by, trained_task
@@ -108,6 +109,35 @@ def task_to_train(
 
 HUB = "hub"
 """Word for where rows come from that nobody named."""
+
+
+def judged_on(model: str, task: str | None, data: str | None, columns: Mapping[str, str]) -> Origin:
+    """Say what a model is judged on: the task and rows given, else those that the model was pruned for.
+
+    The task is empty where none is given, and the manifest names no rows that are still on this machine.
+
+    Raises:
+        InvalidOption: rows are given, but nothing says for which task.
+    """
+    if task is not None:
+        return Origin(source=model, task=task, data=data or "", columns=columns)
+    known = Origin.from_json(read_manifest(model))
+    if data is not None:
+        if not known.task:
+            raise InvalidOption(f"`data` needs `task`: {model} does not say what it was pruned for")
+        return Origin(source=model, task=known.task, data=data, columns=columns)
+    if not known.data or not Path(own_name(known.data)).exists():
+        return Origin(source=model)
+    return replace(known, source=model, data=own_name(known.data), columns=columns or known.columns)
+
+
+def rows_gone(model: str) -> str:
+    """Say which rows a model was pruned for that are not found from here; empty where it names none, or they are."""
+    known = Origin.from_json(read_manifest(model)).data
+    if known in ("", HUB) or Path(own_name(known)).exists():
+        return ""
+    place = "" if Path(known).is_absolute() else f" from {Path.cwd()}, and may be elsewhere"
+    return f"the rows that {model} was pruned for, {known}, are not found{place}"
 
 
 def gather(

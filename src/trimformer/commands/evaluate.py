@@ -46,6 +46,7 @@ def evaluate_command(
     """Judge a model, dense or pruned, on the validation rows of a task."""
     from trimformer import plugins
     from trimformer.cli import console, steps
+    from trimformer.judging.manifest import Origin
     from trimformer.judging.project import evaluate
     from trimformer.model.checkpoint import place_model
     from trimformer.model.manifest import plain
@@ -53,6 +54,12 @@ def evaluate_command(
     from trimformer.report import terminal
 
     columns = steps.columns_of(model, data, columns_named(column))
+    known = steps.judged_on(model, None, None, columns) if data is None and task == AUTO else Origin()
+    if known.task:
+        task, data, columns = known.task, known.data, known.columns
+        console.say(f"task and rows: {task}, {data}, as {model} was made with …")
+    elif known.source and (gone := steps.rows_gone(model)):
+        console.say(f"{gone} …")
     task = steps.task_to_judge(task, model, data, columns)
     chosen = plugins.load("tasks", task)
     placement = Placement(device=device, dtype=dtype, device_map=device_map, max_memory=max_memory)

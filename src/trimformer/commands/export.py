@@ -49,8 +49,8 @@ def export_command(
     target = out or Path(f"{model.rstrip('/')}-onnx" if Path(model).is_dir() else f"{Path(model).name}-onnx")
     check_writable(target, overwrite=overwrite, source=model, weights="*.onnx")
     steps.claim(context, target)
-    origin = export_run.judged_on(model, task, data, steps.columns_of(model, data, columns_named(column)))
-    gone = "" if origin.task else export_run.rows_gone(model)
+    origin = steps.judged_on(model, task, data, steps.columns_of(model, data, columns_named(column)))
+    gone = "" if origin.task else steps.rows_gone(model)
     if int8 and not origin.task:
         why = f", and {gone}" if gone else ""
         raise InvalidOption(
