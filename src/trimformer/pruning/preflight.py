@@ -150,11 +150,12 @@ def too_few_tokens(calibration: Calibration) -> list[str]:
     ]
 
 
-MOST = 0.5
+MOST = 2 / 3
+"""Share above which a model is mostly word embeddings: of MiniLM-L6 they are 52 %, of multilingual-e5-small 82 %."""
 
 
 def mostly_words(dense: Structure) -> list[str]:
-    """Warn if more than half of the parameters are word embeddings, which no budget makes smaller; else give none."""
+    """Warn if more than `MOST` of the parameters are word embeddings, which no budget makes smaller; else give none."""
     share = word_share(dense.model)
     if share <= MOST:
         return []
