@@ -68,6 +68,9 @@ def test_export_of_a_pruned_model(run: Run, pruned: Path, tokenizer: PreTrainedT
     code, out, err = run("latency", folder, "--runtimes", "onnx,int8", "--shapes", "2x5", "--runs", 2, "--json")
     assert code == 0, err
     assert [each["runtime"] for each in json.loads(out)["measured"]] == ["onnx", "int8"]
+    both = ("latency", pruned, folder, "--runtimes", "eager,onnx", "--shapes", "2x5", "--runs", 2, "--json")
+    found = [(Path(each["model"]), each["runtime"]) for each in json.loads(run(*both).out)["measured"]]
+    assert found == [(pruned, "eager"), (pruned, "onnx"), (folder, "onnx")]
 
 
 def test_a_model_that_was_only_finetuned_is_its_own_original(

@@ -61,7 +61,11 @@ class TestLabels:
         ("values", "classes", "said"),
         [
             (["refund", "shiping"], CLASSES, "row 2: 'label' is 'shiping', none of the model's classes.*'Shipping'"),
-            (["bad", "good", "bad"], CLASSES, r"'bad', 'good' \(2\), of which none is .*other \(4\): write these"),
+            (
+                ["bad", "good", "bad"],
+                CLASSES,
+                r"^the data: 'label' has 'bad', 'good' \(2\), of which none .*: write these",
+            ),
             ([4], CLASSES, r"row 1: 'label' is 4, .*refund, Shipping, card lost, other \(4\): mend"),
             (["a"], ("LABEL_0", "LABEL_1"), "`id2label` in the model's config"),
             ([["a"]], CLASSES, "multi_label_classification"),

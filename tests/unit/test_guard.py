@@ -93,6 +93,9 @@ def test_the_loss_is_that_of_the_metric_with_its_interval_over_the_same_rows() -
     assert drop.value == pytest.approx(alone.value)
     assert (drop.low, drop.high) == pytest.approx((alone.low, alone.high))
     assert statistics.paired_drop(metrics[0], metrics[0], "accuracy").high == 0
+    old, new = ({**each, "kl": each["accuracy"], "perplexity": each["accuracy"]} for each in metrics)
+    assert statistics.paired_drops(old, new).keys() == {"accuracy", "perplexity"}
+    assert statistics.paired_drops(old, new, incomparable=["perplexity"]) == {"accuracy": drop}
 
 
 def test_another_cost_can_be_made_small(project: Project) -> None:

@@ -51,7 +51,7 @@ def time_models(
         raise InvalidOption(f"compile takes at most {MOST_COMPILED} models at once, not {len(models)}")
     place = find_device(device)
     for model in models:
-        runtimes_for(model, asked)
+        runtimes_for(model, asked)  # refuses an export that has none of them before anything is loaded
     configs = [load_config(model) for model in models]
     for model, config in zip(models, configs, strict=True):
         _check_lengths(model, config, sizes)

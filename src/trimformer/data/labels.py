@@ -161,7 +161,7 @@ def class_numbers(rows: Dataset, column: str, classes: Sequence[str]) -> NDArray
     except DataError:
         others = list(dict.fromkeys(value for value, _ in labelled if isinstance(value, str)))
         if len(others) > 1 and not _unnamed(classes) and not any(_is_found(find, value) for value in others):
-            raise _no_class(labelled[0][1], column, others, classes) from None
+            raise _no_class(place_of(rows), column, others, classes) from None
         raise
 
 
@@ -177,7 +177,7 @@ def _no_class(where: str, column: str, others: Sequence[str], classes: Sequence[
     """Make the error of rows whose labels are all none of the model's classes: they have names of their own."""
     named = listed([*map(reprlib.repr, others)])
     return DataError(
-        f"{where.partition(', row ')[0]}: {column!r} has {named}, of which none is one of the model's classes, "
+        f"{where}: {column!r} has {named}, of which none is one of the model's classes, "
         f"{listed(classes)}: write these in their place, or fine-tune with `new_head` to train a head for yours"
     )
 

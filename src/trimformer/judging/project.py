@@ -20,7 +20,7 @@ from trimformer.data.labels import in_model_order
 from trimformer.data.rows import Features, choices, content, token_count
 from trimformer.errors import DataError, LabelError, caution
 from trimformer.judging.manifest import DENSE, PRUNED, Manifest, Origin
-from trimformer.judging.metrics import Metrics
+from trimformer.judging.metrics import PERPLEXITY, Metrics
 from trimformer.judging.result import TaskResult, collapse, few_rows, other_tokens
 from trimformer.judging.statistics import paired_drops
 from trimformer.judging.task import Task, fitted_to
@@ -170,7 +170,7 @@ class Project:
         facts = Manifest(
             model=result.facts,
             metrics={DENSE: self.before, PRUNED: after},
-            lost=paired_drops(self.before, after),
+            lost=paired_drops(self.before, after, incomparable=(PERPLEXITY,) if self.vocabulary else ()),
             latency=times,
             origin=self.origin,
             vocabulary=self.vocabulary,

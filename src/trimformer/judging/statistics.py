@@ -96,12 +96,12 @@ def paired_drop(before: Metrics, after: Metrics, name: str) -> Metric:
     return Metric(value, new.sample_size, min(value, float(low)), max(value, float(high)))
 
 
-def paired_drops(before: Metrics, after: Metrics) -> Metrics:
+def paired_drops(before: Metrics, after: Metrics, *, incomparable: Sequence[str] = ()) -> Metrics:
     """Compute `paired_drop` of every metric that both models have, where it was measured on several rows.
 
-    A distance from the dense model is its own drop, and is left out.
+    A distance from the dense model is its own drop, and is left out, as are metrics named as incomparable.
     """
-    both = [name for name in after if name in before and name not in DISTANCES]
+    both = [name for name in after if name in before and name not in (*DISTANCES, *incomparable)]
     return {
         name: paired_drop(before, after, name)
         for name in both

@@ -44,8 +44,11 @@ def sweep_remarks(results: Sequence[Manifest]) -> list[str]:
     for row in summary.metrics(results[0])[:1]:
         holding = [facts.pruning.kept[common_cost(results)] for facts in results if summary.holds(facts)]
         held = f"keeps {summary.percent(min(holding))}" if holding else "is not among these sizes"
-        of = "of the difference has 0" if row.name in results[0].lost else "reaches the dense model's value"
-        said.append(f"The smallest size whose 95\N{NO-BREAK SPACE}% {row.name} interval {of} {held}.")
+        by = "the interval of the difference" if row.name in results[0].lost else "its own interval"
+        said.append(
+            f"The smallest size whose {row.name} may be the dense model's or better, by {by} "
+            f"(95\N{NO-BREAK SPACE}%), {held}."
+        )
     if results[0].latency:
         said.append(summary.timing(results[0].latency[PRUNED]))
     return [*said, "Parameters are those of the whole model. FLOPs and parameters are counted, time is measured."]

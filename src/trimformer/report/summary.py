@@ -6,7 +6,7 @@ Counts (FLOPs, parameters) and measurements (time, metrics) stay apart: a count 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import PurePath
 from typing import Any
@@ -240,15 +240,19 @@ def remarks(facts: Manifest) -> list[str]:
 
 
 def _loss(row: MetricRow, facts: Manifest) -> str:
-    """Say whether a metric's loss is more than chance makes; row by row, where both models were judged together."""
+    """Say whether a metric's change is more than chance makes; row by row, where both models were judged together."""
     drop = facts.lost.get(row.name)
     if drop is None:
         overlap = row.pruned.high >= row.dense.low and row.dense.high >= row.pruned.low
         return f"The {row.name} intervals of both models {'overlap' if overlap else 'do not overlap'}."
+    if drop.value < 0:
+        drop, change = replace(drop, value=-drop.value, low=-drop.high, high=-drop.low), "better"
+    else:
+        change = "worse"
     sure = "more than" if drop.low > 0 else "no more than"
     unit = "of its value " if row.name == PERPLEXITY else ""
     return (
-        f"Over the same rows the {row.name} is worse by {shown(drop.value)} {unit}(95 % interval of the difference "
+        f"Over the same rows the {row.name} is {change} by {shown(drop.value)} {unit}(95 % interval of the difference "
         f"{interval(drop, WORDS)}): {sure} chance may make."
     )
 
