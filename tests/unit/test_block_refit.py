@@ -16,12 +16,13 @@ from trimformer.data.rows import Batch
 from trimformer.data.varying import varied
 from trimformer.methods.surgeon import Surgeon
 from trimformer.model.structure import Structure, read_structure
+from trimformer.observing import precision
 from trimformer.observing.boundary import Boundary
 from trimformer.pruning.budget import Budget
 from trimformer.pruning.contract import Job
 from trimformer.pruning.pruner import Pruner
 from trimformer.pruning.refit import blocks
-from trimformer.pruning.refit.blocks import Training, _text, train_blocks
+from trimformer.pruning.refit.blocks import Training, _Losses, _text, train_blocks
 
 SOME = Training(epochs=3, rate=1e-2)
 UNTRAINED = {"epochs": 0}
@@ -96,6 +97,71 @@ def test_it_is_given_up_where_three_blocks_gain_nothing_and_those_without_loss_d
     after = {name: not torch.equal(values, before[name]) for name, values in job.student.model.state_dict().items()}
     assert [block for block in range(6) if any(after[name] for name in after if f"layer.{block}." in name)] == changed
     assert trained == ([0, 1, 2] if rate > 1 else [0, 1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize(("gain", "tried"), [(0.002, 6), (0.0, 3)])
+def test_a_little_is_no_nothing(gain: float, tried: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    gains = iter([0.01, gain, gain, gain, 0.1, 0.1] if gain else [0.0] * 6)
+    given = list[float]()
+    monkeypatch.setattr(blocks, "_settle", lambda *_: given.append(next(gains)) or given[-1])
+    train_blocks(job_of("bert", damage=0.05, layers=6), SOME)
+    assert len(given) == tried
+
+
+@pytest.fixture
+def mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have blocks of every width run in mixed precision, whatever this machine has units for."""
+    monkeypatch.setattr(precision, "LEAST_WIDTH", 1)
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda _: True)
+
+
+@pytest.mark.usefixtures("mixed")
+@pytest.mark.parametrize(
+    "architecture", [pytest.param(name, marks=[] if name in COMMON else pytest.mark.slow) for name in CONFIGS]
+)
+def test_in_mixed_precision_a_damaged_block_comes_as_near_and_all_stays_in_float32(architecture: str) -> None:
+    job = job_of(architecture, damage=0.1)
+    unseen = inputs(job.dense.model, (12, 7, 9, 12), seed=99)
+    wanted, before = first_block(job.dense, unseen), first_block(job.student, unseen)
+    train_blocks(job, SOME)
+    after = first_block(job.student, unseen)
+    assert (after - wanted).square().mean() < 0.9 * (before - wanted).square().mean()
+    assert {weight.dtype for weight in job.student.model.parameters() if weight.is_floating_point()} == {torch.float32}
+
+
+@pytest.mark.usefixtures("mixed")
+@pytest.mark.parametrize("architecture", COMMON)
+def test_gradients_in_mixed_precision_are_those_in_float32_up_to_rounding(architecture: str) -> None:
+    job = job_of(architecture, damage=0.1, batches=1)
+    weights = [weight for weight in job.student.block(job.student.sites[0]).parameters() if weight.is_floating_point()]
+
+    def gradients(*, mixed: bool) -> Tensor:
+        dense, student = (Boundary(each, job.batches, mixed=mixed) for each in (job.dense, job.student))
+        dense.advance()
+        assert dense.hidden[0].dtype is torch.float32
+        for weight in weights:
+            weight.requires_grad, weight.grad = True, None
+        _Losses(student, dense.hidden, 1.0)(0).backward()
+        return torch.cat([torch.zeros(0), *(weight.grad.flatten() for weight in weights if weight.grad is not None)])
+
+    exact, rounded = gradients(mixed=False), gradients(mixed=True)
+    assert not torch.equal(exact, rounded)
+    assert (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+def test_where_mixed_precision_does_not_pay_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(hidden: Tensor) -> bool:
+        with precision.mixed_precision(hidden):
+            return torch.is_autocast_enabled("cpu")
+
+    assert not any(precision.multiplies_bfloat16(torch.device(name)) for name in ("meta", "mps"))
+    for units in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: {"amx_bf16": units}, raising=False)
+        assert changed(torch.zeros(1, 3, 256)) == units
+        assert not changed(torch.zeros(1, 3, 255))
+        assert not changed(torch.zeros(1, 3, 256, dtype=torch.bfloat16))
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not changed(torch.zeros(1, 3, 256))
 
 
 def test_every_epoch_has_each_batch_once_in_another_version_than_the_one_before_and_none_that_is_held_out() -> None:

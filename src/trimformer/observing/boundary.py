@@ -20,6 +20,7 @@ from trimformer.model.sites import Site
 from trimformer.model.structure import Structure
 from trimformer.observing.entering import entering_passes, first_input, left_out, unneeded
 from trimformer.observing.hooks import Reached, forward_replaced, hooked
+from trimformer.observing.precision import mixed_precision
 from trimformer.observing.watching import below_the_head, input_replaced, only_blocks, watching
 
 
@@ -50,12 +51,14 @@ class Boundary:
     the second, each with the hidden states that enter that pass.
     """
 
-    def __init__(self, structure: Structure, batches: list[Batch], chain: int = 0) -> None:
+    def __init__(self, structure: Structure, batches: list[Batch], chain: int = 0, *, mixed: bool = False) -> None:
+        """Read what enters the first block of a chain; `mixed` has blocks run in mixed precision where that pays."""
         passes = structure.passes(chain)
         streams = [entering_passes(structure, batch, chain) for batch in batches]
         self.structure = structure
         self.batches = batches * passes
         self.chain = chain
+        self.mixed = mixed
         self.block = 0
         self.hidden = [stream[number] for number in range(passes) for stream in streams]
         self._unneeded = unneeded(structure, batches[0], chain) if batches else []
@@ -157,8 +160,18 @@ class Boundary:
     def block_output(self, index: int, site: Site | None = None) -> Tensor:
         """Run the current block on a batch and give its output; empty where a hook ends the run early by `Reached`.
 
-        Settled cores do not run again, but for that of `site`.
+        Settled cores do not run again, but for that of `site`. Where a block cannot run in mixed precision, because its
+        code puts values of both types together, neither this one nor any further ones do.
         """
+        try:
+            return self._output_of_block(index, site)
+        except RuntimeError:
+            if not self.mixed:
+                raise
+            self.mixed = False
+            return self._output_of_block(index, site)
+
+    def _output_of_block(self, index: int, site: Site | None) -> Tensor:
         seen = torch.empty(0)
 
         def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> NoReturn:
@@ -169,7 +182,7 @@ class Boundary:
         block = self.structure.blocks(self.chain)[self.block]
         with hooked(block, after=keep), self._settled_once(index, site), self._from_here(index, stop=self.block + 1):
             below_the_head(self.structure, self.batches[index])
-        return seen
+        return seen.to(self.hidden[index].dtype)
 
     def unpadded(self, index: int, values: Tensor) -> Tensor:
         """Give what the chain computes for the real tokens of one batch: `(tokens, width)`."""
@@ -269,6 +282,8 @@ class Boundary:
             stack.enter_context(left_out(self._unneeded, hidden))
             stack.enter_context(only_blocks(self.structure, self.block, stop, self.chain))
             stack.enter_context(input_replaced(block, hidden))
+            if self.mixed:
+                stack.enter_context(mixed_precision(hidden))
             yield
 
 
