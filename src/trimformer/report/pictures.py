@@ -149,7 +149,7 @@ def removal(sublayer: str, curves: Mapping[str, Sequence[float]], removed: Mappi
             _mark(axes, curve, removed.get(site, 0.0), colour)
             if not beside:
                 ends[place(site)[0]] = (curve[-1], colour)
-        axes.set_yscale("log")
+        _scale_by_powers(axes)
         _limit_decades(axes, shown.values())
         axes.set(xlabel=f"{UNITS.get(sublayer, sublayer)} removed, %", ylabel="estimated loss", xlim=(0, 125))
         axes.set_xticks(range(0, 101, 25))
@@ -190,7 +190,8 @@ def foretold(points: Sequence[tuple[float, float, float | None, float | None]], 
             at, lows, highs = zip(*banded, strict=True)
             axes.fill_between(at, lows, highs, color=ACCENT, alpha=0.25, linewidth=0)
         axes.plot(shares, [loss for _, loss, _, _ in drawn], "o-", color=ACCENT)
-        axes.set(xlabel="FLOPs kept, %", ylabel=name, xlim=(0, 105), yscale="log")
+        axes.set(xlabel="FLOPs kept, %", ylabel=name, xlim=(0, 105))
+        _scale_by_powers(axes)
     return picture.svg
 
 
@@ -199,9 +200,20 @@ def metric_scale(axes: Axes, metric: str) -> None:
     axes.set_ylabel(metric)
     if metric == PERPLEXITY:
         axes.set_ylabel("perplexity, lower is better")
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(LogFormatter())
-        axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+        _scale_by_powers(axes)
+
+
+class _Plain(LogFormatter):
+    """Writes numbers as people do, `0.02`, where its parent has any: powers are formulas, which take long to draw."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def _scale_by_powers(axes: Axes) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(_Plain())
+    axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
 
 
 def _dense_line(axes: Axes, dense: Metric, colour: str = MUTED) -> None:
