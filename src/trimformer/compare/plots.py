@@ -27,7 +27,7 @@ from trimformer.compare.plan import Plan
 from trimformer.compare.rows import Row
 from trimformer.judging.metrics import LOWER_IS_BETTER
 from trimformer.model.folders import whole_file
-from trimformer.report.pictures import metric_scale
+from trimformer.report.pictures import logarithmic, metric_scale
 
 PANEL = (4.2, 3.4)
 NEAR = 0.02
@@ -111,7 +111,7 @@ def _against(plan: Plan, rows: Sequence[Row], cost_of: Callable[[Row], float], l
                 axes.annotate(
                     worded(here[0].budget, rows), place, (4, 4), textcoords="offset points", fontsize="x-small"
                 )
-        axes.set_xscale("log")
+        logarithmic(axes, "x")
         axes.set_xlabel(label)
 
     return _panels(rows, draw)
@@ -207,7 +207,8 @@ def _panels(rows: Sequence[Row], draw: Callable[[Axes, str], None]) -> Figure | 
     for axes in places[len(tasks) :]:
         axes.set_axis_off()
     found = {label: line for axes in places for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=4, fontsize="small")
+    ncols = min(4, 2 * columns)  # of what fits below the panels
+    figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=ncols, fontsize="small")
     return figure
 
 

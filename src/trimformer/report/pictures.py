@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -149,7 +149,7 @@ def removal(sublayer: str, curves: Mapping[str, Sequence[float]], removed: Mappi
             _mark(axes, curve, removed.get(site, 0.0), colour)
             if not beside:
                 ends[place(site)[0]] = (curve[-1], colour)
-        _scale_by_powers(axes)
+        logarithmic(axes)
         _limit_decades(axes, shown.values())
         axes.set(xlabel=f"{UNITS.get(sublayer, sublayer)} removed, %", ylabel="estimated loss", xlim=(0, 125))
         axes.set_xticks(range(0, 101, 25))
@@ -191,7 +191,7 @@ def foretold(points: Sequence[tuple[float, float, float | None, float | None]], 
             axes.fill_between(at, lows, highs, color=ACCENT, alpha=0.25, linewidth=0)
         axes.plot(shares, [loss for _, loss, _, _ in drawn], "o-", color=ACCENT)
         axes.set(xlabel="FLOPs kept, %", ylabel=name, xlim=(0, 105))
-        _scale_by_powers(axes)
+        logarithmic(axes)
     return picture.svg
 
 
@@ -200,7 +200,7 @@ def metric_scale(axes: Axes, metric: str) -> None:
     axes.set_ylabel(metric)
     if metric == PERPLEXITY:
         axes.set_ylabel("perplexity, lower is better")
-        _scale_by_powers(axes)
+        logarithmic(axes)
 
 
 class _Plain(LogFormatter):
@@ -210,10 +210,12 @@ class _Plain(LogFormatter):
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-def _scale_by_powers(axes: Axes) -> None:
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(_Plain())
-    axes.yaxis.set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
+def logarithmic(axes: Axes, which: Literal["x", "y"] = "y") -> None:
+    """Make an axis logarithmic, with plain numbers."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(_Plain())
+    axis.set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
 
 
 def _dense_line(axes: Axes, dense: Metric, colour: str = MUTED) -> None:
