@@ -129,6 +129,7 @@ PAGES: Mapping[str, Mapping[Path, Shown]] = {
     "mpnet-squad-v2": {DOCS / "methods.md": Shown(with_costs)},
     "mpnet-squad-v2-answered": {DOCS / "methods.md": Shown(with_costs)},
     "mpnet-squad-v2-answered-100k": {DOCS / "methods.md": Shown(with_costs)},
+    "mpnet-squad-v2-answered-200k": {DOCS / "methods.md": Shown(with_costs)},
     "kprune-balance": {DOCS / "methods" / "kprune.md": Shown(with_sensitivity)},
     "mask-tuning": {DOCS / "methods" / "mask_tuning.md": Shown(short)},
     "minilm-squad": {DOCS / "methods.md": Shown(with_costs)},
