@@ -6,6 +6,7 @@ import json
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
 from time import process_time
@@ -19,6 +20,8 @@ from commands import Run, assert_mistake, rows, write
 from conftest import TinyBert
 from trimformer.compare import bench
 from trimformer.compare.plan import read_plan
+from trimformer.compare.plots import accuracy
+from trimformer.compare.run import stored
 from trimformer.errors import NumericalError
 from trimformer.methods.surgeon import Surgeon
 from trimformer.model import checkpoint
@@ -115,6 +118,20 @@ def test_what_measuring_and_turning_took_is_part_of_what_every_budget_cost(
     seconds = [line["outcome"]["cost"]["cpu_seconds"] for line in lines(out)]
     assert len(seconds) == 4, "two tasks, two budgets"
     assert min(seconds) > 2 * BUSY
+
+
+@pytest.mark.usefixtures("done")
+def test_the_legend_of_a_single_panel_fits_below_it(plan: Path, out: Path) -> None:
+    compared = read_plan(plan)
+    names = ["surgeon", "mask_tuning", "magnitude", "dual_cp", "shortgpt", "wanda_sp", "dynabert"]
+    row = next(row for row in stored(compared, out, print) if row.method == "magnitude")
+    figure = accuracy(compared, [replace(row, method=name) for name in names])
+    assert figure is not None
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) > len(names)
+    box, whole = legend.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0 <= box.x1 <= whole.x1
 
 
 def _slowed(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from tiny_models import CONFIGS, inputs, outputs, tiny_model
 from trimformer.data.rows import Batch
@@ -50,17 +51,26 @@ def first_block(structure: Structure, batch: Batch) -> Tensor:
     return found if mask is None else found[mask]
 
 
-@pytest.mark.parametrize(
-    "architecture", [pytest.param(name, marks=[] if name in COMMON else pytest.mark.slow) for name in CONFIGS]
-)
-def test_it_brings_a_damaged_block_nearer_to_the_dense_one_on_rows_it_has_not_seen(architecture: str) -> None:
+def some_architectures(*common: str) -> list[Any]:
+    """All architectures; those that are not common are slow cases."""
+    return [pytest.param(name, marks=[] if name in common else pytest.mark.slow) for name in CONFIGS]
+
+
+def brought_nearer(architecture: str) -> PreTrainedModel:
+    """Train a student with damaged blocks; its first one must come nearer to the dense one on rows it has not seen."""
     job = job_of(architecture, damage=0.1)
     unseen = inputs(job.dense.model, (12, 7, 9, 12), seed=99)
     wanted, before = first_block(job.dense, unseen), first_block(job.student, unseen)
     train_blocks(job, SOME)
     after = first_block(job.student, unseen)
     assert (after - wanted).square().mean() < 0.9 * (before - wanted).square().mean()
-    assert not any(weight.requires_grad and weight.grad is not None for weight in job.student.model.parameters())
+    return job.student.model
+
+
+@pytest.mark.parametrize("architecture", some_architectures(*COMMON))
+def test_it_brings_a_damaged_block_nearer_to_the_dense_one_on_rows_it_has_not_seen(architecture: str) -> None:
+    model = brought_nearer(architecture)
+    assert not any(weight.requires_grad and weight.grad is not None for weight in model.parameters())
 
 
 @pytest.mark.parametrize("architecture", ["bert", "llama", "albert"])
@@ -100,12 +110,16 @@ def test_it_is_given_up_where_three_blocks_gain_nothing_and_those_without_loss_d
 
 
 @pytest.mark.parametrize(("gain", "tried"), [(0.002, 6), (0.0, 3)])
-def test_a_little_is_no_nothing(gain: float, tried: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    gains = iter([0.01, gain, gain, gain, 0.1, 0.1] if gain else [0.0] * 6)
-    given = list[float]()
-    monkeypatch.setattr(blocks, "_settle", lambda *_: given.append(next(gains)) or given[-1])
+def test_blocks_that_gain_little_do_not_end_it(gain: float, tried: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[int]()
+
+    def settle(_: Job, student: Boundary, *__: Any) -> float:
+        asked.append(student.block)
+        return gain
+
+    monkeypatch.setattr(blocks, "_settle", settle)
     train_blocks(job_of("bert", damage=0.05, layers=6), SOME)
-    assert len(given) == tried
+    assert asked == list(range(tried))
 
 
 @pytest.fixture
@@ -116,17 +130,10 @@ def mixed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("mixed")
-@pytest.mark.parametrize(
-    "architecture", [pytest.param(name, marks=[] if name in COMMON else pytest.mark.slow) for name in CONFIGS]
-)
-def test_in_mixed_precision_a_damaged_block_comes_as_near_and_all_stays_in_float32(architecture: str) -> None:
-    job = job_of(architecture, damage=0.1)
-    unseen = inputs(job.dense.model, (12, 7, 9, 12), seed=99)
-    wanted, before = first_block(job.dense, unseen), first_block(job.student, unseen)
-    train_blocks(job, SOME)
-    after = first_block(job.student, unseen)
-    assert (after - wanted).square().mean() < 0.9 * (before - wanted).square().mean()
-    assert {weight.dtype for weight in job.student.model.parameters() if weight.is_floating_point()} == {torch.float32}
+@pytest.mark.parametrize("architecture", some_architectures(*COMMON, "xmod"))
+def test_it_does_so_in_mixed_precision_and_without_it_where_code_puts_types_together(architecture: str) -> None:
+    model = brought_nearer(architecture)
+    assert {weight.dtype for weight in model.parameters() if weight.is_floating_point()} == {torch.float32}
 
 
 @pytest.mark.usefixtures("mixed")
@@ -147,6 +154,19 @@ def test_gradients_in_mixed_precision_are_those_in_float32_up_to_rounding(archit
     exact, rounded = gradients(mixed=False), gradients(mixed=True)
     assert not torch.equal(exact, rounded)
     assert (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.usefixtures("mixed")
+def test_hidden_states_stay_in_float32_where_a_block_ends_in_a_product() -> None:
+    dense = read_structure(tiny_model("bert"))
+    boundary = Boundary(dense, [inputs(dense.model, (12, 7), seed=0)], mixed=True)
+
+    def end_in_a_product(_: nn.Module, __: Any, output: Tensor | tuple[Tensor, ...]) -> Tensor:
+        return (output if isinstance(output, Tensor) else output[0]).bfloat16()
+
+    dense.blocks()[0].register_forward_hook(end_in_a_product)
+    boundary.advance()
+    assert boundary.hidden[0].dtype is torch.float32
 
 
 def test_where_mixed_precision_does_not_pay_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:

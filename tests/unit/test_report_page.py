@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from example_facts import HOSTILE, facts, metric, plain_facts, run, runs
 from trimformer.errors import CheckpointError, DataError
 from trimformer.judging.manifest import Manifest
 from trimformer.report import page as report
-from trimformer.report import side_by_side, summary
+from trimformer.report import pictures, side_by_side, summary
 from trimformer.report.units import blocks, removed
 
 VOID = {"meta", "br", "wbr", "hr", "img", "link", "input"}
@@ -219,6 +220,17 @@ def test_a_perplexity_that_fell_holds_and_its_picture_is_logarithmic() -> None:
     assert "perplexity may be the dense model's or better, by its own interval (95 %), keeps 50.0 %" in text
     assert "3.0e+07" in text
     assert "perplexity, lower is better" in page
+
+
+def test_logarithmic_axes_have_plain_numbers() -> None:
+    curves = {f"encoder.layer.{block}.ffn": [0.0, 1e-3, 0.02, 0.3 + block] for block in range(2)}
+    picture = pictures.removal("ffn", curves, {})
+    assert {"0.001", "0.01", "0.1", "1"} <= set(re.findall(r"<text[^>]*>([^<]*)</text>", picture))
+    axes = Figure().subplots()
+    axes.plot([0, 1e-3, 5], [0, 1, 2])
+    pictures.logarithmic(axes, "x", linear_to=1e-4)
+    axes.figure.canvas.draw()
+    assert {"0", "0.0001", "0.01", "1"} <= {label.get_text() for label in axes.get_xticklabels()}
 
 
 def test_a_sweep_over_several_costs_names_each() -> None:

@@ -180,7 +180,7 @@ def sensitivity(plan: Plan, rows: Sequence[Row]) -> Figure | None:
             _line(axes, points, None, f"{task}, {worded(budget, rows)} kept")
         for metric in metrics if len(metrics) == 1 else ():
             metric_scale(axes, metric)
-        axes.set_xscale("symlog", linthresh=1e-4)
+        logarithmic(axes, "x", linear_to=1e-4)
         axes.set_xlabel(f"{option[1]} of {option[0]}")
         axes.legend(fontsize="small")
     return figure

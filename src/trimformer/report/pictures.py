@@ -210,12 +210,15 @@ class _Plain(LogFormatter):
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
-def logarithmic(axes: Axes, which: Literal["x", "y"] = "y") -> None:
-    """Make an axis logarithmic, with plain numbers."""
-    axes.set(**{f"{which}scale": "log"})
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_formatter(_Plain())
-    axis.set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
+def logarithmic(axes: Axes, which: Literal["x", "y"] = "y", *, linear_to: float | None = None) -> None:
+    """Make an axis logarithmic, with plain numbers; linear up to `linear_to`, if given, so that 0 has a place."""
+    axis, set_scale = (axes.xaxis, axes.set_xscale) if which == "x" else (axes.yaxis, axes.set_yscale)
+    if linear_to is None:
+        set_scale("log")
+        axis.set_minor_formatter(_Plain(minor_thresholds=(2, 0.5)))
+    else:
+        set_scale("symlog", linthresh=linear_to)
+    axis.set_major_formatter(_Plain(linthresh=linear_to))
 
 
 def _dense_line(axes: Axes, dense: Metric, colour: str = MUTED) -> None:

@@ -49,7 +49,7 @@ TRIED = 3
 
 One that gains little is no reason: the first blocks gain least, and the last ones most of all: docs/research.md."""
 PASSES_AN_EPOCH = 2.0
-"""Forward passes of the dense model that an epoch takes about as long as, with what it reads; for plans."""
+"""Forward passes of the dense model that an epoch takes about as long as, with what it reads, in float32; for plans."""
 
 
 @dataclass(frozen=True)
